@@ -1,0 +1,1 @@
+"""Ambiguous medical image segmentation with diffusion models: many plausible masks for one image."""

@@ -1,0 +1,77 @@
+"""
+Axis-aligned Gaussian encoders (probabilistic U-Net, Kohl et al. 2018, section 2).
+
+As the posterior, from an image and a rater's mask, this is the ambiguity modelling network; as the prior, from the
+image and the denoiser's prediction, the ambiguity controlling network.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from .nn import ConfigError
+
+HE_NORMAL = {"w": "he_normal", "b": "normal"}
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    latent_dim: Annotated[int, "dimensions of the encoders' Gaussian"] = 6
+    num_filters: Annotated[tuple[int, ...], "filters of the encoders' levels"] = (32, 64, 128, 192)
+    no_convs_per_block: Annotated[int, "convolutions per level of the encoders"] = 3
+
+
+class Encoder(nn.Module):
+    """Blocks of 3x3 convolutions with ReLU, and 2x2 average pooling between them: [B, C, H, W] -> [B, F, H', W']."""
+
+    def __init__(self, in_channels, num_filters, no_convs_per_block):
+        super().__init__()
+        layers = []
+        for level, filters in enumerate(num_filters):
+            if level > 0:
+                layers.append(nn.AvgPool2d(2, ceil_mode=True))
+            for _ in range(no_convs_per_block):
+                layers += [nn.Conv2d(in_channels, filters, 3, padding=1), nn.ReLU()]
+                in_channels = filters
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class AxisAlignedConvGaussian(nn.Module):
+    """
+    A diagonal Gaussian over `latent_dim` dimensions, from (image [B, input_channels, H, W], mask [B, 1, H, W]).
+
+    initializers  {"w": "he_normal" or "orthogonal", "b": "normal"}; None: He-normal weights. Biases are truncated
+                  normal of deviation 0.001, those of the last layer standard normal.
+    posterior     says which of the two networks this is; both have the same layers
+    returns       Independent(Normal), batch [B], event [latent_dim]
+    """
+
+    def __init__(self, input_channels, num_filters, no_convs_per_block, latent_dim, initializers=None, posterior=False):
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.posterior = posterior
+        self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)
+        self.conv_layer = nn.Conv2d(num_filters[-1], 2 * latent_dim, 1)
+        self._initialize(initializers or HE_NORMAL)
+
+    def _initialize(self, initializers):
+        known = {"he_normal": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
+        if initializers.get("w") not in known or initializers.get("b", "normal") != "normal":
+            raise ConfigError(f"initializers {initializers}: 'w' is one of {', '.join(known)}, 'b' is 'normal'")
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                known[initializers["w"]](module.weight)
+                nn.init.trunc_normal_(module.bias, std=0.001, a=-0.002, b=0.002)
+        nn.init.normal_(self.conv_layer.bias)
+
+    def forward(self, image, mask):
+        features = self.encoder(torch.cat([image, mask], dim=1))
+        features = features.mean(dim=(2, 3), keepdim=True)
+        mu, log_sigma = self.conv_layer(features).flatten(1).float().chunk(2, dim=1)
+        return Independent(Normal(mu, log_sigma.exp()), 1)

@@ -1,0 +1,211 @@
+"""
+The diffusion process on masks: schedules, q(x_t | x_0), its posterior, p(x_{t-1} | x_t), and the hybrid loss.
+
+DDPM: Ho et al., Denoising Diffusion Probabilistic Models (2020). Improved DDPM: Nichol and Dhariwal (2021).
+Symbols: x_0 the clean mask, x_t the noisy one, eps the noise, alpha_bar_t the cumulative product of 1 - beta_t.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+
+from .losses import discretized_gaussian_log_likelihood, normal_kl
+from .nn import ConfigError, mean_flat
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    diffusion_steps: Annotated[int, "T, the length of the noising process"] = 1000
+    noise_schedule: Annotated[Literal["linear", "cosine"], "betas from 1e-4 to 2e-2, or a squared cosine alpha_bar"] = "linear"
+    timestep_respacing: Annotated[str, "timesteps to keep: '250', '10,15,20' (per section), 'ddim50'; empty: all"] = ""
+    learn_sigma: Annotated[bool, "the network predicts the variance too (improved DDPM, eq. 15)"] = False
+    predict_xstart: Annotated[bool, "the network predicts x_0 instead of eps"] = False
+    use_kl: Annotated[bool, "loss is T * L_vb of the live output in place of the MSE"] = False
+    rescale_timesteps: Annotated[bool, "the network sees t * 1000 / T"] = False
+    rescale_learned_sigmas: Annotated[bool, "weigh L_vb by T / 1000"] = False
+
+
+def linear_betas(T):
+    """T betas from 1e-4 to 2e-2 at T = 1000, scaled by 1000 / T otherwise (DDPM, section 4)."""
+    return np.linspace(1e-4 * 1000 / T, 2e-2 * 1000 / T, T, dtype=np.float64)
+
+
+def cosine_betas(T, max_beta=0.999):
+    """T betas of the squared-cosine alpha_bar with offset 0.008 (improved DDPM, eq. 17)."""
+
+    def alpha_bar(u):
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    return np.array([min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), max_beta) for i in range(T)])
+
+
+SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+
+
+def get_named_beta_schedule(name, T):
+    """The betas [T] of a named schedule, float64 in (0, 1). ConfigError: unknown name, or T too small for it."""
+    if name not in SCHEDULES:
+        raise ConfigError(f"--noise_schedule {name} is unknown: choose one of {', '.join(SCHEDULES)}")
+    if T < 1:
+        raise ConfigError(f"--diffusion_steps {T}: at least 1 is needed")
+    betas = SCHEDULES[name](T)
+    if betas.max() >= 1:
+        raise ConfigError(
+            f"--noise_schedule linear with --diffusion_steps {T}: alpha_bar reaches 0; "
+            "use at least 21 steps, or --noise_schedule cosine"
+        )
+    return betas
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """p(x_{t-1} | x_t) as the network sees it; every field [B, 1, H, W]."""
+
+    x_0: torch.Tensor  # the clean mask that the network predicts
+    mean: torch.Tensor
+    log_variance: torch.Tensor
+
+
+class GaussianDiffusion:
+    """
+    The process of the given betas, and how the network's output is read.
+
+    betas         [S] float64 in (0, 1), for the S timesteps that this process has
+    timestep_map  the original timestep of each of the S, which is what the network was trained on; default 0 .. S-1
+    config        the original process has config.diffusion_steps timesteps; config says what the network predicts
+
+    The constants are float64 arrays [S] under the published names. Everywhere below, t [B] counts this process's
+    own timesteps, 0 .. S-1.
+    """
+
+    def __init__(self, betas, timestep_map=None, config=DiffusionConfig()):
+        self.config = config
+        self.betas = betas = np.asarray(betas, dtype=np.float64)
+        self.num_timesteps = len(betas)
+        self.timestep_map = np.arange(len(betas)) if timestep_map is None else np.asarray(timestep_map)
+
+        self.alphas_cumprod = alpha_bar = np.cumprod(1 - betas)
+        self.alphas_cumprod_prev = alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
+
+        # q(x_t | x_0) (DDPM, eq. 4), and its inversion
+        self.sqrt_alphas_cumprod = np.sqrt(alpha_bar)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - alpha_bar)
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1 / alpha_bar)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / alpha_bar - 1)
+
+        # q(x_{t-1} | x_t, x_0) (DDPM, eq. 6 and 7). Its variance is 0 at t = 0: the logarithm takes that of t = 1
+        # there, and beta where there is no t = 1.
+        self.posterior_variance = betas * (1 - alpha_bar_prev) / (1 - alpha_bar)
+        second = 1 if len(betas) > 1 else 0
+        floored = np.append(self.posterior_variance[second] or betas[0], self.posterior_variance[1:])
+        self.posterior_log_variance_clipped = np.log(floored)
+        self.posterior_mean_coef1 = betas * np.sqrt(alpha_bar_prev) / (1 - alpha_bar)
+        self.posterior_mean_coef2 = (1 - alpha_bar_prev) * np.sqrt(1 - betas) / (1 - alpha_bar)
+
+        # The two ends between which a learned variance lies, and the fixed variance where none is learned
+        self.log_betas = np.log(betas)
+        self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
+        self._tables = {}
+
+    def at(self, name, t):
+        """The constant `name` at each t, float32 [B, 1, 1, 1] on t's device."""
+        key = (name, t.device)
+        if key not in self._tables:  # one copy to the device per constant, not one per step
+            self._tables[key] = torch.from_numpy(getattr(self, name)).float().to(t.device)
+        return self._tables[key][t][:, None, None, None]
+
+    def network_timesteps(self, t):
+        """What the network receives for t [B]: the original timestep, times 1000 / T where that is asked for."""
+        key = ("timestep_map", t.device)
+        if key not in self._tables:
+            self._tables[key] = torch.from_numpy(self.timestep_map).to(t.device)
+        original = self._tables[key][t]
+        return original.float() * (1000 / self.config.diffusion_steps) if self.config.rescale_timesteps else original
+
+    # -- the forward process ------------------------------------------------------------------------------------------
+
+    def q_sample(self, x_start, t, noise):
+        """x_t ~ q(x_t | x_0) (DDPM, eq. 4): x_start, noise [B, 1, H, W], t [B] -> [B, 1, H, W]."""
+        return self.at("sqrt_alphas_cumprod", t) * x_start + self.at("sqrt_one_minus_alphas_cumprod", t) * noise
+
+    def q_posterior(self, x_start, x_t, t):
+        """Mean and log-variance of q(x_{t-1} | x_t, x_0) (DDPM, eq. 7)."""
+        mean = self.at("posterior_mean_coef1", t) * x_start + self.at("posterior_mean_coef2", t) * x_t
+        return mean, self.at("posterior_log_variance_clipped", t)
+
+    def predict_xstart_from_eps(self, x_t, t, eps):
+        return self.at("sqrt_recip_alphas_cumprod", t) * x_t - self.at("sqrt_recipm1_alphas_cumprod", t) * eps
+
+    def predict_eps_from_xstart(self, x_t, t, x_0):
+        return (self.at("sqrt_recip_alphas_cumprod", t) * x_t - x_0) / self.at("sqrt_recipm1_alphas_cumprod", t)
+
+    # -- the reverse process ------------------------------------------------------------------------------------------
+
+    @property
+    def out_channels(self):
+        """Channels that the network must give: the prediction, and the variance where it is learned."""
+        return 2 if self.config.learn_sigma else 1
+
+    def predict_xstart(self, output, x_t, t):
+        """The clean mask in the network's raw output [B, out_channels, H, W], not clipped: [B, 1, H, W]."""
+        prediction = output[:, :1]
+        return prediction if self.config.predict_xstart else self.predict_xstart_from_eps(x_t, t, prediction)
+
+    def p_mean_variance(self, output, x_t, t, clip_denoised=True):
+        """
+        The Gaussian p(x_{t-1} | x_t) that the network's raw output stands for.
+
+        output         [B, out_channels, H, W]; the second channel is v in [-1, 1], the place of the log-variance
+                       between the posterior's and beta_t (improved DDPM, eq. 15)
+        clip_denoised  clip the predicted x_0 to [-1, 1]
+        """
+        if output.shape[1] != self.out_channels:
+            raise ConfigError(
+                f"the network gives {output.shape[1]} channels, --learn_sigma {self.config.learn_sigma} "
+                f"wants {self.out_channels}"
+            )
+        x_0 = self.predict_xstart(output, x_t, t)
+        x_0 = x_0.clamp(-1, 1) if clip_denoised else x_0
+        mean, posterior_log_variance = self.q_posterior(x_0, x_t, t)
+        if self.config.learn_sigma:
+            share = (output[:, 1:] + 1) / 2
+            log_variance = share * self.at("log_betas", t) + (1 - share) * posterior_log_variance
+        else:
+            log_variance = self.at("fixed_log_variance", t).expand_as(mean)
+        return Prediction(x_0, mean, log_variance)
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
+
+    def vb_term(self, output, x_start, x_t, t):
+        """
+        L_vb of one step in bits per dimension [B]: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, the
+        negative log-likelihood of x_0 at t = 0 (improved DDPM, eq. 4 to 6).
+        """
+        true_mean, true_log_variance = self.q_posterior(x_start, x_t, t)
+        p = self.p_mean_variance(output, x_t, t, clip_denoised=False)
+        kl = mean_flat(normal_kl(true_mean, true_log_variance, p.mean, p.log_variance))
+        nll = -mean_flat(discretized_gaussian_log_likelihood(x_start, p.mean, 0.5 * p.log_variance))
+        return torch.where(t == 0, nll, kl) / math.log(2)
+
+    def hybrid_loss(self, output, x_start, x_t, t, noise):
+        """
+        The terms of the diffusion loss, each [B] (improved DDPM, eq. 16).
+
+        mse   squared error of the prediction (absent with use_kl)
+        vb    L_vb; beside an MSE its gradient reaches the variance only, not the mean
+        loss  what to minimise: mse + vb, or T * vb with use_kl
+        """
+        if self.config.use_kl:
+            vb = self.vb_term(output, x_start, x_t, t)
+            return {"vb": vb, "loss": self.num_timesteps * vb}
+
+        target = x_start if self.config.predict_xstart else noise
+        terms = {"mse": mean_flat((target - output[:, :1]) ** 2)}
+        if self.config.learn_sigma:
+            frozen = torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+            weight = self.num_timesteps / 1000 if self.config.rescale_learned_sigmas else 1.0
+            terms["vb"] = weight * self.vb_term(frozen, x_start, x_t, t)
+        return {**terms, "loss": sum(terms.values())}

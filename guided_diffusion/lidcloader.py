@@ -1,0 +1,332 @@
+"""
+A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `pick_rater`.
+
+    CASE/image*.{png,jpg,npy,nii.gz}     one grey image, or one file per modality
+    CASE/label0_*, CASE/label1_*, ...    one mask per rater, any number of raters
+
+Every folder below the directory that holds an image is a case, named by its path below the directory.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from PIL import Image
+
+IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
+LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
+JPEG = (".jpg", ".jpeg")
+CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
+FAULTS_SHOWN = 20
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and the remedy, a line for each broken case."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    label_threshold: Annotated[float, "a JPEG label is foreground above this share of full scale (0: as published)"] = 0.5
+    merge_labels: Annotated[bool, "take every nonzero class of a label as foreground"] = False
+    intensity_range: Annotated[
+        tuple[float, ...] | None, "LO,HI of NPY and NIfTI images, mapped to [0, 1]; default: each image's own range"
+    ] = None
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    image: torch.Tensor  # [C, H, W] float32 in [0, 1]
+    raters: torch.Tensor  # [R, H, W] float32, 0 or 1; R may be 0 where raters are not required
+
+
+@dataclass(frozen=True)
+class Batch:
+    ids: list[str]
+    image: torch.Tensor  # [B, C, H, W]
+    raters: torch.Tensor  # [B, R, H, W]; a case with fewer raters than the largest is filled up with zeros
+    num_raters: torch.Tensor  # [B]
+
+
+def collate(cases):
+    """Cases of one size -> Batch, whatever their numbers of raters."""
+    counts = torch.tensor([len(case.raters) for case in cases])
+    raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
+    for row, case in zip(raters, cases):
+        row[: len(case.raters)] = case.raters
+    return Batch([case.id for case in cases], torch.stack([case.image for case in cases]), raters, counts)
+
+
+def pick_rater(batch, u):
+    """One rater's mask per case, [B, 1, H, W]: each of its raters equally likely, by uniform numbers u [B] in [0, 1)."""
+    chosen = (u * batch.num_raters).long().clamp(max=batch.raters.shape[1] - 1)
+    return batch.raters[torch.arange(len(chosen)), chosen][:, None]
+
+
+class LIDCDataset(torch.utils.data.Dataset):
+    """
+    The cases below `directory`, each a `Case`.
+
+    image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
+    image_channels  one grey image is repeated to so many channels; several modalities must be so many
+    require_raters  a case without labels is an error (False: its raters are empty)
+
+    Every file is read once here, so that every broken case is named before anything starts: DataError.
+    `notes` says, a line each, what was changed on the way in.
+    """
+
+    def __init__(self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True):
+        check_data_config(config)
+        self.directory, self.image_size, self.image_channels = str(directory), image_size, image_channels
+        self.config, self.require_raters = config, require_raters
+        self.folders = find_cases(self.directory)
+        self._cache, self._cached_bytes = {}, 0
+        self._resized, self._levels = {}, set()
+        self._read_all()
+        self.notes = self._notes()
+
+    def __len__(self):
+        return len(self.folders)
+
+    def __getitem__(self, index):
+        """`Case` number index, in the order of the cases' names."""
+        name, folder = self.folders[index]
+        arrays = self._cache.get(index) or self._read(folder)
+        image, raters = (torch.from_numpy(array) for array in arrays)
+        return Case(name, image.expand(self.image_channels, -1, -1), raters.float())
+
+    def _read_all(self):
+        faults = []
+        for index, (_, folder) in enumerate(self.folders):
+            try:
+                arrays = self._read(folder)
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            size = sum(array.nbytes for array in arrays)
+            if self._cached_bytes + size <= CACHE_BYTES:
+                self._cache[index] = arrays
+                self._cached_bytes += size
+        if faults:
+            more = [f"... and {len(faults) - FAULTS_SHOWN} more broken cases"] if len(faults) > FAULTS_SHOWN else []
+            raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
+
+    def _read(self, folder):
+        """Image [1 or C, H, W] float32 and raters [R, H, W] bool of one case."""
+        image_files, label_files = case_files(folder)
+        if not label_files and self.require_raters:
+            raise DataError(f"{folder}: no label; each rater's mask is wanted as label0_*.png, label1_*.png, ...")
+        if len(image_files) not in (1, self.image_channels):
+            raise DataError(
+                f"{folder}: {len(image_files)} images, but --image_channels {self.image_channels}; "
+                "give one grey image, or as many modalities as channels"
+            )
+        image = np.stack(same_size(image_files, [read_image(file, self.config.intensity_range) for file in image_files]))
+        labels = [self._read_label(file) for file in label_files]
+        same_size(image_files[:1] + label_files, [image[0]] + labels)
+        raters = np.stack(labels) if labels else np.zeros((0, *image.shape[1:]), dtype=bool)
+        return self._fit(folder, image, raters)
+
+    def _read_label(self, file):
+        mask, levels = read_label(file, self.config)
+        if levels > 2 and is_jpeg(file):
+            self._levels.add(file)
+        return mask
+
+    def _fit(self, folder, image, raters):
+        side = self.image_size
+        if side is None or image.shape[1:] == (side, side):
+            return image, raters
+        self._resized[folder] = image.shape[1:]
+        raters = [resize(mask.astype(np.float32), side) > 0.5 for mask in raters]
+        return np.stack([resize(plane, side) for plane in image]), np.array(raters, dtype=bool).reshape(-1, side, side)
+
+    def _notes(self):
+        notes = []
+        if self._resized:
+            sizes = ", ".join(sorted({f"{w}x{h}" for h, w in self._resized.values()}))
+            notes.append(
+                f"{len(self._resized)} of {len(self)} cases are resized to {self.image_size}x{self.image_size} "
+                f"(--image_size): they are {sizes}"
+            )
+            if any(h != w for h, w in self._resized.values()):
+                notes.append("some of these are not square and are stretched")
+        if self._levels:
+            notes.append(
+                f"warning: {len(self._levels)} JPEG labels have more than two levels; foreground is what lies above "
+                f"{self.config.label_threshold:g} of full scale (--label_threshold)"
+            )
+        return notes
+
+
+class EndlessSampler(torch.utils.data.Sampler):
+    """
+    Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
+
+    The stream is a function of the seed alone. At each step the processes take a global batch of it, each its shard;
+    `start` is the place of the stream at which to begin, so that a run can start at any step.
+    """
+
+    def __init__(self, num_cases, batch_size, seed, rank=0, world_size=1, start=0):
+        self.num_cases, self.batch_size, self.seed = num_cases, batch_size, seed
+        self.rank, self.world_size, self.start = rank, world_size, start
+        self._epoch, self._order = None, None
+
+    def __iter__(self):
+        start = self.start
+        while True:
+            yield [self.case_at(place) for place in self.places(start)]
+            start += self.world_size * self.batch_size
+
+    def places(self, start):
+        """This process's places of the global batch that begins at `start`."""
+        first = start + self.rank * self.batch_size
+        return range(first, first + self.batch_size)
+
+    def case_at(self, place):
+        """The number of the case at a place of the stream."""
+        epoch, offset = divmod(place, self.num_cases)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.num_cases)
+        return int(self._order[offset])
+
+
+def check_data_config(config):
+    """Refuse flags that no data could meet."""
+    if not 0 <= config.label_threshold < 1:
+        raise DataError(f"--label_threshold {config.label_threshold}: a share of full scale from 0 to below 1 is needed")
+    bounds = config.intensity_range
+    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
+        raise DataError(f"--intensity_range {bounds}: two values, the lower first, are needed, e.g. -1000,400")
+
+
+def find_cases(directory):
+    """[(name, folder)] of every folder at or below `directory` that holds an image or a label, in the order of their names."""
+    if not os.path.isdir(directory):
+        raise DataError(f"{directory}: no such folder (--data_dir)")
+    cases = {}
+    for folder, _, files in os.walk(directory):
+        if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
+            continue
+        relative = os.path.relpath(folder, directory)
+        name = os.path.basename(os.path.abspath(folder)) if relative == "." else relative.replace(os.sep, "-")
+        if name in cases:
+            raise DataError(f"{folder}: its name {name} is also that of {cases[name]}; rename one")
+        cases[name] = folder
+    if not cases:
+        raise DataError(f"{directory}: no case; CASE/image*.png beside CASE/label0_*.png is wanted")
+    return sorted(cases.items())
+
+
+def case_files(folder):
+    """The image files, by name, and the label files, by rater, of one case. DataError: none, or a rater is missing."""
+    files = sorted(os.listdir(folder))
+    images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
+    if not images:
+        raise DataError(f"{folder}: no image; one named image*.png, .jpg, .npy or .nii.gz is wanted")
+    labels = {}
+    for file in files:
+        if match := LABEL.match(file):
+            rater = int(match[1])
+            if rater in labels:
+                raise DataError(f"{folder}: two labels of rater {rater}: {os.path.basename(labels[rater])} and {file}; keep one")
+            labels[rater] = os.path.join(folder, file)
+    missing = set(range(len(labels))) - set(labels)
+    if missing:
+        raise DataError(f"{folder}: label{min(missing)}_* is missing, yet label{max(labels)}_* is there; number the raters from 0")
+    return images, [labels[rater] for rater in sorted(labels)]
+
+
+def same_size(files, arrays):
+    """The arrays, if all have one shape; otherwise DataError names the first file that differs."""
+    for file, array in zip(files, arrays):
+        if array.shape != arrays[0].shape:
+            sizes = " but ".join(f"{a.shape[1]}x{a.shape[0]} in {os.path.basename(f)}" for f, a in ((files[0], arrays[0]), (file, array)))
+            raise DataError(f"{file}: {sizes}; all files of a case must have one size")
+    return arrays
+
+
+def is_jpeg(file):
+    return file.lower().endswith(JPEG)
+
+
+def read_pixels(file):
+    """
+    The values of a grey image file, [H, W], and the full scale of its type (None for NPY and NIfTI).
+
+    Colour is turned into luminance. DataError: unreadable, or not a picture of two dimensions.
+    """
+    try:
+        if file.lower().endswith(".npy"):
+            array, full_scale = np.load(file, allow_pickle=False), None
+        elif file.lower().endswith((".nii", ".nii.gz")):
+            array, full_scale = _read_nifti(file), None
+        else:
+            array, full_scale = _read_picture(file)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise anything at all on damaged files
+        raise DataError(f"{file}: cannot be read ({error}); replace or remove it") from error
+    array = np.squeeze(array)
+    if array.ndim != 2 or array.size == 0:
+        raise DataError(f"{file}: its shape is {array.shape}; one slice of two dimensions is wanted")
+    return array, full_scale
+
+
+def _read_picture(file):
+    with Image.open(file) as picture:
+        if picture.mode.startswith("I") or picture.mode == "F":
+            return np.asarray(picture).astype(np.float64), 65535
+        if picture.mode == "1":
+            return np.asarray(picture).astype(np.uint8) * 255, 255
+        return np.asarray(picture.convert("L")), 255
+
+
+def _read_nifti(file):
+    try:
+        import nibabel
+    except ImportError:
+        raise DataError(f'{file}: NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
+    return np.asarray(nibabel.load(file).dataobj).T
+
+
+def read_image(file, intensity_range=None):
+    """
+    One modality [H, W], float32 in [0, 1]: 8 bit / 255, 16 bit / 65535, NPY and NIfTI by `intensity_range` (values
+    outside are clipped) or else by their own minimum and maximum.
+    """
+    array, full_scale = read_pixels(file)
+    if not np.isfinite(array).all():
+        raise DataError(f"{file}: not all values are finite; repair or remove it")
+    if full_scale:
+        return (array / full_scale).astype(np.float32)
+    low, high = intensity_range or (array.min(), array.max())
+    return np.clip((array.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+
+
+def read_label(file, config=DataConfig()):
+    """
+    One rater's mask [H, W] bool, and the number of levels in the file.
+
+    A lossless label has one or two levels and its foreground is the upper one (a single level: all of it, if it is not
+    0); more are classes and want merge_labels. A JPEG label is cut at label_threshold.
+    """
+    array, full_scale = read_pixels(file)
+    if not np.isfinite(array).all():
+        raise DataError(f"{file}: not all values are finite; repair or remove it")
+    levels = np.unique(array)
+    if is_jpeg(file):
+        return array > config.label_threshold * full_scale, len(levels)
+    if len(levels) > 2 and not config.merge_labels:
+        raise DataError(f"{file}: {len(levels)} levels in a mask; several classes? --merge_labels takes all but 0 as foreground")
+    background = 0 if config.merge_labels or len(levels) == 1 else levels[0]
+    return array != background, len(levels)
+
+
+def resize(plane, side):
+    """[H, W] float32 -> [side, side], linear, averaging where it shrinks."""
+    return np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR))

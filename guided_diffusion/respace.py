@@ -1,0 +1,56 @@
+"""The same diffusion process on fewer timesteps: respacing is data (betas and a map), not another kind of process."""
+
+import numpy as np
+
+from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, get_named_beta_schedule
+from .nn import ConfigError
+
+
+def space_timesteps(num_timesteps, section_counts):
+    """
+    The set of timesteps of 0 .. num_timesteps-1 to keep.
+
+    section_counts  "ddimN": N steps at a whole stride from 0 (DDIM paper); "10,15,20" or [10, 15, 20]: the process is
+                    cut into equal sections and so many steps, ends included, are spread over each; "": all
+    """
+    if isinstance(section_counts, str):
+        if section_counts.startswith("ddim"):
+            return _ddim_timesteps(num_timesteps, section_counts)
+        try:
+            section_counts = [int(count) for count in section_counts.split(",")] if section_counts else [num_timesteps]
+        except ValueError:
+            raise ConfigError(f"--timestep_respacing {section_counts}: give '250', '10,15,20' or 'ddim50'") from None
+
+    size, longer = divmod(num_timesteps, len(section_counts))
+    start, kept = 0, set()
+    for i, count in enumerate(section_counts):
+        length = size + (i < longer)
+        if not 0 <= count <= length:
+            raise ConfigError(f"--timestep_respacing: a section of {length} timesteps cannot give {count} steps")
+        stride = (length - 1) / (count - 1) if count > 1 else 1
+        position = 0.0  # summed, not multiplied: rounding must fall as in the published spacing
+        for _ in range(count):
+            kept.add(start + round(position))
+            position += stride
+        start += length
+    if not kept:
+        raise ConfigError("--timestep_respacing keeps no timestep at all")
+    return kept
+
+
+def _ddim_timesteps(num_timesteps, spec):
+    wanted = int(spec[4:]) if spec[4:].isdigit() else 0
+    for stride in range(1, num_timesteps + 1):
+        if len(range(0, num_timesteps, stride)) == wanted:
+            return set(range(0, num_timesteps, stride))
+    raise ConfigError(f"--timestep_respacing {spec}: no whole stride over {num_timesteps} timesteps gives that many steps")
+
+
+def create_gaussian_diffusion(config=DiffusionConfig()):
+    """The process that `config` describes, on the timesteps that config.timestep_respacing keeps."""
+    betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
+    kept = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing))
+    if len(kept) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
+        alpha_bar = np.cumprod(1 - betas)[kept]
+        betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
+    return GaussianDiffusion(betas, kept, config)

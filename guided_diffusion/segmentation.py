@@ -1,0 +1,95 @@
+"""The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders as ONE trainable module."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from torch.distributions import kl_divergence
+
+from .nn import ConfigError, stack_randn
+from .sampling import sample
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    train_encoders: Annotated[bool, "optimise the two encoders (False: they stay as initialised, as published)"] = True
+    kl_weight: Annotated[float, "weight of the encoders' KL in the loss"] = 1e-3
+    ambiguity_input: Annotated[
+        Literal["output", "x0"], "what the controlling network sees: the U-Net's prediction, or the mask that it implies"
+    ] = "output"
+    mask_low: Annotated[float, "value of the background in x_0; the foreground is 1"] = 0.0
+
+
+class AmbiguousSegmenter(nn.Module):
+    """
+    Trains on (image, one rater's mask) and samples masks for an image.
+
+    model             UNetModel, or anything called as model(x [B, C + 1, H, W], timesteps [B])
+    prior, posterior  AxisAlignedConvGaussian: the ambiguity controlling and the ambiguity modelling network
+    """
+
+    def __init__(self, model, diffusion, prior, posterior, config=SegmenterConfig()):
+        super().__init__()
+        if not -1 <= config.mask_low < 1:
+            raise ConfigError(f"--mask_low {config.mask_low}: a value from -1 to below 1 is needed")
+        self.model, self.prior, self.posterior = model, prior, posterior
+        self.diffusion, self.config = diffusion, config
+        for encoder in (prior, posterior):
+            encoder.requires_grad_(config.train_encoders)
+
+    def to_x(self, mask):
+        """A mask on [0, 1] on the scale of the diffusion, [mask_low, 1]."""
+        return self.config.mask_low + (1 - self.config.mask_low) * mask
+
+    def to_mask(self, x):
+        """The inverse of `to_x`."""
+        return (x - self.config.mask_low) / (1 - self.config.mask_low)
+
+    def denoiser(self, image):
+        """`denoise(x, timesteps)` with the image [B, C, H, W] bound in."""
+        return lambda x, timesteps: self.model(torch.cat([image, x], dim=1), timesteps)
+
+    def forward(self, image, mask, t, noise=None):
+        """
+        The loss terms, each [B]: mse, vb (as the diffusion has them), kl (weighted), and loss, which is to be minimised.
+
+        image  [B, C, H, W] in [0, 1]
+        mask   [B, 1, H, W], 0 or 1
+        t      [B], timesteps of the diffusion
+        noise  [B, 1, H, W] standard normal; None: from torch's global generator
+        """
+        noise = torch.randn_like(mask) if noise is None else noise
+        x_0 = self.to_x(mask)
+        x_t = self.diffusion.q_sample(x_0, t, noise)
+        output = self.denoiser(image)(x_t, self.diffusion.network_timesteps(t))
+
+        terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise)
+        kl = self.config.kl_weight * self.ambiguity_kl(image, mask, output, x_t, t)
+        return {**terms, "kl": kl, "loss": terms["loss"] + kl}
+
+    def ambiguity_kl(self, image, mask, output, x_t, t):
+        """KL(posterior(image, mask) || prior(image, prediction)) [B], in nats. The encoders see the first image channel."""
+        grey = image[:, :1]
+        if self.config.ambiguity_input == "x0":
+            prediction = self.to_mask(self.diffusion.predict_xstart(output, x_t, t).clamp(-1, 1))  # as samplers clip
+        else:
+            prediction = output[:, :1]
+        return kl_divergence(self.posterior(grey, mask), self.prior(grey, prediction))
+
+    def sample_masks(self, image, generators, sampler="ddpm", eta=0.0, clip_denoised=True):
+        """
+        One mask for each image of the batch, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
+
+        image       [B, C, H, W] in [0, 1]
+        generators  B CPU generators; row b's start and noise come from generators[b] alone
+        """
+        shape = (1, *image.shape[2:])
+
+        def draw(k, x):
+            return stack_randn(generators, shape).to(image.device)
+
+        x_0 = sample(
+            self.denoiser(image), self.diffusion, draw(None, None), sampler, eta, draw, clip_denoised=clip_denoised
+        )
+        return self.to_mask(x_0)

@@ -1,0 +1,282 @@
+"""
+The denoising U-Net of guided-diffusion (Dhariwal and Nichol 2021, section 3), with the published parameter names.
+
+The input is the image and the noisy mask side by side in the channels; what the output means is the diffusion's affair.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .nn import ConfigError, normalization, timestep_embedding, zero_module
+
+NUM_CLASSES = 2  # what the published --class_cond means
+
+# Multipliers of num_channels, level by level, where --channel_mult gives none
+DEFAULT_CHANNEL_MULT = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    image_size: Annotated[int, "side of the square image, pixels"] = 64
+    image_channels: Annotated[int, "image channels that the network sees; one grey image is repeated to fill them"] = 4
+    num_channels: Annotated[int, "channels of the first level, a multiple of 32"] = 128
+    num_res_blocks: Annotated[int, "residual blocks per level"] = 2
+    channel_mult: Annotated[tuple[int, ...] | None, "channel multiplier of each level, e.g. 1,2,4; default by image size"] = None
+    attention_resolutions: Annotated[tuple[int, ...], "resolutions, in pixels, at which blocks attend"] = (16, 8)
+    num_heads: Annotated[int, "attention heads"] = 4
+    num_heads_upsample: Annotated[int | None, "attention heads on the way up; -1: num_heads"] = None
+    num_head_channels: Annotated[int | None, "channels per head, in place of num_heads; -1: use num_heads"] = None
+    use_scale_shift_norm: Annotated[bool, "the timestep scales and shifts the norm instead of being added"] = True
+    resblock_updown: Annotated[bool, "residual blocks change the resolution instead of plain convolutions"] = False
+    use_new_attention_order: Annotated[bool, "split q, k, v before the heads instead of after"] = False
+    class_cond: Annotated[bool, "condition on one of two classes"] = False
+    dropout: Annotated[float, "dropout probability in the residual blocks"] = 0.0
+    use_checkpoint: Annotated[bool, "recompute activations in the backward pass: slower, with less memory"] = False
+    use_fp16: Annotated[bool, "the U-Net computes in float16 where that is safe"] = False
+
+    @property
+    def multipliers(self):
+        """The channel multiplier of every level. ConfigError: none given and none known for this size."""
+        if self.channel_mult is not None:
+            return self.channel_mult
+        if self.image_size not in DEFAULT_CHANNEL_MULT:
+            raise ConfigError(f"--image_size {self.image_size} has no default levels: give --channel_mult, e.g. 1,2,4")
+        return DEFAULT_CHANNEL_MULT[self.image_size]
+
+
+class TimestepEmbedSequential(nn.Sequential):
+    """A sequence that hands the timestep embedding to the blocks that want it."""
+
+    def forward(self, x, emb):
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+class Upsample(nn.Module):
+    """Twice the resolution by nearest neighbours, then a convolution if wanted."""
+
+    def __init__(self, channels, use_conv):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
+
+    def forward(self, x):
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """Half the resolution, by a strided convolution or by averaging."""
+
+    def __init__(self, channels, use_conv):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+
+    def forward(self, x):
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """
+    A residual block that the timestep embedding modulates: [B, C_in, H, W], [B, E] -> [B, C_out, H', W'].
+
+    resample  None, Upsample or Downsample: what changes the resolution between the first norm and convolution
+    """
+
+    def __init__(self, in_channels, out_channels, emb_channels, config, resample=None):
+        super().__init__()
+        self.use_checkpoint = config.use_checkpoint
+        self.use_scale_shift_norm = config.use_scale_shift_norm
+        self.in_layers = nn.Sequential(
+            normalization(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        )
+        self.h_upd = resample(in_channels, use_conv=False) if resample else nn.Identity()
+        self.x_upd = resample(in_channels, use_conv=False) if resample else nn.Identity()
+        self.emb_layers = nn.Sequential(
+            nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if config.use_scale_shift_norm else out_channels)
+        )
+        self.out_layers = nn.Sequential(
+            normalization(out_channels),
+            nn.SiLU(),
+            nn.Dropout(config.dropout),
+            zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        same = in_channels == out_channels
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x, emb):
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, emb, use_reentrant=False)
+        return self._forward(x, emb)
+
+    def _forward(self, x, emb):
+        norm, activation, conv = self.in_layers
+        h = conv(self.h_upd(activation(norm(x))))
+        emb = self.emb_layers(emb).type(h.dtype)[:, :, None, None]
+
+        if self.use_scale_shift_norm:
+            scale, shift = emb.chunk(2, dim=1)
+            h = self.out_layers[0](h) * (1 + scale) + shift
+            h = self.out_layers[1:](h)
+        else:
+            h = self.out_layers(h + emb)
+        return self.skip_connection(self.x_upd(x)) + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels, added to the input: [B, C, H, W] -> the same shape."""
+
+    def __init__(self, channels, num_heads, config):
+        super().__init__()
+        self.num_heads = num_heads
+        self.use_checkpoint = config.use_checkpoint
+        self.new_order = config.use_new_attention_order
+        self.norm = normalization(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x):
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x):
+        B, C, H, W = x.shape
+        flat = x.reshape(B, C, H * W)
+        qkv = self.qkv(self.norm(flat))  # [B, 3 C, H W]
+
+        if self.new_order:
+            q, k, v = qkv.reshape(B, 3, self.num_heads, -1, H * W).unbind(1)
+        else:
+            q, k, v = qkv.reshape(B, self.num_heads, 3, -1, H * W).unbind(2)
+        # each [B, heads, C / heads, H W]; the library wants pixels before channels
+        h = F.scaled_dot_product_attention(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3))
+
+        h = self.proj_out(h.transpose(2, 3).reshape(B, C, H * W))
+        return (flat + h).reshape(B, C, H, W)
+
+
+class UNetModel(nn.Module):
+    """
+    The U-Net: (x [B, image_channels + 1, H, W], timesteps [B], y [B] or None) -> [B, out_channels, H, W] float32.
+
+    y  the class of each image, 0 or 1; needed with class_cond and refused without it
+    ConfigError: a configuration that cannot be built; the message names the flag.
+    """
+
+    def __init__(self, config, out_channels):
+        super().__init__()
+        self.config = config
+        check_unet(config)
+        model_channels, mult = config.num_channels, config.multipliers
+        emb_channels = 4 * model_channels
+        attention_ds = {config.image_size // resolution for resolution in config.attention_resolutions}
+
+        def block(in_channels, out_channels, ds, heads):
+            layers = [ResBlock(in_channels, out_channels, emb_channels, config)]
+            if ds in attention_ds:
+                layers.append(AttentionBlock(out_channels, count_heads(out_channels, heads, config), config))
+            return layers
+
+        def resample(kind, channels):
+            if config.resblock_updown:
+                return ResBlock(channels, channels, emb_channels, config, resample=kind)
+            return kind(channels, use_conv=True)
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+        )
+        if config.class_cond:
+            self.label_emb = nn.Embedding(NUM_CLASSES, emb_channels)
+
+        # Down: every block's output goes on the stack of skips, the resampling ones included.
+        ch = skip = mult[0] * model_channels
+        first = nn.Conv2d(config.image_channels + 1, ch, 3, padding=1)
+        self.input_blocks = nn.ModuleList([TimestepEmbedSequential(first)])
+        skips, ds = [skip], 1
+        for level, m in enumerate(mult):
+            for _ in range(config.num_res_blocks):
+                self.input_blocks.append(TimestepEmbedSequential(*block(ch, m * model_channels, ds, config.num_heads)))
+                ch = m * model_channels
+                skips.append(ch)
+            if level < len(mult) - 1:
+                self.input_blocks.append(TimestepEmbedSequential(resample(Downsample, ch)))
+                skips.append(ch)
+                ds *= 2
+
+        # Middle
+        self.middle_block = TimestepEmbedSequential(
+            ResBlock(ch, ch, emb_channels, config),
+            AttentionBlock(ch, count_heads(ch, config.num_heads, config), config),
+            ResBlock(ch, ch, emb_channels, config),
+        )
+
+        # Up: every block takes one skip off the stack.
+        self.output_blocks = nn.ModuleList()
+        heads = config.num_heads_upsample or config.num_heads
+        for level, m in reversed(list(enumerate(mult))):
+            for i in range(config.num_res_blocks + 1):
+                layers = block(ch + skips.pop(), m * model_channels, ds, heads)
+                ch = m * model_channels
+                if level > 0 and i == config.num_res_blocks:
+                    layers.append(resample(Upsample, ch))
+                    ds //= 2
+                self.output_blocks.append(TimestepEmbedSequential(*layers))
+
+        self.out = nn.Sequential(
+            normalization(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1))
+        )
+
+    def forward(self, x, timesteps, y=None):
+        if (y is not None) != self.config.class_cond:
+            raise ConfigError(f"--class_cond {self.config.class_cond}, yet classes were {'' if y is not None else 'not '}given")
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.num_channels))
+        if y is not None:
+            emb = emb + self.label_emb(y)
+
+        with torch.autocast(x.device.type, torch.float16, enabled=self.config.use_fp16):
+            h, skips = x, []
+            for module in self.input_blocks:
+                h = module(h, emb)
+                skips.append(h)
+            h = self.middle_block(h, emb)
+            for module in self.output_blocks:
+                h = module(torch.cat([h, skips.pop()], dim=1), emb)
+            return self.out(h).float()
+
+
+def count_heads(channels, num_heads, config):
+    """Attention heads for `channels`: so many, or as many as num_head_channels makes."""
+    per_head = config.num_head_channels
+    if per_head is not None:
+        if channels % per_head:
+            raise ConfigError(f"--num_head_channels {per_head} does not divide the {channels} channels of an attention block")
+        return channels // per_head
+    if channels % num_heads:
+        raise ConfigError(f"--num_heads {num_heads} does not divide the {channels} channels of an attention block")
+    return num_heads
+
+
+def check_unet(config):
+    """Refuse, by the flag's name, what the U-Net cannot be built with."""
+    for name in ("image_size", "image_channels", "num_channels", "num_res_blocks", "num_heads"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
+    if config.num_channels % 32:
+        raise ConfigError(f"--num_channels {config.num_channels}: group norm has 32 groups, so a multiple of 32 is needed")
+    if not config.multipliers or min(config.multipliers) < 1:
+        raise ConfigError(f"--channel_mult {config.multipliers}: whole numbers of at least 1 are needed, e.g. 1,2,4")
+    if any(resolution < 1 for resolution in config.attention_resolutions):
+        raise ConfigError("--attention_resolutions: resolutions in pixels are needed, e.g. 16,8")
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"--dropout {config.dropout}: a probability below 1 is needed")
+    halvings = len(config.multipliers) - 1
+    if config.image_size % 2**halvings:
+        raise ConfigError(
+            f"--image_size {config.image_size} cannot be halved {halvings} times for the {halvings + 1} levels of "
+            f"--channel_mult: use a multiple of {2**halvings}, or fewer levels"
+        )

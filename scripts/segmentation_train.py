@@ -1,0 +1,44 @@
+"""
+Train on a folder of cases:
+
+    python scripts/segmentation_train.py --preset demo --data_dir data/training
+
+On several GPUs, with the paper's flags:
+
+    torchrun --nproc_per_node=2 scripts/segmentation_train.py --preset cimd --data_dir data/training
+"""
+
+import torch
+
+from guided_diffusion import script_util
+from guided_diffusion.dist_util import Processes
+from guided_diffusion.lidcloader import DataConfig, LIDCDataset
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.train_util import TrainConfig, Trainer, check_train_config, find_start
+
+CONFIGS = (TrainConfig, DataConfig, *script_util.MODEL_CONFIGS)
+
+
+def main(argv=None):
+    with script_util.one_line_errors("segmentation_train.py"):
+        given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
+        script_util.check_flags({**preset, **given})
+        script_util.refuse_classes(given)
+        configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
+        flags = script_util.flags_from_configs(*configs)
+        config, data_config, unet = configs[:3]
+
+        check_train_config(config)
+        if not config.data_dir:
+            raise ConfigError("--data_dir is missing: name the folder of cases to train on")
+        torch.manual_seed(config.seed)  # of the initial weights
+        segmenter = script_util.create_segmenter(flags)
+        start = find_start(config, flags)
+        dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config)
+
+        with Processes() as processes:
+            Trainer(segmenter, dataset, config, processes, flags, start).run()
+
+
+if __name__ == "__main__":
+    main()
