@@ -71,7 +71,7 @@ class LIDCDataset(torch.utils.data.Dataset):
     The cases below `directory`, each a `Case`.
 
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
-    image_channels  one grey image is repeated to so many channels; several modalities must be so many
+    image_channels  one grey image is repeated to so many channels; several modalities must be so many; None: as they are
     require_raters  a case without labels is an error (False: its raters are empty)
 
     Every file is read once here, so that every broken case is named before anything starts: DataError.
@@ -96,7 +96,7 @@ class LIDCDataset(torch.utils.data.Dataset):
         name, folder = self.folders[index]
         arrays = self._cache.get(index) or self._read(folder)
         image, raters = (torch.from_numpy(array) for array in arrays)
-        return Case(name, image.expand(self.image_channels, -1, -1), raters.float())
+        return Case(name, image.expand(self.image_channels or len(image), -1, -1), raters.float())
 
     def _read_all(self):
         faults = []
@@ -119,7 +119,7 @@ class LIDCDataset(torch.utils.data.Dataset):
         image_files, label_files = case_files(folder)
         if not label_files and self.require_raters:
             raise DataError(f"{folder}: no label; each rater's mask is wanted as label0_*.png, label1_*.png, ...")
-        if len(image_files) not in (1, self.image_channels):
+        if self.image_channels and len(image_files) not in (1, self.image_channels):
             raise DataError(
                 f"{folder}: {len(image_files)} images, but --image_channels {self.image_channels}; "
                 "give one grey image, or as many modalities as channels"
