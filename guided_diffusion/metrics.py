@@ -32,7 +32,8 @@ def overlaps(a, b):
         raise ValueError(f"masks of {a.shape[-2:]} and of {b.shape[-2:]} pixels cannot be compared")
     a = a.reshape(*a.shape[:-2], -1).astype(np.float32)  # float32 counts whole pixels exactly up to 2^24
     b = b.reshape(*b.shape[:-2], -1).astype(np.float32)
-    return a @ np.swapaxes(b, -1, -2), a.sum(-1)[..., :, None], b.sum(-1)[..., None, :]
+    common = a @ np.swapaxes(b, -1, -2)
+    return tuple(x.astype(np.float64) for x in (common, a.sum(-1)[..., :, None], b.sum(-1)[..., None, :]))
 
 
 def iou_matrix(a, b):

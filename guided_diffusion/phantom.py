@@ -1,10 +1,10 @@
 """
 CT-like images of a nodule with an ambiguous outline, and raters drawn from a distribution that is known per image.
 
-A nodule has a solid core, a hazy halo around it, and spicules, bright rays that leave it. A rater gives one of four
-answers: the core alone (tight), core and halo (loose), core and spicules (spiculated), or nothing at all (absent).
-How often each is given can be seen in the image: the brighter the halo the more often loose, the brighter the spicules
-the more often spiculated, the fainter the whole nodule the more often absent.
+A nodule has a solid core, a hazy halo around it, and a lobe that grows out of it on one side. A rater gives one of four
+answers: the core alone (tight), core and halo (loose), core and lobe (lobulated), or nothing at all (absent). How often
+each is given can be seen in the image: the brighter the halo the more often loose, the brighter the lobe the more often
+lobulated, the fainter the whole nodule the more often absent.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-MODES = ("tight", "loose", "spiculated", "absent")
+MODES = ("tight", "loose", "lobulated", "absent")
 MAX_ABSENT = 0.2  # the largest probability of the answer "absent"
 LUNG, WALL = 0.16, 0.62  # grey of air-filled lung and of the chest wall, in [0, 1]
 
@@ -60,12 +60,10 @@ def draw_outlines(rng, size):
 
     core = size * rng.uniform(0.12, 0.16) * (1 + wave(rng, theta, 0.10))
     halo = core * (rng.uniform(1.5, 1.7) + wave(rng, theta, 0.08))
-    count = rng.integers(3, 6)
-    angles = 2 * np.pi * (np.arange(count) + rng.uniform(-0.2, 0.2, size=count)) / count + rng.uniform(0, 2 * np.pi)
-    away = np.abs((theta[..., None] - angles + np.pi) % (2 * np.pi) - np.pi)  # [H, W, count], radians
-    ray = np.maximum(0, 1 - away / rng.uniform(0.45, 0.55)).max(-1)
-    spicules = core * (1 + rng.uniform(1.2, 1.4) * ray)
-    return {"tight": rho < core, "loose": rho < halo, "spiculated": rho < spicules, "absent": np.zeros((size, size), bool)}
+    angle, reach, radius = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.20, 0.24), size * rng.uniform(0.11, 0.13)
+    beyond = np.hypot(y - centre[0] - reach * np.sin(angle), x - centre[1] - reach * np.cos(angle))
+    lobe = beyond < radius * (1 + wave(rng, theta, 0.08))
+    return {"tight": rho < core, "loose": rho < halo, "lobulated": (rho < core) | lobe, "absent": np.zeros((size, size), bool)}
 
 
 def wave(rng, theta, amplitude):
@@ -84,8 +82,8 @@ def render(rng, masks, probabilities, size):
 
     contrast = 0.62 - 1.4 * probabilities["absent"]
     nodule = np.zeros((size, size))  # how solid it is: 1 in the core
-    for name in ("loose", "spiculated"):
-        nodule = np.maximum(nodule, masks[name] * (0.12 + 0.75 * probabilities[name]))
+    for name in ("loose", "lobulated"):
+        nodule = np.maximum(nodule, masks[name] * (0.2 + 0.65 * probabilities[name]))
     nodule = ndimage.gaussian_filter(np.maximum(nodule, masks["tight"]), 0.6 * pixel)
     image = image * (1 - nodule) + (LUNG + contrast) * nodule
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), 0.5)

@@ -1,0 +1,27 @@
+import os
+import pathlib
+
+import pytest
+import torch
+from helpers import ROOT
+
+from guided_diffusion import phantom
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory):
+    """A folder of six 16x16 phantom cases with three raters."""
+    folder = tmp_path_factory.mktemp("cases")
+    phantom.write_set(folder, num_cases=6, seed=5, size=16, num_raters=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real multi-rater sets, $CIMD_REAL_DATA or ../shared/real; tests are skipped without it."""
+    folder = pathlib.Path(os.environ.get("CIMD_REAL_DATA", ROOT.parent / "shared" / "real"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set CIMD_REAL_DATA)")
+    return folder

@@ -1,0 +1,59 @@
+"""What several tests need: golden cases, small models, small data, and the scripts run as a user runs them."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+# A U-Net of some ten thousand parameters, with a short process: seconds, not minutes
+TINY = {
+    "image_size": 16, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
+    "attention_resolutions": "8", "num_heads": 2, "diffusion_steps": 40, "noise_schedule": "cosine",
+    "num_filters": "4,8", "learn_sigma": True,
+}  # fmt: skip
+
+
+def as_arguments(flags):
+    return [f"--{name}={value}" for name, value in flags.items()]
+
+
+def golden(name):
+    """(arrays as tensors, flags and notes) of a golden case."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+    return arrays, json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def seeded_weights(module, seed):
+    """Fill a module's parameters, in their order, from one generator, as the golden cases were filled."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            drawn = torch.randn(p.shape, generator=generator)
+            if p.ndim > 1:
+                p.copy_(drawn / math.sqrt(p[0].numel()))
+            else:
+                p.copy_(1 + 0.1 * drawn if name.endswith("weight") else 0.1 * drawn)
+    return module
+
+
+def run_script(name, *arguments, cwd=ROOT, env=None, launcher=()):
+    """Run scripts/NAME.py; returns the completed process, with its text."""
+    command = [sys.executable, *launcher, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=900)
+
+
+def assert_refused(process, *words):
+    """The process ended with status 2 and one line that has all the words, without a traceback."""
+    assert process.returncode == 2, process.stderr
+    assert "Traceback" not in process.stderr
+    for word in words:
+        assert word in process.stderr, process.stderr

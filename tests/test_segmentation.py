@@ -1,0 +1,136 @@
+"""The one trainable module: what learns, what is seen by whom, and that it can learn at all."""
+
+import pytest
+import torch
+from helpers import TINY
+
+from guided_diffusion.nn import ConfigError, seeded_generator
+from guided_diffusion.script_util import create_segmenter, parse_flags, MODEL_CONFIGS
+
+B = 4
+
+
+def segmenter(**flags):
+    torch.manual_seed(0)
+    built = create_segmenter(parse_flags({**TINY, **flags}, *MODEL_CONFIGS))
+    for p in built.model.out.parameters():  # zeroed at first: then the prior would see nothing
+        torch.nn.init.normal_(p, std=0.1)
+    return built
+
+
+def batch():
+    g = torch.Generator().manual_seed(0)
+    image = torch.rand(B, 1, 16, 16, generator=g)
+    return image, (image > 0.5).float(), torch.tensor([0, 10, 20, 39]), torch.randn(B, 1, 16, 16, generator=g)
+
+
+@pytest.mark.parametrize("flags", [{}, {"learn_sigma": False}, {"use_kl": True}, {"predict_xstart": True},
+                                   {"ambiguity_input": "x0"}, {"mask_low": -1}])  # fmt: skip
+def test_terms_sum_to_the_loss(flags):
+    model = segmenter(**flags)
+    terms = model(*batch())
+    assert all(value.shape == (B,) and torch.isfinite(value).all() for value in terms.values())
+    diffusion_terms = 40 * terms["vb"] if flags.get("use_kl") else sum(terms[k] for k in ("mse", "vb") if k in terms)
+    torch.testing.assert_close(terms["loss"], diffusion_terms + terms["kl"])
+    assert ("vb" in terms) == (flags.get("learn_sigma", True))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_gradients_reach_the_encoders_when_they_are_trained_only(trained):
+    model = segmenter(train_encoders=trained)
+    model(*batch())["loss"].mean().backward()
+    assert all(p.grad is not None for p in model.model.parameters())
+    for encoder in (model.prior, model.posterior):
+        for p in encoder.parameters():
+            assert (p.grad is not None and p.grad.abs().sum() > 0) if trained else p.grad is None
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_kl_reaches_the_unet_either_way(trained):
+    model = segmenter(train_encoders=trained, kl_weight=1000.0)
+    (gradient,) = torch.autograd.grad(model(*batch())["kl"].sum(), model.model.out[2].bias)
+    assert gradient.abs().sum() > 0
+
+
+def test_kl_weight_and_what_the_encoders_see():
+    image, mask, t, noise = batch()
+    light, heavy = segmenter(), segmenter(kl_weight=1.0)
+    torch.testing.assert_close(heavy(image, mask, t, noise)["kl"], 1000 * light(image, mask, t, noise)["kl"], rtol=1e-4, atol=0)
+
+    seen = {}
+    for name in ("prior", "posterior"):
+        getattr(heavy, name).register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name, args))
+    heavy(image, mask, t, noise)
+    x_t = heavy.diffusion.q_sample(mask, t, noise)
+    output = heavy.denoiser(image)(x_t, t)
+    assert torch.equal(seen["posterior"][1], mask) and torch.equal(seen["prior"][0], image)
+    torch.testing.assert_close(seen["prior"][1], output[:, :1])
+
+    other = segmenter(ambiguity_input="x0", mask_low=-1)
+    other.prior.register_forward_pre_hook(lambda m, args: seen.__setitem__("x0", args[1]))
+    other(image, mask, t, noise)
+    assert 0 <= seen["x0"].min() and seen["x0"].max() <= 1  # on the scale of masks
+
+
+def test_encoders_see_the_first_image_channel_only():
+    model = segmenter(image_channels=3)
+    image, mask, t, noise = batch()
+    seen = []
+    model.posterior.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    image = torch.cat([image, torch.rand(B, 2, 16, 16)], dim=1)
+    model(image, mask, t, noise)
+    assert torch.equal(seen[0], image[:, :1])
+
+
+def test_network_sees_rescaled_timesteps_in_training():
+    model = segmenter(rescale_timesteps=True)
+    seen = []
+    model.model.register_forward_pre_hook(lambda m, args: seen.append(args[1]))
+    model(*batch())
+    assert seen[0].tolist() == [0, 250, 500, 975]
+
+
+def test_mask_scales_are_inverse():
+    model = segmenter(mask_low=-1)
+    mask = torch.tensor([0.0, 0.25, 1.0])
+    assert model.to_x(mask).tolist() == [-1, -0.5, 1]
+    assert torch.equal(model.to_mask(model.to_x(mask)), mask)
+    with pytest.raises(ConfigError, match="mask_low"):
+        segmenter(mask_low=1)
+
+
+def test_a_sample_depends_on_its_own_generator_alone():
+    model = segmenter(timestep_respacing="5").eval()
+    image = batch()[0]
+
+    def draw(rows):
+        with torch.inference_mode():
+            return model.sample_masks(image[rows], [seeded_generator(0, "case", row) for row in rows])
+
+    whole = draw([0, 1, 2, 3])
+    torch.testing.assert_close(draw([2]), whole[2:3], rtol=0, atol=1e-5)
+    torch.testing.assert_close(draw([3, 1]), whole[[3, 1]], rtol=0, atol=1e-5)
+    assert not torch.allclose(whole[0], draw([1])[0])
+
+
+def test_overfits_one_image_with_one_mask():
+    torch.manual_seed(0)
+    model = create_segmenter(parse_flags(
+        {**TINY, "predict_xstart": True, "mask_low": -1, "learn_sigma": False, "timestep_respacing": "10"}, *MODEL_CONFIGS
+    ))  # fmt: skip
+    image = torch.rand(1, 1, 16, 16)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:11, 5:12] = 1
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(200):
+        t = torch.randint(0, 10, (8,))
+        loss = model(image.expand(8, -1, -1, -1), mask.expand(8, -1, -1, -1), t)["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.05 * sum(losses[:20])
+    with torch.inference_mode():
+        samples = model.eval().sample_masks(image.expand(4, -1, -1, -1), [seeded_generator(i) for i in range(4)])
+    assert ((samples > 0.5) == (mask > 0.5)).float().mean() > 0.995

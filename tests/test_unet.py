@@ -1,0 +1,132 @@
+"""Every flag of the U-Net does what it says; the golden cases have the numbers."""
+
+import math
+
+import pytest
+import torch
+from helpers import TINY
+
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.script_util import create_model_and_diffusion
+from guided_diffusion.unet import AttentionBlock, UNetConfig, UNetModel
+
+
+def unet(**flags):
+    torch.manual_seed(0)
+    model = create_model_and_diffusion(**{**TINY, **flags})[0]
+    for p in model.parameters():  # the zeroed layers would hide what happens before them
+        torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+def output(model, y=None):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 2, 16, 16, generator=generator)
+    return model(x, torch.tensor([3, 20]), y)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"resblock_updown": True}, {"use_scale_shift_norm": False}, {"num_res_blocks": 2}, {"attention_resolutions": "16"},
+     {"channel_mult": "1,2,2"}, {"num_heads_upsample": 4}, {"num_head_channels": 8}, {"use_new_attention_order": True},
+     {"predict_xstart": True}, {"rescale_timesteps": True}],
+)  # fmt: skip
+def test_flags_build_a_working_network_and_gradients_reach_all_of_it(flags):
+    model = unet(**flags)
+    out = output(model)
+    assert out.shape == (2, 2, 16, 16)
+    out.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+def test_attention_is_the_published_formula(new_order):
+    """Written out with einsum, head by head, with the order of q, k, v that the flag says."""
+    torch.manual_seed(0)
+    C, heads, L = 32, 4, 16
+    block = AttentionBlock(C, heads, UNetConfig(use_new_attention_order=new_order))
+    torch.nn.init.normal_(block.proj_out.weight)
+    x = torch.randn(2, C, 4, 4)
+
+    flat = x.reshape(2, C, L)
+    normed = torch.nn.functional.group_norm(flat, 32)
+    qkv = torch.einsum("oc,bcl->bol", block.qkv.weight[..., 0], normed) + block.qkv.bias[:, None]
+    d, h = C // heads, []
+    for head in range(heads):
+        if new_order:  # q of all heads, then k of all heads, then v
+            q, k, v = (qkv[:, part * C + head * d : part * C + (head + 1) * d] for part in range(3))
+        else:  # q, k, v of the first head, then of the second
+            q, k, v = (qkv[:, (3 * head + part) * d : (3 * head + part + 1) * d] for part in range(3))
+        weight = torch.softmax(torch.einsum("bdl,bdm->blm", q, k) / math.sqrt(d), dim=-1)
+        h.append(torch.einsum("blm,bdm->bdl", weight, v))
+    expected = flat + torch.einsum("oc,bcl->bol", block.proj_out.weight[..., 0], torch.cat(h, 1)) + block.proj_out.bias[:, None]
+    torch.testing.assert_close(block(x).reshape(2, C, L), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_heads_by_number_and_by_channels_agree():
+    torch.testing.assert_close(output(unet(num_heads=4)), output(unet(num_head_channels=8)))
+    assert not torch.allclose(output(unet(num_heads=4)), output(unet(num_heads=2)))
+    assert not torch.allclose(output(unet(num_heads=2)), output(unet(num_heads=2, num_heads_upsample=4)))
+
+
+def test_checkpointing_changes_no_number():
+    plain, recomputed = unet(), unet(use_checkpoint=True)
+    for model in (plain, recomputed):
+        output(model).square().mean().backward()
+    torch.testing.assert_close(output(plain), output(recomputed), rtol=0, atol=0)
+    for a, b in zip(plain.parameters(), recomputed.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)
+
+
+def test_dropout_only_in_training():
+    model = unet(dropout=0.5)
+    assert not torch.equal(output(model.train()), output(model.train()))
+    torch.testing.assert_close(output(model.eval()), output(unet().eval()))
+
+
+def test_classes():
+    model = unet(class_cond=True)
+    zero, one = (output(model, torch.tensor([y, y])) for y in (0, 1))
+    assert model.label_emb.weight.shape[0] == 2
+    assert not torch.allclose(zero, one)
+    with pytest.raises(ConfigError, match="class_cond"):
+        output(model)
+    with pytest.raises(ConfigError, match="class_cond"):
+        output(unet(), torch.tensor([0, 1]))
+
+
+def test_float16_is_close():
+    model = unet(use_fp16=True)
+    assert output(model).dtype == torch.float32
+    full = output(unet())
+    assert (output(model) - full).abs().max() < 0.02 * full.abs().max()
+    assert not torch.equal(output(model), full)
+
+
+def test_output_channels_follow_learn_sigma():
+    assert output(unet(learn_sigma=False)).shape[1] == 1
+    assert output(unet(learn_sigma=True)).shape[1] == 2
+
+
+@pytest.mark.parametrize("size, levels", [(512, (1, 1, 2, 2, 4, 4)), (256, (1, 1, 2, 2, 4, 4)), (128, (1, 1, 2, 3, 4)), (64, (1, 2, 3, 4))])
+def test_default_levels(size, levels):
+    assert UNetConfig(image_size=size).multipliers == levels
+
+
+def test_attends_where_the_resolution_is_asked_for_and_in_the_middle():
+    model = UNetModel(UNetConfig(16, 1, 32, 1, (1, 1, 1), attention_resolutions=(8,), num_heads=1), 1)
+    where = {name.split(".attn")[0].rsplit(".", 1)[0] for name, m in model.named_modules() if isinstance(m, AttentionBlock)}
+    # 16 -> block 1, down -> 2, 8 -> block 3, down -> 4, 4 -> block 5; upwards two blocks a level
+    assert where == {"input_blocks.3", "middle_block", "output_blocks.2", "output_blocks.3"}
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [({"num_channels": 48}, "num_channels"), ({"image_size": 15}, "image_size"), ({"image_size": 48, "channel_mult": ""}, "channel_mult"),
+     ({"num_heads": 5}, "num_heads"), ({"num_head_channels": 7}, "num_head_channels"), ({"dropout": 1.0}, "dropout"),
+     ({"attention_resolutions": "0"}, "attention_resolutions"), ({"num_res_blocks": 0}, "num_res_blocks"),
+     ({"no_such_flag": 1}, "no_such_flag"), ({"num_channels": "many"}, "num_channels"), ({"learn_sigma": "perhaps"}, "learn_sigma")],
+)  # fmt: skip
+def test_what_cannot_be_built_is_refused_by_name(flags, word):
+    with pytest.raises(ConfigError, match=f"--{word}"):
+        create_model_and_diffusion(**{**TINY, **flags})
