@@ -196,11 +196,9 @@ def likely_flag(name, found, wanted):
         return "--num_channels"
     if re.search(r"qkv|proj_out|\.norm\.", name):
         return "--attention_resolutions"
-    if re.search(r"\.op\.|\.conv\.", name):
-        return "--resblock_updown, --channel_mult or --num_res_blocks"
     if name.startswith(("prior.", "posterior.")):
         return "--num_filters, --latent_dim or --no_convs_per_block"
-    return "--channel_mult or --num_res_blocks"
+    return "--channel_mult, --num_res_blocks or --resblock_updown"
 
 
 def _size(tensor):

@@ -48,7 +48,7 @@ def make_phantom(seed, index, size=128, num_raters=8):
 def draw_probabilities(rng):
     """{mode: probability}: nodules that all see in half of the cases, and the other answers in any proportion."""
     absent = max(0.0, rng.uniform(-MAX_ABSENT, MAX_ABSENT))
-    present = (1 - absent) * rng.dirichlet([4, 4, 4])
+    present = (1 - absent) * rng.dirichlet([6, 6, 6])
     return {**{name: float(p) for name, p in zip(MODES, present)}, "absent": float(absent)}
 
 
@@ -74,7 +74,7 @@ def wave(rng, theta, amplitude):
 def render(rng, masks, probabilities, size):
     """The image [H, W] in [0, 1]: the nodule whose grey levels show the probabilities, on lung with vessels."""
     pixel = size / 128
-    image = LUNG + 0.03 * smooth_noise(rng, size, 6 * pixel)
+    image = LUNG + 0.02 * smooth_noise(rng, size, 6 * pixel)
     for _ in range(rng.integers(3, 7)):
         image = np.maximum(image, vessel(rng, size))
     if rng.random() < 0.4:
@@ -87,7 +87,7 @@ def render(rng, masks, probabilities, size):
     nodule = ndimage.gaussian_filter(np.maximum(nodule, masks["tight"]), 0.6 * pixel)
     image = image * (1 - nodule) + (LUNG + contrast) * nodule
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), 0.5)
-    return np.clip(image + 0.02 * noise, 0, 1)
+    return np.clip(image + 0.012 * noise, 0, 1)
 
 
 def smooth_noise(rng, size, sigma):

@@ -28,11 +28,10 @@ PRESETS = {
         "rescale_timesteps": False, "lr": 1e-4, "batch_size": 20,
     },
     "demo": {  # learns in minutes on two CPU cores
-        "image_size": 64, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1, 1),
-        "num_heads": 1, "attention_resolutions": (16,), "use_scale_shift_norm": True, "learn_sigma": False,
-        "predict_xstart": True, "mask_low": -1.0, "noise_schedule": "cosine",
-        "lr": 1e-3, "batch_size": 16, "lr_anneal_steps": 1200, "ema_rate": (0.999,),
-        "log_interval": 50, "save_interval": 600,
+        "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1, 1),
+        "num_heads": 1, "attention_resolutions": (8,), "num_filters": (8, 16, 24), "predict_xstart": True,
+        "mask_low": -1.0, "noise_schedule": "cosine", "lr": 2e-3, "batch_size": 8, "lr_anneal_steps": 3000,
+        "ema_rate": (0.999,), "save_interval": 1000,
     },
 }  # fmt: skip
 

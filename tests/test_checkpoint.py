@@ -1,0 +1,137 @@
+"""Checkpoints: what they hold, what is refused, and those of the published code."""
+
+import pathlib
+
+import pytest
+import torch
+from helpers import TINY
+
+from guided_diffusion import checkpoint
+from guided_diffusion.checkpoint import CheckpointError
+from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
+
+PUBLISHED = {"image_size": 16, "image_channels": 4, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
+             "attention_resolutions": "8", "num_heads": 1, "learn_sigma": True, "use_scale_shift_norm": False}  # fmt: skip
+
+
+def published_model(**flags):
+    torch.manual_seed(1)
+    model = create_model_and_diffusion(**{**PUBLISHED, **flags})[0]
+    for p in model.parameters():
+        torch.nn.init.normal_(p)
+    return model
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_bare_state_dicts_of_the_published_code_load(tmp_path, prefix):
+    model = published_model()
+    torch.save({prefix + name: value for name, value in model.state_dict().items()}, tmp_path / "savedmodel.pt")
+    segmenter, _ = load_segmenter(str(tmp_path / "savedmodel.pt"), PUBLISHED)
+    for a, b in zip(segmenter.model.parameters(), model.parameters()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "flags, word",
+    [({"num_channels": 64}, "--num_channels"), ({"learn_sigma": False}, "--learn_sigma"), ({"use_scale_shift_norm": True}, "--use_scale_shift_norm"),
+     ({"channel_mult": "1,2"}, "--channel_mult"), ({"attention_resolutions": "16"}, "--attention_resolutions"),
+     ({"num_res_blocks": 2}, "--num_res_blocks"), ({"resblock_updown": True}, "--resblock_updown"), ({"image_channels": 2}, "--image_channels")],
+)  # fmt: skip
+def test_a_mismatch_names_the_weight_and_the_likely_flag(tmp_path, flags, word):
+    path = str(tmp_path / "savedmodel.pt")
+    torch.save(published_model().state_dict(), path)
+    with pytest.raises(CheckpointError) as error:
+        load_segmenter(path, {**PUBLISHED, **flags})
+    assert path in str(error.value) and "model." in str(error.value)
+    assert word in str(error.value).split("Likely:")[1]
+
+
+def test_a_picture_model_of_three_channels_is_refused_so(tmp_path):
+    path = str(tmp_path / "64x64_diffusion.pt")
+    torch.save(published_model(image_channels=2).state_dict(), path)
+    with pytest.raises(CheckpointError, match="takes 3 channels.*a model of 3 makes pictures"):
+        load_segmenter(path, PUBLISHED)
+
+
+def test_classes_in_a_checkpoint_are_named(tmp_path):
+    path = str(tmp_path / "m.pt")
+    torch.save(published_model(class_cond=True).state_dict(), path)
+    with pytest.raises(CheckpointError, match="class_cond"):
+        load_segmenter(path, PUBLISHED)
+
+
+def test_damaged_foreign_and_missing_files_are_refused_and_nothing_in_them_runs(tmp_path):
+    whole = tmp_path / "whole.pt"
+    torch.save(published_model().state_dict(), whole)
+    content = whole.read_bytes()
+    files = {"cut.pt": content[: len(content) // 2], "empty.pt": b"", "text.pt": b"hello"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"time_embed.0.weight": Payload(tmp_path / "owned")}, tmp_path / "payload.pt")
+    for name in (*files, "foreign.pt", "list.pt", "payload.pt", "missing.pt", "."):
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+            checkpoint.load(str(tmp_path / name))
+    assert not (tmp_path / "owned").exists()
+
+
+def state(step, value=0.0):
+    segmenter = create_segmenter(TINY)
+    with torch.no_grad():
+        next(segmenter.parameters()).fill_(value)
+    return {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": step, "flags": dict(TINY),
+            "weights": segmenter.state_dict(), "ema": {}}  # fmt: skip
+
+
+def test_saving_keeps_every_step_and_renews_the_newest(tmp_path):
+    for step in (3, 12):
+        checkpoint.save(str(tmp_path), state(step, value=step))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["savedmodel.pt", "savedmodel000003.pt", "savedmodel000012.pt"]
+    newest, path, skipped = checkpoint.find_newest(str(tmp_path))
+    assert newest["step"] == 12 and path.endswith("savedmodel000012.pt") and skipped == []
+    for name, step in (("savedmodel.pt", 12), ("savedmodel000003.pt", 3)):
+        plain = torch.load(tmp_path / name, weights_only=True)
+        assert plain["step"] == step and plain["weights"]["model.time_embed.0.weight"].eq(step).all()
+
+
+def test_a_failed_save_leaves_the_old_one_and_nothing_half_written(tmp_path, monkeypatch):
+    checkpoint.save(str(tmp_path), state(1))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def full(value, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(str(tmp_path), state(2))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_the_newest_whole_one_is_found_behind_a_damaged_one(tmp_path):
+    for step in (1, 2):
+        checkpoint.save(str(tmp_path), state(step))
+    newest = tmp_path / "savedmodel000002.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    found, path, skipped = checkpoint.find_newest(str(tmp_path))
+    assert found["step"] == 1 and "savedmodel000002.pt" in skipped[0]
+    (tmp_path / "savedmodel000001.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
+        checkpoint.find_newest(str(tmp_path))
+
+
+def test_flags_that_contradict_a_checkpoint_are_named_with_both_values(tmp_path):
+    path = checkpoint.save(str(tmp_path), {**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}})
+    with pytest.raises(CheckpointError, match=r"--num_channels 32, not 64"):
+        load_segmenter(path, {"num_channels": 64, "attention_resolutions": (8,)})

@@ -1,0 +1,274 @@
+"""The scripts, run as users run them: the paper's commands, the whole way, and every refusal in one line."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, TINY, as_arguments, assert_refused, run_script
+from PIL import Image
+
+# The paper's README, word for word but for the notebook's leading "!"
+MODEL_FLAGS = (
+    "--image_size 128 --num_channels 128 --class_cond False --num_res_blocks 2 --num_heads 1 --learn_sigma True "
+    "--use_scale_shift_norm False --attention_resolutions 16"
+)
+DIFFUSION_FLAGS = "--diffusion_steps 1000 --noise_schedule linear --rescale_learned_sigmas False --rescale_timesteps False"
+TRAIN_FLAGS = "--lr 1e-4 --batch_size 20"
+LAUNCHER = "-m torch.distributed.launch --nproc_per_node=2"
+# Its network, cut down to what two cores train in seconds: the same flags, given again
+SHORT = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1", "--num_filters=4,8", "--batch_size=2", "--iterations=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(cases, tmp_path_factory):
+    """The log folder of a tiny model trained by the script."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2",
+                      "--log_interval=2", *as_arguments(TINY))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def sample(cases, trained, out, *more):
+    return run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt",
+                      f"--out_dir={out}", "--num_ensemble=2", "--timestep_respacing=4", *more)  # fmt: skip
+
+
+def samples_of(out):
+    return {path.name: np.load(path)["samples"] for path in sorted(out.glob("*_samples.npz"))}
+
+
+# -- the paper's commands ---------------------------------------------------------------------------------------------
+
+
+def test_the_papers_commands(tmp_path):
+    flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
+    data = ["--data_dir", str(ROOT / "data" / "training")]
+    done = run_script("segmentation_train", *data, *TRAIN_FLAGS.split(), *flags, *SHORT, cwd=tmp_path,
+                      launcher=LAUNCHER.split(), env={"CUDA_VISIBLE_DEVICES": "0,4"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stdout or "2 x cuda" in done.stdout
+    assert (tmp_path / "results" / "savedmodel.pt").exists()
+
+    data = ["--data_dir", str(ROOT / "data" / "testing")]
+    done = run_script("segmentation_sample", *data, "--model_path", "./results/savedmodel.pt", "--num_ensemble=4", *flags,
+                      *SHORT[:4], "--timestep_respacing=2", "--num_samples=2", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "results" / "samples").glob("*_output?.png"))) == 8
+
+
+@pytest.mark.slow
+def test_the_papers_training_command_at_full_size(tmp_path):
+    """One step of the 85.6 million parameters, with a smaller batch only; then one mask of two steps."""
+    flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
+    data = ROOT / "data"
+    done = run_script("segmentation_train", "--data_dir", data / "training", *TRAIN_FLAGS.split(), *flags, "--batch_size=1",
+                      "--iterations=1", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "85,603,842 parameters" in done.stdout
+    done = run_script("segmentation_sample", "--data_dir", data / "testing", "--model_path", "./results/savedmodel.pt",
+                      "--num_ensemble=1", *flags, "--timestep_respacing=2", "--num_samples=1", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_quotes_the_papers_commands():
+    text = (ROOT / "README.md").read_text()
+    for flags in (MODEL_FLAGS, DIFFUSION_FLAGS, TRAIN_FLAGS):
+        assert flags in text
+    assert ("CUDA_VISIBLE_DEVICES=0,4 python -m torch.distributed.launch --nproc_per_node=2 scripts/segmentation_train.py "
+            "--data_dir ./data/training $TRAIN_FLAGS $MODEL_FLAGS $DIFFUSION_FLAGS") in text  # fmt: skip
+    assert ("python scripts/segmentation_sample.py  --data_dir ./data/testing  --model_path ./results/savedmodel.pt "
+            "--num_ensemble=4 $MODEL_FLAGS $DIFFUSION_FLAGS") in text  # fmt: skip
+    assert len(text.splitlines()) < 200
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_two_processes_on_half_the_batch_equal_one_on_the_whole(cases, tmp_path):
+    """The same draws, and so the same gradients but for rounding: compared by what AdamW averages of them."""
+    states = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={out}", "--iterations=1",
+                          f"--batch_size={4 // processes}", *as_arguments(TINY),
+                          launcher=["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"])  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        states.append(torch.load(out / "savedmodel.pt", weights_only=True))
+    one, two = states
+    assert one["samples"] == two["samples"] == 4
+    for a, b in zip(one["optimizer"]["state"].values(), two["optimizer"]["state"].values()):
+        torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-3, atol=1e-6)
+
+
+def test_two_processes_resume_bit_for_bit(cases, tmp_path):
+    def train(name, iterations):
+        done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
+                          "--batch_size=2", "--schedule_sampler=loss-second-moment", *as_arguments({**TINY, "diffusion_steps": 2}),
+                          launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"])  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True)
+
+    straight = train("straight", 6)
+    train("parts", 3)
+    resumed = train("parts", 6)
+    for key in ("weights", "schedule_sampler"):
+        assert all(torch.equal(a, b) for a, b in zip(straight[key].values(), resumed[key].values()))
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def test_sampling_writes_masks_samples_and_a_sheet_for_every_case(cases, trained, tmp_path):
+    done = sample(cases, trained, tmp_path, "--median_blur=3", "--threshold=0.4")
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    assert len(names) == 6 * (2 + 2) and not any(name.startswith(".") for name in names)
+    for path in cases.glob("phantom*"):
+        case = path.name
+        with np.load(tmp_path / f"{case}_samples.npz") as file:
+            assert file["samples"].shape == (2, 16, 16) and file["samples"].dtype == np.float32
+            told = {key: file[key].item() for key in file.files if key != "samples"}
+        assert told["seed"] == 0 and told["sampler"] == "ddpm" and told["steps"] == 4 and len(told["checkpoint"]) == 16
+        for k in range(2):
+            mask = Image.open(tmp_path / f"{case}_output{k}.png")
+            assert mask.size == (16, 16) and set(np.unique(np.asarray(mask))) <= {0, 255}
+        assert {f"{case}_sheet.png", f"{case}_output0.png", f"{case}_output1.png"} <= names
+
+
+def test_a_mask_depends_on_seed_case_and_number_alone(cases, trained, tmp_path):
+    sample(cases, trained, tmp_path / "a", "--batch_size=5", "--num_ensemble=3")
+    sample(cases, trained, tmp_path / "b", "--batch_size=2", "--num_samples=2")
+    sample(cases, trained, tmp_path / "c", "--seed=1", "--num_samples=2")
+    a, b, c = (samples_of(tmp_path / name) for name in "abc")
+    assert len(a) == 6 and len(b) == 2
+    for name in b:
+        np.testing.assert_allclose(a[name][:2], b[name], atol=1e-5)
+        assert not np.allclose(b[name], c[name])
+
+
+def test_processes_share_the_cases(cases, trained, tmp_path):
+    done = sample(cases, trained, tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", "--num_ensemble=2",
+                      f"--out_dir={tmp_path / 'two'}", "--timestep_respacing=4",
+                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = samples_of(tmp_path / "one"), samples_of(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], atol=1e-5)
+
+
+def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
+    sample(cases, trained, tmp_path)
+    (tmp_path / "phantom0002_samples.npz").unlink()
+    done = sample(cases, trained, tmp_path)
+    assert done.returncode == 0 and "1 of 6 cases to draw" in done.stdout
+    assert_refused(sample(cases, trained, tmp_path, "--seed=5"), "seed 0, not 5", "--overwrite")
+    done = sample(cases, trained, tmp_path, "--num_ensemble=1", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*_output*.png"))) == 6  # none is left of the larger ensemble
+
+
+def test_raw_and_averaged_weights_and_ddim_and_unclipped(cases, trained, tmp_path):
+    results = []
+    for name, more in {"ema": [], "raw": ["--weights=raw"], "ddim": ["--use_ddim", "True"], "noisy": ["--use_ddim", "--eta=1"],
+                       "unclipped": ["--clip_denoised=False"]}.items():  # fmt: skip
+        done = sample(cases, trained, tmp_path / name, "--num_samples=1", *more)
+        assert done.returncode == 0, done.stderr
+        results.append(samples_of(tmp_path / name)["phantom0000_samples.npz"])
+    for i, a in enumerate(results):
+        assert all(not np.allclose(a, b) for b in results[i + 1 :])
+
+
+def test_images_without_labels_can_be_segmented(cases, trained, tmp_path):
+    folder = tmp_path / "data" / "x"
+    folder.mkdir(parents=True)
+    (folder / "image_x.png").write_bytes((cases / "phantom0000" / "image_phantom0000.png").read_bytes())
+    done = sample(tmp_path / "data", trained, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "x_sheet.png").exists()
+
+
+def test_evaluation_of_samples(cases, trained, tmp_path):
+    sample(cases, trained, tmp_path)
+    done = run_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "metrics.json").read_text())
+    assert summary["cases"] == 6 and "ged_2" in summary["figures"] and "6 of 6 cases" in done.stdout
+    assert f"{summary['figures']['ged_2']['mean']:.4f}" in done.stdout
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 7
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--batchsize=3"], ["--batchsize is no flag", "--batch_size?"]),
+        (["--class_cond=True"], ["--class_cond", "no classes"]),
+        (["--use_kl=True", "--rescale_learned_sigmas=True"], ["--use_kl", "--rescale_learned_sigmas"]),
+        (["--learn_sigma=False", "--rescale_learned_sigmas=True"], ["--rescale_learned_sigmas", "--learn_sigma"]),
+        (["--diffusion_steps=20", "--noise_schedule=linear"], ["--diffusion_steps", "alpha_bar reaches 0"]),
+        (["--noise_schedule=sine"], ["--noise_schedule sine", "linear, cosine"]),
+        (["--image_size=18", "--channel_mult=1,1,1"], ["--image_size 18", "halved"]),
+        (["--batch_size=0"], ["--batch_size 0"]),
+        (["--microbatch=0"], ["--microbatch 0"]),
+        (["--lr=fast"], ["--lr fast", "a number"]),
+        (["--lr_anneal_steps=5", "--iterations=9"], ["--iterations 9", "--lr_anneal_steps"]),
+        (["--schedule_sampler=loss"], ["--schedule_sampler loss"]),
+        (["--ema_rate=2"], ["--ema_rate"]),
+        (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
+        (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
+        (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),
+        (["--preset=huge"], ["huge"]),
+    ],
+)
+def test_bad_training_flags(cases, tmp_path, flags, words):
+    case = tmp_path / "modalities" / "a"
+    case.mkdir(parents=True)
+    for name in ("image_t1.png", "image_t2.png", "label0_.png"):
+        (case / name).write_bytes((cases / "phantom0000" / "label0_.png").read_bytes())
+    flags = [flag.replace("{modalities}", str(tmp_path / "modalities")) for flag in flags]
+    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), *flags)
+    assert_refused(done, *words)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "log").exists()  # nothing half-written
+
+
+def test_bad_sampling_flags(cases, trained, tmp_path):
+    damaged = tmp_path / "damaged.pt"
+    damaged.write_bytes((trained / "savedmodel.pt").read_bytes()[:5000])
+    for flags, words in [
+        (["--num_channels=64"], ["--num_channels 32, not 64"]),
+        (["--noise_schedule=linear"], ["--noise_schedule cosine, not linear"]),
+        (["--num_ensemble=0"], ["--num_ensemble 0"]),
+        (["--timestep_respacing=41"], ["--timestep_respacing", "40 timesteps cannot give 41"]),
+        (["--eta=0.5"], ["--eta", "--use_ddim"]),
+        (["--median_blur=2"], ["--median_blur 2", "odd"]),
+        (["--threshold=1.5"], ["--threshold 1.5"]),
+        ([f"--model_path={damaged}"], [str(damaged), "truncated"]),
+        (["--model_path=/nowhere.pt"], ["/nowhere.pt", "no such checkpoint"]),
+        (["--data_dir=/nowhere"], ["/nowhere"]),
+    ]:
+        done = sample(cases, trained, tmp_path / "out", *flags)
+        assert_refused(done, *words)
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+
+def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path):
+    done = sample(cases, trained, tmp_path, "--ngpu=2", "--local_rank=0", "--local-rank=0", "--num_samples=1")
+    assert done.returncode == 0 and "--ngpu 2 has no effect" in done.stderr and "local" not in done.stderr
+    assert_refused(run_script("segmentation_train"), "--data_dir is missing")
+    assert_refused(run_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={cases}"), str(cases), "no samples")
+
+
+def test_help_lists_every_flag_with_its_default():
+    done = run_script("segmentation_train", "--help")
+    assert done.returncode == 0
+    for text in ("--attention_resolutions", "[16,8]", "--kl_weight", "[0.001]", "--iterations", "[60000]"):
+        assert text in done.stdout

@@ -1,0 +1,71 @@
+"""Imports point one way, and importing does nothing."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+PACKAGE = ROOT / "guided_diffusion"
+
+# module -> the modules of ours that it may import
+ALLOWED = {
+    "__init__": set(),
+    "nn": set(),
+    "losses": set(),
+    "phantom": set(),
+    "metrics": set(),
+    "postprocess": set(),
+    "lidcloader": set(),
+    "dist_util": set(),
+    "logger": {"dist_util"},
+    "checkpoint": set(),
+    "gaussian_diffusion": {"nn", "losses"},
+    "respace": {"nn", "gaussian_diffusion"},
+    "sampling": {"nn", "gaussian_diffusion"},
+    "resample": {"nn"},
+    "unet": {"nn"},
+    "distribution": {"nn"},
+    "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "sampling"},
+    "visualize": {"postprocess"},
+    "ensemble": {"nn", "checkpoint", "lidcloader", "postprocess", "visualize"},
+    "train_util": {"nn", "checkpoint", "dist_util", "lidcloader", "logger", "resample"},
+    "script_util": {"nn", "checkpoint", "distribution", "gaussian_diffusion", "lidcloader", "respace", "segmentation", "unet"},
+}
+OPTIONAL = {"visdom", "mpi4py", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}
+
+
+def imports(path):
+    """(modules of ours, top-level names of others imported at module level)."""
+    tree = ast.parse(path.read_text())
+    ours = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            ours |= {node.module} if node.module else {alias.name for alias in node.names}
+    others = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    others |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
+    return ours, others
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_imports_point_one_way(path):
+    ours, others = imports(path)
+    assert ours <= ALLOWED[path.stem], f"{path.stem} imports {ours - ALLOWED[path.stem]}"
+    assert not others & OPTIONAL
+
+
+def test_importing_has_no_effect():
+    """No connection, file, environment variable, device or global random state is touched by importing everything."""
+    code = """
+import os, socket, sys, torch, numpy, scipy.ndimage, PIL.Image, blobfile, tqdm
+before = dict(os.environ), torch.get_rng_state(), torch.get_default_dtype()
+def refuse(*a, **k): raise AssertionError("a connection at import")
+socket.socket.connect = refuse
+for name in sys.argv[1:]: __import__(f"guided_diffusion.{name}")
+assert before[0] == dict(os.environ) and torch.equal(before[1], torch.get_rng_state())
+assert before[2] == torch.get_default_dtype() and not torch.cuda.is_initialized()
+assert not torch.distributed.is_initialized()
+"""
+    names = [path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=ROOT)

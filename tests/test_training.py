@@ -1,0 +1,176 @@
+"""The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
+
+import csv
+
+import pytest
+import torch
+from helpers import TINY
+
+from guided_diffusion import checkpoint, script_util
+from guided_diffusion.dist_util import Processes
+from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.train_util import EMA, TrainConfig, Trainer, find_start
+
+CONFIGS = (TrainConfig, *script_util.MODEL_CONFIGS)
+
+
+@pytest.fixture
+def train(cases, tmp_path):
+    """train(folder name, **flags) trains a tiny model and returns the trainer."""
+    dataset = LIDCDataset(cases, 16, 1)
+
+    def run(name, **given):
+        defaults = {"iterations": 6, "batch_size": 4, "log_interval": 2, "save_interval": 3, "lr": 1e-3, "seed": 3, "dropout": 0.1}
+        given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
+        configs = script_util.configs_from_flags(given, *CONFIGS)
+        flags = script_util.flags_from_configs(*configs)
+        start = find_start(configs[0], flags)
+        torch.manual_seed(0)
+        trainer = Trainer(script_util.create_segmenter(flags), dataset, configs[0], Processes({}), flags, start)
+        trainer.run()
+        return trainer
+
+    return run
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def learnt(trainer):
+    return {key: value for key, value in trainer.state().items() if key != "flags"}
+
+
+@pytest.mark.parametrize("flags", [{}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True}])
+def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
+    straight = train("straight", **flags)
+    train("parts", iterations=3, **flags)
+    resumed = train("parts", log_interval=1, save_interval=2, **flags)
+    assert straight.steps_done == resumed.steps_done == 6
+    assert same(learnt(straight), learnt(resumed))
+    other = train("other", **{**flags, "seed": 4})
+    assert not same(learnt(straight)["weights"], learnt(other)["weights"])
+
+
+def test_microbatches_are_all_used_and_averaged(train):
+    whole, parts = train("whole", dropout=0.0, iterations=1), train("parts", dropout=0.0, iterations=1, microbatch=3)
+    assert float(whole.grad_norm) == pytest.approx(float(parts.grad_norm), rel=1e-4)
+    for a, b in zip(whole.optimizer.state.values(), parts.optimizer.state.values()):
+        torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-3, atol=1e-6)
+
+
+def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train):
+    for trained in (True, False):
+        trainer = train(f"encoders-{trained}", train_encoders=trained, kl_weight=1.0)
+        torch.manual_seed(0)
+        fresh = script_util.create_segmenter(TINY).state_dict()
+        moved = {name for name, value in trainer.segmenter.state_dict().items() if not torch.equal(value, fresh[name])}
+        assert all(name in moved for name in fresh if name.startswith("model."))
+        assert all((name in moved) == trained for name in fresh if not name.startswith("model."))
+        assert all(state["step"] == 6 for state in trainer.optimizer.state.values())  # one step per batch
+
+
+def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
+    trainer = train("anneal", iterations=60_000, lr_anneal_steps=4)
+    assert trainer.steps_done == 4
+    rows = list(csv.DictReader(open(f"{trainer.config.log_dir}/progress.csv")))
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.75e-3, 0.25e-3])
+
+
+def test_ema_warms_up_and_is_saved(train):
+    module = torch.nn.Linear(1, 1, bias=False)
+    ema = EMA(module, (0.9999,))
+    with torch.no_grad():
+        average = module.weight.item()
+        for step in range(20):
+            module.weight.fill_(step)
+            ema.update(step)
+            rate = min(0.9999, (1 + step) / (10 + step))
+            average = rate * average + (1 - rate) * step
+    assert ema.weights["0.9999"]["weight"].item() == pytest.approx(average, rel=1e-5)
+
+    trainer = train("ema", ema_rate="0.5,0.9999")
+    stored = torch.load(f"{trainer.config.log_dir}/savedmodel.pt", weights_only=True)
+    assert list(stored["ema"]) == ["0.5", "0.9999"] and stored["ema"]["0.5"].keys() == stored["weights"].keys()
+
+
+def test_log_and_progress(train, tmp_path):
+    train("log", iterations=4)
+    train("log", iterations=7)
+    rows = list(csv.DictReader(open(tmp_path / "log" / "progress.csv")))
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 7]
+    assert [int(row["samples"]) for row in rows] == [8, 16, 24, 28]
+    for row in rows:
+        assert float(row["loss"]) == pytest.approx(sum(float(row[k]) for k in ("mse", "vb", "kl")), rel=1e-4)
+        assert float(row["samples_per_second"]) > 0 and float(row["grad_norm"]) > 0
+        assert any(row[f"loss_q{q}"] for q in range(4))
+    log = (tmp_path / "log" / "log.txt").read_text()
+    assert "starting afresh: 6 cases" in log and "continuing" in log and "step 7" in log
+
+
+def test_rows_beyond_the_checkpoint_are_dropped_when_a_broken_run_continues(train, tmp_path):
+    train("broken", iterations=6, save_interval=4)
+    (tmp_path / "broken" / "savedmodel000006.pt").unlink()
+    train("broken", iterations=6, save_interval=4)
+    rows = list(csv.DictReader(open(tmp_path / "broken" / "progress.csv")))
+    assert [int(row["step"]) for row in rows] == [2, 4, 6]
+
+
+def test_quartiles_hold_the_losses_of_their_timesteps(train):
+    from guided_diffusion.train_util import LossMeter
+
+    meter = LossMeter(40, "cpu")
+    t = torch.tensor([0, 9, 10, 35])
+    meter.add({"loss": torch.tensor([1.0, 3.0, 5.0, 7.0])}, t, torch.tensor([1.0, 3.0, 1.0, 1.0]))
+    means = meter.read(Processes({}))
+    assert means == {"loss": pytest.approx((1 + 9 + 5 + 7) / 6), "loss_q0": 2.5, "loss_q1": 5.0, "loss_q3": 7.0}
+    assert meter.weight.sum() == 0
+
+
+def test_other_flags_than_the_folders_are_named(train):
+    train("flags")
+    with pytest.raises(checkpoint.CheckpointError, match=r"--lr 0.001, not 0.002.*--log_dir"):
+        train("flags", lr=2e-3)
+    with pytest.raises(checkpoint.CheckpointError, match="--num_channels 32, not 64"):
+        train("flags", num_channels=64)
+    with pytest.raises(checkpoint.CheckpointError, match="empty folder"):
+        train("flags", resume="never")
+
+
+def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_another_model(train, tmp_path):
+    first = train("first")
+    path = str(tmp_path / "first" / "savedmodel.pt")
+    second = train("second", resume_checkpoint=path, lr=1e-4, iterations=7)
+    assert second.steps_done == 7 and second.samples == first.samples + 4
+    with pytest.raises(checkpoint.CheckpointError, match="--num_channels 32, not 64"):
+        train("third", resume_checkpoint=path, num_channels=64)
+    again = train("second", resume_checkpoint=path, lr=1e-4, iterations=8)  # the same command continues
+    assert again.steps_done == 8
+
+
+def test_resumes_from_the_published_files(train, tmp_path):
+    """A bare U-Net with its average and its optimizer beside it, as the published code leaves them."""
+    torch.manual_seed(7)
+    model, average = (script_util.create_model_and_diffusion(**TINY)[0] for _ in range(2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape)
+    optimizer.step()
+    torch.save({f"module.{k}": v for k, v in model.state_dict().items()}, tmp_path / "savedmodel000100.pt")
+    torch.save(average.state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
+    torch.save(optimizer.state_dict(), tmp_path / "optsavedmodel000100.pt")
+
+    trainer = train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=100)
+    assert trainer.steps_done == 100  # nothing to do, so that what was loaded can be looked at
+    for name, value in model.state_dict().items():
+        assert torch.equal(trainer.segmenter.state_dict()[f"model.{name}"], value)
+        assert torch.equal(trainer.ema.weights["0.9999"][f"model.{name}"], average.state_dict()[name])
+    for ours, theirs in zip(trainer.segmenter.model.parameters(), model.parameters()):
+        assert torch.equal(trainer.optimizer.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
+    assert train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).steps_done == 102
