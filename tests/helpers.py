@@ -48,7 +48,7 @@ def seeded_weights(module, seed):
 def run_script(name, *arguments, cwd=ROOT, env=None, launcher=()):
     """Run scripts/NAME.py; returns the completed process, with its text."""
     command = [sys.executable, *launcher, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=900)
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300)
 
 
 def assert_refused(process, *words):

@@ -93,7 +93,7 @@ def test_two_processes_on_half_the_batch_equal_one_on_the_whole(cases, tmp_path)
         out = tmp_path / str(processes)
         done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={out}", "--iterations=1",
                           f"--batch_size={4 // processes}", *as_arguments(TINY),
-                          launcher=["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"])  # fmt: skip
+                          launcher=["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"])  # fmt: skip
         assert done.returncode == 0, done.stderr
         states.append(torch.load(out / "savedmodel.pt", weights_only=True))
     one, two = states
@@ -106,7 +106,7 @@ def test_two_processes_resume_bit_for_bit(cases, tmp_path):
     def train(name, iterations):
         done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
                           "--batch_size=2", "--schedule_sampler=loss-second-moment", *as_arguments({**TINY, "diffusion_steps": 2}),
-                          launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"])  # fmt: skip
+                          launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
         assert done.returncode == 0, done.stderr
         return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True)
 
@@ -153,7 +153,7 @@ def test_processes_share_the_cases(cases, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", "--num_ensemble=2",
                       f"--out_dir={tmp_path / 'two'}", "--timestep_respacing=4",
-                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"])  # fmt: skip
+                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
     assert done.returncode == 0, done.stderr
     one, two = samples_of(tmp_path / "one"), samples_of(tmp_path / "two")
     assert one.keys() == two.keys()
