@@ -9,7 +9,7 @@ setup(
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
     python_requires=">=3.10",
-    install_requires=["torch>=2.6", "numpy>=1.24", "pillow>=10", "scipy>=1.10", "blobfile>=3", "tqdm>=4.65"],
+    install_requires=["torch>=2.6", "numpy>=1.24", "pillow>=10", "scipy>=1.15", "blobfile>=3", "tqdm>=4.65"],
     extras_require={
         "visdom": VISDOM,
         "mpi": ["mpi4py>=4", "mpich"],

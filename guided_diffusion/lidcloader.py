@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
@@ -100,7 +101,8 @@ class LIDCDataset(torch.utils.data.Dataset):
 
     def _read_all(self):
         faults = []
-        for index, (_, folder) in enumerate(self.folders):
+        shown = tqdm(self.folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
+        for index, (_, folder) in enumerate(shown):
             try:
                 arrays = self._read(folder)
             except DataError as error:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 
 from tqdm import tqdm
 
@@ -47,10 +48,10 @@ class Logger(NullLogger):
         self.text.write(text + "\n")
 
     def metrics(self, values):
-        """One row: {column: number}; a column without a number stays empty."""
-        self.writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in values.items()})
-        shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
-        self.info(", ".join(shown))
+        """One row: {column: number}; a column without a number stays empty. The line leaves the quartiles to the table."""
+        texts = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        self.writer.writerow(texts)
+        self.info(", ".join(f"{key} {text}" for key, text in texts.items() if not re.search(r"_q\d$", key)))
 
     def progress(self, start, total, unit):
         return tqdm(initial=start, total=total, unit=unit, dynamic_ncols=True, mininterval=0.5)

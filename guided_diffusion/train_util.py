@@ -287,7 +287,7 @@ class Trainer:
         (then, steps_then), self.logged = self.logged, (time.monotonic(), self.steps_done)
         drawn = (self.steps_done - steps_then) * self.config.batch_size * self.processes.world_size
         self.logger.metrics({
-            "step": self.steps_done, "samples": self.samples, **means, "grad_norm": float(self.grad_norm),
+            "step": self.steps_done, "samples": self.samples, **{k: means[k] for k in self.columns() if k in means}, "grad_norm": float(self.grad_norm),
             "lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": drawn / (self.logged[0] - then),
         })  # fmt: skip
         bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", "mse", "vb", "kl") if name in means})

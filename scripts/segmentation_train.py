@@ -8,6 +8,8 @@ On several GPUs, with the paper's flags:
     torchrun --nproc_per_node=2 scripts/segmentation_train.py --preset cimd --data_dir data/training
 """
 
+import os
+
 import torch
 
 from guided_diffusion import script_util
@@ -26,6 +28,7 @@ def main(argv=None):
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
         flags = script_util.flags_from_configs(*configs)
+        flags["data_dir"] = os.path.normpath(flags["data_dir"])  # however it is typed, it is the same folder
         config, data_config, unet = configs[:3]
 
         check_train_config(config)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, as_arguments, assert_refused, run_script
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
 from PIL import Image
 
 # The paper's README, word for word but for the notebook's leading "!"
@@ -24,14 +24,14 @@ SHORT = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1", "--num_fi
 def trained(cases, tmp_path_factory):
     """The log folder of a tiny model trained by the script."""
     folder = tmp_path_factory.mktemp("trained")
-    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2",
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2",
                       "--log_interval=2", *as_arguments(TINY))  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def sample(cases, trained, out, *more):
-    return run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt",
+    return call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt",
                       f"--out_dir={out}", "--num_ensemble=2", "--timestep_respacing=4", *more)  # fmt: skip
 
 
@@ -58,7 +58,6 @@ def test_the_papers_commands(tmp_path):
     assert len(list((tmp_path / "results" / "samples").glob("*_output?.png"))) == 8
 
 
-@pytest.mark.slow
 def test_the_papers_training_command_at_full_size(tmp_path):
     """One step of the 85.6 million parameters, with a smaller batch only; then one mask of two steps."""
     flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
@@ -194,7 +193,7 @@ def test_images_without_labels_can_be_segmented(cases, trained, tmp_path):
 
 def test_evaluation_of_samples(cases, trained, tmp_path):
     sample(cases, trained, tmp_path)
-    done = run_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={tmp_path}")
+    done = call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={tmp_path}")
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "metrics.json").read_text())
     assert summary["cases"] == 6 and "ged_2" in summary["figures"] and "6 of 6 cases" in done.stdout
@@ -233,7 +232,7 @@ def test_bad_training_flags(cases, tmp_path, flags, words):
     for name in ("image_t1.png", "image_t2.png", "label0_.png"):
         (case / name).write_bytes((cases / "phantom0000" / "label0_.png").read_bytes())
     flags = [flag.replace("{modalities}", str(tmp_path / "modalities")) for flag in flags]
-    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), *flags)
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), *flags)
     assert_refused(done, *words)
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "log").exists()  # nothing half-written
@@ -263,12 +262,18 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
 def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path, "--ngpu=2", "--local_rank=0", "--local-rank=0", "--num_samples=1")
     assert done.returncode == 0 and "--ngpu 2 has no effect" in done.stderr and "local" not in done.stderr
-    assert_refused(run_script("segmentation_train"), "--data_dir is missing")
-    assert_refused(run_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={cases}"), str(cases), "no samples")
+    assert_refused(call_script("segmentation_train"), "--data_dir is missing")
+    assert_refused(call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={cases}"), str(cases), "no samples")
+
+
+def test_a_refusal_in_a_process_of_its_own(tmp_path):
+    done = run_script("segmentation_train", "--data_dir=/nowhere", "--preset=demo", cwd=tmp_path)
+    assert_refused(done, "segmentation_train.py: /nowhere: no such folder")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_lists_every_flag_with_its_default():
-    done = run_script("segmentation_train", "--help")
+    done = call_script("segmentation_train", "--help")
     assert done.returncode == 0
     for text in ("--attention_resolutions", "[16,8]", "--kl_weight", "[0.001]", "--iterations", "[60000]"):
         assert text in done.stdout

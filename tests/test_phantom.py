@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from helpers import ROOT, assert_refused, run_script
+from helpers import ROOT, assert_refused, call_script
 from PIL import Image
 
 from guided_diffusion import metrics, phantom
@@ -86,8 +86,8 @@ def test_the_shipped_data_are_small():
 
 
 def test_script(tmp_path):
-    done = run_script("make_phantom", f"--out={tmp_path / 'set'}", "--num_cases=2", "--size=32", "--raters=5", "--seed=7")
+    done = call_script("make_phantom", f"--out={tmp_path / 'set'}", "--num_cases=2", "--size=32", "--raters=5", "--seed=7")
     assert done.returncode == 0, done.stderr
     assert LIDCDataset(tmp_path / "set")[1].raters.shape == (5, 32, 32)
-    assert_refused(run_script("make_phantom", f"--out={tmp_path / 'set'}"), "not empty")
-    assert_refused(run_script("make_phantom"), "--out is missing")
+    assert_refused(call_script("make_phantom", f"--out={tmp_path / 'set'}"), "not empty")
+    assert_refused(call_script("make_phantom"), "--out is missing")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import TINY, as_arguments, run_script
+from helpers import TINY, as_arguments, call_script
 
 from guided_diffusion.lidcloader import DataConfig, LIDCDataset
 
@@ -34,11 +34,11 @@ def test_lidc_labels_are_jpeg_some_empty_and_swollen_without_the_threshold(real_
 @pytest.mark.parametrize("name", SETS)
 def test_trains_three_steps_and_samples(real_data, name, tmp_path):
     data = f"--data_dir={real_data / name / 'training'}"
-    done = run_script("segmentation_train", data, f"--log_dir={tmp_path}", "--iterations=3", "--batch_size=2", *FLAGS)
+    done = call_script("segmentation_train", data, f"--log_dir={tmp_path}", "--iterations=3", "--batch_size=2", *FLAGS)
     assert done.returncode == 0, done.stderr
-    done = run_script("segmentation_sample", data, f"--model_path={tmp_path}/savedmodel.pt", f"--out_dir={tmp_path / 'out'}",
+    done = call_script("segmentation_sample", data, f"--model_path={tmp_path}/savedmodel.pt", f"--out_dir={tmp_path / 'out'}",
                       "--num_samples=2", "--num_ensemble=2", "--timestep_respacing=3")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*_output?.png"))) == 4
-    done = run_script("segmentation_evaluate", data, f"--samples={tmp_path / 'out'}")
+    done = call_script("segmentation_evaluate", data, f"--samples={tmp_path / 'out'}")
     assert done.returncode == 0 and f"2 of {SETS[name][0]} cases" in done.stdout
