@@ -82,7 +82,9 @@ def load(path):
         if content["version"] != VERSION:
             raise CheckpointError(f"{path}: written by another version of this program (format {content['version']})")
         return content
-    if isinstance(content, dict) and any(key.endswith("time_embed.0.weight") for key in content):
+    if isinstance(content, dict) and all(isinstance(key, str) for key in content) and any(
+        key.endswith("time_embed.0.weight") for key in content
+    ):
         return _published(path, content)
     raise CheckpointError(f"{path}: not a checkpoint of this program or of the published code")
 
@@ -176,6 +178,17 @@ def load_weights(module, weights, source, prefix=""):
         hint = likely_flag(first, weights.get(first), wanted.get(first))
         raise CheckpointError(f"{source}: does not fit the model: {'; '.join(told[:3])}. Likely: {hint}")
     module.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+
+
+def check_optimizer(state, parameters, source):
+    """CheckpointError: an optimizer's stored state does not fit the first of the `parameters`, to which it belongs."""
+    entries = state.get("state") if isinstance(state, dict) else None
+    fits = isinstance(entries, dict) and all(
+        index < len(parameters) and "exp_avg" in entry and entry["exp_avg"].shape == parameters[index].shape
+        for index, entry in entries.items()
+    )
+    if not fits:
+        raise CheckpointError(f"{source}: its optimizer does not fit the model; move optsavedmodel*.pt away to start it afresh")
 
 
 def likely_flag(name, found, wanted):

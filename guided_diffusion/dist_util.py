@@ -5,6 +5,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from .nn import ConfigError
+
 
 class Processes:
     """
@@ -18,7 +20,10 @@ class Processes:
         self.rank = int(environ.get("RANK", 0))
         self.world_size = int(environ.get("WORLD_SIZE", 1))
         local_rank = int(environ.get("LOCAL_RANK", 0))
-        self.device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if 0 < gpus <= local_rank:
+            raise ConfigError(f"process {local_rank} of this machine has no GPU: {gpus} are visible; --nproc_per_node={gpus}?")
+        self.device = torch.device("cuda", local_rank) if gpus else torch.device("cpu")
 
     def start(self):
         """Join the process group, if there are several processes."""

@@ -54,6 +54,10 @@ class AxisAlignedConvGaussian(nn.Module):
 
     def __init__(self, input_channels, num_filters, no_convs_per_block, latent_dim, initializers=None, posterior=False):
         super().__init__()
+        if not num_filters or min(*num_filters, 1) < 1:
+            raise ConfigError(f"--num_filters {tuple(num_filters)}: whole numbers of at least 1 are needed, e.g. 32,64,128,192")
+        if latent_dim < 1 or no_convs_per_block < 1:
+            raise ConfigError(f"--latent_dim {latent_dim} and --no_convs_per_block {no_convs_per_block}: at least 1 is needed")
         self.latent_dim = latent_dim
         self.posterior = posterior
         self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)

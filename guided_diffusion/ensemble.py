@@ -1,5 +1,7 @@
 """Ensembles of masks for many cases: drawn in batches across cases, each case written as soon as it is whole."""
 
+import hashlib
+import json
 import os
 import re
 import zipfile
@@ -53,13 +55,23 @@ def check_sample_config(config):
         raise ConfigError(f"--threshold {config.threshold}: a number between 0 and 1 is needed")
 
 
-def identity(config, num_steps, checkpoint_hash):
-    """What decides a case's files, as plain values: equal identities mean equal masks."""
+def identity(config, segmenter, flags, checkpoint_hash):
+    """
+    What decides every case's files, as plain values; with a case's own `image_hash`, equal ones mean equal masks.
+
+    flags  the flags of data and model that the segmenter was built with
+    """
     return {
         "seed": config.seed, "num_ensemble": config.num_ensemble, "sampler": config.sampler, "eta": config.eta,
-        "steps": num_steps, "clip_denoised": config.clip_denoised, "weights": config.weights,
-        "checkpoint": checkpoint_hash, "threshold": config.threshold, "median_blur": config.median_blur,
+        "steps": segmenter.diffusion.num_timesteps, "clip_denoised": config.clip_denoised, "weights": config.weights,
+        "threshold": config.threshold, "median_blur": config.median_blur, "checkpoint": checkpoint_hash,
+        "flags": json.dumps(flags, sort_keys=True),
     }  # fmt: skip
+
+
+def image_hash(case):
+    """The first 16 hexadecimal digits of the SHA-256 of a case's first image channel, as the network sees it."""
+    return hashlib.sha256(case.image[0].numpy().tobytes()).hexdigest()[:16]
 
 
 @torch.inference_mode()
@@ -95,7 +107,7 @@ def write_case(out_dir, case, samples, made_by):
     made_by  what `identity` gave
     """
     masks = binarise(samples, made_by["threshold"], made_by["median_blur"])
-    old = re.compile(re.escape(case.id) + r"_output\d+\.png")
+    old = re.compile(re.escape(case.id) + r"_(samples\.npz|output\d+\.png)")
     for name in os.listdir(out_dir):
         if old.fullmatch(name):
             os.unlink(os.path.join(out_dir, name))
@@ -104,7 +116,8 @@ def write_case(out_dir, case, samples, made_by):
     page = visualize.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
     _write_picture(os.path.join(out_dir, f"{case.id}_sheet.png"), page)
     raw = samples_path(out_dir, case.id)
-    checkpoint.write_atomically(raw, lambda file: np.savez_compressed(file, samples=samples, **made_by))
+    told = {**made_by, "image": image_hash(case)}
+    checkpoint.write_atomically(raw, lambda file: np.savez_compressed(file, samples=samples, **told))
 
 
 def _write_picture(path, picture):
@@ -124,6 +137,8 @@ def read_case(path):
             samples = file["samples"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again with --overwrite") from error
+    if missing := {"threshold", "median_blur", "image"} - set(made_by):
+        raise DataError(f"{path}: not written by this program, for it lacks {', '.join(sorted(missing))}; remove it")
     return samples, made_by
 
 
@@ -140,6 +155,7 @@ def unfinished(dataset, indices, out_dir, made_by, overwrite):
             left.append(index)
             continue
         _, before = read_case(path)
+        made_by = {**made_by, "image": image_hash(dataset[index])}
         if unlike := [f"{name} {before.get(name)}, not {value}" for name, value in made_by.items() if before.get(name) != value]:
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
     return left

@@ -207,11 +207,19 @@ def check_data_config(config):
 
 
 def find_cases(directory):
-    """[(name, folder)] of every folder at or below `directory` that holds an image or a label, in the order of their names."""
+    """
+    [(name, folder)] of every folder at or below `directory` that holds an image or a label, in the order of their names.
+
+    Links to folders are followed, each folder once.
+    """
     if not os.path.isdir(directory):
         raise DataError(f"{directory}: no such folder (--data_dir)")
-    cases = {}
-    for folder, _, files in os.walk(directory):
+    cases, seen = {}, set()
+    for folder, subfolders, files in os.walk(directory, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            subfolders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
         if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
             continue
         relative = os.path.relpath(folder, directory)
@@ -306,8 +314,9 @@ def read_image(file, intensity_range=None):
         raise DataError(f"{file}: not all values are finite; repair or remove it")
     if full_scale:
         return (array / full_scale).astype(np.float32)
+    array = array.astype(np.float64)  # before the difference, which 16-bit integers cannot hold
     low, high = intensity_range or (array.min(), array.max())
-    return np.clip((array.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+    return np.clip((array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
 
 
 def read_label(file, config=DataConfig()):

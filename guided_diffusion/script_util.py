@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import re
 import sys
 import types
 import typing
@@ -142,7 +143,7 @@ def parse_command_line(classes, description, argv=None):
     for name in (*RETIRED, "local_rank", "local-rank"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
 
-    given, unknown = parser.parse_known_args(argv)
+    given, unknown = parser.parse_known_args(join_negative_values(sys.argv[1:] if argv is None else argv))
     given = vars(given)
     preset = PRESETS[given.pop("preset")] if "preset" in given else {}
     given.pop("local_rank", None)
@@ -152,6 +153,17 @@ def parse_command_line(classes, description, argv=None):
         name = unknown[0].lstrip("-").split("=")[0]
         parse_flags({name: ""}, *(classes if unknown[0].startswith("--") else ()))
     return parse_flags(given, *classes), pick_flags(preset, *classes)
+
+
+def join_negative_values(argv):
+    """`--name -1000,400` as `--name=-1000,400`: argparse takes a list that begins with a minus for a flag."""
+    joined = []
+    for word in argv:
+        if re.match(r"-[\d.]", word) and joined and re.fullmatch(r"--\w+", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def show_value(value):
@@ -184,6 +196,12 @@ def check_flags(flags):
             f"--iterations {flags['iterations']} goes beyond --lr_anneal_steps {flags['lr_anneal_steps']}, "
             "where the learning rate is 0: raise that too"
         )
+
+
+def refuse_remote(name, path):
+    """Refuse a blob store as a folder to write; checkpoints are read from one."""
+    if "://" in path:
+        raise ConfigError(f"--{name} {path}: results are written to local folders only; name one and copy it")
 
 
 def refuse_classes(flags):

@@ -33,6 +33,8 @@ class AmbiguousSegmenter(nn.Module):
         super().__init__()
         if not -1 <= config.mask_low < 1:
             raise ConfigError(f"--mask_low {config.mask_low}: a value from -1 to below 1 is needed")
+        if not 0 <= config.kl_weight < float("inf"):
+            raise ConfigError(f"--kl_weight {config.kl_weight}: a number of at least 0 is needed")
         self.model, self.prior, self.posterior = model, prior, posterior
         self.diffusion, self.config = diffusion, config
         for encoder in (prior, posterior):

@@ -1,5 +1,6 @@
 """The training loop, and the exponential moving average of the weights."""
 
+import math
 import os
 import time
 from contextlib import nullcontext
@@ -63,7 +64,9 @@ def check_train_config(config):
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
     if config.microbatch is not None and config.microbatch < 1:
         raise ConfigError(f"--microbatch {config.microbatch}: at least 1 is needed, or -1 for the whole batch")
-    if not config.lr > 0:
+    if not math.isfinite(config.weight_decay):
+        raise ConfigError(f"--weight_decay {config.weight_decay}: a number is needed")
+    if not 0 < config.lr < math.inf:
         raise ConfigError(f"--lr {config.lr}: a positive number is needed")
     if not config.ema_rate or not all(0 <= rate < 1 for rate in config.ema_rate):
         raise ConfigError("--ema_rate: rates from 0 to below 1 are needed, e.g. 0.9999")
@@ -130,13 +133,18 @@ def find_start(config, flags):
     CheckpointError: flags at odds with it, or a folder in use with --resume never.
     """
     if config.resume == "never":
-        used = [name for name in ("log.txt", checkpoint.NEWEST) if os.path.exists(os.path.join(config.log_dir, name))]
-        if used:
+        used = sorted(os.listdir(config.log_dir)) if os.path.isdir(config.log_dir) else []
+        if used := [name for name in used if name != ".gitkeep"]:
             raise checkpoint.CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
     else:
         state, path, lines = checkpoint.find_newest(config.log_dir)
         if state is not None:
             _refuse_other_flags(state, path, flags, FREE_FLAGS, "use another --log_dir, or the folder's flags")
+            if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"]["resume_checkpoint"]:
+                raise checkpoint.CheckpointError(
+                    f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
+                    "use another --log_dir"
+                )
             return state, path, lines
 
     if not config.resume_checkpoint:
@@ -314,13 +322,16 @@ class Trainer:
     def resume(self, state, path):
         """Take over a checkpoint's state, or as much of it as a published one has."""
         published = state["flags"] is None
-        checkpoint.load_weights(self.segmenter, state["weights"], path, "model." if published else "")
+        prefix = "model." if published else ""
+        for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
+            checkpoint.load_weights(self.segmenter, weights, path, prefix)
         self.ema.load(state["weights"], state["ema"])
         self.steps_done, self.samples = state["step"], state["samples"]
-        if not published:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule_sampler.load_state_dict(state["schedule_sampler"])
-            self.scaler.load_state_dict(state["scaler"])
-        elif state["optimizer"] is not None:
-            # The published optimizer had the U-Net's parameters, which are the first of ours.
+        if state["optimizer"] is not None:
+            # Its settings are this run's. A published one had the U-Net's parameters, which are the first of ours.
+            checkpoint.check_optimizer(state["optimizer"], self.trained, path)
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
+        if not published:
+            self.scaler.load_state_dict(state["scaler"])
+            if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
+                self.schedule_sampler.load_state_dict(state["schedule_sampler"])

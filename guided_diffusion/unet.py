@@ -263,9 +263,11 @@ def count_heads(channels, num_heads, config):
 
 def check_unet(config):
     """Refuse, by the flag's name, what the U-Net cannot be built with."""
-    for name in ("image_size", "image_channels", "num_channels", "num_res_blocks", "num_heads"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
+    counts = ("image_size", "image_channels", "num_channels", "num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels")
+    for name in counts:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}: at least 1 is needed")
     if config.num_channels % 32:
         raise ConfigError(f"--num_channels {config.num_channels}: group norm has 32 groups, so a multiple of 32 is needed")
     if not config.multipliers or min(config.multipliers) < 1:

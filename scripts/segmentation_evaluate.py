@@ -44,10 +44,10 @@ def score(samples, raters):
 
 
 def mean_and_interval(values):
-    """Mean, and its 95 % bootstrap interval over the cases (percentiles of 10,000 draws)."""
+    """Mean, and its 95 % bootstrap interval over the cases (percentiles of 10,000 draws); None with a single case."""
     values = np.asarray(values)
     if len(values) < 2:
-        return float(values.mean()), [float("nan")] * 2
+        return float(values.mean()), None
     drawn = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
     return float(values.mean()), [float(end) for end in drawn.confidence_interval]
 
@@ -55,7 +55,7 @@ def mean_and_interval(values):
 def score_folder(dataset, folder):
     """{case: figures} of every case of `dataset` that has samples in `folder`. DataError: not one has."""
     rows = {}
-    for index, (name, _) in enumerate(dataset.folders):
+    for index, (name, folder_of_case) in enumerate(dataset.folders):
         path = ensemble.samples_path(folder, name)
         if not os.path.exists(path):
             continue
@@ -63,6 +63,8 @@ def score_folder(dataset, folder):
         raters = dataset[index].raters.numpy() > 0.5
         if samples.shape[1:] != raters.shape[1:]:
             raise DataError(f"{path}: {samples.shape[1:]} pixels, but the other samples have {raters.shape[1:]}")
+        if made_by["image"] != ensemble.image_hash(dataset[index]):
+            raise DataError(f"{path}: drawn for another image than that in {folder_of_case}; is --data_dir right?")
         rows[name] = score(binarise(samples, made_by["threshold"], made_by["median_blur"]), raters)
     if not rows:
         raise DataError(f"{folder}: no samples of the cases in {dataset.directory}; draw them with segmentation_sample.py")
@@ -88,9 +90,10 @@ def write_report(folder, rows, num_cases):
     summary = {"cases": len(rows), "figures": {}}
     print(f"{len(rows)} of {num_cases} cases\n{'':20s} {'mean':>8s}   95 % interval over cases")
     for name in names:
-        mean, (low, high) = mean_and_interval([row[name] for row in rows.values() if name in row])
+        mean, interval = mean_and_interval([row[name] for row in rows.values() if name in row])
+        low, high = interval or (None, None)
         summary["figures"][name] = {"mean": mean, "low": low, "high": high}
-        print(f"{name:20s} {mean:8.4f}   {low:.4f} to {high:.4f}")
+        print(f"{name:20s} {mean:8.4f}   " + (f"{low:.4f} to {high:.4f}" if interval else "-"))
     with open(os.path.join(folder, "metrics.json"), "w", encoding="utf-8") as file:
         json.dump(summary, file, indent=1)
         file.write("\n")

@@ -24,6 +24,7 @@ def main(argv=None):
         given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
         (config,) = script_util.configs_from_flags(given, SampleConfig)
         ensemble.check_sample_config(config)
+        script_util.refuse_remote("out_dir", config.out_dir)
         for name in ("data_dir", "model_path"):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")
@@ -34,7 +35,7 @@ def main(argv=None):
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)
 
         processes = Processes()  # they share the cases and have nothing to tell each other
-        made_by = ensemble.identity(config, segmenter.diffusion.num_timesteps, checkpoint.fingerprint(config.model_path))
+        made_by = ensemble.identity(config, segmenter, script_util.json_like(flags), checkpoint.fingerprint(config.model_path))
         os.makedirs(config.out_dir, exist_ok=True)
         chosen = range(len(dataset))[: config.num_samples][processes.rank :: processes.world_size]
         left = ensemble.unfinished(dataset, chosen, config.out_dir, made_by, config.overwrite)

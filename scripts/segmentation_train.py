@@ -27,13 +27,14 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        flags = script_util.flags_from_configs(*configs)
-        flags["data_dir"] = os.path.normpath(flags["data_dir"])  # however it is typed, it is the same folder
         config, data_config, unet = configs[:3]
-
         check_train_config(config)
+        script_util.refuse_remote("log_dir", config.log_dir)
         if not config.data_dir:
             raise ConfigError("--data_dir is missing: name the folder of cases to train on")
+        flags = script_util.flags_from_configs(*configs)
+        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
+
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
         start = find_start(config, flags)

@@ -16,7 +16,7 @@ import torch
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
-# A U-Net of some ten thousand parameters, with a short process: seconds, not minutes
+# A small U-Net with a short process: seconds, not minutes
 TINY = {
     "image_size": 16, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
     "attention_resolutions": "8", "num_heads": 2, "diffusion_steps": 40, "noise_schedule": "cosine",
@@ -48,6 +48,16 @@ def seeded_weights(module, seed):
     return module
 
 
+def nonzero(module):
+    """Fill the layers that start at zero, behind which nothing else would be seen to learn."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in module.parameters():
+            if not p.any():
+                p.copy_(0.1 * torch.randn(p.shape, generator=generator))
+    return module
+
+
 def run_script(name, *arguments, cwd=ROOT, env=None, launcher=()):
     """Run scripts/NAME.py in a process of its own, as a user does; returns the completed process, with its text."""
     command = [sys.executable, *launcher, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
@@ -72,5 +82,6 @@ def assert_refused(process, *words):
     """The process ended with status 2 and one line that has all the words, without a traceback."""
     assert process.returncode == 2, process.stderr
     assert "Traceback" not in process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     for word in words:
         assert word in process.stderr, process.stderr

@@ -79,8 +79,9 @@ def test_damaged_foreign_and_missing_files_are_refused_and_nothing_in_them_runs(
         (tmp_path / name).write_bytes(data)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({0: torch.zeros(2)}, tmp_path / "numbers.pt")
     torch.save({"time_embed.0.weight": Payload(tmp_path / "owned")}, tmp_path / "payload.pt")
-    for name in (*files, "foreign.pt", "list.pt", "payload.pt", "missing.pt", "."):
+    for name in (*files, "foreign.pt", "list.pt", "numbers.pt", "payload.pt", "missing.pt", "."):
         with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
             checkpoint.load(str(tmp_path / name))
     assert not (tmp_path / "owned").exists()

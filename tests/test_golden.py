@@ -98,6 +98,9 @@ def test_training_terms_and_gradients(name):
     segmenter = AmbiguousSegmenter(model.train(), diffusion, *encoders(arrays, case["encoder"]))
     image = arrays["image"].expand(-1, 4, -1, -1)
     terms = segmenter(image, arrays["mask"], arrays["t"], arrays["noise"])
+    x_t = diffusion.q_sample(arrays["mask"], arrays["t"], arrays["noise"])
+    output = segmenter.denoiser(image)(x_t, diffusion.network_timesteps(arrays["t"]))
+    torch.testing.assert_close(output[:, :1], arrays["model_output"], rtol=0, atol=2e-5)
     for term in ("mse", "vb", "kl", "loss"):
         torch.testing.assert_close(terms[term].double(), arrays[f"terms/{term}"].double(), rtol=1e-4, atol=0)
 

@@ -18,7 +18,7 @@ ALLOWED = {
     "metrics": set(),
     "postprocess": set(),
     "lidcloader": set(),
-    "dist_util": set(),
+    "dist_util": {"nn"},
     "logger": {"dist_util"},
     "checkpoint": set(),
     "gaussian_diffusion": {"nn", "losses"},
@@ -43,6 +43,8 @@ def imports(path):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             ours |= {node.module} if node.module else {alias.name for alias in node.names}
+        names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+        assert not any(name and name.startswith("guided_diffusion") for name in names), "import by relative names"
     others = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     others |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
     return ours, others

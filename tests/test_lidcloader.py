@@ -63,6 +63,25 @@ def test_16_bit_npy_and_nifti_images(tmp_path):
     torch.testing.assert_close(windowed[1].image, (own_range * 2).clamp(max=1))
 
 
+@pytest.mark.parametrize("dtype", [np.int16, np.int8, np.uint8])
+def test_integer_images_do_not_overflow(tmp_path, dtype):
+    info = np.iinfo(dtype)
+    case(tmp_path)
+    (tmp_path / "a" / "image_a.png").unlink()
+    np.save(tmp_path / "a" / "image.npy", np.array([info.min] * 32 + [info.max] * 31 + [0], dtype).reshape(8, 8))
+    image = LIDCDataset(tmp_path, image_channels=1)[0].image.flatten()
+    assert image[0] == 0 and image[40] == 1
+    assert image[-1].item() == pytest.approx(-info.min / (info.max - info.min), abs=1e-6)
+
+
+def test_links_to_cases_are_followed_once(tmp_path):
+    case(tmp_path / "store", "a")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "store" / "a" / "loop").symlink_to(tmp_path / "data")
+    assert [name for name, _ in LIDCDataset(tmp_path / "data").folders] == ["linked"]
+
+
 def test_modalities_must_fill_the_channels(tmp_path):
     case(tmp_path)
     picture(tmp_path / "a" / "image_t2.png", np.full((8, 8), 102, np.uint8))

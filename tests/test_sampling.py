@@ -89,7 +89,7 @@ def test_same_noise_gives_same_samples_whatever_the_batch():
     torch.testing.assert_close(whole, torch.cat(single), rtol=0, atol=1e-6)
 
 
-def test_ddpm_is_not_noisy_at_the_end_and_ddim_draws_nothing_at_eta_0():
+def test_ddpm_adds_no_noise_at_the_end_and_ddim_none_at_eta_0():
     diffusion = create_gaussian_diffusion(DiffusionConfig(timestep_respacing="5"))
     x_T = torch.randn(2, 1, 4, 4)
     loud = lambda k, x: torch.full_like(x, 1e6) if k == 4 else torch.zeros_like(x)  # noqa: E731

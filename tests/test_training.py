@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, nonzero
 
 from guided_diffusion import checkpoint, script_util
 from guided_diffusion.dist_util import Processes
@@ -26,7 +26,7 @@ def train(cases, tmp_path):
         flags = script_util.flags_from_configs(*configs)
         start = find_start(configs[0], flags)
         torch.manual_seed(0)
-        trainer = Trainer(script_util.create_segmenter(flags), dataset, configs[0], Processes({}), flags, start)
+        trainer = Trainer(nonzero(script_util.create_segmenter(flags)), dataset, configs[0], Processes({}), flags, start)
         trainer.run()
         return trainer
 
@@ -62,6 +62,7 @@ def test_microbatches_are_all_used_and_averaged(train):
     whole, parts = train("whole", dropout=0.0, iterations=1), train("parts", dropout=0.0, iterations=1, microbatch=3)
     assert float(whole.grad_norm) == pytest.approx(float(parts.grad_norm), rel=1e-4)
     for a, b in zip(whole.optimizer.state.values(), parts.optimizer.state.values()):
+        assert a["exp_avg"].any()
         torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-3, atol=1e-6)
 
 
@@ -69,7 +70,7 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
     for trained in (True, False):
         trainer = train(f"encoders-{trained}", train_encoders=trained, kl_weight=1.0)
         torch.manual_seed(0)
-        fresh = script_util.create_segmenter(TINY).state_dict()
+        fresh = nonzero(script_util.create_segmenter(TINY)).state_dict()
         moved = {name for name, value in trainer.segmenter.state_dict().items() if not torch.equal(value, fresh[name])}
         assert all(name in moved for name in fresh if name.startswith("model."))
         assert all((name in moved) == trained for name in fresh if not name.startswith("model."))
@@ -150,8 +151,26 @@ def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_an
     assert second.steps_done == 7 and second.samples == first.samples + 4
     with pytest.raises(checkpoint.CheckpointError, match="--num_channels 32, not 64"):
         train("third", resume_checkpoint=path, num_channels=64)
+    with pytest.raises(checkpoint.CheckpointError, match="did not start from --resume_checkpoint"):
+        train("first", resume_checkpoint=path)
+    fourth = train("fourth", resume_checkpoint=path, weight_decay=0.3, schedule_sampler="loss-second-moment", iterations=7)
+    assert fourth.optimizer.param_groups[0]["weight_decay"] == 0.3 and fourth.schedule_sampler.counts.sum() == 4
     again = train("second", resume_checkpoint=path, lr=1e-4, iterations=8)  # the same command continues
     assert again.steps_done == 8
+
+
+def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
+    model, other = (script_util.create_model_and_diffusion(**{**TINY, "num_channels": n})[0] for n in (32, 64))
+    path = tmp_path / "savedmodel000100.pt"
+    torch.save(model.state_dict(), path)
+    torch.save(other.state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+        train("ema", resume_checkpoint=str(path))
+    (tmp_path / "emasavedmodel_0.9999_000100.pt").unlink()
+    for bad in ({"lr": 1}, torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}}):
+        torch.save(bad, tmp_path / "optsavedmodel000100.pt")
+        with pytest.raises(checkpoint.CheckpointError, match="optimizer does not fit"):
+            train("optimizer", resume_checkpoint=str(path))
 
 
 def test_resumes_from_the_published_files(train, tmp_path):

@@ -123,7 +123,9 @@ def test_attends_where_the_resolution_is_asked_for_and_in_the_middle():
 @pytest.mark.parametrize(
     "flags, word",
     [({"num_channels": 48}, "num_channels"), ({"image_size": 15}, "image_size"), ({"image_size": 48, "channel_mult": ""}, "channel_mult"),
-     ({"num_heads": 5}, "num_heads"), ({"num_head_channels": 7}, "num_head_channels"), ({"dropout": 1.0}, "dropout"),
+     ({"num_heads": 5}, "num_heads"), ({"num_head_channels": 7}, "num_head_channels"),
+     ({"num_head_channels": 0}, "num_head_channels"), ({"num_heads_upsample": -2}, "num_heads_upsample"), ({"num_filters": ""}, "num_filters"),
+     ({"latent_dim": 0}, "latent_dim"), ({"dropout": 1.0}, "dropout"),
      ({"attention_resolutions": "0"}, "attention_resolutions"), ({"num_res_blocks": 0}, "num_res_blocks"),
      ({"no_such_flag": 1}, "no_such_flag"), ({"num_channels": "many"}, "num_channels"), ({"learn_sigma": "perhaps"}, "learn_sigma")],
 )  # fmt: skip
