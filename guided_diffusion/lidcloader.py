@@ -14,18 +14,14 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
+
+from .image_files import DataError, is_jpeg, read_image, read_label, resize
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
-JPEG = (".jpg", ".jpeg")
 CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
 FAULTS_SHOWN = 20
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and the remedy, a line for each broken case."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ class LIDCDataset(torch.utils.data.Dataset):
         return self._fit(folder, image, raters)
 
     def _read_label(self, file):
-        mask, levels = read_label(file, self.config)
+        mask, levels = read_label(file, self.config.label_threshold, self.config.merge_labels)
         if levels > 2 and is_jpeg(file):
             self._levels.add(file)
         return mask
@@ -258,86 +254,3 @@ def same_size(files, arrays):
             sizes = " but ".join(f"{a.shape[1]}x{a.shape[0]} in {os.path.basename(f)}" for f, a in ((files[0], arrays[0]), (file, array)))
             raise DataError(f"{file}: {sizes}; all files of a case must have one size")
     return arrays
-
-
-def is_jpeg(file):
-    return file.lower().endswith(JPEG)
-
-
-def read_pixels(file):
-    """
-    The values of a grey image file, [H, W], and the full scale of its type (None for NPY and NIfTI).
-
-    Colour is turned into luminance. DataError: unreadable, or not a picture of two dimensions.
-    """
-    try:
-        if file.lower().endswith(".npy"):
-            array, full_scale = np.load(file, allow_pickle=False), None
-        elif file.lower().endswith((".nii", ".nii.gz")):
-            array, full_scale = _read_nifti(file), None
-        else:
-            array, full_scale = _read_picture(file)
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise anything at all on damaged files
-        raise DataError(f"{file}: cannot be read ({error}); replace or remove it") from error
-    array = np.squeeze(array)
-    if array.ndim != 2 or array.size == 0:
-        raise DataError(f"{file}: its shape is {array.shape}; one slice of two dimensions is wanted")
-    return array, full_scale
-
-
-def _read_picture(file):
-    with Image.open(file) as picture:
-        if picture.mode.startswith("I") or picture.mode == "F":
-            return np.asarray(picture).astype(np.float64), 65535
-        if picture.mode == "1":
-            return np.asarray(picture).astype(np.uint8) * 255, 255
-        return np.asarray(picture.convert("L")), 255
-
-
-def _read_nifti(file):
-    try:
-        import nibabel
-    except ImportError:
-        raise DataError(f'{file}: NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
-    return np.asarray(nibabel.load(file).dataobj).T
-
-
-def read_image(file, intensity_range=None):
-    """
-    One modality [H, W], float32 in [0, 1]: 8 bit / 255, 16 bit / 65535, NPY and NIfTI by `intensity_range` (values
-    outside are clipped) or else by their own minimum and maximum.
-    """
-    array, full_scale = read_pixels(file)
-    if not np.isfinite(array).all():
-        raise DataError(f"{file}: not all values are finite; repair or remove it")
-    if full_scale:
-        return (array / full_scale).astype(np.float32)
-    array = array.astype(np.float64)  # before the difference, which 16-bit integers cannot hold
-    low, high = intensity_range or (array.min(), array.max())
-    return np.clip((array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-
-
-def read_label(file, config=DataConfig()):
-    """
-    One rater's mask [H, W] bool, and the number of levels in the file.
-
-    A lossless label has one or two levels and its foreground is the upper one (a single level: all of it, if it is not
-    0); more are classes and want merge_labels. A JPEG label is cut at label_threshold.
-    """
-    array, full_scale = read_pixels(file)
-    if not np.isfinite(array).all():
-        raise DataError(f"{file}: not all values are finite; repair or remove it")
-    levels = np.unique(array)
-    if is_jpeg(file):
-        return array > config.label_threshold * full_scale, len(levels)
-    if len(levels) > 2 and not config.merge_labels:
-        raise DataError(f"{file}: {len(levels)} levels in a mask; several classes? --merge_labels takes all but 0 as foreground")
-    background = 0 if config.merge_labels or len(levels) == 1 else levels[0]
-    return array != background, len(levels)
-
-
-def resize(plane, side):
-    """[H, W] float32 -> [side, side], linear, averaging where it shrinks."""
-    return np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR))

@@ -4,7 +4,10 @@ import csv
 import os
 import re
 
+import torch
 from tqdm import tqdm
+
+QUARTILES = 4  # of the timesteps, in which losses are told apart
 
 
 class NullLogger:
@@ -67,3 +70,34 @@ def read_rows(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row.get("step", "").isdigit()]
+
+
+class LossMeter:
+    """Means of loss terms between two lines of the log, overall and by quartile of t, without waiting for the device."""
+
+    def __init__(self, num_timesteps, device):
+        self.num_timesteps = num_timesteps
+        self.weight = torch.zeros(QUARTILES, device=device)
+        self.sums = {}
+
+    def add(self, terms, t, weights):
+        """Take in terms {name: [B]} at timesteps t [B] with their importance weights [B]."""
+        quartile = t * QUARTILES // self.num_timesteps
+        self.weight.index_add_(0, quartile, weights)
+        for name, values in terms.items():
+            total = self.sums.setdefault(name, torch.zeros_like(self.weight))
+            total.index_add_(0, quartile, values.detach() * weights)
+
+    def read(self, processes):
+        """{name: mean, name_q0 .. name_q3: mean of the quartile, where any t fell into it}, and start afresh."""
+        weight = processes.sum(self.weight).cpu()
+        means = {}
+        for name, total in self.sums.items():
+            total = processes.sum(total).cpu()
+            means[name] = float(total.sum() / weight.sum())
+            for q in range(QUARTILES):
+                if weight[q] > 0:
+                    means[f"{name}_q{q}"] = float(total[q] / weight[q])
+        self.weight.zero_()
+        self.sums = {}
+        return means

@@ -30,7 +30,7 @@ SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step}
 
 
 @torch.inference_mode()
-def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, clip_denoised=True):
+def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, clip_denoised=True):
     """
     Run the reverse chain, yielding (t, x_{t-1}, predicted x_0) after each step, from the largest t to 0.
 
@@ -54,6 +54,6 @@ def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None,
 
 def sample(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, clip_denoised=True):
     """The end of `sample_loop`: x_0 [B, 1, H, W]. The arguments are the loop's."""
-    for _, x, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised):
+    for _, x, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):
         pass
     return x

@@ -31,8 +31,8 @@ PRESETS = {
     "demo": {  # learns in minutes on two CPU cores
         "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1, 1),
         "num_heads": 1, "attention_resolutions": (8,), "num_filters": (8, 16, 24), "predict_xstart": True,
-        "mask_low": -1.0, "noise_schedule": "cosine", "lr": 2e-3, "batch_size": 8, "lr_anneal_steps": 3000,
-        "ema_rate": (0.999,), "save_interval": 1000,
+        "mask_low": -1.0, "noise_schedule": "cosine", "lr": 2e-3, "batch_size": 8, "lr_anneal_steps": 2400,
+        "ema_rate": (0.999,), "save_interval": 800,
     },
 }  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from . import checkpoint
 from .lidcloader import EndlessSampler, collate, pick_rater
-from .logger import Logger, NullLogger
+from .logger import QUARTILES, Logger, LossMeter, NullLogger
 from .nn import ConfigError, seeded_generator, stack_randn
 from .resample import create_named_schedule_sampler
 
@@ -21,7 +21,6 @@ FREE_FLAGS = {
     "log_interval", "save_interval", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers",
     "use_checkpoint",
 }  # fmt: skip
-QUARTILES = 4
 
 
 @dataclass(frozen=True)
@@ -94,37 +93,6 @@ class EMA:
                 weights[name].copy_(stored[name])
 
 
-class LossMeter:
-    """Means of loss terms between two lines of the log, overall and by quartile of t, without waiting for the device."""
-
-    def __init__(self, num_timesteps, device):
-        self.num_timesteps = num_timesteps
-        self.weight = torch.zeros(QUARTILES, device=device)
-        self.sums = {}
-
-    def add(self, terms, t, weights):
-        """Take in terms {name: [B]} at timesteps t [B] with their importance weights [B]."""
-        quartile = t * QUARTILES // self.num_timesteps
-        self.weight.index_add_(0, quartile, weights)
-        for name, values in terms.items():
-            total = self.sums.setdefault(name, torch.zeros_like(self.weight))
-            total.index_add_(0, quartile, values.detach() * weights)
-
-    def read(self, processes):
-        """{name: mean, name_q0 .. name_q3: mean of the quartile, where any t fell into it}, and start afresh."""
-        weight = processes.sum(self.weight).cpu()
-        means = {}
-        for name, total in self.sums.items():
-            total = processes.sum(total).cpu()
-            means[name] = float(total.sum() / weight.sum())
-            for q in range(QUARTILES):
-                if weight[q] > 0:
-                    means[f"{name}_q{q}"] = float(total[q] / weight[q])
-        self.weight.zero_()
-        self.sums = {}
-        return means
-
-
 def find_start(config, flags):
     """
     The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
@@ -134,7 +102,7 @@ def find_start(config, flags):
     """
     if config.resume == "never":
         used = sorted(os.listdir(config.log_dir)) if os.path.isdir(config.log_dir) else []
-        if used := [name for name in used if name != ".gitkeep"]:
+        if used := [name for name in used if name != ".gitkeep"]:  # which keeps an empty folder under version control
             raise checkpoint.CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
     else:
         state, path, lines = checkpoint.find_newest(config.log_dir)

@@ -6,7 +6,13 @@ import torch
 from PIL import Image
 
 from guided_diffusion.lidcloader import (
-    Batch, DataConfig, DataError, EndlessSampler, LIDCDataset, collate, pick_rater,
+    Batch,
+    DataConfig,
+    DataError,
+    EndlessSampler,
+    LIDCDataset,
+    collate,
+    pick_rater,
 )  # fmt: skip
 
 

@@ -92,15 +92,15 @@ def test_same_noise_gives_same_samples_whatever_the_batch():
 def test_ddpm_adds_no_noise_at_the_end_and_ddim_none_at_eta_0():
     diffusion = create_gaussian_diffusion(DiffusionConfig(timestep_respacing="5"))
     x_T = torch.randn(2, 1, 4, 4)
-    loud = lambda k, x: torch.full_like(x, 1e6) if k == 4 else torch.zeros_like(x)  # noqa: E731
+    loud = lambda k, x: torch.full_like(x, 1e6) if k == 4 else torch.zeros_like(x)
     assert sample(oracle(diffusion), diffusion, x_T, "ddpm", noise_fn=loud).abs().max() < 10
-    everywhere = lambda k, x: torch.full_like(x, 1e6)  # noqa: E731
+    everywhere = lambda k, x: torch.full_like(x, 1e6)
     assert sample(oracle(diffusion), diffusion, x_T, "ddim", noise_fn=everywhere).abs().max() < 10
 
 
 def test_clipping():
     diffusion = create_gaussian_diffusion(DiffusionConfig(timestep_respacing="5", predict_xstart=True))
-    far = lambda x, t: torch.full_like(x, 7.0)  # noqa: E731
+    far = lambda x, t: torch.full_like(x, 7.0)
     x_T = torch.randn(1, 1, 4, 4)
     assert sample(far, diffusion, x_T, "ddim").max().item() == pytest.approx(1, abs=1e-5)
     assert sample(far, diffusion, x_T, "ddim", clip_denoised=False).max().item() == pytest.approx(7, abs=1e-4)

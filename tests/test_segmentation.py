@@ -5,7 +5,7 @@ import torch
 from helpers import TINY
 
 from guided_diffusion.nn import ConfigError, seeded_generator
-from guided_diffusion.script_util import create_segmenter, parse_flags, MODEL_CONFIGS
+from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter, parse_flags
 
 B = 4
 

@@ -9,6 +9,7 @@ from helpers import TINY, nonzero
 from guided_diffusion import checkpoint, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.logger import LossMeter
 from guided_diffusion.train_util import EMA, TrainConfig, Trainer, find_start
 
 CONFIGS = (TrainConfig, *script_util.MODEL_CONFIGS)
@@ -31,6 +32,11 @@ def train(cases, tmp_path):
         return trainer
 
     return run
+
+
+def rows_of(folder):
+    with open(f"{folder}/progress.csv") as file:
+        return list(csv.DictReader(file))
 
 
 def same(a, b):
@@ -80,7 +86,7 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
 def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
     trainer = train("anneal", iterations=60_000, lr_anneal_steps=4)
     assert trainer.steps_done == 4
-    rows = list(csv.DictReader(open(f"{trainer.config.log_dir}/progress.csv")))
+    rows = rows_of(trainer.config.log_dir)
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.75e-3, 0.25e-3])
 
 
@@ -104,7 +110,7 @@ def test_ema_warms_up_and_is_saved(train):
 def test_log_and_progress(train, tmp_path):
     train("log", iterations=4)
     train("log", iterations=7)
-    rows = list(csv.DictReader(open(tmp_path / "log" / "progress.csv")))
+    rows = rows_of(tmp_path / "log")
     assert [int(row["step"]) for row in rows] == [2, 4, 6, 7]
     assert [int(row["samples"]) for row in rows] == [8, 16, 24, 28]
     for row in rows:
@@ -119,13 +125,11 @@ def test_rows_beyond_the_checkpoint_are_dropped_when_a_broken_run_continues(trai
     train("broken", iterations=6, save_interval=4)
     (tmp_path / "broken" / "savedmodel000006.pt").unlink()
     train("broken", iterations=6, save_interval=4)
-    rows = list(csv.DictReader(open(tmp_path / "broken" / "progress.csv")))
+    rows = rows_of(tmp_path / "broken")
     assert [int(row["step"]) for row in rows] == [2, 4, 6]
 
 
 def test_quartiles_hold_the_losses_of_their_timesteps(train):
-    from guided_diffusion.train_util import LossMeter
-
     meter = LossMeter(40, "cpu")
     t = torch.tensor([0, 9, 10, 35])
     meter.add({"loss": torch.tensor([1.0, 3.0, 5.0, 7.0])}, t, torch.tensor([1.0, 3.0, 1.0, 1.0]))
