@@ -24,12 +24,12 @@ test: $(VENV)/installed
 
 # Visdom builds with setuptools < 81 only; old pips take the constraint from PIP_CONSTRAINT, new ones from
 # PIP_BUILD_CONSTRAINT.
+$(VENV)/installed: export PIP_CONSTRAINT = build-constraints.txt
+$(VENV)/installed: export PIP_BUILD_CONSTRAINT = build-constraints.txt
 $(VENV)/installed: requirements.txt build-constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep ^torch requirements.txt)"
-	$(BIN)/python -m pip install -r requirements.txt
-	PIP_CONSTRAINT=build-constraints.txt PIP_BUILD_CONSTRAINT=build-constraints.txt \
-		$(BIN)/python -m pip install -e ".[visdom,mpi,test]"
+	$(BIN)/python -m pip install -r requirements.txt -e ".[visdom,mpi,test]"
 	touch $@
 
 clean:
