@@ -70,8 +70,8 @@ def identity(config, segmenter, flags, checkpoint_hash):
 
 
 def image_hash(case):
-    """The first 16 hexadecimal digits of the SHA-256 of a case's first image channel, as the network sees it."""
-    return hashlib.sha256(case.image[0].numpy().tobytes()).hexdigest()[:16]
+    """The first 16 hexadecimal digits of the SHA-256 of a case's image as the network sees it, repeated channels once."""
+    return hashlib.sha256(torch.unique_consecutive(case.image, dim=0).numpy().tobytes()).hexdigest()[:16]
 
 
 @torch.inference_mode()
@@ -137,9 +137,14 @@ def read_case(path):
             samples = file["samples"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again with --overwrite") from error
-    if missing := {"threshold", "median_blur", "image"} - set(made_by):
+    if missing := {"threshold", "median_blur", "image", "flags"} - set(made_by):
         raise DataError(f"{path}: not written by this program, for it lacks {', '.join(sorted(missing))}; remove it")
     return samples, made_by
+
+
+def spread(made_by):
+    """What made a case, with each of its flags as an entry of its own."""
+    return {**json.loads(made_by["flags"]), **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
 def unfinished(dataset, indices, out_dir, made_by, overwrite):
@@ -156,6 +161,6 @@ def unfinished(dataset, indices, out_dir, made_by, overwrite):
             continue
         _, before = read_case(path)
         made_by = {**made_by, "image": image_hash(dataset[index])}
-        if unlike := [f"{name} {before.get(name)}, not {value}" for name, value in made_by.items() if before.get(name) != value]:
+        if unlike := checkpoint.differences(spread(before), spread(made_by)):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
     return left

@@ -149,9 +149,10 @@ def parse_command_line(classes, description, argv=None):
     given.pop("local_rank", None)
     for name in RETIRED.keys() & given.keys():
         print(f"--{name} {given.pop(name)} has no effect: {RETIRED[name]}", file=sys.stderr)
+    if unknown and not unknown[0].startswith("--"):
+        raise ConfigError(f"{unknown[0]} belongs to no flag; flags begin with --")
     if unknown:
-        name = unknown[0].lstrip("-").split("=")[0]
-        parse_flags({name: ""}, *(classes if unknown[0].startswith("--") else ()))
+        parse_flags({unknown[0][2:].split("=")[0]: ""}, *classes)
     return parse_flags(given, *classes), pick_flags(preset, *classes)
 
 
@@ -249,7 +250,7 @@ def create_segmenter(flags):
 
 
 # Model flags that may differ between training and sampling: they change neither the weights nor what they mean
-SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout"}
+SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout", "label_threshold", "merge_labels"}
 
 
 def load_segmenter(path, flags, weights="ema"):
@@ -261,10 +262,10 @@ def load_segmenter(path, flags, weights="ema"):
     ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
     """
     state = checkpoint.load(path)
-    flags = pick_flags(flags, DataConfig, *MODEL_CONFIGS)
+    flags = parse_flags(flags, DataConfig, *MODEL_CONFIGS)
     if state["flags"] is not None:
         if unlike := checkpoint.differences(state["flags"], json_like(flags), SAMPLING_FLAGS):
-            raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag away")
+            raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
         flags = {**pick_flags(state["flags"], DataConfig, *MODEL_CONFIGS), **flags}
     check_flags(flags)
     refuse_classes(flags)

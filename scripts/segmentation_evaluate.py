@@ -71,12 +71,13 @@ def score_folder(dataset, folder):
     return rows
 
 
-def sample_size(folder):
-    """The side in pixels of the samples in `folder`. DataError: there are none."""
+def read_settings(folder):
+    """The side in pixels of the samples in `folder`, and the flags they were made with. DataError: there are none."""
     names = sorted(name for name in os.listdir(folder) if name.endswith("_samples.npz")) if os.path.isdir(folder) else []
     if not names:
         raise DataError(f"{folder}: no samples (--samples); draw them with segmentation_sample.py")
-    return ensemble.read_case(os.path.join(folder, names[0]))[0].shape[-1]
+    samples, made_by = ensemble.read_case(os.path.join(folder, names[0]))
+    return samples.shape[-1], ensemble.spread(made_by)
 
 
 def write_report(folder, rows, num_cases):
@@ -102,10 +103,11 @@ def write_report(folder, rows, num_cases):
 def main(argv=None):
     with script_util.one_line_errors("segmentation_evaluate.py"):
         given, _ = script_util.parse_command_line((EvaluateConfig, DataConfig), __doc__, argv)
-        config, data_config = script_util.configs_from_flags(given, EvaluateConfig, DataConfig)
+        (config,) = script_util.configs_from_flags(given, EvaluateConfig)
         if not config.data_dir:
             raise ConfigError("--data_dir is missing: name the folder of cases with their raters")
-        size = sample_size(config.samples)
+        size, flags = read_settings(config.samples)
+        (data_config,) = script_util.configs_from_flags({**flags, **given}, DataConfig)  # images are read as they were
         dataset = LIDCDataset(config.data_dir, size, image_channels=None, config=data_config)
         write_report(config.samples, score_folder(dataset, config.samples), len(dataset))
 

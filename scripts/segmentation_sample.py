@@ -29,7 +29,9 @@ def main(argv=None):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")
 
-        segmenter, flags = script_util.load_segmenter(config.model_path, {**preset, **given}, config.weights)
+        segmenter, flags = script_util.load_segmenter(
+            config.model_path, script_util.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS), config.weights
+        )
         (data_config,) = script_util.configs_from_flags(flags, DataConfig)
         unet = segmenter.model.config
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)

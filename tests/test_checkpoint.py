@@ -8,6 +8,7 @@ from helpers import TINY
 
 from guided_diffusion import checkpoint
 from guided_diffusion.checkpoint import CheckpointError
+from guided_diffusion.nn import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
 
 PUBLISHED = {"image_size": 16, "image_channels": 4, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
@@ -130,6 +131,12 @@ def test_the_newest_whole_one_is_found_behind_a_damaged_one(tmp_path):
     (tmp_path / "savedmodel000001.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
         checkpoint.find_newest(str(tmp_path))
+
+
+def test_a_misspelt_flag_is_refused_in_python_too(tmp_path):
+    path = checkpoint.save(str(tmp_path), state(1))
+    with pytest.raises(ConfigError, match="timestep_respacin is no flag; --timestep_respacing"):
+        load_segmenter(path, {"timestep_respacin": "10"})
 
 
 def test_flags_that_contradict_a_checkpoint_are_named_with_both_values(tmp_path):

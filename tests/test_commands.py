@@ -174,8 +174,8 @@ def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
     (tmp_path / "phantom0002_samples.npz").unlink()
     done = sample(cases, trained, tmp_path)
     assert done.returncode == 0 and "1 of 6 cases to draw" in done.stdout
-    assert_refused(sample(cases, trained, tmp_path, "--seed=5"), "seed 0, not 5", "--overwrite")
-    assert_refused(sample(cases, trained, tmp_path, "--timestep_respacing=ddim4"), "timestep_respacing", "--overwrite")
+    assert_refused(sample(cases, trained, tmp_path, "--seed=5"), "--seed 0, not 5:", "--overwrite")
+    assert_refused(sample(cases, trained, tmp_path, "--timestep_respacing=ddim4"), "--timestep_respacing 4, not ddim4:", "--overwrite")
     others = tmp_path / "others"
     phantom.write_set(others, num_cases=6, seed=6, size=16, num_raters=3)
     assert_refused(sample(others, trained, tmp_path), "image", "--overwrite")  # other images of the same names
@@ -203,6 +203,22 @@ def test_images_without_labels_can_be_segmented(cases, trained, tmp_path):
     done = sample(tmp_path / "data", trained, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "x_sheet.png").exists()
+
+
+def test_evaluation_reads_images_as_the_samples_were_made(tmp_path):
+    """The rule for intensities lies in the checkpoint and in the samples, and need not be given again."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        np.save(tmp_path / "data" / name / "image.npy", rng.normal(size=(16, 16)))
+        np.save(tmp_path / "data" / name / "label0_.npy", rng.random((16, 16)) > 0.5)
+    data = f"--data_dir={tmp_path / 'data'}"
+    done = call_script("segmentation_train", data, f"--log_dir={tmp_path}", "--iterations=1", "--intensity_range", "-1,1", *as_arguments(TINY))
+    assert done.returncode == 0, done.stderr
+    done = sample(tmp_path / "data", tmp_path, tmp_path / "out", "--merge_labels")
+    assert done.returncode == 0, done.stderr
+    done = call_script("segmentation_evaluate", data, f"--samples={tmp_path / 'out'}")
+    assert done.returncode == 0 and "2 of 2 cases" in done.stdout, done.stderr
 
 
 def test_evaluation_of_samples(cases, trained, tmp_path):
@@ -238,6 +254,7 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
         (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),
         (["--preset=huge"], ["huge"]),
+        (["folder"], ["folder belongs to no flag"]),
         (["--intensity_range", "5,-1000"], ["--intensity_range (5.0, -1000.0)", "lower first"]),
         (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1.0"]),
         (["--log_dir=gs://bucket/run"], ["--log_dir gs://bucket/run", "local"]),
