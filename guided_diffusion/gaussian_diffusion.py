@@ -112,17 +112,17 @@ class GaussianDiffusion:
 
     def at(self, name, t):
         """The constant `name` at each t, float32 [B, 1, 1, 1] on t's device."""
-        key = (name, t.device)
-        if key not in self._tables:  # one copy to the device per constant, not one per step
-            self._tables[key] = torch.from_numpy(getattr(self, name)).float().to(t.device)
-        return self._tables[key][t][:, None, None, None]
+        return self._on_device(name, t.device)[t][:, None, None, None]
+
+    def _on_device(self, name, device):
+        if (name, device) not in self._tables:  # one copy to the device per constant, not one per step
+            table = torch.from_numpy(getattr(self, name))
+            self._tables[name, device] = (table.float() if table.is_floating_point() else table).to(device)
+        return self._tables[name, device]
 
     def network_timesteps(self, t):
         """What the network receives for t [B]: the original timestep, times 1000 / T where that is asked for."""
-        key = ("timestep_map", t.device)
-        if key not in self._tables:
-            self._tables[key] = torch.from_numpy(self.timestep_map).to(t.device)
-        original = self._tables[key][t]
+        original = self._on_device("timestep_map", t.device)[t]
         return original.float() * (1000 / self.config.diffusion_steps) if self.config.rescale_timesteps else original
 
     # -- the forward process ------------------------------------------------------------------------------------------

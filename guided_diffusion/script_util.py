@@ -190,7 +190,7 @@ def check_flags(flags):
         raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
     if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):
         raise ConfigError("--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh")
-    if flags.get("num_head_channels") and "num_heads_upsample" in flags and flags["num_heads_upsample"]:
+    if flags.get("num_head_channels") and flags.get("num_heads_upsample"):
         raise ConfigError("--num_head_channels and --num_heads_upsample contradict: give one of them")
     if flags.get("iterations") and flags.get("lr_anneal_steps") and flags["iterations"] > flags["lr_anneal_steps"]:
         raise ConfigError(

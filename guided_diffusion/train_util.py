@@ -176,6 +176,7 @@ class Trainer:
         config, end = self.config, self.config.last_step
         if end is not None and self.steps_done >= end:
             self.logger.info(f"nothing to do: {self.steps_done} of {end} steps are done (--iterations)")
+            self.logger.close()
             return
         self.logged = (time.monotonic(), self.steps_done)
         with self.logger.progress(self.steps_done, end, "step") as bar:
