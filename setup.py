@@ -8,6 +8,7 @@ setup(
     version="0.1.0",
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
+    package_data={"guided_diffusion": ["*.html"]},
     python_requires=">=3.10",
     install_requires=["torch>=2.6", "numpy>=1.24", "pillow>=10", "scipy>=1.15", "blobfile>=3", "tqdm>=4.65"],
     extras_require={
@@ -17,7 +18,7 @@ setup(
         "report": ["matplotlib>=3.7"],
         "tensorboard": ["tensorboard>=2.14"],
         "bench": ["diffusers", "monai"],
-        "test": ["pytest>=8", "nibabel>=5"],
+        "test": ["pytest>=8", "nibabel>=5", "hypothesis>=6", "SimpleITK>=2.3", "playwright>=1.40"],
     },
     license="MIT",
 )

@@ -14,9 +14,12 @@ class Processes:
 
     Reads RANK, WORLD_SIZE and LOCAL_RANK, writes no environment variable, and makes a process group only in `start`
     and only if there are several processes: gloo on CPUs, NCCL on GPUs. Use as a context: it ends the group.
+
+    timeout  timedelta that one process waits for another before it gives up; None: as torch has it
     """
 
-    def __init__(self, environ=os.environ):
+    def __init__(self, environ=os.environ, timeout=None):
+        self.timeout = timeout
         self.rank = int(environ.get("RANK", 0))
         self.world_size = int(environ.get("WORLD_SIZE", 1))
         local_rank = int(environ.get("LOCAL_RANK", 0))
@@ -30,7 +33,7 @@ class Processes:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=self.timeout)
         return self
 
     def __enter__(self):

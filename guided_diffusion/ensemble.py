@@ -5,16 +5,16 @@ import json
 import os
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
 
 from . import checkpoint, visualize
-from .lidcloader import DataError
+from .image_files import DataError, read_label
 from .nn import ConfigError, seeded_generator
-from .postprocess import binarise
+from .postprocess import CONSENSUS, PostprocessConfig, binarise
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,12 @@ class SampleConfig:
     eta: Annotated[float, "noise of DDIM, from 0 (none) to 1"] = 0.0
     clip_denoised: Annotated[bool, "clip every predicted mask to [-1, 1]"] = True
     weights: Annotated[Literal["ema", "raw"], "averaged weights, or those of the last step"] = "ema"
-    threshold: Annotated[float, "a pixel above it belongs to the mask"] = 0.5
-    median_blur: Annotated[int, "side of the median filter on the masks, pixels, odd; 1: none"] = 1
+    consensus: Annotated[
+        Literal["none", "mean", "majority", "staple"], "write ID_consensus.png, one mask for the ensemble (mean: in grey)"
+    ] = "none"
     seed: Annotated[int, "of the noise; a mask depends on seed, case and number alone"] = 0
     overwrite: Annotated[bool, "draw cases again that are there already"] = False
+    evaluate: Annotated[bool, "score the samples against the raters when all are drawn"] = False
 
     @property
     def sampler(self):
@@ -49,24 +51,29 @@ def check_sample_config(config):
         raise ConfigError(f"--eta {config.eta}: a number from 0 to 1 is needed")
     if config.eta and not config.use_ddim:
         raise ConfigError(f"--eta {config.eta} is DDIM's: give --use_ddim True too")
-    if config.median_blur < 1 or config.median_blur % 2 == 0:
-        raise ConfigError(f"--median_blur {config.median_blur}: an odd number of pixels is needed")
-    if not 0 < config.threshold < 1:
-        raise ConfigError(f"--threshold {config.threshold}: a number between 0 and 1 is needed")
 
 
 def identity(config, segmenter, flags, checkpoint_hash):
     """
-    What decides every case's files, as plain values; with a case's own `image_hash`, equal ones mean equal masks.
+    What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
 
     flags  the flags of data and model that the segmenter was built with
     """
     return {
         "seed": config.seed, "num_ensemble": config.num_ensemble, "sampler": config.sampler, "eta": config.eta,
         "steps": segmenter.diffusion.num_timesteps, "clip_denoised": config.clip_denoised, "weights": config.weights,
-        "threshold": config.threshold, "median_blur": config.median_blur, "checkpoint": checkpoint_hash,
-        "flags": json.dumps(flags, sort_keys=True),
+        "checkpoint": checkpoint_hash, "flags": json.dumps(flags, sort_keys=True),
     }  # fmt: skip
+
+
+def finish(config, postprocess):
+    """What is made of the samples afterwards, as plain values: a `SampleConfig`'s and a `PostprocessConfig`'s part."""
+    return {**asdict(postprocess), "consensus": config.consensus}
+
+
+def postprocess_of(made_by):
+    """The `PostprocessConfig` that a case was written with."""
+    return PostprocessConfig(**{f.name: made_by[f.name] for f in fields(PostprocessConfig) if f.name in made_by})
 
 
 def image_hash(case):
@@ -104,15 +111,18 @@ def write_case(out_dir, case, samples, made_by):
     Write a case's masks, sheet and raw samples into `out_dir`; the raw samples last, for they say that all is there.
 
     samples  [M, H, W] float32
-    made_by  what `identity` gave
+    made_by  what `identity` and `finish` gave, together
     """
-    masks = binarise(samples, made_by["threshold"], made_by["median_blur"])
-    old = re.compile(re.escape(case.id) + r"_(samples\.npz|output\d+\.png)")
+    masks = binarise(samples, postprocess_of(made_by))
+    old = re.compile(re.escape(case.id) + r"_(samples\.npz|consensus\.png|output\d+\.png)")
     for name in os.listdir(out_dir):
         if old.fullmatch(name):
             os.unlink(os.path.join(out_dir, name))
     for k, mask in enumerate(masks):
         _write_picture(os.path.join(out_dir, f"{case.id}_output{k}.png"), visualize.to_grey(mask))
+    if made_by["consensus"] != "none":
+        one = CONSENSUS[made_by["consensus"]](masks)
+        _write_picture(os.path.join(out_dir, f"{case.id}_consensus.png"), visualize.to_grey(one))
     page = visualize.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
     _write_picture(os.path.join(out_dir, f"{case.id}_sheet.png"), page)
     raw = samples_path(out_dir, case.id)
@@ -129,17 +139,49 @@ def samples_path(out_dir, case_id):
     return os.path.join(out_dir, f"{case_id}_samples.npz")
 
 
+# -- reading them again -----------------------------------------------------------------------------------------------
+
+
 def read_case(path):
-    """(samples [M, H, W] float32, what made them) of a file that write_case wrote. DataError: damaged or foreign."""
+    """
+    (samples [M, H, W] before the threshold, what made them: a dict, empty for the masks of another program) of a file
+    ID_samples.npz. DataError: damaged, or no masks.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             made_by = {name: file[name].item() for name in file.files if name != "samples"}
             samples = file["samples"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again with --overwrite") from error
-    if missing := {"threshold", "median_blur", "image", "flags"} - set(made_by):
-        raise DataError(f"{path}: not written by this program, for it lacks {', '.join(sorted(missing))}; remove it")
-    return samples, made_by
+        raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again") from error
+    return check_samples(samples, path), made_by
+
+
+def check_samples(samples, path):
+    """`samples`, if they can be masks: [M, H, W], all finite. DataError: they cannot; `path` is named."""
+    if samples.ndim != 3 or 0 in samples.shape or samples.dtype.kind not in "biuf":
+        raise DataError(f"{path}: samples of shape {samples.shape} and type {samples.dtype}; masks [M, H, W] are wanted")
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
+        raise DataError(f"{path}: samples that are not finite (NaN); draw them again")
+    return samples
+
+
+def find_samples(folder, case_id):
+    """
+    The samples of a case in `folder`, as read_case gives them: from ID_samples.npz, or else from the masks
+    ID_output0.png, ID_output1.png, ... of any program. None: there are none. DataError: they cannot be used.
+    """
+    path = samples_path(folder, case_id)
+    if os.path.exists(path):
+        samples, made_by = read_case(path)
+        if not made_by and not (0 <= samples.min() and samples.max() <= 1):  # our own, unclipped, go a little beyond
+            raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted")
+        return samples, made_by
+    masks = []
+    while os.path.exists(path := os.path.join(folder, f"{case_id}_output{len(masks)}.png")):
+        masks.append(read_label(path)[0])
+        if masks[-1].shape != masks[0].shape:
+            raise DataError(f"{path}: {masks[-1].shape} pixels, but {case_id}_output0.png has {masks[0].shape}")
+    return (np.stack(masks), {}) if masks else None
 
 
 def spread(made_by):
@@ -147,11 +189,13 @@ def spread(made_by):
     return {**json.loads(made_by["flags"]), **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
-def unfinished(dataset, indices, out_dir, made_by, overwrite):
+def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):
     """
     Those case numbers of `indices` that are still to be drawn.
 
-    ConfigError: a case is there already, made otherwise, and `overwrite` is not set.
+    A case that is there, but was finished otherwise (another threshold, say), is written anew from its samples; a
+    damaged one is drawn again.
+    ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []
     for index in indices:
@@ -159,8 +203,16 @@ def unfinished(dataset, indices, out_dir, made_by, overwrite):
         if overwrite or not os.path.exists(path):
             left.append(index)
             continue
-        _, before = read_case(path)
-        made_by = {**made_by, "image": image_hash(dataset[index])}
-        if unlike := checkpoint.differences(spread(before), spread(made_by)):
+        try:
+            samples, before = read_case(path)
+        except DataError:  # damaged
+            left.append(index)
+            continue
+        if "flags" not in before:
+            raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
+        case = dataset[index]
+        if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)})):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
+        if any(before.get(name) != value for name, value in finished_by.items()):
+            write_case(out_dir, case, samples, {**drawn_by, **finished_by})
     return left

@@ -63,57 +63,23 @@ def pick_rater(batch, u):
     return batch.raters[torch.arange(len(chosen)), chosen][:, None]
 
 
-class LIDCDataset(torch.utils.data.Dataset):
+class CaseReader:
     """
-    The cases below `directory`, each a `Case`.
+    Reads a case's files, and remembers what it changed on the way in.
 
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
-    image_channels  one grey image is repeated to so many channels; several modalities must be so many; None: as they are
+    image_channels  several modalities must be so many; None: any number
     require_raters  a case without labels is an error (False: its raters are empty)
-
-    Every file is read once here, so that every broken case is named before anything starts: DataError.
-    `notes` says, a line each, what was changed on the way in.
     """
 
-    def __init__(self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True):
+    def __init__(self, image_size=None, image_channels=None, config=DataConfig(), require_raters=True):
         check_data_config(config)
-        self.directory, self.image_size, self.image_channels = str(directory), image_size, image_channels
+        self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
-        self.folders = find_cases(self.directory)
-        self._cache, self._cached_bytes = {}, 0
         self._resized, self._levels = {}, set()
-        self._read_all()
-        self.notes = self._notes()
 
-    def __len__(self):
-        return len(self.folders)
-
-    def __getitem__(self, index):
-        """`Case` number index, in the order of the cases' names."""
-        name, folder = self.folders[index]
-        arrays = self._cache.get(index) or self._read(folder)
-        image, raters = (torch.from_numpy(array) for array in arrays)
-        return Case(name, image.expand(self.image_channels or len(image), -1, -1), raters.float())
-
-    def _read_all(self):
-        faults = []
-        shown = tqdm(self.folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
-        for index, (_, folder) in enumerate(shown):
-            try:
-                arrays = self._read(folder)
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            size = sum(array.nbytes for array in arrays)
-            if self._cached_bytes + size <= CACHE_BYTES:
-                self._cache[index] = arrays
-                self._cached_bytes += size
-        if faults:
-            more = [f"... and {len(faults) - FAULTS_SHOWN} more broken cases"] if len(faults) > FAULTS_SHOWN else []
-            raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
-
-    def _read(self, folder):
-        """Image [1 or C, H, W] float32 and raters [R, H, W] bool of one case."""
+    def read(self, folder):
+        """Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken."""
         image_files, label_files = case_files(folder)
         if not label_files and self.require_raters:
             raise DataError(f"{folder}: no label; each rater's mask is wanted as label0_*.png, label1_*.png, ...")
@@ -139,15 +105,15 @@ class LIDCDataset(torch.utils.data.Dataset):
         if side is None or image.shape[1:] == (side, side):
             return image, raters
         self._resized[folder] = image.shape[1:]
-        raters = [resize(mask.astype(np.float32), side) > 0.5 for mask in raters]
-        return np.stack([resize(plane, side) for plane in image]), np.array(raters, dtype=bool).reshape(-1, side, side)
+        return np.stack([resize(plane, side) for plane in image]), resize_masks(raters, side)
 
-    def _notes(self):
+    def notes(self, num_cases):
+        """What was changed in the `num_cases` cases read, a line each."""
         notes = []
         if self._resized:
             sizes = ", ".join(sorted({f"{w}x{h}" for h, w in self._resized.values()}))
             notes.append(
-                f"{len(self._resized)} of {len(self)} cases are resized to {self.image_size}x{self.image_size} "
+                f"{len(self._resized)} of {num_cases} cases are resized to {self.image_size}x{self.image_size} "
                 f"(--image_size): they are {sizes}"
             )
             if any(h != w for h, w in self._resized.values()):
@@ -158,6 +124,64 @@ class LIDCDataset(torch.utils.data.Dataset):
                 f"{self.config.label_threshold:g} of full scale (--label_threshold)"
             )
         return notes
+
+
+class LIDCDataset(torch.utils.data.Dataset):
+    """
+    The cases below `directory`, each a `Case`.
+
+    image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
+    image_channels  one grey image is repeated to so many channels; several modalities must be so many; None: as they are
+    require_raters  a case without labels is an error (False: its raters are empty)
+
+    Every file is read once here, so that every broken case is named before anything starts: DataError.
+    `notes` says, a line each, what was changed on the way in.
+    """
+
+    def __init__(self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True):
+        self.directory, self.image_channels = str(directory), image_channels
+        self.reader = CaseReader(image_size, image_channels, config, require_raters)
+        self.folders = find_cases(self.directory)
+        self._cache, self._cached_bytes = {}, 0
+        self._read_all()
+        self.notes = self.reader.notes(len(self))
+
+    def __len__(self):
+        return len(self.folders)
+
+    def __getitem__(self, index):
+        """`Case` number index, in the order of the cases' names."""
+        name, folder = self.folders[index]
+        return make_case(name, *(self._cache.get(index) or self.reader.read(folder)), self.image_channels)
+
+    def _read_all(self):
+        faults = []
+        shown = tqdm(self.folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
+        for index, (_, folder) in enumerate(shown):
+            try:
+                arrays = self.reader.read(folder)
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            size = sum(array.nbytes for array in arrays)
+            if self._cached_bytes + size <= CACHE_BYTES:
+                self._cache[index] = arrays
+                self._cached_bytes += size
+        if faults:
+            more = [f"... and {len(faults) - FAULTS_SHOWN} more broken cases"] if len(faults) > FAULTS_SHOWN else []
+            raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
+
+
+def make_case(name, image, raters, image_channels=None):
+    """`Case` of a CaseReader's arrays; one grey image is repeated to `image_channels`, where that is given."""
+    image, raters = torch.from_numpy(image), torch.from_numpy(raters)
+    return Case(name, image.expand(image_channels or len(image), -1, -1), raters.float())
+
+
+def resize_masks(masks, side):
+    """[R, H, W] bool -> [R, side, side] bool: foreground where more than half of a pixel is."""
+    resized = [resize(mask.astype(np.float32), side) > 0.5 for mask in masks]
+    return np.array(resized, dtype=bool).reshape(-1, side, side)
 
 
 class EndlessSampler(torch.utils.data.Sampler):

@@ -1,18 +1,126 @@
 """
 Set-against-set mask metrics: the samples of a model against the outlines of the raters.
 
-Arguments are boolean arrays (or tensors on the CPU): samples [..., M, H, W], raters [..., R, H, W]; the leading
-dimensions are a batch. Conventions, for every function here:
+Arguments are masks, boolean arrays or tensors (other types must hold 0 and 1 only): samples [..., M, H, W], raters
+[..., R, H, W]. The leading dimensions are a batch, and results are float64 of that shape. Conventions, for every
+function here:
 
 - Two empty masks agree completely: IoU 1, Dice 1. An empty mask and another have IoU 0, Dice 0.
-- The distance is d = 1 - IoU. Sets are weighed evenly: repeated masks count as often as they stand there.
-- The biased energy distance pairs every mask with itself as well (the usual form); the unbiased one leaves these out.
-- A majority is more than half of the raters: a tie is background.
+- The distance is d = 1 - IoU.
+- Sets are weighed evenly: repeated masks count as often as they stand there, of samples and of raters alike.
+- Self-pairs: the biased energy distance pairs every mask with itself as well (the usual form), the unbiased one does
+  not. Diversity runs over the pairs of distinct members of a set; a single mask has diversity 0.
+- A majority is more than half of the masks: a tie is background.
+- Every figure depends on the number of samples M. Say M wherever one is shown, and compare at equal M only.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+CALIBRATION_BINS = 10
+
+
+# -- pairs of masks ---------------------------------------------------------------------------------------------------
+
+
+def as_masks(masks):
+    """`masks` as a bool array [..., N, H, W]. ValueError: soft values, NaN, no mask, or not so many dimensions."""
+    masks = masks.detach().cpu().numpy() if isinstance(masks, torch.Tensor) else np.asarray(masks)
+    if masks.ndim < 3 or 0 in masks.shape[-3:]:
+        raise ValueError(f"shape {masks.shape}: masks [..., N, H, W] are wanted, at least one")
+    if masks.dtype == bool:
+        return masks
+    binary = masks.astype(bool)
+    if not np.array_equal(masks, binary):
+        raise ValueError("values other than 0 and 1: masks are wanted; postprocess.binarise makes them")
+    return binary
+
+
+def overlaps(a, b):
+    """Pixels in common [..., M, R], and the areas [..., M, 1] and [..., 1, R], of masks [..., M, H, W] and [..., R, H, W]."""
+    a, b = as_masks(a), as_masks(b)
+    if a.shape[-2:] != b.shape[-2:]:
+        raise ValueError(f"masks of {a.shape[-2:]} and of {b.shape[-2:]} pixels cannot be compared")
+    a = a.reshape(*a.shape[:-2], -1).astype(np.float32)  # float32 counts whole pixels exactly up to 2^24
+    b = b.reshape(*b.shape[:-2], -1).astype(np.float32)
+    common = a @ np.swapaxes(b, -1, -2)
+    return tuple(x.astype(np.float64) for x in (common, a.sum(-1)[..., :, None], b.sum(-1)[..., None, :]))
+
+
+def iou_matrix(a, b):
+    """Intersection over union of every pair, [..., M, R] in [0, 1]."""
+    return _iou(*overlaps(a, b))
+
+
+def dice_matrix(a, b):
+    """Dice coefficient of every pair, [..., M, R] in [0, 1]."""
+    return _dice(*overlaps(a, b))
+
+
+def _iou(common, area_a, area_b):
+    union = area_a + area_b - common
+    return np.where(union > 0, common / np.maximum(union, 1), 1.0)
+
+
+def _dice(common, area_a, area_b):
+    total = area_a + area_b
+    return np.where(total > 0, 2 * common / np.maximum(total, 1), 1.0)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """
+    Every pair within and between samples and raters, from one matrix product, for figures that share them.
+
+    The tables are [..., M + R, M + R], samples first; `split` cuts them up.
+    """
+
+    common: np.ndarray  # pixels in common; on the diagonal each mask's area
+    num_samples: int
+    num_pixels: int
+
+    @classmethod
+    def of(cls, samples, raters):
+        samples, raters = as_masks(samples), as_masks(raters)
+        if samples.shape[-2:] != raters.shape[-2:]:
+            raise ValueError(f"masks of {samples.shape[-2:]} and of {raters.shape[-2:]} pixels cannot be compared")
+        both = np.concatenate([samples, raters], axis=-3)
+        return cls(overlaps(both, both)[0], samples.shape[-3], int(np.prod(samples.shape[-2:])))
+
+    def first(self, count):
+        """The pairs of the first `count` samples and all raters."""
+        kept = np.r_[0:count, self.num_samples : self.common.shape[-1]]
+        return Pairs(self.common[..., kept[:, None], kept], count, self.num_pixels)
+
+    @property
+    def areas(self):
+        """Pixels of every mask, [..., M + R]."""
+        return np.diagonal(self.common, axis1=-2, axis2=-1)
+
+    @property
+    def iou(self):
+        return _iou(self.common, self.areas[..., :, None], self.areas[..., None, :])
+
+    @property
+    def dice(self):
+        return _dice(self.common, self.areas[..., :, None], self.areas[..., None, :])
+
+    @property
+    def difference_variance(self):
+        """Variance over the pixels of the difference of two masks, in [0, 1]."""
+        a, b = self.areas[..., :, None], self.areas[..., None, :]
+        return (a + b - 2 * self.common) / self.num_pixels - ((a - b) / self.num_pixels) ** 2
+
+    def split(self, table):
+        """(samples with samples [..., M, M], samples with raters [..., M, R], raters with raters [..., R, R]) of a table."""
+        M = self.num_samples
+        return table[..., :M, :M], table[..., :M, M:], table[..., M:, M:]
+
+
+# -- distance and diversity -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -25,58 +133,252 @@ class EnergyDistance:
     within_raters: np.ndarray  # E d(Y, Y')
 
 
-def overlaps(a, b):
-    """Pixels in common [..., M, R], and the areas [..., M, 1] and [..., 1, R], of masks [..., M, H, W] and [..., R, H, W]."""
-    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape[-2:] != b.shape[-2:]:
-        raise ValueError(f"masks of {a.shape[-2:]} and of {b.shape[-2:]} pixels cannot be compared")
-    a = a.reshape(*a.shape[:-2], -1).astype(np.float32)  # float32 counts whole pixels exactly up to 2^24
-    b = b.reshape(*b.shape[:-2], -1).astype(np.float32)
-    common = a @ np.swapaxes(b, -1, -2)
-    return tuple(x.astype(np.float64) for x in (common, a.sum(-1)[..., :, None], b.sum(-1)[..., None, :]))
-
-
-def iou_matrix(a, b):
-    """Intersection over union of every pair, [..., M, R] in [0, 1]."""
-    common, area_a, area_b = overlaps(a, b)
-    union = area_a + area_b - common
-    return np.where(union > 0, common / np.maximum(union, 1), 1.0)
-
-
-def dice_matrix(a, b):
-    """Dice coefficient of every pair, [..., M, R] in [0, 1]."""
-    common, area_a, area_b = overlaps(a, b)
-    total = area_a + area_b
-    return np.where(total > 0, 2 * common / np.maximum(total, 1), 1.0)
-
-
-def squared_ged(samples, raters, unbiased=False):
+def squared_ged(samples, raters, unbiased=False, pairs=None):
     """
-    Squared generalised energy distance, 2 E d(S, Y) - E d(S, S') - E d(Y, Y') (Kohl et al. 2018, eq. 6): EnergyDistance.
+    Squared generalised energy distance, 2 E d(S, Y) - E d(S, S') - E d(Y, Y') (Kohl et al. 2018): EnergyDistance.
 
     unbiased  leave out a mask's distance to itself; this wants two samples and two raters at least, and may be
-              below 0. The biased figure shrinks with the number of samples M, so say M wherever it is shown.
+              below 0. The biased figure shrinks with the number of samples: E[GED_M] = GED_inf + E d(S, S') / M.
+    pairs     Pairs.of(samples, raters), where it is at hand
     """
-    cross = 1 - iou_matrix(samples, raters).mean((-2, -1))
-    within_samples = _mean_distance_within(samples, unbiased)
-    within_raters = _mean_distance_within(raters, unbiased)
+    pairs = pairs or Pairs.of(samples, raters)
+    samples_iou, cross_iou, raters_iou = pairs.split(pairs.iou)
+    cross = 1 - cross_iou.mean((-2, -1))
+    within_samples = _mean_distance_within(samples_iou, unbiased)
+    within_raters = _mean_distance_within(raters_iou, unbiased)
     return EnergyDistance(2 * cross - within_samples - within_raters, cross, within_samples, within_raters)
 
 
-def _mean_distance_within(masks, unbiased):
-    count = np.shape(masks)[-3]
+def _mean_distance_within(iou, unbiased):
+    count = iou.shape[-1]
     if unbiased and count < 2:
         raise ValueError("the unbiased energy distance wants at least two masks in each set")
-    biased = 1 - iou_matrix(masks, masks).mean((-2, -1))
+    biased = 1 - iou.mean((-2, -1))
     return biased * count / (count - 1) if unbiased else biased  # the self-pairs add nothing to the sum
 
 
-def majority_vote(raters):
-    """The pixels that more than half of the raters mark: [..., R, H, W] -> [..., H, W] bool."""
-    return np.asarray(raters, dtype=np.float32).mean(-3) > 0.5
+def diversity(masks):
+    """Mean distance of the pairs of distinct masks of a set [..., N, H, W], in [0, 1]; 0 for a single mask."""
+    iou = iou_matrix(masks, masks)
+    return _mean_distance_within(iou, unbiased=iou.shape[-1] > 1)
+
+
+# -- matching ---------------------------------------------------------------------------------------------------------
+
+
+def hungarian_iou(samples, raters, pairs=None):
+    """
+    Hungarian-matched IoU (HM-IoU; Kohl et al. 2019), in [0, 1].
+
+    Both sets are repeated to the least common multiple of their sizes, matched one to one so that the total IoU is the
+    greatest, and the IoU of the matched pairs is averaged. For its time and memory see that multiple: 700 with 100
+    samples and 7 raters.
+    """
+    pairs = pairs or Pairs.of(samples, raters)
+    iou = pairs.split(pairs.iou)[1]
+    M, R = iou.shape[-2:]
+    length = np.lcm(M, R)
+    repeated = iou.repeat(length // M, axis=-2).repeat(length // R, axis=-1).reshape(-1, length, length)
+    matched = [table[linear_sum_assignment(table, maximize=True)].mean() for table in repeated]
+    return np.reshape(matched, iou.shape[:-2])
+
+
+def max_dice(samples, raters, pairs=None):
+    """Maximum Dice matching D_max (CIMD): the mean over raters of the best Dice among the samples, in [0, 1]."""
+    pairs = pairs or Pairs.of(samples, raters)
+    return pairs.split(pairs.dice)[1].max(-2).mean(-1)
+
+
+# -- collective insight -----------------------------------------------------------------------------------------------
+
+
+def combined_sensitivity(samples, raters):
+    """
+    S_c (CIMD): the share of the raters' union that the samples' union covers, in [0, 1].
+
+    Where no rater marks anything: 1 if no sample does either, else 0.
+    """
+    found, wanted = as_masks(samples).any(-3), as_masks(raters).any(-3)
+    area = wanted.sum((-2, -1))
+    covered = (found & wanted).sum((-2, -1))
+    return np.where(area > 0, covered / np.maximum(area, 1), ~found.any((-2, -1)))
+
+
+def diversity_agreement(samples, raters, variance="dice", pairs=None):
+    """
+    D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1].
+
+    Vmax and Vmin are the largest and the smallest V over the pairs of distinct members of a set, 0 for a single mask.
+    The paper says "variance", which can be read in two ways:
+
+    variance  "dice": V = 1 - Dice, which spreads from 0.5 to 1 in practice; "pixels": V = the variance over the pixels
+              of the difference of the two masks, which is tiny for masks smaller than their image, so that D_a stays
+              above 0.99 for any model
+    """
+    pairs = pairs or Pairs.of(samples, raters)
+    tables = {"dice": lambda: 1 - pairs.dice, "pixels": lambda: pairs.difference_variance}
+    if variance not in tables:
+        raise ValueError(f"variance {variance}: choose one of {', '.join(tables)}")
+    within_samples, _, within_raters = pairs.split(tables[variance]())
+    (high_S, low_S), (high_Y, low_Y) = _extremes(within_samples), _extremes(within_raters)
+    return 1 - (abs(high_Y - high_S) + abs(low_Y - low_S)) / 2
+
+
+def _extremes(table):
+    """The largest and the smallest value off the diagonal, each [...]."""
+    count = table.shape[-1]
+    if count == 1:
+        return np.zeros(table.shape[:-2]), np.zeros(table.shape[:-2])
+    values = table[..., ~np.eye(count, dtype=bool)]
+    return values.max(-1), values.min(-1)
+
+
+def collective_insight(sensitivity, max_dice, agreement, harmonic=False):
+    """
+    CI score (CIMD) of S_c, D_max and D_a, in [0, 1].
+
+    harmonic  False: the paper's expression, 3 S_c D_max D_a / (S_c + D_max + D_a). True: the harmonic mean that the
+              paper calls it, 3 / (1 / S_c + 1 / D_max + 1 / D_a), which is 0 where one of the three is.
+    """
+    a, b, c = (np.asarray(x, dtype=np.float64) for x in (sensitivity, max_dice, agreement))
+    below = a * b + b * c + c * a if harmonic else a + b + c
+    return np.where(below > 0, 3 * a * b * c / np.where(below > 0, below, 1), 0.0)
+
+
+# -- the ensemble as one map ------------------------------------------------------------------------------------------
+
+
+def majority_vote(masks):
+    """The pixels that more than half of the masks mark: [..., N, H, W] -> [..., H, W] bool."""
+    masks = as_masks(masks)
+    return 2 * masks.sum(-3) > masks.shape[-3]
 
 
 def mean_mask_dice(samples, raters):
-    """Dice of the samples' majority against the raters' majority, [...]."""
+    """Dice of the samples' majority (the mean mask above one half) against the raters' majority, in [0, 1]."""
     a, b = majority_vote(samples)[..., None, :, :], majority_vote(raters)[..., None, :, :]
     return dice_matrix(a, b)[..., 0, 0]
+
+
+def variability_correlation(samples, raters):
+    """
+    S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1]: the mean over raters of the normalised cross-correlation
+    of the samples' cross-entropy to their own mean with the samples' cross-entropy to the rater.
+
+    For masks, whose cross-entropies have the same constant, these maps are m (1 - m) and |y - m| with m the mean mask.
+    A flat map correlates with nothing: 0; two flat maps (all samples the same, and the rater alike): 1.
+    """
+    mean = as_masks(samples).mean(-3)[..., None, :, :]
+    own = (mean * (1 - mean)).reshape(*mean.shape[:-2], -1)
+    error = abs(as_masks(raters) - mean)
+    error = error.reshape(*error.shape[:-2], -1)
+    return _correlation(own, error).mean(-1)
+
+
+def _correlation(a, b):
+    """Normalised cross-correlation over the last dimension; flat rows as variability_correlation says."""
+    flat_a, flat_b = np.ptp(a, axis=-1) == 0, np.ptp(b, axis=-1) == 0
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    flat = flat_a | flat_b
+    return np.where(flat, flat_a & flat_b, (a * b).sum(-1) / np.where(flat, 1, scale))
+
+
+def calibration_error(samples, raters, bins=CALIBRATION_BINS):
+    """
+    Expected calibration error of the mean mask against the raters' frequency, in [0, 1].
+
+    The pixels fall by the value of the mean mask into equal bins (the last one holds 1); the absolute differences of
+    mean value and mean frequency are averaged, each bin weighed by its pixels. Background is most of an image: figures
+    of images cropped differently cannot be compared.
+    """
+    samples = as_masks(samples)
+    votes, count = samples.sum(-3), samples.shape[-3]
+    bin_of = np.minimum(bins * votes // count, bins - 1)  # whole numbers, so that no bin's edge is missed by rounding
+    excess = votes / count - as_masks(raters).mean(-3)
+    return sum(abs(np.where(bin_of == b, excess, 0).mean((-2, -1))) for b in range(bins))
+
+
+def brier_score(samples, raters):
+    """
+    Mean over the pixels of (mean mask - raters' frequency)^2, in [0, 1].
+
+    The mean squared difference to each single rater is greater by the raters' own variance, which no model changes.
+    """
+    return ((as_masks(samples).mean(-3) - as_masks(raters).mean(-3)) ** 2).mean((-2, -1))
+
+
+def area_agreement(samples, raters):
+    """
+    Agreement of the areas, in [0, 1]: 1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas).
+
+    W_1 is the Wasserstein distance. Of two single masks this is volumetric similarity (Taha and Hanbury 2015). 1 where
+    all masks are empty.
+    """
+    a, b = (as_masks(masks).sum((-2, -1)).astype(np.float64) for masks in (samples, raters))
+    length = np.lcm(a.shape[-1], b.shape[-1])
+    spread = [np.sort(x.repeat(length // x.shape[-1], axis=-1), axis=-1) for x in (a, b)]
+    distance, total = abs(spread[0] - spread[1]).mean(-1), a.mean(-1) + b.mean(-1)
+    return 1 - distance / np.where(total > 0, total, 1)
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+# name -> what it is; ends in an arrow to the better side, where there is one
+FIGURES = {
+    "ged": "squared energy distance, every pair counted (the usual form) ↓",
+    "ged_unbiased": "squared energy distance without self-pairs, which does not depend on the number of samples ↓",
+    "ged_cross": "mean distance of samples and raters, E d(S, Y)",
+    "diversity": "mean distance of distinct samples; right is what the raters have (rater_diversity)",
+    "hm_iou": "Hungarian-matched IoU ↑",
+    "ci": "collective insight, the paper's expression, variance read as 1 - Dice ↑",
+    "ci_harmonic": "the same three in a true harmonic mean ↑",
+    "ci_pixels": "collective insight, the paper's expression, variance read as that of the pixels' difference ↑",
+    "sensitivity": "combined sensitivity S_c ↑",
+    "max_dice": "maximum Dice matching D_max ↑",
+    "agreement": "diversity agreement D_a, variance read as 1 - Dice ↑",
+    "agreement_pixels": "diversity agreement D_a, variance read as that of the pixels' difference ↑",
+    "dice": "Dice of the samples' majority against the raters' majority ↑",
+    "ncc": "correlation of the samples' variability with their error to each rater, S_NCC ↑",
+    "calibration": "expected calibration error of the mean mask against the raters' frequency ↓",
+    "brier": "squared difference of mean mask and raters' frequency ↓",
+    "area": "agreement of the areas' distributions ↑",
+}
+
+
+def all_figures(samples, raters, pairs=None):
+    """{name: figure [...]} of FIGURES; without ged_unbiased where one of the sets has a single mask."""
+    pairs = pairs or Pairs.of(samples, raters)
+    biased = squared_ged(samples, raters, pairs=pairs)
+    M, R = pairs.num_samples, pairs.common.shape[-1] - pairs.num_samples
+    parts = {
+        "sensitivity": combined_sensitivity(samples, raters),
+        "max_dice": max_dice(samples, raters, pairs),
+        "agreement": diversity_agreement(samples, raters, "dice", pairs),
+        "agreement_pixels": diversity_agreement(samples, raters, "pixels", pairs),
+    }
+    found, best, alike, alike_pixels = parts.values()
+    figures = {
+        "ged": biased.total,
+        "ged_cross": biased.cross,
+        "diversity": biased.within_samples * M / max(M - 1, 1),
+        "hm_iou": hungarian_iou(samples, raters, pairs),
+        "ci": collective_insight(found, best, alike),
+        "ci_harmonic": collective_insight(found, best, alike, harmonic=True),
+        "ci_pixels": collective_insight(found, best, alike_pixels),
+        **parts,
+        "dice": mean_mask_dice(samples, raters),
+        "ncc": variability_correlation(samples, raters),
+        "calibration": calibration_error(samples, raters),
+        "brier": brier_score(samples, raters),
+        "area": area_agreement(samples, raters),
+    }
+    if M > 1 and R > 1:
+        figures["ged_unbiased"] = squared_ged(samples, raters, unbiased=True, pairs=pairs).total
+    return {name: figures[name] for name in FIGURES if name in figures}
+
+
+def split_count(name):
+    """A figure and its number of samples: ("ged", 16) of "ged_16", ("rater_diversity", None) of "rater_diversity"."""
+    figure, _, count = name.rpartition("_")
+    return (figure, int(count)) if count.isdigit() else (name, None)

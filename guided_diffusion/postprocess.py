@@ -1,23 +1,69 @@
-"""From soft samples to masks, and from an ensemble to its mean and its uncertainty."""
+"""From soft samples to masks, and from an ensemble of masks to one: its consensus, and maps of its uncertainty."""
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from scipy import ndimage
+from scipy.special import expit
+
+from .nn import ConfigError
+
+STAPLE_START = 0.99999  # sensitivity and specificity of every mask before the first step, as published
+STAPLE_TOLERANCE = 1e-7  # pixels
+STAPLE_MAX_STEPS = 1000
+STAPLE_EDGE = 1e-12  # keeps sensitivity and specificity off 0 and 1, where their logarithms end
 
 
-def binarise(samples, threshold=0.5, median_blur=1):
+@dataclass(frozen=True)
+class PostprocessConfig:
+    threshold: Annotated[float, "a pixel above it belongs to the mask"] = 0.5
+    median_blur: Annotated[int, "side of the median filter on the masks, pixels, odd; 1: none"] = 1
+    largest_component: Annotated[bool, "keep the largest connected part of each mask only"] = False
+    fill_holes: Annotated[bool, "fill the holes of each mask"] = False
+
+    def __post_init__(self):
+        if self.median_blur < 1 or self.median_blur % 2 == 0:
+            raise ConfigError(f"--median_blur {self.median_blur}: an odd number of pixels is needed")
+        if not 0 < self.threshold < 1:
+            raise ConfigError(f"--threshold {self.threshold}: a number between 0 and 1 is needed")
+
+
+# -- masks ------------------------------------------------------------------------------------------------------------
+
+
+def binarise(samples, config=PostprocessConfig()):
     """
-    Masks from soft samples, [..., H, W] -> bool of the same shape: above `threshold`, after a median filter.
+    Masks from soft samples, [..., H, W] -> bool of the same shape.
 
-    median_blur  side of the filter's square window in pixels, odd; 1: none. A median commutes with a threshold, so
-                 this is also the median of the mask.
+    In this order: median filter (it commutes with the threshold, so it is also the median of the mask), threshold,
+    largest component, holes.
     """
-    if median_blur < 1 or median_blur % 2 == 0:
-        raise ValueError(f"median blur {median_blur}: an odd number of pixels is needed")
     samples = np.asarray(samples)
-    if median_blur > 1:
-        window = (1,) * (samples.ndim - 2) + (median_blur, median_blur)
-        samples = ndimage.median_filter(samples, size=window, mode="nearest")
-    return samples > threshold
+    if config.median_blur > 1:
+        window = (1,) * (samples.ndim - 2) + (config.median_blur, config.median_blur)
+        samples = ndimage.median_filter(samples.astype(np.float32), size=window, mode="nearest")
+    masks = samples > config.threshold
+    if config.largest_component:
+        masks = each(largest_component, masks)
+    if config.fill_holes:
+        masks = each(ndimage.binary_fill_holes, masks)
+    return masks
+
+
+def each(function, masks):
+    """`function` of each mask [H, W] of [..., H, W]."""
+    flat = masks.reshape(-1, *masks.shape[-2:])
+    return np.array([function(mask) for mask in flat], dtype=bool).reshape(masks.shape)
+
+
+def largest_component(mask):
+    """The largest 4-connected part of a mask [H, W]; of several as large, the first from the top left."""
+    parts, count = ndimage.label(mask)
+    return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else mask
+
+
+# -- consensus --------------------------------------------------------------------------------------------------------
 
 
 def mean_mask(masks):
@@ -25,6 +71,71 @@ def mean_mask(masks):
     return np.asarray(masks, dtype=np.float32).mean(0)
 
 
+@dataclass(frozen=True)
+class Staple:
+    probability: np.ndarray  # [H, W]: that the pixel belongs to the hidden truth
+    sensitivity: np.ndarray  # [M]: share of the truth's foreground that each mask marks
+    specificity: np.ndarray  # [M]: share of the truth's background that each mask leaves
+
+
+def staple(masks):
+    """
+    Simultaneous truth and performance level estimation (Warfield et al. 2004), [M, H, W] bool -> Staple.
+
+    The prior of the foreground is its share of all masks. The steps end when the sum of the probabilities changes by
+    less than STAPLE_TOLERANCE.
+    """
+    D = np.asarray(masks, dtype=bool).reshape(len(masks), -1)
+    shape, prior = np.shape(masks)[1:], D.mean()
+    p = q = np.full(len(D), STAPLE_START)
+    if prior in (0, 1):  # nobody marks, or everybody marks, every pixel: there is nothing to estimate
+        return Staple(np.full(shape, prior), p, q)
+
+    patterns, inverse, counts = np.unique(D, axis=1, return_inverse=True, return_counts=True)
+    total = np.inf
+    for _ in range(STAPLE_MAX_STEPS):
+        W = _staple_expectation(patterns, prior, p, q)
+        weight, before, total = W * counts, total, W @ counts
+        if abs(total - before) < STAPLE_TOLERANCE:
+            break
+        rest = counts - weight
+        p = np.clip(patterns @ weight / max(weight.sum(), STAPLE_EDGE), STAPLE_EDGE, 1 - STAPLE_EDGE)
+        q = np.clip(~patterns @ rest / max(rest.sum(), STAPLE_EDGE), STAPLE_EDGE, 1 - STAPLE_EDGE)
+    return Staple(W[inverse.ravel()].reshape(shape), p, q)
+
+
+def _staple_expectation(D, prior, p, q):
+    """Probability of the foreground at each of the pixels with decisions D [M, N], in logarithms."""
+    a = np.log(prior) + np.where(D, np.log(p)[:, None], np.log1p(-p)[:, None]).sum(0)
+    b = np.log(1 - prior) + np.where(D, np.log1p(-q)[:, None], np.log(q)[:, None]).sum(0)
+    return expit(a - b)
+
+
+CONSENSUS = {
+    "mean": mean_mask,
+    "majority": lambda masks: mean_mask(masks) > 0.5,
+    "staple": lambda masks: staple(masks).probability > 0.5,
+}
+
+
+# -- uncertainty, each [M, H, W] bool -> [H, W] -----------------------------------------------------------------------
+
+
 def variance_map(masks):
-    """Variance of the masks at each pixel, the uncertainty map: [M, H, W] bool -> [H, W] in [0, 0.25]."""
+    """Variance of the masks at each pixel, in [0, 0.25]."""
     return np.asarray(masks, dtype=np.float32).var(0)
+
+
+def entropy_map(masks):
+    """Entropy of the mean mask at each pixel, in bits, in [0, 1]."""
+    m = mean_mask(masks)
+    inside = (m > 0) & (m < 1)
+    m = np.where(inside, m, 0.5)
+    return np.where(inside, -m * np.log2(m) - (1 - m) * np.log2(1 - m), 0).astype(np.float32)
+
+
+def disagreement_map(masks):
+    """Share of the pairs of distinct masks that differ at each pixel, in [0, 1]; 0 for a single mask."""
+    M = len(masks)
+    votes = np.asarray(masks, dtype=np.float32).sum(0)
+    return 2 * votes * (M - votes) / max(M * (M - 1), 1)

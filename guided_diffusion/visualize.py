@@ -16,18 +16,19 @@ def to_grey(values):
     return Image.fromarray(np.round(np.clip(np.asarray(values, dtype=np.float32), 0, 1) * 255).astype(np.uint8))
 
 
-def sheet(image, raters, masks):
+def sheet(image, raters, masks, num_shown=None):
     """
     A picture sheet, PIL image in grey.
 
-    image   [H, W] in [0, 1]
-    raters  [R, H, W] bool; R may be 0
-    masks   [M, H, W] bool, the samples; their variance is shown four times enhanced, so that white is the most possible
+    image      [H, W] in [0, 1]
+    raters     [R, H, W] bool; R may be 0
+    masks      [M, H, W] bool, the samples; their variance is shown four times enhanced, so that white is the most possible
+    num_shown  show only so many of the samples; mean and uncertainty are of all
     """
     rows = [
         [("image", image), ("mean of samples", mean_mask(masks)), ("uncertainty", 4 * variance_map(masks))],
         [(f"rater {k}", mask) for k, mask in enumerate(raters)],
-        [(f"sample {k}", mask) for k, mask in enumerate(masks)],
+        [(f"sample {k}", mask) for k, mask in enumerate(masks[:num_shown])],
     ]
     rows = [row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)]
 

@@ -1,0 +1,193 @@
+"""Scores folders of samples against the raters: a table, metrics.csv, metrics.json, and report.html to look at."""
+
+import csv
+import itertools
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from scipy import stats
+from tqdm import tqdm
+
+from . import fidelity, metrics
+from .lidcloader import DataError, find_cases
+from .report import NullReport, Report
+from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
+
+BOOTSTRAP_DRAWS = 10_000
+NAMES_SHOWN = 5  # cases of one fault that are named
+FAULTS_SHOWN = 20
+DESCRIPTIONS = {**metrics.FIGURES, **MORE_FIGURES}
+
+
+def evaluate(config, flags):
+    """
+    Score every case, write the figures into config.out_dir or else beside the samples, print and return the summary.
+
+    config  EvaluateConfig
+    flags   the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
+    DataError: not a single case could be scored.
+    """
+    check_evaluate_config(config)
+    cases = find_cases(config.data_dir)
+    out_dir = config.out_dir or config.samples
+    os.makedirs(out_dir, exist_ok=True)
+
+    scorer, scores = Scorer(config, flags), []
+    with (Report if config.report else NullReport)(os.path.join(out_dir, "report.html")) as report:
+        bar = tqdm(cases, unit="case", delay=3, leave=False, dynamic_ncols=True)
+        for score in score_in_threads(scorer, bar):
+            if score.figures:
+                report.add(score.name, side_by_side(score.figures, config.folders), score.pictures)
+            score.pictures.clear()
+            scores.append(score)
+        summary = {**summarise(config, scores), "notes": scorer.notes(len(cases))}
+        report.finish(summary, DESCRIPTIONS)
+
+    write_csv(os.path.join(out_dir, "metrics.csv"), scores)
+    with open(os.path.join(out_dir, "metrics.json"), "w", encoding="utf-8") as file:
+        json.dump(summary, file, indent=1)
+        file.write("\n")
+    print_summary(summary)
+    return summary
+
+
+def score_in_threads(scorer, cases):
+    """Yield the CaseScore of each case, in order, with a few computed ahead: NumPy and zlib let threads run side by side."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting, left = [], iter(cases)
+        while True:
+            waiting += [pool.submit(scorer, case) for case in itertools.islice(left, 2 * threads - len(waiting))]
+            if not waiting:
+                return
+            yield waiting.pop(0).result()
+
+
+# -- figures over the cases -------------------------------------------------------------------------------------------
+
+
+def mean_and_interval(values):
+    """
+    {"mean", "se", "low", "high", "cases"} of a figure's values, one for each case.
+
+    Standard error, and 95 % interval by the percentile bootstrap over the cases; None with a single case.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    told = {"mean": float(values.mean()), "se": None, "low": None, "high": None, "cases": len(values)}
+    if len(values) > 1:
+        drawn = stats.bootstrap(
+            (values,), np.mean, n_resamples=BOOTSTRAP_DRAWS, method="percentile", batch=1000, rng=np.random.default_rng(0)
+        )
+        low, high = map(float, drawn.confidence_interval)
+        told |= {"se": float(values.std(ddof=1) / len(values) ** 0.5), "low": low, "high": high}
+    return told
+
+
+def summarise(config, scores):
+    """
+    The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored), `figures` {name:
+    mean_and_interval}, `calibration` where the truth is known, `compared` (the same for each further folder, and the
+    paired `differences` from the first), `faults`.
+    """
+    faults = group_faults(scores)
+    if not any(score.figures for score in scores):
+        raise DataError(f"not one of {len(scores)} cases could be scored: {'; '.join(faults[:3])}")
+    first, *others = (_summarise_folder(folder, scores) for folder in config.folders)
+    for other in others:
+        both = [score.figures for score in scores if config.samples in score.figures and other["samples"] in score.figures]
+        rows = [difference(row[other["samples"]], row[config.samples]) for row in both]
+        other["differences"] = _summarise_rows(rows)
+    return {**first, "of": len(scores), "compared": others, "faults": faults}
+
+
+def _summarise_folder(folder, scores):
+    rows = [score.figures[folder] for score in scores if folder in score.figures]
+    told = {"samples": folder, "cases": len(rows), "figures": _summarise_rows(rows)}
+    if modes := [mode for score in scores for mode in score.modes.get(folder, [])]:
+        told["calibration"] = fidelity.calibration_curve(*zip(*modes))
+    return told
+
+
+def _summarise_rows(rows):
+    names = in_order({name for row in rows for name in row})
+    return {name: mean_and_interval([row[name] for row in rows if name in row]) for name in names}
+
+
+def difference(a, b):
+    """{figure: a less b} of the figures that both have."""
+    return {name: a[name] - b[name] for name in a if name in b}
+
+
+def in_order(names):
+    """Figures in the order of DESCRIPTIONS, the counts of one figure in a row."""
+    order = list(DESCRIPTIONS)
+
+    def key(name):
+        figure, count = metrics.split_count(name)
+        return order.index(figure), count or 0
+
+    return sorted(names, key=key)
+
+
+def group_faults(scores):
+    """A line for each fault: the cases that have it, and what it is."""
+    cases = {}
+    for score in scores:
+        for fault in score.faults:
+            cases.setdefault(fault, []).append(score.name)
+    lines = []
+    for fault, names in cases.items():
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        lines.append(f"{', '.join(names[:NAMES_SHOWN])}{more}: {fault}")
+    return lines
+
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+
+def side_by_side(figures, folders):
+    """The figures of one case in one dict: as they are for one folder; else by folder, and less those of the first."""
+    if len(folders) == 1:
+        return {name: figures[folders[0]][name] for name in in_order(figures[folders[0]])}
+    flat = {}
+    for folder in folders:
+        row = figures.get(folder, {})
+        flat |= {f"{name} of {folder}": row[name] for name in in_order(row)}
+    for folder in folders[1:]:
+        row = difference(figures.get(folder, {}), figures.get(folders[0], {}))
+        flat |= {f"{name}, {folder} less {folders[0]}": row[name] for name in in_order(row)}
+    return flat
+
+
+def write_csv(path, scores):
+    """A row for each case and folder; a figure that a case does not have stays empty."""
+    names = in_order({name for score in scores for row in score.figures.values() for name in row})
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["case", "samples", *names])
+        writer.writeheader()
+        for score in scores:
+            writer.writerows({"case": score.name, "samples": folder, **row} for folder, row in score.figures.items())
+
+
+def print_summary(summary):
+    """The summary as tables on the console, notes, and every fault, or the first ones of many."""
+    for told in (summary, *summary["compared"]):
+        print(f"{told['samples']}: {told['cases']} of {summary['of']} cases")
+        print_table(told["figures"])
+    for told in summary["compared"]:
+        print(f"{told['samples']} less {summary['samples']}, paired by case")
+        print_table(told["differences"])
+    shown = summary["faults"][:FAULTS_SHOWN]
+    for line in (*summary["notes"], *shown):
+        print(line)
+    if len(summary["faults"]) > len(shown):
+        print(f"... and {len(summary['faults']) - len(shown)} more faults, all in metrics.json")
+
+
+def print_table(figures):
+    print(f"{'':24s} {'mean':>8s} {'s. e.':>8s}   95 % interval over cases")
+    for name, told in figures.items():
+        ends = f"{told['se']:8.4f}   {told['low']:.4f} to {told['high']:.4f}" if told["cases"] > 1 else f"{'-':>8s}   -"
+        print(f"{name:24s} {told['mean']:8.4f} {ends} ({told['cases']})")

@@ -1,0 +1,182 @@
+"""The figures of one case: its samples, from one folder or several to compare, against its raters."""
+
+import io
+import os
+from dataclasses import dataclass, field, fields
+from typing import Annotated
+
+from . import ensemble, fidelity, metrics, visualize
+from .lidcloader import CaseReader, DataConfig, DataError, make_case
+from .nn import ConfigError
+from .postprocess import binarise
+
+SAMPLES_SHOWN = 16  # in a case's picture
+
+# name -> what it is, beside metrics.FIGURES
+MORE_FIGURES = {
+    "ged_less_majority": "ged less that of always answering the raters' majority; below 0 the samples are better ↓",
+    "mode_tv": "total variation distance of the samples' modes to their true probabilities ↓",
+    "mode_tv_of_perfect": "the same of a perfect sampler, on average",
+    "implausible": "share of the samples that are no true mode ↓",
+    "ged_of_truth": "ged of a perfect sampler, on average",
+    "ged_excess": "ged less that of a perfect sampler ↓",
+    "ged_unbiased_excess": "ged_unbiased less that of a perfect sampler ↓",
+    "ged_of_majority": "squared energy distance of always answering the raters' majority",
+    "rater_diversity": "mean distance of distinct raters",
+}
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    data_dir: Annotated[str, "folder of cases with their raters"] = ""
+    samples: Annotated[str, "folder that segmentation_sample.py wrote, or of masks ID_output0.png ... of any program"] = "results/samples"
+    compare: Annotated[tuple[str, ...], "more such folders, DIR,DIR, each set beside --samples"] = ()
+    counts: Annotated[tuple[int, ...], "score the first so many samples of each case, e.g. 4,16,50; default: all"] = ()
+    truth: Annotated[str, "truth.json of a phantom, for the figures that want the true distribution"] = ""
+    mode_iou: Annotated[float, "a sample shows the true mode that it has the largest IoU with, if that is at least this"] = 0.75
+    report: Annotated[bool, "write report.html"] = True
+    out_dir: Annotated[str, "where metrics.csv, metrics.json and report.html go; default: the folder of --samples"] = ""
+
+    @property
+    def folders(self):
+        """The folders of samples, --samples first."""
+        return (self.samples, *self.compare)
+
+
+def check_evaluate_config(config):
+    """Refuse, by the flag's name, what cannot be evaluated."""
+    if not config.data_dir:
+        raise ConfigError("--data_dir is missing: name the folder of cases with their raters")
+    if any(count < 1 for count in config.counts):
+        raise ConfigError(f"--counts {','.join(map(str, config.counts))}: at least 1 is needed")
+    if not 0 < config.mode_iou <= 1:
+        raise ConfigError(f"--mode_iou {config.mode_iou}: a number above 0, at most 1, is needed")
+    for folder in config.folders:
+        if not os.path.isdir(folder):
+            raise DataError(f"{folder}: no such folder of samples (--samples, --compare); draw them with segmentation_sample.py")
+    if len({os.path.realpath(folder) for folder in config.folders}) < len(config.folders):
+        raise ConfigError("--compare names a folder twice, or that of --samples")
+
+
+# -- one case ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class CaseScore:
+    """What is known of one case: in each folder its figures, and what stood in the way of some."""
+
+    name: str
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)  # {folder: {figure: value}}
+    faults: list[str] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)  # {folder: PNG}
+    modes: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # {folder: (probability, frequency) of each mode}
+
+
+class Scorer:
+    """
+    Scores cases one at a time, reading what it needs; its calls may run in several threads.
+
+    flags  the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
+    """
+
+    def __init__(self, config, flags):
+        self.config, self.flags = config, flags
+        self.truth = fidelity.read_truth(config.truth) if config.truth else None
+        self.readers = {}  # {(side, DataConfig): CaseReader}
+
+    def __call__(self, case):
+        """`CaseScore` of a case (name, folder)."""
+        score = CaseScore(case[0])
+        for folder in self.config.folders:
+            try:
+                self._score(score, case[1], folder)
+            except (DataError, OSError) as error:
+                score.faults.append(str(error))
+        return score
+
+    def notes(self, num_cases):
+        """What was changed in the `num_cases` cases on the way in, a line each."""
+        return list(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes(num_cases)))
+
+    def _score(self, score, case_folder, folder):
+        found = ensemble.find_samples(folder, score.name)
+        if found is None:
+            raise DataError(f"no samples in {folder}")
+        samples, made_by = found
+        made_by = {**(ensemble.spread(made_by) if "flags" in made_by else made_by), **self.flags}
+        image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
+        masks = binarise(samples, ensemble.postprocess_of(made_by))
+        truth = self._truth(score.name, masks.shape[1:])
+
+        figures = {}
+        for count, scored in self._figures(score, folder, masks, raters, truth):
+            figures |= {f"{name}_{count}": float(value) for name, value in scored.items()}
+        if not figures:
+            return
+        figures |= {"ged_of_majority": ged_of_majority(raters), "rater_diversity": float(metrics.diversity(raters))}
+        score.figures[folder] = figures
+        if truth:
+            assigned = fidelity.assign_modes(masks, truth.modes, self.config.mode_iou)
+            score.modes[folder] = list(zip(truth.probabilities, fidelity.mode_frequencies(assigned, len(truth.modes))))
+        if self.config.report:
+            file = io.BytesIO()
+            visualize.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
+            score.pictures[folder] = file.getvalue()
+
+    def _figures(self, score, folder, masks, raters, truth):
+        """Yield (count, {figure: value}) for each of --counts, all pairs of masks being compared once."""
+        pairs = metrics.Pairs.of(masks, raters)
+        for count in self.config.counts or (len(masks),):
+            if count > len(masks):
+                score.faults.append(f"only {len(masks)} samples in {folder}, too few for --counts {count}")
+                continue
+            scored = metrics.all_figures(masks[:count], raters, pairs.first(count))
+            scored["ged_less_majority"] = scored["ged"] - ged_of_majority(raters)
+            if truth:
+                scored |= truth_figures(masks[:count], raters, truth, scored, self.config.mode_iou)
+            yield count, scored
+
+    def _read(self, name, case_folder, folder, shape, made_by):
+        """Image [C, H, W] and raters [R, H, W] of a case at the samples' size. DataError: they do not belong together."""
+        known = {f.name: made_by[f.name] for f in fields(DataConfig) if f.name in made_by}
+        if known.get("intensity_range") is not None:
+            known["intensity_range"] = tuple(known["intensity_range"])
+        side = shape[0] if made_by.get("image_size") == shape[0] == shape[1] else None
+        data_config = DataConfig(**known)
+        reader = self.readers.setdefault((side, data_config), CaseReader(side, config=data_config))
+        image, raters = reader.read(case_folder)
+        if raters.shape[1:] != shape:
+            raise DataError(f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}")
+        if "image" in made_by and made_by["image"] != ensemble.image_hash(make_case(name, image, raters)):
+            raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is --data_dir right?")
+        return image, raters
+
+    def _truth(self, name, shape):
+        if not self.truth:
+            return None
+        if name not in self.truth:
+            raise DataError(f"{self.config.truth} has no such case")
+        return fidelity.case_truth(self.truth[name], shape)
+
+
+def ged_of_majority(raters):
+    """The squared energy distance of always answering the raters' majority."""
+    return float(metrics.squared_ged(metrics.majority_vote(raters)[None], raters).total)
+
+
+def truth_figures(masks, raters, truth, scored, mode_iou):
+    """The figures of samples [M, H, W] that the true distribution allows; `scored` are those of metrics.all_figures."""
+    M, R = len(masks), len(raters)
+    frequencies = fidelity.mode_frequencies(fidelity.assign_modes(masks, truth.modes, mode_iou), len(truth.modes))
+    perfect = fidelity.expected_squared_ged(truth, raters, M)
+    figures = {
+        "mode_tv": fidelity.total_variation(frequencies, truth.probabilities),
+        "mode_tv_of_perfect": fidelity.expected_total_variation(truth.probabilities, M),
+        "implausible": 1 - frequencies.sum(),
+        "ged_of_truth": perfect,
+        "ged_excess": scored["ged"] - perfect,
+    }
+    if M > 1 and R > 1:
+        perfect = fidelity.expected_squared_ged(truth, raters, M, unbiased=True)
+        figures["ged_unbiased_excess"] = scored["ged_unbiased"] - perfect
+    return figures
