@@ -10,6 +10,7 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     ema                  {rate: weights}, averaged
     optimizer, schedule_sampler, scaler
     random               the seed; each step's randomness follows from it and the place in the data
+    best                 {settings, step, score} of the best validation so far; None: there was none
 
 Bare state dicts of the published code, and of the implicit-ensembles code, are read too.
 """
@@ -23,7 +24,7 @@ import blobfile as bf
 import torch
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
-NEWEST = "savedmodel.pt"
+NEWEST, BEST = "savedmodel.pt", "bestmodel.pt"
 NUMBERED = re.compile(r"savedmodel(\d+)\.pt$")
 
 
@@ -55,6 +56,11 @@ def save(folder, state):
     write_atomically(path, lambda file: torch.save(state, file))
     _link(path, os.path.join(folder, NEWEST))
     return path
+
+
+def save_best(folder, state):
+    """Write `state` as bestmodel.pt, in place of the one before."""
+    write_atomically(os.path.join(folder, BEST), lambda file: torch.save(state, file))
 
 
 def _link(path, name):

@@ -268,11 +268,10 @@ def variability_correlation(samples, raters):
     For masks, whose cross-entropies have the same constant, these maps are m (1 - m) and |y - m| with m the mean mask.
     A flat map correlates with nothing: 0; two flat maps (all samples the same, and the rater alike): 1.
     """
-    mean = as_masks(samples).mean(-3)[..., None, :, :]
-    own = (mean * (1 - mean)).reshape(*mean.shape[:-2], -1)
-    error = abs(as_masks(raters) - mean)
-    error = error.reshape(*error.shape[:-2], -1)
-    return _correlation(own, error).mean(-1)
+    samples, raters = as_masks(samples), as_masks(raters)
+    M, votes = samples.shape[-3], samples.sum(-3)[..., None, :, :]  # whole numbers, so that a flat map is seen to be flat
+    own, error = votes * (M - votes), np.where(raters, M - votes, votes)
+    return _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error))).mean(-1)
 
 
 def _correlation(a, b):

@@ -167,12 +167,13 @@ def ged_of_majority(raters):
 def truth_figures(masks, raters, truth, scored, mode_iou):
     """The figures of samples [M, H, W] that the true distribution allows; `scored` are those of metrics.all_figures."""
     M, R = len(masks), len(raters)
-    frequencies = fidelity.mode_frequencies(fidelity.assign_modes(masks, truth.modes, mode_iou), len(truth.modes))
+    assigned = fidelity.assign_modes(masks, truth.modes, mode_iou)
+    frequencies = fidelity.mode_frequencies(assigned, len(truth.modes))
     perfect = fidelity.expected_squared_ged(truth, raters, M)
     figures = {
         "mode_tv": fidelity.total_variation(frequencies, truth.probabilities),
         "mode_tv_of_perfect": fidelity.expected_total_variation(truth.probabilities, M),
-        "implausible": 1 - frequencies.sum(),
+        "implausible": (assigned == fidelity.IMPLAUSIBLE).mean(),
         "ged_of_truth": perfect,
         "ged_excess": scored["ged"] - perfect,
     }

@@ -1,6 +1,6 @@
 """The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders as ONE trainable module."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from .nn import ConfigError, stack_randn
+from .respace import create_gaussian_diffusion
 from .sampling import sample
 
 
@@ -39,6 +40,11 @@ class AmbiguousSegmenter(nn.Module):
         self.diffusion, self.config = diffusion, config
         for encoder in (prior, posterior):
             encoder.requires_grad_(config.train_encoders)
+
+    def respaced(self, timestep_respacing):
+        """The same networks, weights shared, on another choice of timesteps (respace.space_timesteps)."""
+        diffusion = create_gaussian_diffusion(replace(self.diffusion.config, timestep_respacing=timestep_respacing))
+        return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
 
     def to_x(self, mask):
         """A mask on [0, 1] on the scale of the diffusion, [mask_low, 1]."""

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -19,7 +19,7 @@ from .resample import create_named_schedule_sampler
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {
     "log_interval", "save_interval", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers",
-    "use_checkpoint",
+    "use_checkpoint", "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble", "eval_steps",
 }  # fmt: skip
 
 
@@ -85,6 +85,23 @@ class EMA:
             rate = min(float(rate), (1 + step) / (10 + step))
             torch._foreach_lerp_(list(weights.values()), self.live, 1 - rate)
 
+    @contextmanager
+    def applied(self):
+        """For as long as the context lasts, the module has the averages of the first rate, and these its weights."""
+        averages = list(next(iter(self.weights.values())).values())
+        self._swap(averages)
+        try:
+            yield
+        finally:
+            self._swap(averages)
+
+    @torch.no_grad()
+    def _swap(self, averages):
+        for live, average in zip(self.live, averages):
+            kept = live.clone()
+            live.copy_(average)
+            average.copy_(kept)
+
     def load(self, live, averages):
         """Start from stored averages, and from the live weights for a rate or a name that was not averaged."""
         for rate, weights in self.weights.items():
@@ -135,13 +152,15 @@ class Trainer:
     Every draw (case, rater, timestep, noise) is a function of the seed and its place in the endless stream of draws,
     so that a run that stops and continues, or is shared by several processes, makes the same draws.
 
-    flags  every flag of the run, for its checkpoints
-    start  what find_start gave
+    flags      every flag of the run, for its checkpoints
+    start      what find_start gave
+    validator  Validator; None: no validation
     """
 
-    def __init__(self, segmenter, dataset, config, processes, flags, start=(None, None, [])):
+    def __init__(self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None):
         check_train_config(config)
-        self.config, self.processes, self.flags = config, processes, flags
+        self.config, self.processes, self.flags, self.validator = config, processes, flags, validator
+        self.scores, self.best = {}, None
         self.segmenter = segmenter.to(processes.device).train()
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay)
@@ -183,12 +202,16 @@ class Trainer:
             for batch in self.loader:
                 self.step(batch)
                 bar.update()
-                if self.steps_done % config.log_interval == 0 or self.steps_done == end:
+                if self.validator and (self.steps_done % self.eval_interval == 0 or self.steps_done == end):
+                    self.validate()
+                if self.scores or self.steps_done % config.log_interval == 0 or self.steps_done == end:
                     self.log(bar)
                 if self.steps_done % config.save_interval == 0 or self.steps_done == end:
                     self.save()
                 if self.steps_done == end:
                     break
+        if self.validator and self.best:
+            self.logger.info(f"best: step {self.best['step']}, {self.validator.names[0]} {self.best['score']:.4f} ({checkpoint.BEST})")
         self.logger.close()
 
     def step(self, batch):
@@ -240,13 +263,31 @@ class Trainer:
         self.steps_done += 1
         self.samples += self.processes.world_size * self.config.batch_size
 
+    @property
+    def eval_interval(self):
+        return self.validator.config.eval_interval or self.config.save_interval
+
+    def validate(self):
+        """Score the averaged weights, for the next line of the log, and keep the checkpoint if it is the best so far."""
+        then = time.monotonic()
+        with self.ema.applied():
+            self.scores = self.validator.score(self.segmenter)
+        self.logged = (self.logged[0] + time.monotonic() - then, self.logged[1])  # the speed logged is that of training
+        score, settings = self.scores[self.validator.names[0]], self.validator.settings
+        if self.best is None or self.best["settings"] != settings or score < self.best["score"]:
+            self.best = {"settings": settings, "step": self.steps_done, "score": score}
+            if self.processes.is_main:
+                checkpoint.save_best(self.config.log_dir, self.state())
+            self.processes.barrier()
+
     # -- what it says -------------------------------------------------------------------------------------------------
 
     def columns(self):
         """The columns of progress.csv."""
         terms = ("loss", "mse", "vb", "kl")
         quartiles = [f"{term}_q{q}" for term in terms for q in range(QUARTILES)]
-        return ["step", "samples", *terms, *quartiles, "grad_norm", "lr", "samples_per_second"]
+        scores = self.validator.names if self.validator else []
+        return ["step", "samples", *terms, *scores, *quartiles, "grad_norm", "lr", "samples_per_second"]
 
     def greeting(self, num_cases, path):
         """What is about to be trained, in a line."""
@@ -264,10 +305,11 @@ class Trainer:
         (then, steps_then), self.logged = self.logged, (time.monotonic(), self.steps_done)
         drawn = (self.steps_done - steps_then) * self.config.batch_size * self.processes.world_size
         self.logger.metrics({
-            "step": self.steps_done, "samples": self.samples, **{k: means[k] for k in self.columns() if k in means}, "grad_norm": float(self.grad_norm),
-            "lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": drawn / (self.logged[0] - then),
+            "step": self.steps_done, "samples": self.samples, **{k: means[k] for k in self.columns() if k in means},
+            **self.scores, "grad_norm": float(self.grad_norm), "lr": self.optimizer.param_groups[0]["lr"], "samples_per_second": drawn / (self.logged[0] - then),
         })  # fmt: skip
         bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", "mse", "vb", "kl") if name in means})
+        self.scores = {}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -278,7 +320,7 @@ class Trainer:
             "step": self.steps_done, "samples": self.samples, "flags": self.flags,
             "weights": self.segmenter.state_dict(), "ema": self.ema.weights,
             "optimizer": self.optimizer.state_dict(), "schedule_sampler": self.schedule_sampler.state_dict(),
-            "scaler": self.scaler.state_dict(), "random": {"seed": self.config.seed},
+            "scaler": self.scaler.state_dict(), "random": {"seed": self.config.seed}, "best": self.best,
         }  # fmt: skip
 
     def save(self):
@@ -301,6 +343,7 @@ class Trainer:
             checkpoint.check_optimizer(state["optimizer"], self.trained, path)
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]["state"]})
         if not published:
+            self.best = state.get("best")
             self.scaler.load_state_dict(state["scaler"])
             if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
                 self.schedule_sampler.load_state_dict(state["schedule_sampler"])

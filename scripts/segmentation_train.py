@@ -17,8 +17,9 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import DataConfig, LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.train_util import TrainConfig, Trainer, check_train_config, find_start
+from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 
-CONFIGS = (TrainConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
@@ -27,8 +28,9 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, data_config, unet = configs[:3]
+        config, validation, data_config, unet = configs[:4]
         check_train_config(config)
+        check_validation_config(validation)
         script_util.refuse_remote("log_dir", config.log_dir)
         if not config.data_dir:
             raise ConfigError("--data_dir is missing: name the folder of cases to train on")
@@ -38,10 +40,12 @@ def main(argv=None):
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
         start = find_start(config, flags)
-        dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config)
+        folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
+        dataset, *eval_dataset = (LIDCDataset(f, unet.image_size, unet.image_channels, data_config) for f in folders)
 
         with Processes() as processes:
-            Trainer(segmenter, dataset, config, processes, flags, start).run()
+            validators = [Validator(d, validation, processes, config.seed, config.batch_size) for d in eval_dataset]
+            Trainer(segmenter, dataset, config, processes, flags, start, *validators).run()
 
 
 if __name__ == "__main__":

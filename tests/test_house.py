@@ -32,9 +32,10 @@ ALLOWED = {
     "resample": {"nn"},
     "unet": {"nn"},
     "distribution": {"nn"},
-    "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "sampling"},
+    "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "respace", "sampling"},
     "visualize": {"postprocess"},
     "ensemble": {"nn", "checkpoint", "image_files", "postprocess", "visualize"},
+    "validation": {"nn", "ensemble", "metrics", "postprocess"},
     "train_util": {"nn", "checkpoint", "dist_util", "lidcloader", "logger", "resample"},
     "script_util": {"nn", "checkpoint", "distribution", "gaussian_diffusion", "lidcloader", "respace", "segmentation", "unet"},
 }

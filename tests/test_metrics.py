@@ -1,90 +1,253 @@
+"""Every metric against its loops, against values computed by hand, and against what theory says of it."""
+
+import brute_force
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from guided_diffusion import metrics, postprocess
+from guided_diffusion import metrics
 
 EMPTY, LEFT, RIGHT, FULL = (np.array(m, dtype=bool) for m in ([[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]))
+many = settings(max_examples=300, deadline=None, derandomize=True)
 
 
-def masks(count, seed, shape=(5, 5)):
+@st.composite
+def mask_sets(draw, fewest=1, most=4):
+    """(samples [M, H, W], raters [R, H, W]), with empty, full and equal masks among them more often than by chance."""
+    height, width = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    pixels = st.lists(st.booleans(), min_size=height * width, max_size=height * width)
+    mask = st.one_of(st.just([False] * height * width), st.just([True] * height * width), pixels, pixels)
+    drawn = [draw(st.lists(mask, min_size=fewest, max_size=most)) for _ in range(2)]
+    if draw(st.booleans()):
+        drawn[0][0] = drawn[1][0]
+    return tuple(np.array(masks, dtype=bool).reshape(-1, height, width) for masks in drawn)
+
+
+# -- loops ------------------------------------------------------------------------------------------------------------
+
+LOOPS = {
+    "ged": (lambda S, Y: metrics.squared_ged(S, Y).total, brute_force.ged),
+    "ged_cross": (lambda S, Y: metrics.squared_ged(S, Y).cross, brute_force.ged_cross),
+    "diversity": (lambda S, Y: metrics.diversity(S), lambda S, Y: brute_force.diversity(S)),
+    "sensitivity": (metrics.combined_sensitivity, brute_force.sensitivity),
+    "max_dice": (metrics.max_dice, brute_force.max_dice),
+    "agreement": (metrics.diversity_agreement, brute_force.agreement),
+    "agreement_pixels": (lambda S, Y: metrics.diversity_agreement(S, Y, "pixels"), brute_force.agreement_pixels),
+    "dice": (metrics.mean_mask_dice, brute_force.mean_mask_dice),
+    "ncc": (metrics.variability_correlation, brute_force.ncc),
+    "calibration": (metrics.calibration_error, brute_force.calibration),
+    "brier": (metrics.brier_score, brute_force.brier),
+    "area": (metrics.area_agreement, brute_force.area),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+@many
+@given(sets=mask_sets())
+def test_metric_equals_its_loops(name, sets):
+    ours, loops = LOOPS[name]
+    assert float(ours(*sets)) == pytest.approx(loops(*sets), abs=1e-6 if name == "ncc" else 1e-12)
+
+
+@many
+@given(sets=mask_sets(fewest=2))
+def test_unbiased_energy_distance_equals_its_loops(sets):
+    assert float(metrics.squared_ged(*sets, unbiased=True).total) == pytest.approx(brute_force.ged_unbiased(*sets), abs=1e-12)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(sets=mask_sets(most=3))
+def test_hungarian_iou_equals_the_best_of_all_matchings(sets):
+    assert float(metrics.hungarian_iou(*sets)) == pytest.approx(brute_force.hungarian_iou(*sets), abs=1e-12)
+
+
+@many
+@given(sets=mask_sets())
+def test_collective_insight_equals_its_loops(sets):
+    figures = metrics.all_figures(*sets)
+    parts = [float(figures[name]) for name in ("sensitivity", "max_dice", "agreement")]
+    assert float(figures["ci"]) == pytest.approx(brute_force.ci(*parts), abs=1e-12)
+    assert float(figures["ci_harmonic"]) == pytest.approx(brute_force.ci_harmonic(*parts), abs=1e-12)
+    parts[2] = float(figures["agreement_pixels"])
+    assert float(figures["ci_pixels"]) == pytest.approx(brute_force.ci(*parts), abs=1e-12)
+
+
+@many
+@given(sets=mask_sets())
+def test_all_figures_are_the_single_ones(sets):
+    S, Y = sets
+    figures = metrics.all_figures(S, Y)
+    assert set(metrics.FIGURES) - set(figures) == ({"ged_unbiased"} if min(len(S), len(Y)) == 1 else set())
+    for name, (ours, _) in LOOPS.items():
+        assert float(figures[name]) == pytest.approx(float(ours(S, Y)), abs=1e-12)
+    assert float(figures["hm_iou"]) == pytest.approx(float(metrics.hungarian_iou(S, Y)))
+
+
+# -- what holds for every set -----------------------------------------------------------------------------------------
+
+
+@many
+@given(sets=mask_sets(), seed=st.integers(0, 1000))
+def test_order_of_samples_and_raters_is_nothing(sets, seed):
     rng = np.random.default_rng(seed)
-    return rng.random((count, *shape)) < rng.choice([0.0, 0.3, 0.7, 1.0], size=(count, 1, 1))
+    shuffled = metrics.all_figures(*(rng.permutation(masks) for masks in sets))
+    for name, value in metrics.all_figures(*sets).items():
+        assert float(shuffled[name]) == pytest.approx(float(value), abs=1e-12), name
 
 
-def iou(a, b):
-    union = sum(bool(x or y) for x, y in zip(a.flat, b.flat))
-    return sum(bool(x and y) for x, y in zip(a.flat, b.flat)) / union if union else 1.0
+@many
+@given(sets=mask_sets())
+def test_a_set_against_itself_is_perfect(sets):
+    figures = metrics.all_figures(sets[0], sets[0])
+    for name in ("ged", "calibration", "brier"):
+        assert float(figures[name]) == pytest.approx(0, abs=1e-12), name
+    for name in ("hm_iou", "sensitivity", "max_dice", "agreement", "agreement_pixels", "ci", "ci_harmonic", "dice", "area"):
+        assert float(figures[name]) == pytest.approx(1, abs=1e-12), name
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_energy_distance_is_its_double_loop(seed):
-    S, Y = masks(seed % 5 + 2, seed), masks(seed % 4 + 2, seed + 1000)
-    for unbiased in (False, True):
-        def mean(A, B, same):
-            pairs = [(a, b) for i, a in enumerate(A) for j, b in enumerate(B) if not (same and unbiased and i == j)]
-            return sum(1 - iou(a, b) for a, b in pairs) / len(pairs)
-
-        ged = metrics.squared_ged(S, Y, unbiased)
-        parts = mean(S, Y, False), mean(S, S, True), mean(Y, Y, True)
-        np.testing.assert_allclose((ged.cross, ged.within_samples, ged.within_raters), parts, atol=1e-12)
-        assert ged.total == pytest.approx(2 * parts[0] - parts[1] - parts[2], abs=1e-12)
+@many
+@given(sets=mask_sets())
+def test_figures_keep_to_their_ranges(sets):
+    for name, value in metrics.all_figures(*sets).items():
+        low, high = {"ged": (0, 2), "ged_unbiased": (-2, 2), "ncc": (-1, 1)}.get(name, (0, 1))
+        assert low - 1e-9 <= value <= high + 1e-9, name
 
 
-def test_hand_computed_values():
+@many
+@given(sets=mask_sets(fewest=2))
+def test_biased_less_unbiased_is_the_diversity_over_the_count(sets):
+    S, Y = sets
+    difference = metrics.squared_ged(S, Y).total - metrics.squared_ged(S, Y, unbiased=True).total
+    assert float(difference) == pytest.approx(metrics.diversity(S) / len(S) + metrics.diversity(Y) / len(Y), abs=1e-12)
+
+
+def test_biased_distance_falls_with_the_count_and_the_unbiased_does_not():
+    """E[GED_M] = GED_inf + E d(S, S') / M, over many sets of samples from one distribution."""
+    rng = np.random.default_rng(0)
+    modes = np.array([[[1, 1, 0]], [[0, 1, 1]], [[0, 0, 0]]], dtype=bool)
+    p = np.array([0.5, 0.3, 0.2])
+    raters = modes[[0, 0, 1, 2]]
+    d = 1 - metrics.iou_matrix(modes, modes)
+    own = p @ d @ p
+    at_infinity = 2 * (p @ (1 - metrics.iou_matrix(modes, raters))).mean() - own - (1 - metrics.iou_matrix(raters, raters)).mean()
+    for M in (2, 5, 20):
+        sets = modes[rng.choice(3, size=(8000, M), p=p)]
+        batch = np.broadcast_to(raters, (len(sets), *raters.shape))
+        biased, unbiased = (metrics.squared_ged(sets, batch, u).total for u in (False, True))
+        assert biased.mean() == pytest.approx(at_infinity + own / M, abs=4 * biased.std() / np.sqrt(8000))
+        rater_part = metrics.diversity(raters) / 4
+        assert unbiased.mean() == pytest.approx(at_infinity - rater_part, abs=4 * unbiased.std() / np.sqrt(8000))
+
+
+@many
+@given(sets=mask_sets())
+def test_batches_tensors_and_other_types(sets):
+    S, Y = sets
+    S2, Y2 = np.stack([S, S[::-1], ~S]), np.stack([Y, Y, ~Y])
+    batch = metrics.all_figures(S2[:, None], Y2[:, None])  # [3, 1, M, H, W]
+    for row in range(3):
+        for name, value in metrics.all_figures(S2[row], Y2[row]).items():
+            assert batch[name].shape == (3, 1)
+            assert batch[name][row, 0] == pytest.approx(float(value), abs=1e-12), name
+    whole = metrics.all_figures(torch.from_numpy(S), torch.from_numpy(Y).float())
+    for name, value in metrics.all_figures(S.astype(np.uint8), Y.tolist()).items():
+        assert float(whole[name]) == float(value)
+
+
+@many
+@given(sets=mask_sets(most=5), count=st.integers(1, 5))
+def test_pairs_of_the_first_samples(sets, count):
+    S, Y = sets
+    count = min(count, len(S))
+    pairs = metrics.Pairs.of(S, Y).first(count)
+    assert metrics.squared_ged(S[:count], Y, pairs=pairs) == metrics.squared_ged(S[:count], Y)
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------
+
+
+def test_energy_distance_by_hand():
     assert metrics.squared_ged([EMPTY], [EMPTY]).total == 0
     assert metrics.squared_ged([EMPTY], [FULL]).total == 2
     # E d(S,Y) = (0 + 1) / 2, E d(S,S') = 0, E d(Y,Y') = (0 + 1 + 1 + 0) / 4
     assert metrics.squared_ged([EMPTY], [EMPTY, LEFT]).total == pytest.approx(0.5)
     # d(LEFT, FULL) = 1/2, d(LEFT, RIGHT) = 1: 2 * (1/2 + 1/2) / 2 - 1/2
     assert metrics.squared_ged([FULL], [LEFT, RIGHT]).total == pytest.approx(0.5)
+    assert metrics.squared_ged([LEFT, RIGHT], [LEFT, RIGHT], unbiased=True).total == pytest.approx(2 * 0.5 - 1 - 1)
+
+
+def test_overlap_by_hand():
     np.testing.assert_allclose(metrics.dice_matrix([LEFT, EMPTY, FULL], [FULL, EMPTY]), [[2 / 3, 0], [0, 1], [1, 0]])
+    np.testing.assert_allclose(metrics.iou_matrix([LEFT, EMPTY, FULL], [FULL, EMPTY]), [[1 / 2, 0], [0, 1], [1, 0]])
+    assert metrics.diversity([LEFT, RIGHT, LEFT]) == pytest.approx(2 / 3)
+    assert metrics.diversity([FULL]) == 0
 
 
-def test_invariances_and_batches():
-    S, Y = masks(4, 0), masks(3, 1)
-    whole = metrics.squared_ged(S, Y).total
-    assert metrics.squared_ged(S[::-1], Y[[2, 0, 1]]).total == pytest.approx(whole, abs=1e-12)
-    assert metrics.squared_ged(S, S).total == pytest.approx(0, abs=1e-12)
-    batch = metrics.squared_ged(np.stack([S, S[::-1]]), np.stack([Y, Y])).total
-    np.testing.assert_allclose(batch, [whole, whole])
+def test_matching_by_hand():
+    # lcm(2, 3) = 6: LEFT three times, FULL three times, against LEFT, LEFT, EMPTY twice each
+    assert metrics.hungarian_iou([LEFT, FULL], [LEFT, LEFT, EMPTY]) == pytest.approx((3 * 1 + 1 * 0.5 + 2 * 0) / 6)
+    assert metrics.max_dice([LEFT, FULL], [LEFT, RIGHT, EMPTY]) == pytest.approx((1 + 2 / 3 + 0) / 3)
+    assert metrics.max_dice([EMPTY], [EMPTY, FULL]) == pytest.approx(0.5)
 
 
-def test_biased_less_unbiased_is_the_diversity_over_the_count():
-    S, Y = masks(4, 2), masks(3, 3)
-    biased, unbiased = metrics.squared_ged(S, Y), metrics.squared_ged(S, Y, unbiased=True)
-    expected = unbiased.within_samples / 4 + unbiased.within_raters / 3
-    assert biased.total - unbiased.total == pytest.approx(expected, abs=1e-12)
-    with pytest.raises(ValueError, match="two masks"):
-        metrics.squared_ged(S[:1], Y, unbiased=True)
+def test_collective_insight_by_hand():
+    assert metrics.combined_sensitivity([LEFT, EMPTY], [FULL]) == 0.5
+    assert metrics.combined_sensitivity([EMPTY], [EMPTY]) == 1 and metrics.combined_sensitivity([LEFT], [EMPTY]) == 0
+    # V of the raters: 1 - Dice = 1/3, 1/3, 1; of the samples: 0
+    assert metrics.diversity_agreement([LEFT, LEFT], [LEFT, FULL, RIGHT]) == pytest.approx(1 - (1 + 1 / 3) / 2)
+    # LEFT - RIGHT is (1, -1): variance 1; LEFT - FULL is (0, -1): variance 1/4
+    assert metrics.diversity_agreement([LEFT, RIGHT], [LEFT, FULL], "pixels") == pytest.approx(1 - (0.75 + 0.75) / 2)
+    assert metrics.diversity_agreement([LEFT], [RIGHT]) == 1  # no pair in either
+    assert metrics.collective_insight(1, 1, 1) == metrics.collective_insight(1, 1, 1, harmonic=True) == 1
+    assert metrics.collective_insight(0.5, 0.5, 0.5) == pytest.approx(0.25)  # no mean at all
+    assert metrics.collective_insight(0.5, 0.5, 0.5, harmonic=True) == pytest.approx(0.5)
+    assert metrics.collective_insight(0, 0, 0) == metrics.collective_insight(0, 1, 1, harmonic=True) == 0
+    with pytest.raises(ValueError, match="dice, pixels"):
+        metrics.diversity_agreement([LEFT], [LEFT], "areas")
 
 
-def test_majority_and_mean_mask_dice():
+def test_mean_mask_figures_by_hand():
     assert metrics.majority_vote([LEFT, LEFT, RIGHT]).tolist() == [[True, False]]
     assert metrics.majority_vote([LEFT, RIGHT]).tolist() == [[False, False]]  # a tie is background
     assert metrics.mean_mask_dice([FULL], [LEFT, LEFT, RIGHT]) == pytest.approx(2 / 3)
     assert metrics.mean_mask_dice([EMPTY], [LEFT, RIGHT]) == 1
+    assert metrics.brier_score([LEFT, FULL], [LEFT, EMPTY]) == pytest.approx((0.25 + 0.25) / 2)  # (1, 1/2) to (1/2, 0)
+    assert metrics.calibration_error([LEFT, FULL], [LEFT, EMPTY]) == pytest.approx((0.5 + 0.5) / 2)
+    assert metrics.calibration_error([LEFT, RIGHT], [FULL, EMPTY]) == 0
+    assert metrics.area_agreement([LEFT], [FULL]) == pytest.approx(1 - 1 / 3)  # volumetric similarity
+    assert metrics.area_agreement([LEFT, EMPTY], [RIGHT, EMPTY]) == 1 and metrics.area_agreement([EMPTY], [EMPTY]) == 1
+    assert metrics.variability_correlation([LEFT, LEFT], [LEFT]) == 1  # all agree
+    assert metrics.variability_correlation([LEFT, LEFT], [FULL]) == 0  # none of the samples shows where it errs
+    assert metrics.variability_correlation([LEFT, FULL], [LEFT]) == pytest.approx(1)
 
 
-def test_sizes_must_agree():
+def test_calibration_bins_have_exact_edges():
+    """A mean of exactly 3/10 is the first value of the fourth of ten bins."""
+    samples = np.zeros((10, 1, 2), dtype=bool)
+    samples[:3, 0, 0], samples[:2, 0, 1] = True, True  # means 0.3 and 0.2: two bins
+    raters = np.zeros((10, 1, 2), dtype=bool)
+    raters[:2, 0, 0], raters[:3, 0, 1] = True, True  # their errors, +0.1 and -0.1, would cancel in one bin
+    assert metrics.calibration_error(samples, raters) == pytest.approx(0.1)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_mask_is_refused():
+    for masks, words in [
+        (np.full((1, 2, 2), 0.5), "0 and 1"),
+        (np.full((1, 2, 2), np.nan), "0 and 1"),
+        (np.full((1, 2, 2), 255), "0 and 1"),
+        (np.zeros((2, 2)), "at least one"),
+        (np.zeros((0, 2, 2)), "at least one"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            metrics.as_masks(masks)
     with pytest.raises(ValueError, match="cannot be compared"):
         metrics.iou_matrix(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
-
-
-def test_binarise_and_median_blur():
-    soft = np.zeros((1, 7, 7))
-    soft[0, 1:6, 1:6] = 0.9
-    soft = np.pad(soft, ((0, 0), (0, 4), (0, 4)))
-    soft[0, 3, 3], soft[0, 8, 8] = 0.1, 0.8  # a hole and a speck
-    plain, blurred = postprocess.binarise(soft), postprocess.binarise(soft, median_blur=3)
-    assert not plain[0, 3, 3] and plain[0, 8, 8]
-    assert blurred[0, 3, 3] and not blurred[0, 8, 8]
-    np.testing.assert_array_equal(blurred, postprocess.binarise(plain.astype(float), median_blur=3))  # they commute
-    assert postprocess.binarise(soft, threshold=0.85).sum() == 24
-    with pytest.raises(ValueError, match="odd"):
-        postprocess.binarise(soft, median_blur=2)
-
-
-def test_mean_and_variance():
-    stack = np.stack([EMPTY, LEFT, LEFT, FULL])
-    np.testing.assert_allclose(postprocess.mean_mask(stack), [[0.75, 0.25]])
-    np.testing.assert_allclose(postprocess.variance_map(stack), [[0.1875, 0.1875]])
+    with pytest.raises(ValueError, match="cannot be compared"):
+        metrics.squared_ged(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
+    with pytest.raises(ValueError, match="two masks"):
+        metrics.squared_ged([LEFT], [LEFT, FULL], unbiased=True)

@@ -1,0 +1,69 @@
+"""Validation while a run trains: the same few cases, sampled in few steps from the averaged weights and scored."""
+
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+
+from .ensemble import SampleConfig, draw_ensembles
+from .metrics import mean_mask_dice, squared_ged
+from .nn import ConfigError
+from .postprocess import binarise
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    eval_data_dir: Annotated[str, "folder of cases to validate on; none: no validation"] = ""
+    eval_interval: Annotated[int | None, "steps between two validations; default: --save_interval"] = None
+    eval_cases: Annotated[int, "cases to sample at each validation, spread over the folder"] = 16
+    eval_ensemble: Annotated[int, "masks for each of them"] = 4
+    eval_steps: Annotated[int, "sampling steps for each mask"] = 50
+
+
+def check_validation_config(config):
+    """Refuse, by the flag's name, what cannot be validated with."""
+    if config.eval_interval is not None and not config.eval_data_dir:
+        raise ConfigError(f"--eval_interval {config.eval_interval} wants --eval_data_dir: a folder of cases that are not trained on")
+    for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}: at least 1 is needed")
+
+
+class Validator:
+    """
+    Scores a segmenter on cases of `dataset`, a LIDCDataset; the processes share them.
+
+    config  ValidationConfig
+    seed    of the masks: every validation starts from the same noise, so that scores differ by the weights alone
+    """
+
+    def __init__(self, dataset, config, processes, seed, batch_size):
+        self.dataset, self.config, self.processes = dataset, config, processes
+        self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
+        chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
+        self.mine = [int(index) for index in chosen[processes.rank :: processes.world_size]]
+
+    @property
+    def settings(self):
+        """What scores of two validations must share to be comparable, JSON-like."""
+        return {"folder": self.dataset.directory, **asdict(self.config)}
+
+    @property
+    def names(self):
+        """Names of the scores, the one that a best model has the least of first."""
+        M = self.config.eval_ensemble
+        return [f"ged_{M}", f"dice_{M}"]
+
+    def score(self, segmenter):
+        """{name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities."""
+        segmenter.eval()
+        respaced = segmenter.respaced(str(min(self.config.eval_steps, segmenter.diffusion.config.diffusion_steps)))
+        total = torch.zeros(3, dtype=torch.float64)  # of both scores, and the number of cases
+        for case, samples in draw_ensembles(respaced, self.dataset, self.mine, self.sampling, self.processes.device):
+            masks, raters = binarise(samples), case.raters.numpy() > 0.5
+            total += torch.tensor([float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0])
+        segmenter.train()
+        *sums, count = self.processes.sum(total.to(self.processes.device)).tolist()
+        return {name: value / count for name, value in zip(self.names, sums)}

@@ -1,0 +1,319 @@
+"""Scoring folders of samples: the figures written, the faults named, folders compared, and the page in a real browser."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from helpers import assert_refused, call_script
+from PIL import Image
+
+from guided_diffusion import evaluation, metrics, phantom, visualize
+from guided_diffusion.image_files import read_image, read_label
+
+CASES, RATERS, SIZE = 5, 3, 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    phantom.write_set(folder, CASES, seed=9, size=SIZE, num_raters=RATERS)
+    return folder
+
+
+def names(data):
+    return sorted(path.name for path in data.glob("phantom*"))
+
+
+def raters_of(data, name):
+    return np.stack([read_label(str(data / name / f"label{k}_.png"))[0] for k in range(RATERS)])
+
+
+def write_masks(folder, name, masks):
+    """Masks as any program writes them."""
+    folder.mkdir(exist_ok=True)
+    for k, mask in enumerate(masks):
+        Image.fromarray(mask).save(folder / f"{name}_output{k}.png")
+
+
+@pytest.fixture
+def samples(data, tmp_path):
+    """Six masks of each case, from its modes at random."""
+    rng = np.random.default_rng(0)
+    for name in names(data):
+        modes = [read_label(str(data / name / f"mode_{mode}.png"))[0] for mode in phantom.MODES]
+        write_masks(tmp_path / "samples", name, [modes[k] for k in rng.integers(0, 4, size=6)])
+    return tmp_path / "samples"
+
+
+def masks_of(samples, name, count=6):
+    return np.stack([read_label(str(samples / f"{name}_output{k}.png"))[0] for k in range(count)])
+
+
+def evaluate(data, samples, *more):
+    return call_script("segmentation_evaluate", f"--data_dir={data}", f"--samples={samples}", *more)
+
+
+def rows_of(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def test_figures_at_several_counts(data, samples):
+    done = evaluate(data, samples, "--counts=2,6", "--report=False")
+    assert done.returncode == 0, done.stderr
+    summary, rows = json.loads((samples / "metrics.json").read_text()), rows_of(samples)
+    assert [row["case"] for row in rows] == names(data)
+    for row in rows:
+        raters = raters_of(data, row["case"])
+        for count in (2, 6):
+            expected = metrics.all_figures(masks_of(samples, row["case"], count), raters)
+            assert set(expected) == set(metrics.FIGURES)
+            for name, value in expected.items():
+                assert float(row[f"{name}_{count}"]) == pytest.approx(float(value), abs=1e-9), name
+        majority = metrics.squared_ged(metrics.majority_vote(raters)[None], raters).total
+        assert float(row["ged_less_majority_6"]) == pytest.approx(float(row["ged_6"]) - majority)
+
+    values = np.array([float(row["ged_6"]) for row in rows])
+    told = summary["figures"]["ged_6"]
+    assert told["mean"] == pytest.approx(values.mean()) and told["cases"] == CASES
+    assert told["se"] == pytest.approx(values.std(ddof=1) / np.sqrt(CASES))
+    assert values.min() <= told["low"] < told["mean"] < told["high"] <= values.max()
+    assert f"{told['mean']:.4f}" in done.stdout and "5 of 5 cases" in done.stdout
+    assert not (samples / "report.html").exists()
+
+
+def test_the_bootstrap_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    told = [evaluation.mean_and_interval(rng.exponential(size=60)) for _ in range(200)]
+    covered = np.mean([t["low"] <= 1 <= t["high"] for t in told])
+    assert 0.88 <= covered <= 0.99
+
+
+def test_the_threshold_of_raw_samples_is_their_own_or_the_one_given(data, tmp_path):
+    name = names(data)[0]
+    soft = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(1, SIZE, SIZE)
+    np.savez(tmp_path / f"{name}_samples.npz", samples=soft, threshold=0.9)
+    for flags, share in (([], 0.9), (["--threshold=0.25"], 0.25)):
+        done = evaluate(data, tmp_path, "--report=False", *flags)
+        assert done.returncode == 0, done.stderr
+        raters = raters_of(data, name)
+        assert float(rows_of(tmp_path)[0]["ged_1"]) == pytest.approx(metrics.squared_ged(soft > share, raters).total)
+
+
+def test_known_truth(data, samples):
+    done = evaluate(data, samples, "--counts=6", f"--truth={data / 'truth.json'}", "--report=False")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((samples / "metrics.json").read_text())
+    figures = {name: told["mean"] for name, told in summary["figures"].items()}
+    assert figures["implausible_6"] == 0  # the samples are modes
+    assert figures["ged_excess_6"] == pytest.approx(figures["ged_6"] - figures["ged_of_truth_6"])
+    assert 0.1 < figures["mode_tv_of_perfect_6"] < figures["mode_tv_6"]  # modes at even chances are not those of the truth
+    assert sum(point["count"] for point in summary["calibration"]) == 4 * CASES
+
+    for name in names(data):  # noise is no mode
+        write_masks(samples, name, np.random.default_rng(1).random((6, SIZE, SIZE)) > 0.5)
+    assert evaluate(data, samples, f"--truth={data / 'truth.json'}", "--report=False").returncode == 0
+    told = json.loads((samples / "metrics.json").read_text())["figures"]
+    assert told["implausible_6"]["mean"] == 1 and told["mode_tv_6"]["mean"] == 1
+    assert_refused(evaluate(data, samples, "--truth=/nowhere.json"), "/nowhere.json", "--truth")
+
+
+def test_folders_are_compared_in_pairs(data, samples, tmp_path):
+    better = tmp_path / "better"
+    for name in names(data)[:4]:  # the fifth case is in one folder only
+        write_masks(better, name, np.repeat(raters_of(data, name), 2, axis=0))
+    done = evaluate(data, samples, f"--compare={better}", f"--out_dir={tmp_path / 'both'}")
+    assert done.returncode == 0, done.stderr
+    summary, rows = json.loads((tmp_path / "both" / "metrics.json").read_text()), rows_of(tmp_path / "both")
+    (other,) = summary["compared"]
+    assert other["samples"] == str(better) and other["cases"] == 4 and summary["cases"] == 5
+    assert other["figures"]["ged_6"]["mean"] == pytest.approx(0)
+    ged = {(row["case"], row["samples"]): float(row["ged_6"]) for row in rows}
+    differences = [ged[name, str(better)] - ged[name, str(samples)] for name in names(data)[:4]]
+    told = other["differences"]["ged_6"]
+    assert told["mean"] == pytest.approx(np.mean(differences)) and told["cases"] == 4
+    assert told == evaluation.mean_and_interval(differences)
+    assert f"{better} less {samples}, paired by case" in done.stdout
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert page.count("<figcaption>" + str(better)) == 4
+    assert f"{names(data)[4]}: no samples in {better}" in done.stdout
+    assert not (samples / "metrics.csv").exists()
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path):
+    broken, names_ = tmp_path / "data", names(data)
+    shutil.copytree(data, broken)
+    for path in samples.glob(f"{names_[0]}_*"):  # without samples
+        path.unlink()
+    for path in (broken / names_[1]).glob("label*"):  # without raters
+        path.unlink()
+    write_masks(samples, names_[2], np.zeros((6, 7, SIZE), dtype=bool))  # of another size
+    Image.fromarray(np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)).save(samples / f"{names_[3]}_output1.png")
+    done = evaluate(broken, samples)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((samples / "metrics.json").read_text())
+    assert summary["cases"] == 1 and summary["of"] == 5 and summary["figures"]["ged_6"]["cases"] == 1
+    assert summary["figures"]["ged_6"]["se"] is None
+    assert "1 of 5 cases" in done.stdout
+    expected = ["no samples", "no label", f"{SIZE}x7", "_output1.png"]
+    assert len(summary["faults"]) == 4
+    for name, words, fault in zip(names_, expected, summary["faults"]):
+        assert fault.startswith(name) and words in fault and fault in done.stdout
+    assert summary["faults"][0] in (samples / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ({"samples": np.full((2, SIZE, SIZE), np.nan)}, "NaN"),
+        ({"samples": np.full((2, SIZE, SIZE), 255)}, "no masks"),
+        ({"samples": np.zeros((2, SIZE, SIZE, 3))}, "shape"),
+        ({"samples": np.zeros((0, SIZE, SIZE))}, "shape"),
+        ({"masks": np.zeros((2, SIZE, SIZE))}, "not a file of samples"),
+        (None, "damaged"),
+    ],
+)
+def test_samples_that_are_no_masks(data, samples, content, words):
+    path = samples / f"{names(data)[0]}_samples.npz"
+    np.savez(path, **content) if content else path.write_bytes(b"PK\x03\x04 cut off")
+    done = evaluate(data, samples, "--report=False")
+    assert done.returncode == 0 and "4 of 5 cases" in done.stdout
+    (fault,) = json.loads((samples / "metrics.json").read_text())["faults"]
+    assert str(path) in fault and words in fault
+
+
+def test_counts_larger_than_the_samples_at_hand(data, samples):
+    for k in (4, 5):
+        (samples / f"{names(data)[0]}_output{k}.png").unlink()
+    done = evaluate(data, samples, "--counts=4,6", "--report=False")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((samples / "metrics.json").read_text())
+    assert summary["figures"]["ged_4"]["cases"] == 5 and summary["figures"]["ged_6"]["cases"] == 4
+    assert rows_of(samples)[0]["ged_6"] == ""
+    assert summary["faults"] == [f"{names(data)[0]}: only 4 samples in {samples}, too few for --counts 6"]
+    assert_refused(evaluate(data, samples, "--counts=50"), "not one of 5 cases", "only 6 samples", "--counts 50")
+
+
+def test_refusals(data, samples, tmp_path):
+    for flags, words in [
+        (["--samples=/nowhere"], ["/nowhere", "--samples"]),
+        (["--data_dir=/nowhere"], ["/nowhere"]),
+        (["--counts=0"], ["--counts 0"]),
+        (["--counts=4,x"], ["--counts x", "whole number"]),
+        (["--mode_iou=2"], ["--mode_iou 2"]),
+        (["--median_blur=2"], ["--median_blur 2", "odd"]),
+        ([f"--compare={samples}"], ["--compare", "twice"]),
+        ([f"--samples={data}"], ["not one of 5 cases", "no samples"]),
+    ]:
+        assert_refused(evaluate(data, samples, "--report=False", *flags), *words)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium: the system's, or Playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as p:
+        try:
+            browser = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        except playwright.Error:
+            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, data, samples):
+    """The page of an evaluation, opened from its file in a browser without a network."""
+    assert evaluate(data, samples, "--counts=2,6", f"--truth={data / 'truth.json'}").returncode == 0
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    page.goto((samples / "report.html").as_uri())
+    yield page
+    assert complaints == []
+    context.close()
+
+
+def shown(page):
+    return page.locator("article h3").all_inner_texts()
+
+
+def test_page_shows_every_case_and_the_figures(page, data, samples):
+    assert shown(page) == names(data)
+    assert page.inner_text("#shown") == "5 of 5 cases"
+    mean = json.loads((samples / "metrics.json").read_text())["figures"]["ged_6"]["mean"]
+    row = page.locator("tr", has=page.locator("th", has_text="ged_6")).first
+    assert row.locator("td").first.inner_text() == f"{mean:.4f}"
+    bars = page.locator('svg[aria-label="histogram of ged_6"] rect title').all_text_contents()
+    assert sum(int(bar.split(": ")[1].split()[0]) for bar in bars) == CASES
+    assert page.locator('svg[aria-label="calibration of the modes"] circle').count() >= 1
+
+
+def test_page_sorts_and_filters(page, data, samples):
+    values = {row["case"]: float(row["ged_6"]) for row in rows_of(samples)}
+    page.select_option("#figure", label="ged_6")
+    assert shown(page) == sorted(values, key=values.get)
+    page.check("#descending")
+    assert shown(page) == sorted(values, key=values.get, reverse=True)
+    first = page.locator("article").first
+    assert first.locator("p").inner_text() == f"ged_6 {max(values.values()):.4f}"
+    first.locator("summary").click()
+    assert f"ged_6 {max(values.values()):.4f}" in first.locator(".figures span").all_inner_texts()
+    page.fill("#filter", names(data)[2])
+    assert shown(page) == [names(data)[2]]
+
+
+def test_pictures_on_the_page_are_the_cases_sheets(page, data, samples):
+    name = names(data)[3]
+    picture = page.locator(f'article[data-case="{name}"] img')
+    picture.scroll_into_view_if_needed()  # it is not loaded before
+    encoded = picture.evaluate(
+        """async image => {
+            await image.decode();
+            const canvas = Object.assign(document.createElement("canvas"), {width: image.naturalWidth, height: image.naturalHeight});
+            const context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0);
+            return [canvas.width, canvas.height, Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)];
+        }"""
+    )
+    width, height, pixels = encoded
+    image = read_image(str(data / name / f"image_{name}.png"))
+    expected = visualize.sheet(image, raters_of(data, name), masks_of(samples, name))
+    assert (width, height) == expected.size
+    np.testing.assert_array_equal(np.array(pixels, dtype=np.uint8).reshape(height, width, 4)[..., 0], np.asarray(expected))
+
+
+def test_page_is_safe_with_any_name(browser, data, tmp_path):
+    """Names of cases and folders are text on the page, whatever they hold."""
+    name = '<img src=x onerror=alert(1)>"&'
+    odd, folder = tmp_path / "data", tmp_path / "a<b>&c"
+    shutil.copytree(data / names(data)[0], odd / name)
+    write_masks(folder, name, raters_of(data, names(data)[0]))
+    assert evaluate(odd, folder).returncode == 0
+    page = browser.new_page()
+    page.goto((folder / "report.html").as_uri())
+    assert shown(page) == [name] and page.locator("h2").first.inner_text() == str(folder)
+    page.close()
+
+
+def test_a_sheet_shows_no_more_samples_than_asked():
+    many = np.zeros((40, 8, 8), dtype=bool)
+    few = visualize.sheet(np.zeros((8, 8)), many[:2], many, num_shown=8)
+    assert few.size[1] < visualize.sheet(np.zeros((8, 8)), many[:2], many).size[1]
+    few.save(io.BytesIO(), format="PNG")
