@@ -16,8 +16,9 @@ demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_train.py --preset demo --data_dir data/training --log_dir $(DEMO)
 	$(BIN)/python scripts/segmentation_sample.py --data_dir data/testing --model_path $(DEMO)/savedmodel.pt \
 		--num_ensemble 4 --use_ddim True --timestep_respacing 10 --batch_size 16 --out_dir $(DEMO)/samples
-	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(DEMO)/samples
-	@echo "The pictures are in $(DEMO)/samples: CASE_sheet.png shows image, raters and samples of a case."
+	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(DEMO)/samples \
+		--truth data/testing/truth.json
+	@echo "Open $(DEMO)/samples/report.html to look at the cases."
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -46,7 +46,7 @@ def overlaps(a, b):
         raise ValueError(f"masks of {a.shape[-2:]} and of {b.shape[-2:]} pixels cannot be compared")
     a = a.reshape(*a.shape[:-2], -1).astype(np.float32)  # float32 counts whole pixels exactly up to 2^24
     b = b.reshape(*b.shape[:-2], -1).astype(np.float32)
-    common = a @ np.swapaxes(b, -1, -2)
+    common = (torch.from_numpy(a) @ torch.from_numpy(b).mT).numpy()  # NumPy's product makes threads wait for each other
     return tuple(x.astype(np.float64) for x in (common, a.sum(-1)[..., :, None], b.sum(-1)[..., None, :]))
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -222,14 +223,15 @@ def test_refusals(data, samples, tmp_path):
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium: the system's, or Playwright's own."""
+    """A headless Chromium: the system's, or Playwright's own. Without one tests are skipped, or fail if CIMD_REQUIRE_BROWSER is set."""
     playwright = pytest.importorskip("playwright.sync_api")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as p:
         try:
             browser = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
         except playwright.Error:
-            pytest.skip("no Chromium: apt-get install chromium, or playwright install chromium")
+            absent = pytest.fail if os.environ.get("CIMD_REQUIRE_BROWSER") else pytest.skip
+            absent("no Chromium: apt-get install chromium, or playwright install chromium")
         yield browser
         browser.close()
 

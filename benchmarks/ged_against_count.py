@@ -1,0 +1,86 @@
+"""
+The biased energy distance against the number of samples, and what theory says of it:
+
+    python benchmarks/ged_against_count.py --data_dir data/testing --samples results/demo/many
+
+E[GED_N] = GED_inf + E d(S, S') / N. The two constants are estimated from the second half of each case's samples, the
+distances at N samples are measured on the first half, so that nothing holds by construction. Draws a picture with
+matplotlib (pip install matplotlib).
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from guided_diffusion import ensemble, metrics, script_util
+from guided_diffusion.evaluation import mean_and_interval
+from guided_diffusion.lidcloader import CaseReader, find_cases
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.postprocess import binarise
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    data_dir: Annotated[str, "folder of cases with their raters"] = ""
+    samples: Annotated[str, "folder of their samples, many for each"] = ""
+    out: Annotated[str, "picture to write"] = "docs/ged_against_count.png"
+    json: Annotated[str, "figures to write"] = "benchmarks/results/ged_against_count.json"
+
+
+def measure(config):
+    """{"at_infinity", "diversity", "points": [{"N", "theory", mean_and_interval of what was measured}]}."""
+    measured, constants = {}, []
+    for name, folder in find_cases(config.data_dir):
+        found = ensemble.find_samples(config.samples, name)
+        if found is None:
+            continue
+        masks = binarise(found[0], ensemble.postprocess_of(found[1]))
+        raters = CaseReader(masks.shape[-1]).read(folder)[1]
+        half = len(masks) // 2
+        count = 1
+        while count <= half:
+            measured.setdefault(count, []).append(float(metrics.squared_ged(masks[:count], raters).total))
+            count *= 2
+        other = metrics.squared_ged(masks[half:], raters)
+        diversity = float(metrics.diversity(masks[half:]))
+        constants.append((float(2 * other.cross - other.within_raters) - diversity, diversity))
+    if not measured:
+        raise ConfigError(f"--samples {config.samples}: two samples of a case at least are needed")
+    at_infinity, diversity = np.mean(constants, axis=0)
+    points = [{"N": N, "theory": at_infinity + diversity / N, **mean_and_interval(v)} for N, v in measured.items()]
+    return {"at_infinity": at_infinity, "diversity": diversity, "points": points}
+
+
+def draw(told, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    N, mean, low, high = (np.array([p[key] for p in told["points"]]) for key in ("N", "mean", "low", "high"))
+    fine = np.geomspace(N[0], N[-1], 100)
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    axes.errorbar(N, mean, (mean - low, high - mean), fmt="o", capsize=3, label="measured, with 95 % interval over cases")
+    axes.plot(fine, told["at_infinity"] + told["diversity"] / fine, label="GED_inf + E d(S, S') / N")
+    axes.set(xscale="log", xticks=N, xticklabels=N, xlabel="number of samples N", ylabel="squared energy distance", ylim=(0, None))
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/ged_against_count.py"):
+        given, _ = script_util.parse_command_line((PlotConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, PlotConfig)
+        told = measure(config)
+        for point in told["points"]:
+            print(f"N {point['N']:3d}  measured {point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})  theory {point['theory']:.4f}")
+        with open(config.json, "w", encoding="utf-8") as file:
+            file.write(json.dumps(told, indent=1) + "\n")
+        draw(told, config.out)
+
+
+if __name__ == "__main__":
+    main()

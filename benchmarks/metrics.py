@@ -1,0 +1,132 @@
+"""
+How long the evaluation takes, and how much memory:
+
+    python benchmarks/metrics.py --cases 1000 --samples 100 --raters 4 --size 128
+
+Writes cases with soft samples as segmentation_sample.py stores them, scores them all from the disk in a process of its
+own, and then times all figures of a case against the plain double loop over its pairs, in turns.
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from machine import machine_name
+from PIL import Image
+from scipy import ndimage
+
+from guided_diffusion import metrics, script_util
+
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    cases: Annotated[int, "cases"] = 1000
+    samples: Annotated[int, "samples of each"] = 100
+    raters: Annotated[int, "raters of each"] = 4
+    size: Annotated[int, "side of the masks, pixels"] = 128
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+def blobs(rng, count, size):
+    """Masks that agree on a core and differ at their borders, [count, size, size] bool."""
+    y, x = np.mgrid[:size, :size] - size / 2
+    rough = ndimage.gaussian_filter(rng.normal(size=(count, size, size)), (0, size / 16, size / 16))
+    return np.hypot(x, y) < size * (0.2 + 2 * rough)
+
+
+def soft(rng, masks):
+    """Samples as a network leaves them: mostly clipped to 0 and 1, noise in a sixth of the pixels."""
+    noise = np.where(rng.random(masks.shape) < 1 / 6, rng.normal(scale=0.02, size=masks.shape), 0)
+    return (masks + noise).astype(np.float32)
+
+
+def write_cases(folder, config):
+    rng = np.random.default_rng(0)
+    os.makedirs(os.path.join(folder, "samples"))
+    for index in range(config.cases):
+        name = f"case{index:05d}"
+        case = os.path.join(folder, "data", name)
+        os.makedirs(case)
+        masks = blobs(rng, config.samples + config.raters, config.size)
+        Image.fromarray((rng.random((config.size, config.size)) * 255).astype(np.uint8)).save(os.path.join(case, "image.png"))
+        for k, mask in enumerate(masks[config.samples :]):
+            Image.fromarray(mask).save(os.path.join(case, f"label{k}_.png"))
+        np.savez_compressed(os.path.join(folder, "samples", f"{name}_samples.npz"), samples=soft(rng, masks[: config.samples]), threshold=0.5)
+
+
+def time_evaluation(folder):
+    """(seconds, peak GB) of the whole evaluation as a command."""
+    script = os.path.join(os.path.dirname(__file__), "..", "scripts", "segmentation_evaluate.py")
+    started = time.monotonic()
+    subprocess.run(
+        [sys.executable, script, "--data_dir", os.path.join(folder, "data"), "--samples", os.path.join(folder, "samples"), "--report=False"],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    return time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+
+
+def ged_by_loops(samples, raters):
+    """The squared energy distance, pair by pair."""
+    def mean_distance(a, b):
+        total = 0.0
+        for x in a:
+            for y in b:
+                union = np.logical_or(x, y).sum()
+                total += 1 - np.logical_and(x, y).sum() / union if union else 0
+        return total / (len(a) * len(b))
+
+    return 2 * mean_distance(samples, raters) - mean_distance(samples, samples) - mean_distance(raters, raters)
+
+
+def time_against_loops(config):
+    """Median of (seconds of the loops for the energy distance) / (seconds of ours for it, and for all figures)."""
+    masks = blobs(np.random.default_rng(1), config.samples + config.raters, config.size)
+    samples, raters = masks[: config.samples], masks[config.samples :]
+    ways = {
+        "loops": lambda: ged_by_loops(samples, raters),
+        "ged": lambda: float(metrics.squared_ged(samples, raters).total),
+        "all figures": lambda: float(metrics.all_figures(samples, raters)["ged"]),
+    }
+    seconds = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        values = []
+        for name, way in ways.items():
+            started = time.perf_counter()
+            values.append(way())
+            seconds[name].append(time.perf_counter() - started)
+        assert max(values) - min(values) < 1e-9
+    return {
+        name: statistics.median(a / b for a, b in zip(seconds["loops"], seconds[name])) for name in ("ged", "all figures")
+    }
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/metrics.py"):
+        given, _ = script_util.parse_command_line((BenchmarkConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, BenchmarkConfig)
+        with tempfile.TemporaryDirectory() as folder:
+            write_cases(folder, config)
+            seconds, memory = time_evaluation(folder)
+        told = {
+            **{k: v for k, v in vars(config).items() if k != "out"}, "machine": machine_name(),
+            "seconds": round(seconds, 1), "peak GB": round(memory, 2),
+            "times faster than the double loop": {name: round(ratio, 1) for name, ratio in time_against_loops(config).items()},
+        }  # fmt: skip
+    print(json.dumps(told, indent=1))
+    if config.out:
+        with open(config.out, "w", encoding="utf-8") as file:
+            file.write(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

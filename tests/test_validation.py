@@ -1,0 +1,115 @@
+"""Validation while a run trains: what is scored, what is logged and kept, and that training never notices."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, as_arguments, call_script, nonzero, run_script
+
+from guided_diffusion import checkpoint, ensemble, metrics, script_util
+from guided_diffusion.dist_util import Processes
+from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.postprocess import binarise
+from guided_diffusion.train_util import TrainConfig, Trainer, find_start
+from guided_diffusion.validation import ValidationConfig, Validator
+
+CONFIGS = (TrainConfig, ValidationConfig, *script_util.MODEL_CONFIGS)
+EVAL = {"eval_cases": 3, "eval_ensemble": 2, "eval_steps": 3, "eval_interval": 2}
+
+
+@pytest.fixture
+def train(cases, tmp_path):
+    """train(folder name, **flags) trains a tiny model, with validation on the same cases if there are flags of it."""
+    dataset = LIDCDataset(cases, 16, 1)
+
+    def run(name, **given):
+        defaults = {"iterations": 6, "batch_size": 4, "log_interval": 3, "save_interval": 3, "lr": 1e-3, "dropout": 0.1}
+        given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
+        config, validation, *others = script_util.configs_from_flags(given, *CONFIGS)
+        flags = script_util.flags_from_configs(config, validation, *others)
+        start = find_start(config, flags)
+        torch.manual_seed(0)
+        segmenter = nonzero(script_util.create_segmenter(flags))
+        processes = Processes({})
+        validator = Validator(dataset, validation, processes, config.seed, config.batch_size) if "eval_steps" in given else None
+        trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator)
+        trainer.run()
+        return trainer
+
+    return run
+
+
+def rows_of(folder):
+    with open(folder / "progress.csv", newline="") as file:
+        return {int(row["step"]): row for row in csv.DictReader(file)}
+
+
+def test_training_does_not_notice_validation(train):
+    without, with_ = train("without"), train("with", **EVAL)
+    for kind in ("weights", "optimizer"):
+        a, b = (getattr(t, "segmenter" if kind == "weights" else kind).state_dict() for t in (without, with_))
+        a, b = (s if kind == "weights" else {k: v["exp_avg"] for k, v in s["state"].items()} for s in (a, b))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert all(torch.equal(a, b) for a, b in zip(without.ema.weights["0.9999"].values(), with_.ema.weights["0.9999"].values()))
+    assert with_.segmenter.training
+
+
+def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
+    """The logged figures, computed again from the best checkpoint by the sampler that users run."""
+    train("run", **EVAL)
+    rows = rows_of(tmp_path / "run")
+    assert set(rows) == {2, 3, 4, 6}  # validations are logged where nothing else is due
+    assert rows[3]["ged_2"] == "" and all(rows[step]["ged_2"] and rows[step]["dice_2"] for step in (2, 4, 6))
+
+    best = checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))
+    least = min((2, 4, 6), key=lambda step: float(rows[step]["ged_2"]))
+    assert best["best"]["step"] == best["step"] == least
+    assert best["best"]["score"] == pytest.approx(float(rows[least]["ged_2"]), rel=1e-5)
+
+    segmenter, _ = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {"timestep_respacing": "3"})
+    dataset = LIDCDataset(cases, 16, 1)
+    config = ensemble.SampleConfig(num_ensemble=2, batch_size=4)
+    scores = []
+    for case, samples in ensemble.draw_ensembles(segmenter, dataset, [0, 2, 5], config, torch.device("cpu")):
+        masks, raters = binarise(samples), case.raters.numpy() > 0.5
+        scores.append((metrics.squared_ged(masks, raters).total, metrics.mean_mask_dice(masks, raters)))
+    ged, dice = np.mean(scores, axis=0)
+    assert ged == pytest.approx(best["best"]["score"], abs=1e-6)
+    assert dice == pytest.approx(float(rows[least]["dice_2"]), abs=1e-5)
+
+
+def test_a_resumed_run_remembers_its_best(train, tmp_path):
+    straight = train("straight", **EVAL)
+    train("parts", **EVAL, iterations=3)
+    resumed = train("parts", **EVAL)
+    at_three = checkpoint.load(str(tmp_path / "parts" / "savedmodel000003.pt"))["best"]
+    candidates = [at_three, straight.best]
+    assert resumed.best in candidates and resumed.best["score"] <= min(c["score"] for c in candidates)
+    other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
+    assert other.best["settings"]["eval_ensemble"] == 3
+    assert "ged_3" in rows_of(tmp_path / "parts")[8]
+    train("parts", iterations=9)  # and a run may go on without
+
+
+def test_a_worse_score_is_not_kept(train, tmp_path):
+    trainer = train("run", **EVAL)
+    kept = (tmp_path / "run" / "bestmodel.pt").read_bytes()
+    trainer.validator.score = lambda segmenter: {"ged_2": 9.0, "dice_2": 0.0}
+    trainer.validate()
+    assert (tmp_path / "run" / "bestmodel.pt").read_bytes() == kept and trainer.scores["ged_2"] == 9
+    trainer.validator.score = lambda segmenter: {"ged_2": -1.0, "dice_2": 0.0}
+    trainer.validate()
+    assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
+
+
+def test_the_script_validates_and_two_processes_share_the_cases(cases, tmp_path):
+    flags = [f"--data_dir={cases}", f"--eval_data_dir={cases}", "--iterations=1", *as_arguments({**TINY, **EVAL, "eval_interval": 1})]
+    done = call_script("segmentation_train", *flags, f"--log_dir={tmp_path / 'one'}", "--batch_size=4")
+    assert done.returncode == 0 and "best: step 1, ged_2" in done.stdout, done.stderr
+    done = run_script("segmentation_train", *flags, f"--log_dir={tmp_path / 'two'}", "--batch_size=2",
+                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (rows_of(tmp_path / name)[1] for name in ("one", "two"))
+    for name in ("ged_2", "dice_2"):
+        assert float(one[name]) == pytest.approx(float(two[name]), abs=0.02)  # weights differ by rounding, masks by a pixel
