@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from . import fidelity, metrics
 from .lidcloader import DataError, find_cases
-from .report import NullReport, Report
+from .nn import ConfigError
+from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
 
 BOOTSTRAP_DRAWS = 10_000
@@ -21,16 +22,19 @@ FAULTS_SHOWN = 20
 DESCRIPTIONS = {**metrics.FIGURES, **MORE_FIGURES}
 
 
-def evaluate(config, flags):
+def evaluate(config, flags, names=None):
     """
-    Score every case, write the figures into config.out_dir or else beside the samples, print and return the summary.
+    Score the cases, write the figures into config.out_dir or else beside the samples, print and return the summary.
 
     config  EvaluateConfig
     flags   the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
+    names   the cases to score; None: all
     DataError: not a single case could be scored.
     """
     check_evaluate_config(config)
-    cases = find_cases(config.data_dir)
+    if len(config.folders) > len(LETTERS):
+        raise ConfigError(f"--compare: {len(config.compare)} folders; at most {len(LETTERS) - 1} fit into one table")
+    cases = [case for case in find_cases(config.data_dir) if names is None or case[0] in names]
     out_dir = config.out_dir or config.samples
     os.makedirs(out_dir, exist_ok=True)
 
@@ -87,23 +91,26 @@ def mean_and_interval(values):
 
 def summarise(config, scores):
     """
-    The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored), `figures` {name:
-    mean_and_interval}, `calibration` where the truth is known, `compared` (the same for each further folder, and the
-    paired `differences` from the first), `faults`.
+    The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored, in every folder), `figures`
+    {name: mean_and_interval}, `calibration` where the truth is known, `compared` (the same for each further folder, and
+    the paired `differences` from the first), `faults`.
+
+    With several folders all figures stand for the same cases: those that were scored in every one.
     """
     faults = group_faults(scores)
-    if not any(score.figures for score in scores):
-        raise DataError(f"not one of {len(scores)} cases could be scored: {'; '.join(faults[:3])}")
-    first, *others = (_summarise_folder(folder, scores) for folder in config.folders)
+    common = [score for score in scores if set(config.folders) <= score.figures.keys()]
+    if not common:
+        where = " in every folder" if config.compare else ""
+        raise DataError(f"not one of {len(scores)} cases could be scored{where}: {'; '.join(faults[:3])}")
+    first, *others = (_summarise_folder(folder, common) for folder in config.folders)
     for other in others:
-        both = [score.figures for score in scores if config.samples in score.figures and other["samples"] in score.figures]
-        rows = [difference(row[other["samples"]], row[config.samples]) for row in both]
-        other["differences"] = _summarise_rows(rows)
+        pairs = [(score.figures[other["samples"]], score.figures[config.samples]) for score in common]
+        other["differences"] = _summarise_rows([difference(*pair) for pair in pairs])
     return {**first, "of": len(scores), "compared": others, "faults": faults}
 
 
 def _summarise_folder(folder, scores):
-    rows = [score.figures[folder] for score in scores if folder in score.figures]
+    rows = [score.figures[folder] for score in scores]
     told = {"samples": folder, "cases": len(rows), "figures": _summarise_rows(rows)}
     if modes := [mode for score in scores for mode in score.modes.get(folder, [])]:
         told["calibration"] = fidelity.calibration_curve(*zip(*modes))
@@ -172,22 +179,15 @@ def write_csv(path, scores):
 
 
 def print_summary(summary):
-    """The summary as tables on the console, notes, and every fault, or the first ones of many."""
-    for told in (summary, *summary["compared"]):
-        print(f"{told['samples']}: {told['cases']} of {summary['of']} cases")
-        print_table(told["figures"])
-    for told in summary["compared"]:
-        print(f"{told['samples']} less {summary['samples']}, paired by case")
-        print_table(told["differences"])
+    """The summary as one table on the console, notes, and every fault, or the first ones of many."""
+    for line in legend(summary):
+        print(line)
+    titles, rows = as_table(summary)
+    print(" " * 24 + "".join(f"{title:>10s}" for title in titles))
+    for name, cells in rows.items():
+        print(f"{name:24s}" + "".join(f"{cell:>10s}" for cell in cells))
     shown = summary["faults"][:FAULTS_SHOWN]
     for line in (*summary["notes"], *shown):
         print(line)
     if len(summary["faults"]) > len(shown):
         print(f"... and {len(summary['faults']) - len(shown)} more faults, all in metrics.json")
-
-
-def print_table(figures):
-    print(f"{'':24s} {'mean':>8s} {'s. e.':>8s}   95 % interval over cases")
-    for name, told in figures.items():
-        ends = f"{told['se']:8.4f}   {told['low']:.4f} to {told['high']:.4f}" if told["cases"] > 1 else f"{'-':>8s}   -"
-        print(f"{name:24s} {told['mean']:8.4f} {ends} ({told['cases']})")

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import string
 import tempfile
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from .metrics import split_count
 
 PAGE = pathlib.Path(__file__).with_name("report.html")  # {{summary}}, {{histograms}}, {{names}} and {{cases}} are filled in
+LETTERS = string.ascii_uppercase  # the folders of samples, where there are several
 BINS, WIDTH, HEIGHT = 20, 220, 90  # of a histogram
 
 
@@ -95,18 +97,46 @@ class Report(NullReport):
         os.replace(aside, self.path)
 
 
+def legend(summary):
+    """What the summary stands for, a line for each folder of samples."""
+    folders = (summary, *summary["compared"])
+    names = [told["samples"] for told in folders] if len(folders) == 1 else [f"{letter}: {told['samples']}" for letter, told in zip(LETTERS, folders)]
+    names[0] += f": {summary['cases']} of {summary['of']} cases"
+    return names
+
+
+def as_table(summary):
+    """
+    The summary's figures as (titles, {figure: cells}), a cell for each title.
+
+    One folder: mean, standard error, 95 % interval, cases. Several: mean and standard error of each, and for each but
+    the first, A, the paired differences from that with their intervals.
+    """
+    folders, others = (summary, *summary["compared"]), summary["compared"]
+    if not others:
+        return ("mean", "s. e.", "95 % from", "to", "cases"), {
+            name: [*_cells(told, "mean", "se", "low", "high"), str(told["cases"])] for name, told in summary["figures"].items()
+        }
+    titles = [title for letter in LETTERS[: len(folders)] for title in (letter, "s. e.")]
+    titles += [title for letter in LETTERS[1 : len(folders)] for title in (f"{letter} - A", "95 % from", "to")]
+    rows = {}
+    for name in dict.fromkeys(name for told in folders for name in told["figures"]):
+        own = [_cells(told["figures"].get(name), "mean", "se") for told in folders]
+        paired = [_cells(told["differences"].get(name), "mean", "low", "high") for told in others]
+        rows[name] = [cell for cells in own + paired for cell in cells]
+    return titles, rows
+
+
+def _cells(told, *keys):
+    return [f"{told[key]:.4f}" if told and told[key] is not None else "-" for key in keys]
+
+
 def summary_html(summary, descriptions):
-    """The summary's tables, calibration curves, notes and faults."""
-    parts = []
+    """The summary's table, calibration curves, notes and faults."""
+    parts = [f"<p>{html.escape(line)}</p>" for line in legend(summary)] + [table(summary, descriptions)]
     for told in (summary, *summary["compared"]):
-        parts.append(f"<h2>{html.escape(told['samples'])}</h2>\n<p>{told['cases']} of {summary['of']} cases</p>")
-        parts.append(table(told["figures"], descriptions))
         if "calibration" in told:
-            parts.append(calibration_plot(told["calibration"]))
-    for told in summary["compared"]:
-        title = f"{told['samples']} less {summary['samples']}"
-        parts.append(f"<h2>{html.escape(title)}</h2>\n<p>Paired by case.</p>")
-        parts.append(table(told["differences"], descriptions))
+            parts.append(calibration_plot(told["calibration"], told["samples"]))
     for title in ("notes", "faults"):
         if summary[title]:
             items = "".join(f"<li>{html.escape(line)}</li>" for line in summary[title])
@@ -114,14 +144,15 @@ def summary_html(summary, descriptions):
     return "\n".join(parts)
 
 
-def table(figures, descriptions):
-    """A table of {name: mean_and_interval}."""
+def table(summary, descriptions):
+    """The table of `as_table`, with what each figure is."""
+    titles, figures = as_table(summary)
     rows = []
-    for name, told in figures.items():
-        numbers = [f"{told[key]:.4f}" if told[key] is not None else "-" for key in ("mean", "se", "low", "high")]
-        cells = "".join(f"<td>{number}</td>" for number in (*numbers, told["cases"]))
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}<td class="what">{html.escape(descriptions[split_count(name)[0]])}</td></tr>')
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("figure", "mean", "s. e.", "95 % from", "to", "cases", ""))
+    for name, cells in figures.items():
+        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
+        what = html.escape(descriptions[split_count(name)[0]])
+        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{numbers}<td class="what">{what}</td></tr>')
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("figure", *titles, ""))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(rows)}\n</tbody></table></div>'
 
 
@@ -141,8 +172,8 @@ def histogram(name, values):
     )
 
 
-def calibration_plot(curve):
-    """How often the modes are drawn against their true probability, as SVG; the diagonal is right."""
+def calibration_plot(curve, samples):
+    """How often the modes are drawn in the folder `samples` against their true probability, as SVG; the diagonal is right."""
     side = 2 * HEIGHT
     dots = "".join(
         f'<circle cx="{side * b["probability"]:.1f}" cy="{side * (1 - b["frequency"]):.1f}" r="4">'
@@ -150,7 +181,8 @@ def calibration_plot(curve):
         for b in curve
     )
     return (
-        '<figure class="histogram"><figcaption>modes: true probability (right), share of the samples (up)</figcaption>'
+        '<figure class="histogram"><figcaption>'
+        f"modes of {html.escape(samples)}: true probability (right), share of the samples (up)</figcaption>"
         f'<svg viewBox="-6 -6 {side + 12} {side + 12}" role="img" aria-label="calibration of the modes">'
         f'<path d="M0 0V{side}H{side}"/><path class="diagonal" d="M0 {side}L{side} 0"/>{dots}</svg></figure>'
     )
