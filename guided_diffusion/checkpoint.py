@@ -36,7 +36,11 @@ class CheckpointError(ValueError):
 
 
 def write_atomically(path, write):
-    """Call write(file) on a new file beside `path` and put it in the place of `path` when it is whole and on the disk."""
+    """
+    Call write(file) on a new file beside `path` and put it in the place of `path` when it is whole and on the disk.
+
+    OSError: it cannot be written (the disk is full, say); the message names `path`, which stays as it was.
+    """
     handle, aside = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".writing-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -45,8 +49,10 @@ def write_atomically(path, write):
             os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(aside)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, path) from error
         raise
 
 

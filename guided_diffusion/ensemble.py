@@ -1,10 +1,12 @@
 """Ensembles of masks for many cases: drawn in batches across cases, each case written as soon as it is whole."""
 
+import collections
 import hashlib
 import json
 import os
 import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal
 
@@ -13,7 +15,7 @@ import torch
 
 from . import checkpoint, visualize
 from .image_files import DataError, read_label
-from .nn import ConfigError, seeded_generator
+from .nn import ConfigError, seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
 
 
@@ -24,10 +26,9 @@ class SampleConfig:
     out_dir: Annotated[str, "where the masks go"] = "results/samples"
     num_ensemble: Annotated[int, "masks for each case"] = 5
     num_samples: Annotated[int | None, "cases to segment, in the order of their names; -1: all"] = None
-    batch_size: Annotated[int, "masks in flight"] = 8
-    use_ddim: Annotated[bool, "DDIM instead of ancestral sampling"] = False
-    eta: Annotated[float, "noise of DDIM, from 0 (none) to 1"] = 0.0
-    clip_denoised: Annotated[bool, "clip every predicted mask to [-1, 1]"] = True
+    batch_size: Annotated[int | Literal["auto"], "masks in flight, over all cases; auto: as many as fit into memory"] = 8
+    use_ddim: Annotated[bool | None, "True: --sampler ddim, False: --sampler ddpm; -1: what --sampler says"] = None
+    fast: Annotated[bool, "few network calls at the quality of many: docs/sampling.md"] = False
     weights: Annotated[Literal["ema", "raw"], "averaged weights, or those of the last step"] = "ema"
     consensus: Annotated[
         Literal["none", "mean", "majority", "staple"], "write ID_consensus.png, one mask for the ensemble (mean: in grey)"
@@ -36,33 +37,25 @@ class SampleConfig:
     overwrite: Annotated[bool, "draw cases again that are there already"] = False
     evaluate: Annotated[bool, "score the samples against the raters when all are drawn"] = False
 
-    @property
-    def sampler(self):
-        return "ddim" if self.use_ddim else "ddpm"
-
-
 def check_sample_config(config):
     """Refuse, by the flag's name, what cannot be sampled with."""
     for name in ("num_ensemble", "batch_size", "num_samples"):
         value = getattr(config, name)
-        if value is not None and value < 1:
+        if value not in (None, "auto") and value < 1:
             raise ConfigError(f"--{name} {value}: at least 1 is needed")
-    if not 0 <= config.eta <= 1:
-        raise ConfigError(f"--eta {config.eta}: a number from 0 to 1 is needed")
-    if config.eta and not config.use_ddim:
-        raise ConfigError(f"--eta {config.eta} is DDIM's: give --use_ddim True too")
 
 
-def identity(config, segmenter, flags, checkpoint_hash):
+def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
     """
     What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
 
-    flags  the flags of data and model that the segmenter was built with
+    sampler        SamplerConfig; num_timesteps of them are taken
+    amp            InferenceConfig's precision
+    flags          every flag of data and model that the segmenter was built with
     """
     return {
-        "seed": config.seed, "num_ensemble": config.num_ensemble, "sampler": config.sampler, "eta": config.eta,
-        "steps": segmenter.diffusion.num_timesteps, "clip_denoised": config.clip_denoised, "weights": config.weights,
-        "checkpoint": checkpoint_hash, "flags": json.dumps(flags, sort_keys=True),
+        **asdict(sampler), "steps": num_timesteps, "seed": config.seed, "num_ensemble": config.num_ensemble,
+        "weights": config.weights, "amp": amp, "checkpoint": checkpoint_hash, "flags": json.dumps(flags, sort_keys=True),
     }  # fmt: skip
 
 
@@ -82,52 +75,97 @@ def image_hash(case):
 
 
 @torch.inference_mode()
-def draw_ensembles(segmenter, dataset, indices, config, device, on_mask=lambda count: None):
+def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda count: None, even=False):
     """
     Yield (case, samples [M, H, W] float32) for each case number of `indices`, in order.
 
     Batches run across cases. A sample is soft, on the scale on which masks are 0 and 1.
+
+    config   SampleConfig: num_ensemble, batch_size, seed
+    sampler  SamplerConfig; its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
     on_mask  called with the number of masks finished, after each batch
+    even     fill the last batch up with masks that are thrown away: a compiled network wants one size
     """
+    device = next(segmenter.parameters()).device
     jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]
-    case, members = None, []
+    members = []
     for start in range(0, len(jobs), config.batch_size):
         batch = jobs[start : start + config.batch_size]
-        cases = {index: dataset[index] for index, _ in batch}
-        image = torch.stack([cases[index].image for index, _ in batch]).to(device)
+        count = len(batch)
+        if even:
+            batch += batch[-1:] * (config.batch_size - count)
+        cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
+        image = to_device(torch.stack([cases[index].image for index, _ in batch]), device)
         generators = [seeded_generator(config.seed, "mask", cases[index].id, member) for index, member in batch]
-        samples = segmenter.sample_masks(image, generators, config.sampler, config.eta, config.clip_denoised)
-        on_mask(len(batch))
+        samples = segmenter.sample_masks(image, generators, sampler).cpu().numpy()[:count]
+        on_mask(count)
 
-        for (index, _), sample in zip(batch, samples.cpu().numpy()):
-            case, members = cases[index], members + [sample[0]]
+        for (index, _), sample in zip(batch, samples):
+            members.append(sample[0])
             if len(members) == config.num_ensemble:
-                yield case, np.stack(members)
+                yield cases[index], np.stack(members)
                 members = []
 
 
-def write_case(out_dir, case, samples, made_by):
+def write_case(out_dir, case, samples, drawn_by, finished_by):
     """
-    Write a case's masks, sheet and raw samples into `out_dir`; the raw samples last, for they say that all is there.
+    Write a case's raw samples, masks and sheet into `out_dir`.
 
-    samples  [M, H, W] float32
-    made_by  what `identity` and `finish` gave, together
+    The raw samples come first, so that nothing that happens to the rest loses them; what `finish` gave joins them last,
+    and says that all is there.
+
+    samples      [M, H, W] float32
+    drawn_by     what `identity` gave
+    finished_by  what `finish` gave
     """
-    masks = binarise(samples, postprocess_of(made_by))
-    old = re.compile(re.escape(case.id) + r"_(samples\.npz|consensus\.png|output\d+\.png)")
+    drawn_by = {**drawn_by, "image": image_hash(case)}
+    _write_samples(out_dir, case, samples, drawn_by)
+    masks = binarise(samples, postprocess_of(finished_by))
+    old = re.compile(re.escape(case.id) + r"_(consensus\.png|output\d+\.png)")
     for name in os.listdir(out_dir):
         if old.fullmatch(name):
             os.unlink(os.path.join(out_dir, name))
     for k, mask in enumerate(masks):
         _write_picture(os.path.join(out_dir, f"{case.id}_output{k}.png"), visualize.to_grey(mask))
-    if made_by["consensus"] != "none":
-        one = CONSENSUS[made_by["consensus"]](masks)
+    if finished_by["consensus"] != "none":
+        one = CONSENSUS[finished_by["consensus"]](masks)
         _write_picture(os.path.join(out_dir, f"{case.id}_consensus.png"), visualize.to_grey(one))
     page = visualize.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
     _write_picture(os.path.join(out_dir, f"{case.id}_sheet.png"), page)
-    raw = samples_path(out_dir, case.id)
-    told = {**made_by, "image": image_hash(case)}
-    checkpoint.write_atomically(raw, lambda file: np.savez_compressed(file, samples=samples, **told))
+    _write_samples(out_dir, case, samples, {**drawn_by, **finished_by})
+
+
+def _write_samples(out_dir, case, samples, made_by):
+    path = samples_path(out_dir, case.id)
+    checkpoint.write_atomically(path, lambda file: np.savez_compressed(file, samples=samples, **made_by))
+
+
+class CaseWriter:
+    """
+    Calls `write(case, samples)` in a thread of its own, while the next cases are drawn.
+
+    Use as a context: at its end everything is written. What goes wrong in the thread is raised by a later call, or there.
+    """
+
+    MOST_WAITING = 4  # cases; then the caller waits
+
+    def __init__(self, write):
+        self.write, self.waiting = write, collections.deque()
+
+    def __enter__(self):
+        self.pool = ThreadPoolExecutor(1)
+        return self
+
+    def __call__(self, case, samples):
+        while len(self.waiting) >= self.MOST_WAITING or (self.waiting and self.waiting[0].done()):
+            self.waiting.popleft().result()
+        self.waiting.append(self.pool.submit(self.write, case, samples))
+
+    def __exit__(self, kind, *exception):
+        self.pool.shutdown()
+        if kind is None:  # else that error is the one to tell
+            for future in self.waiting:
+                future.result()
 
 
 def _write_picture(path, picture):
@@ -149,8 +187,8 @@ def read_case(path):
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            made_by = {name: file[name].item() for name in file.files if name != "samples"}
-            samples = file["samples"]
+            samples, others = file["samples"], [name for name in file.files if name != "samples"]
+            made_by = {name: file[name].item() for name in others} if "flags" in others else {}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again") from error
     return check_samples(samples, path), made_by
@@ -193,7 +231,7 @@ def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):
     """
     Those case numbers of `indices` that are still to be drawn.
 
-    A case that is there, but was finished otherwise (another threshold, say), is written anew from its samples; a
+    A case that is there, but not finished, or otherwise (another threshold, say), is written anew from its samples; a
     damaged one is drawn again.
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
@@ -214,5 +252,5 @@ def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):
         if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)})):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
         if any(before.get(name) != value for name, value in finished_by.items()):
-            write_case(out_dir, case, samples, {**drawn_by, **finished_by})
+            write_case(out_dir, case, samples, drawn_by, finished_by)
     return left

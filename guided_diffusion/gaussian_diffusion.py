@@ -105,6 +105,12 @@ class GaussianDiffusion:
         self.posterior_mean_coef1 = betas * np.sqrt(alpha_bar_prev) / (1 - alpha_bar)
         self.posterior_mean_coef2 = (1 - alpha_bar_prev) * np.sqrt(1 - betas) / (1 - alpha_bar)
 
+        # DPM-Solver++ in the half log-SNR lambda, which a step raises by h (Lu et al. 2022): e^-h, and the weight h / (2 h')
+        # of the change of x_0 since the step before, of size h'. The first step has none before it, the last an infinite h.
+        self.dpm_decay = np.sqrt(alpha_bar / (1 - alpha_bar) * (1 - alpha_bar_prev) / alpha_bar_prev)
+        h = -np.log(self.dpm_decay[1:])
+        self.dpm_extrapolation = np.concatenate([[0.0], h[:-1] / (2 * h[1:]), [0.0]])[: len(betas)]
+
         # The two ends between which a learned variance lies, and the fixed variance where none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))

@@ -62,3 +62,10 @@ def seeded_generator(*key):
 def stack_randn(generators, shape):
     """Standard normal noise [B, *shape], row b from generators[b], so that a row never depends on its batch."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+
+def to_device(tensor, device):
+    """A CPU tensor on `device`; on a GPU by a copy from pinned memory, for which nobody waits."""
+    if torch.device(device).type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -46,10 +46,33 @@ def _ddim_timesteps(num_timesteps, spec):
     raise ConfigError(f"--timestep_respacing {spec}: no whole stride over {num_timesteps} timesteps gives that many steps")
 
 
-def create_gaussian_diffusion(config=DiffusionConfig()):
-    """The process that `config` describes, on the timesteps that config.timestep_respacing keeps."""
+def spread_timesteps(config, steps, spacing="linear"):
+    """
+    `steps` timesteps of the T of `config`, ascending; the last is always T - 1, where sampling starts.
+
+    spacing  "linear": even in t; "quadratic": even in sqrt(t); "logsnr": even in log(alpha_bar / (1 - alpha_bar))
+    ConfigError: fewer than 1, or more than T.
+    """
+    T = config.diffusion_steps
+    if not 1 <= steps <= T:
+        raise ConfigError(f"--steps {steps}: from 1 to the {T} of --diffusion_steps are possible")
+    u = np.linspace(1, 0, steps)[::-1]
+    if spacing == "logsnr":
+        alpha_bar = np.cumprod(1 - get_named_beta_schedule(config.noise_schedule, T))
+        noise_level = np.log1p(-alpha_bar) - np.log(alpha_bar)  # rises with t
+        wanted = noise_level[0] + u * (noise_level[-1] - noise_level[0])
+        places = np.interp(wanted, noise_level, np.arange(T))
+    else:
+        places = (T - 1) * u ** {"linear": 1, "quadratic": 2}[spacing]
+    # Where rounding puts two on one timestep, the later ones move up, as far as there is room.
+    k = np.arange(steps)
+    return np.minimum(np.maximum.accumulate(np.round(places) - k) + k, T - steps + k).astype(int)
+
+
+def create_gaussian_diffusion(config=DiffusionConfig(), timesteps=None):
+    """The process that `config` describes, on `timesteps`, ascending; by default those that config.timestep_respacing keeps."""
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
-    kept = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing))
+    kept = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing)) if timesteps is None else timesteps
     if len(kept) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
         alpha_bar = np.cumprod(1 - betas)[kept]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])

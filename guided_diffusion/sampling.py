@@ -1,32 +1,72 @@
 """
 Samplers: one step function each, and ONE loop.
 
-A step takes (diffusion, prediction, x_t, t, noise, eta) and gives x_{t-1}. `prediction` is the Gaussian that the
-network's output stands for (GaussianDiffusion.p_mean_variance), so a step knows nothing of eps, x_0 or variances.
+A step takes (diffusion, prediction, x_t, t, noise, eta, before) and gives x_{t-1}. `prediction` is the Gaussian that the
+network's output stands for (GaussianDiffusion.p_mean_variance), so a step knows nothing of eps, x_0 or variances; `before`
+is the x_0 predicted at the step before, None at the first; `noise` is standard normal like x_t, or 0 for none.
 """
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 
 from .nn import ConfigError
 
 
-def ddpm_step(diffusion, prediction, x_t, t, noise, eta):
-    """Ancestral sampling (DDPM, algorithm 2). No noise at t = 0; eta is not used."""
-    nonzero = (t > 0).to(x_t.dtype)[:, None, None, None]
-    return prediction.mean + nonzero * torch.exp(0.5 * prediction.log_variance) * noise
+@dataclass(frozen=True)
+class SamplerConfig:
+    sampler: Annotated[Literal["ddpm", "ddim", "dpm++"], "DDPM (ancestral), DDIM, or DPM-Solver++ of second order"] = "ddpm"
+    steps: Annotated[int | None, "network calls for each mask, at most --diffusion_steps; -1: every timestep"] = None
+    spacing: Annotated[
+        Literal["linear", "quadratic", "logsnr"], "how --steps lie on the timesteps: even in t, in sqrt(t), in log-SNR"
+    ] = "linear"
+    eta: Annotated[float, "noise of ddim and dpm++, from 0 (none) to 1"] = 0.0
+    clip_denoised: Annotated[bool, "clip every predicted x_0 to [-1, 1]"] = True
+
+    def __post_init__(self):
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"--sampler {self.sampler} is unknown: choose one of {', '.join(SAMPLERS)}")
+        if self.spacing not in ("linear", "quadratic", "logsnr"):
+            raise ConfigError(f"--spacing {self.spacing} is unknown: choose one of linear, quadratic, logsnr")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"--steps {self.steps}: at least 1 is needed")
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"--eta {self.eta}: a number from 0 to 1 is needed")
+        if self.eta and self.sampler == "ddpm":
+            raise ConfigError(f"--eta {self.eta} is of ddim and dpm++: give --sampler ddim or dpm++ too")
 
 
-def ddim_step(diffusion, prediction, x_t, t, noise, eta):
+def ddpm_step(diffusion, prediction, x_t, t, noise, eta, before):
+    """Ancestral sampling (DDPM, algorithm 2). Its noise has the variance of `prediction`, whatever eta."""
+    return prediction.mean + torch.exp(0.5 * prediction.log_variance) * noise
+
+
+def ddim_step(diffusion, prediction, x_t, t, noise, eta, before):
     """DDIM (Song et al. 2021, eq. 12): eta 0 is deterministic, eta 1 has the noise of DDPM with posterior variance."""
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
     eps = diffusion.predict_eps_from_xstart(x_t, t, prediction.x_0)
     sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
-    mean = alpha_bar_prev.sqrt() * prediction.x_0 + (1 - alpha_bar_prev - sigma**2).sqrt() * eps
-    nonzero = (t > 0).to(x_t.dtype)[:, None, None, None]
-    return mean + nonzero * sigma * noise
+    rest = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()  # float32 may fall below 0, where alpha_bar is about that
+    return alpha_bar_prev.sqrt() * prediction.x_0 + rest * eps + sigma * noise
 
 
-SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step}
+def dpm_step(diffusion, prediction, x_t, t, noise, eta, before):
+    """
+    DPM-Solver++ of second order, multistep by midpoint: eta 0 is the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE
+    (appendix A), and between them the SDE whose noise is scaled by eta in log-SNR.
+    """
+    alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
+    decay = diffusion.at("dpm_decay", t)  # e^-h
+    damping = decay**eta  # 1 for the ODE
+    x_0 = prediction.x_0
+    if before is not None:
+        x_0 = x_0 + diffusion.at("dpm_extrapolation", t) * (x_0 - before)
+    mean = torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * damping * x_t + alpha_bar_prev.sqrt() * (1 - decay * damping) * x_0
+    return mean + torch.sqrt((1 - alpha_bar_prev) * (1 - damping**2)) * noise
+
+
+SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpm++": dpm_step}
 
 
 @torch.inference_mode()
@@ -37,18 +77,22 @@ def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None,
     denoise        (x [B, 1, H, W], timesteps [B] as the network receives them) -> raw output [B, out_channels, H, W]
     x_T            [B, 1, H, W], standard normal
     noise_fn       (k, x) -> standard normal noise like x for the k-th step taken, k = 0 at the largest t; by default
-                   from torch's global generator
+                   from torch's global generator. Not called where there is no noise: at t = 0, and with eta 0.
     clip_denoised  clip each predicted x_0 to [-1, 1]
     """
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler {sampler} is unknown: choose one of {', '.join(SAMPLERS)}")
-    step, x = SAMPLERS[sampler], x_T
+    step, x, before = SAMPLERS[sampler], x_T, None
+    noisy = sampler == "ddpm" or eta > 0
     for k, index in enumerate(reversed(range(diffusion.num_timesteps))):
         t = torch.full((len(x),), index, device=x.device)
         output = denoise(x, diffusion.network_timesteps(t))
         prediction = diffusion.p_mean_variance(output, x, t, clip_denoised)
-        noise = torch.randn_like(x) if noise_fn is None else noise_fn(k, x)
-        x = step(diffusion, prediction, x, t, noise, eta)
+        noise = 0.0
+        if noisy and index > 0:
+            noise = torch.randn_like(x) if noise_fn is None else noise_fn(k, x)
+        x = step(diffusion, prediction, x, t, noise, eta, before)
+        before = prediction.x_0
         yield index, x, prediction.x_0
 
 

@@ -15,26 +15,12 @@ from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
 from .gaussian_diffusion import DiffusionConfig
 from .lidcloader import DataConfig, DataError
 from .nn import ConfigError
+from .presets import FAST, PRESETS
+from .sampling import SamplerConfig
 from .segmentation import AmbiguousSegmenter, SegmenterConfig
 from .unet import UNetConfig, UNetModel
 
 MODEL_CONFIGS = (UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig)
-
-# What --preset puts in place of the defaults; flags that are given come before it.
-PRESETS = {
-    "cimd": {  # the paper's README
-        "image_size": 128, "num_channels": 128, "class_cond": False, "num_res_blocks": 2, "num_heads": 1,
-        "learn_sigma": True, "use_scale_shift_norm": False, "attention_resolutions": (16,),
-        "diffusion_steps": 1000, "noise_schedule": "linear", "rescale_learned_sigmas": False,
-        "rescale_timesteps": False, "lr": 1e-4, "batch_size": 20,
-    },
-    "demo": {  # learns in minutes on two CPU cores
-        "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1, 1),
-        "num_heads": 1, "attention_resolutions": (8,), "num_filters": (8, 16, 24), "predict_xstart": True,
-        "mask_low": -1.0, "noise_schedule": "cosine", "lr": 2e-3, "batch_size": 8, "lr_anneal_steps": 2400,
-        "ema_rate": (0.999,), "save_interval": 800,
-    },
-}  # fmt: skip
 
 # Flags of the published code that mean nothing here, and why
 RETIRED = {
@@ -56,13 +42,13 @@ def parse_value(name, kind, value):
     """
     The value of --name as `kind`, from a string or from a value that has the type already.
 
-    kind is bool, int, float, str, a Literal, tuple[int or float, ...] ("16,8"), or one of these or None ("" or -1).
-    ConfigError: it cannot be read so.
+    kind is bool, int, float, str, a Literal, tuple[int or float, ...] ("16,8"), one of these or None ("" or -1), or
+    one of these or the word of a Literal. ConfigError: it cannot be read so.
     """
-    if isinstance(kind, types.UnionType):
-        if value in (None, "", -1, "-1", "None"):
-            return None
-        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kind, other = typing.get_args(kind)
+        if value in ((None, "", -1, "-1", "None") if other is types.NoneType else typing.get_args(other)):
+            return None if other is types.NoneType else value
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if value not in args:
@@ -137,7 +123,7 @@ def parse_command_line(classes, description, argv=None):
     for cls in classes:
         group = parser.add_argument_group(cls.__name__)
         for (name, (kind, text)), field in zip(flag_types(cls).items(), fields(cls)):
-            bare = {"nargs": "?", "const": "True"} if kind is bool else {}
+            bare = {"nargs": "?", "const": "True"} if kind in (bool, bool | None) else {}
             text = f"{text} [{show_value(field.default)}]".replace("%", "%%")
             group.add_argument(f"--{name}", help=text, metavar=name.upper(), **bare)
     for name in (*RETIRED, "local_rank", "local-rank"):
@@ -255,22 +241,64 @@ SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout",
 
 def load_segmenter(path, flags, weights="ema"):
     """
-    (segmenter in evaluation mode, the flags of its data and model) from the checkpoint at `path`.
+    (segmenter in evaluation mode, every flag of its data and model, {name: value} of the sampler that it was stored with)
+    from the checkpoint at `path`.
 
     flags    those that were given; a checkpoint of the published code has none of its own, and takes the defaults
     weights  "ema" for the averaged ones, where there are any, or "raw"
     ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
     """
     state = checkpoint.load(path)
-    flags = parse_flags(flags, DataConfig, *MODEL_CONFIGS)
-    if state["flags"] is not None:
-        if unlike := checkpoint.differences(state["flags"], json_like(flags), SAMPLING_FLAGS):
-            raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
-        flags = {**pick_flags(state["flags"], DataConfig, *MODEL_CONFIGS), **flags}
+    stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
+    if unlike := checkpoint.differences(stored, json_like(flags), SAMPLING_FLAGS):
+        raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
+    flags = {**pick_flags(stored, DataConfig, *MODEL_CONFIGS), **flags}
+    flags = flags_from_configs(*configs_from_flags(flags, DataConfig, *MODEL_CONFIGS))
     check_flags(flags)
     refuse_classes(flags)
     segmenter = create_segmenter(flags)
     averages = list(state["ema"].values())
     chosen = averages[0] if averages and weights == "ema" else state["weights"]
     checkpoint.load_weights(segmenter, chosen, path, "model.")
-    return segmenter.eval(), flags
+    return segmenter.eval(), flags, pick_flags(stored, SamplerConfig)
+
+
+def choose_sampler(given, preset, stored, diffusion_steps):
+    """
+    The SamplerConfig to sample with: what is given comes before the preset, that before what the checkpoint stores.
+
+    given            {name: value} of the flags given, among them --use_ddim, --fast and --timestep_respacing
+    preset, stored   {name: value}
+    diffusion_steps  T of the process
+    ConfigError: flags given that contradict each other.
+    """
+    own = pick_flags(given, SamplerConfig)
+    if given.get("fast"):
+        if clash := sorted((own.keys() | given.keys() & {"use_ddim", "timestep_respacing"}) - {"clip_denoised"}):
+            raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
+        return SamplerConfig(**{**FAST, "steps": min(FAST["steps"], diffusion_steps), **own})
+    if given.get("use_ddim") is not None:
+        meant = "ddim" if given["use_ddim"] else "ddpm"
+        if given["use_ddim"] and own.get("sampler", meant) != meant:
+            raise ConfigError(f"--use_ddim True and --sampler {own['sampler']} contradict: give one of them")
+        own = {"sampler": meant, **own}
+
+    base = pick_flags({**stored, **preset}, SamplerConfig)
+    if given.get("timestep_respacing"):
+        if own.get("steps"):
+            raise ConfigError("--steps and --timestep_respacing contradict: give one of them")
+        base["steps"] = None
+    if own.get("sampler", base.get("sampler")) != base.get("sampler"):
+        base.pop("eta", None)  # it was the other sampler's
+    config = SamplerConfig(**{**base, **own})
+    if own.get("spacing") and config.steps is None:
+        raise ConfigError(f"--spacing {config.spacing} wants --steps: without, every timestep is taken")
+    return config
+
+
+def advice(segmenter, sampler):
+    """Lines to tell before sampling: what --fast would save, where masks are drawn as published."""
+    count = segmenter.diffusion.num_timesteps
+    if sampler.sampler != "ddpm" or count <= FAST["steps"]:
+        return []
+    return [f"{count} network calls for each mask; --fast takes {FAST['steps']}, {count / FAST['steps']:.0f} times fewer (docs/sampling.md)"]

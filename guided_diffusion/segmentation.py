@@ -1,15 +1,15 @@
 """The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders as ONE trainable module."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from .nn import ConfigError, stack_randn
-from .respace import create_gaussian_diffusion
-from .sampling import sample
+from .nn import ConfigError, stack_randn, to_device
+from .respace import create_gaussian_diffusion, spread_timesteps
+from .sampling import SamplerConfig, sample
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,12 @@ class AmbiguousSegmenter(nn.Module):
         for encoder in (prior, posterior):
             encoder.requires_grad_(config.train_encoders)
 
-    def respaced(self, timestep_respacing):
-        """The same networks, weights shared, on another choice of timesteps (respace.space_timesteps)."""
-        diffusion = create_gaussian_diffusion(replace(self.diffusion.config, timestep_respacing=timestep_respacing))
+    def spaced(self, config):
+        """The same networks, weights shared, on the timesteps that a SamplerConfig's steps and spacing choose."""
+        if config.steps is None:
+            return self
+        timesteps = spread_timesteps(self.diffusion.config, config.steps, config.spacing)
+        diffusion = create_gaussian_diffusion(self.diffusion.config, timesteps)
         return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
 
     def to_x(self, mask):
@@ -85,19 +88,29 @@ class AmbiguousSegmenter(nn.Module):
             prediction = output[:, :1]
         return kl_divergence(self.posterior(grey, mask), self.prior(grey, prediction))
 
-    def sample_masks(self, image, generators, sampler="ddpm", eta=0.0, clip_denoised=True):
+    def sampling_denoiser(self, image):
+        """
+        `denoiser` for batches that have one timestep in common: what follows from the timestep is computed for one row.
+
+        A compiled network may write its next output over its last, so each is copied.
+        """
+        return lambda x, timesteps: self.model(torch.cat([image, x], dim=1), timesteps[:1]).clone()
+
+    def sample_masks(self, image, generators, config=SamplerConfig()):
         """
         One mask for each image of the batch, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
 
         image       [B, C, H, W] in [0, 1]
         generators  B CPU generators; row b's start and noise come from generators[b] alone
+        config      SamplerConfig; its steps and spacing are those of `spaced`, which comes before
         """
         shape = (1, *image.shape[2:])
 
         def draw(k, x):
-            return stack_randn(generators, shape).to(image.device)
+            return to_device(stack_randn(generators, shape), image.device)
 
         x_0 = sample(
-            self.denoiser(image), self.diffusion, draw(None, None), sampler, eta, draw, clip_denoised=clip_denoised
-        )
+            self.sampling_denoiser(image), self.diffusion, draw(None, None), config.sampler, config.eta, draw,
+            clip_denoised=config.clip_denoised,
+        )  # fmt: skip
         return self.to_mask(x_0)

@@ -1,9 +1,9 @@
-"""The training loop, and the exponential moving average of the weights."""
+"""The training loop."""
 
 import math
 import os
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from . import checkpoint
+from .ema import EMA
 from .lidcloader import EndlessSampler, collate, pick_rater
 from .logger import QUARTILES, Logger, LossMeter, NullLogger
 from .nn import ConfigError, seeded_generator, stack_randn
@@ -20,6 +21,7 @@ from .resample import create_named_schedule_sampler
 FREE_FLAGS = {
     "log_interval", "save_interval", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers",
     "use_checkpoint", "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble", "eval_steps",
+    "sampler", "steps", "spacing", "eta", "clip_denoised",
 }  # fmt: skip
 
 
@@ -69,45 +71,6 @@ def check_train_config(config):
         raise ConfigError(f"--lr {config.lr}: a positive number is needed")
     if not config.ema_rate or not all(0 <= rate < 1 for rate in config.ema_rate):
         raise ConfigError("--ema_rate: rates from 0 to below 1 are needed, e.g. 0.9999")
-
-
-class EMA:
-    """Exponential moving averages of a module's weights, one per rate: `weights[rate]` is a state dict."""
-
-    def __init__(self, module, rates):
-        self.live = list(module.state_dict().values())  # these follow the module's weights
-        self.weights = {str(rate): {k: v.clone() for k, v in module.state_dict().items()} for rate in rates}
-
-    @torch.no_grad()
-    def update(self, step):
-        """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too."""
-        for rate, weights in self.weights.items():
-            rate = min(float(rate), (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(weights.values()), self.live, 1 - rate)
-
-    @contextmanager
-    def applied(self):
-        """For as long as the context lasts, the module has the averages of the first rate, and these its weights."""
-        averages = list(next(iter(self.weights.values())).values())
-        self._swap(averages)
-        try:
-            yield
-        finally:
-            self._swap(averages)
-
-    @torch.no_grad()
-    def _swap(self, averages):
-        for live, average in zip(self.live, averages):
-            kept = live.clone()
-            live.copy_(average)
-            average.copy_(kept)
-
-    def load(self, live, averages):
-        """Start from stored averages, and from the live weights for a rate or a name that was not averaged."""
-        for rate, weights in self.weights.items():
-            stored = {**live, **averages.get(rate, {})}
-            for name in weights.keys() & stored.keys():
-                weights[name].copy_(stored[name])
 
 
 def find_start(config, flags):

@@ -164,13 +164,16 @@ class UNetModel(nn.Module):
     """
     The U-Net: (x [B, image_channels + 1, H, W], timesteps [B], y [B] or None) -> [B, out_channels, H, W] float32.
 
-    y  the class of each image, 0 or 1; needed with class_cond and refused without it
+    timesteps       [1] where all rows have the same
+    y               the class of each image, 0 or 1; needed with class_cond and refused without it
+    autocast_dtype  attribute: the precision in which to compute where that is safe, bfloat16 or float16; None: float32
     ConfigError: a configuration that cannot be built; the message names the flag.
     """
 
     def __init__(self, config, out_channels):
         super().__init__()
         self.config = config
+        self.autocast_dtype = torch.float16 if config.use_fp16 else None  # None: float32 throughout
         check_unet(config)
         model_channels, mult = config.num_channels, config.multipliers
         emb_channels = 4 * model_channels
@@ -236,7 +239,7 @@ class UNetModel(nn.Module):
         if y is not None:
             emb = emb + self.label_emb(y)
 
-        with torch.autocast(x.device.type, torch.float16, enabled=self.config.use_fp16):
+        with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             h, skips = x, []
             for module in self.input_blocks:
                 h = module(h, emb)

@@ -1,6 +1,6 @@
 """Validation while a run trains: the same few cases, sampled in few steps from the averaged weights and scored."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -18,7 +18,7 @@ class ValidationConfig:
     eval_interval: Annotated[int | None, "steps between two validations; default: --save_interval"] = None
     eval_cases: Annotated[int, "cases to sample at each validation, spread over the folder"] = 16
     eval_ensemble: Annotated[int, "masks for each of them"] = 4
-    eval_steps: Annotated[int, "sampling steps for each mask"] = 50
+    eval_steps: Annotated[int | None, "network calls for each mask; -1: those of --steps, or 50"] = None
 
 
 def check_validation_config(config):
@@ -35,12 +35,15 @@ class Validator:
     """
     Scores a segmenter on cases of `dataset`, a LIDCDataset; the processes share them.
 
-    config  ValidationConfig
-    seed    of the masks: every validation starts from the same noise, so that scores differ by the weights alone
+    config      ValidationConfig
+    sampler     SamplerConfig; ValidationConfig.eval_steps comes before its steps
+    seed        of the masks: every validation starts from the same noise, so that scores differ by the weights alone
+    batch_size  masks in flight
     """
 
-    def __init__(self, dataset, config, processes, seed, batch_size):
+    def __init__(self, dataset, config, sampler, processes, seed, batch_size):
         self.dataset, self.config, self.processes = dataset, config, processes
+        self.sampler = replace(sampler, steps=config.eval_steps or sampler.steps or 50)
         self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
         self.mine = [int(index) for index in chosen[processes.rank :: processes.world_size]]
@@ -48,7 +51,8 @@ class Validator:
     @property
     def settings(self):
         """What scores of two validations must share to be comparable, JSON-like."""
-        return {"folder": self.dataset.directory, **asdict(self.config)}
+        cases = {"folder": self.dataset.directory, "cases": self.config.eval_cases, "num_cases": len(self.dataset)}
+        return {**cases, "ensemble": self.config.eval_ensemble, "seed": self.sampling.seed, **asdict(self.sampler)}
 
     @property
     def names(self):
@@ -59,9 +63,9 @@ class Validator:
     def score(self, segmenter):
         """{name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities."""
         segmenter.eval()
-        respaced = segmenter.respaced(str(min(self.config.eval_steps, segmenter.diffusion.config.diffusion_steps)))
+        spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.diffusion.config.diffusion_steps)))
         total = torch.zeros(3, dtype=torch.float64)  # of both scores, and the number of cases
-        for case, samples in draw_ensembles(respaced, self.dataset, self.mine, self.sampling, self.processes.device):
+        for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler):
             masks, raters = binarise(samples), case.raters.numpy() > 0.5
             total += torch.tensor([float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0])
         segmenter.train()

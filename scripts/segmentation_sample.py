@@ -1,63 +1,90 @@
 """
 Draw an ensemble of masks for every case of a folder:
 
-    python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --num_ensemble 4
+    python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --num_ensemble 4 --fast
+
+Several processes share the cases:
+
+    torchrun --nproc_per_node=2 scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt
 
 A checkpoint knows its model flags; those of the published code do not, and want them on the command line.
 """
 
 import os
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, ensemble, evaluation, script_util
+from guided_diffusion import checkpoint, ensemble, evaluation, inference, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
+from guided_diffusion.inference import InferenceConfig
 from guided_diffusion.lidcloader import DataConfig, LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig
+from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
 
-CONFIGS = (SampleConfig, PostprocessConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (SampleConfig, SamplerConfig, InferenceConfig, PostprocessConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
     with script_util.one_line_errors("segmentation_sample.py"):
         given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
-        config, postprocess = script_util.configs_from_flags(given, SampleConfig, PostprocessConfig)
+        config, how, postprocess = script_util.configs_from_flags(given, SampleConfig, InferenceConfig, PostprocessConfig)
         ensemble.check_sample_config(config)
         script_util.refuse_remote("out_dir", config.out_dir)
         for name in ("data_dir", "model_path"):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")
 
-        segmenter, flags = script_util.load_segmenter(
-            config.model_path, script_util.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS), config.weights
-        )
+        # What to draw, and with what
+        model_flags = script_util.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
+        segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
+        sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
+        segmenter = segmenter.spaced(sampler)
         (data_config,) = script_util.configs_from_flags(flags, DataConfig)
         unet = segmenter.model.config
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)
 
-        drawn_by = ensemble.identity(config, segmenter, script_util.json_like(flags), checkpoint.fingerprint(config.model_path))
-        finished_by = ensemble.finish(config, postprocess)
-        processes = Processes(timeout=timedelta(days=7))  # they share the cases, and wait for each other only to score them
+        # Which cases are this process's, and not drawn yet
+        processes = Processes(timeout=timedelta(days=7))  # they wait for each other only to score the samples
+        inference.share_cores()
         os.makedirs(config.out_dir, exist_ok=True)
-        chosen = range(len(dataset))[: config.num_samples][processes.rank :: processes.world_size]
-        left = ensemble.unfinished(dataset, chosen, config.out_dir, drawn_by, finished_by, config.overwrite)
-        for line in dataset.notes + [f"{len(left)} of {len(chosen)} cases to draw, into {config.out_dir}"]:
-            tqdm.write(line)
+        drawn_by = ensemble.identity(
+            config, sampler, segmenter.diffusion.num_timesteps, how.amp, flags, checkpoint.fingerprint(config.model_path)
+        )
+        finished_by = ensemble.finish(config, postprocess)
+        chosen = range(len(dataset))[: config.num_samples]
+        mine = chosen[processes.rank :: processes.world_size]
+        left = ensemble.unfinished(dataset, mine, config.out_dir, drawn_by, finished_by, config.overwrite)
 
-        segmenter.to(processes.device)
+        inference.prepare(segmenter, how, processes.device)
         total = len(left) * config.num_ensemble
-        with tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar:
-            for case, samples in ensemble.draw_ensembles(segmenter, dataset, left, config, processes.device, bar.update):
-                ensemble.write_case(config.out_dir, case, samples, {**drawn_by, **finished_by})
+        if config.batch_size == "auto":
+            shape = (unet.image_channels, unet.image_size, unet.image_size)
+            config = replace(config, batch_size=inference.fitting_batch_size(segmenter, shape, processes.device, max(total, 1)))
+        if processes.is_main:
+            told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
+            for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):
+                tqdm.write(line)
+
+        write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
+        with (
+            tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
+            inference.memory_told(config.batch_size),
+            ensemble.CaseWriter(write) as writer,
+        ):
+            for case, samples in ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile):
+                writer(case, samples)
         if config.evaluate:
             with processes:
                 processes.barrier()
             if processes.is_main:
-                evaluation.evaluate(EvaluateConfig(config.data_dir, config.out_dir), {})
+                names = {dataset.folders[index][0] for index in chosen}
+                evaluation.evaluate(EvaluateConfig(config.data_dir, config.out_dir), {}, names)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from guided_diffusion import script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import DataConfig, LIDCDataset
 from guided_diffusion.nn import ConfigError
+from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.train_util import TrainConfig, Trainer, check_train_config, find_start
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 
-CONFIGS = (TrainConfig, ValidationConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
@@ -28,7 +29,7 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, validation, data_config, unet = configs[:4]
+        config, validation, sampler, data_config, unet = configs[:5]
         check_train_config(config)
         check_validation_config(validation)
         script_util.refuse_remote("log_dir", config.log_dir)
@@ -44,7 +45,7 @@ def main(argv=None):
         dataset, *eval_dataset = (LIDCDataset(f, unet.image_size, unet.image_channels, data_config) for f in folders)
 
         with Processes() as processes:
-            validators = [Validator(d, validation, processes, config.seed, config.batch_size) for d in eval_dataset]
+            validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size) for d in eval_dataset]
             Trainer(segmenter, dataset, config, processes, flags, start, *validators).run()
 
 

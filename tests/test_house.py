@@ -29,6 +29,10 @@ ALLOWED = {
     "gaussian_diffusion": {"nn", "losses"},
     "respace": {"nn", "gaussian_diffusion"},
     "sampling": {"nn", "gaussian_diffusion"},
+    "ema": set(),
+    "presets": set(),
+    "inference": {"nn"},
+    "predict": {"nn", "ensemble", "inference", "lidcloader", "postprocess", "script_util"},
     "resample": {"nn"},
     "unet": {"nn"},
     "distribution": {"nn"},
@@ -36,9 +40,12 @@ ALLOWED = {
     "visualize": {"postprocess"},
     "ensemble": {"nn", "checkpoint", "image_files", "postprocess", "visualize"},
     "validation": {"nn", "ensemble", "metrics", "postprocess"},
-    "train_util": {"nn", "checkpoint", "dist_util", "lidcloader", "logger", "resample"},
-    "script_util": {"nn", "checkpoint", "distribution", "gaussian_diffusion", "lidcloader", "respace", "segmentation", "unet"},
-}
+    "train_util": {"nn", "checkpoint", "dist_util", "ema", "lidcloader", "logger", "resample"},
+    "script_util": {
+        "nn", "checkpoint", "distribution", "gaussian_diffusion", "lidcloader", "presets", "respace", "sampling", "segmentation",
+        "unet",
+    },
+}  # fmt: skip
 OPTIONAL = {"visdom", "mpi4py", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}
 
 

@@ -8,9 +8,10 @@ from helpers import TINY, nonzero
 
 from guided_diffusion import checkpoint, script_util
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.ema import EMA
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.logger import LossMeter
-from guided_diffusion.train_util import EMA, TrainConfig, Trainer, find_start
+from guided_diffusion.train_util import TrainConfig, Trainer, find_start
 
 CONFIGS = (TrainConfig, *script_util.MODEL_CONFIGS)
 

@@ -11,10 +11,11 @@ from guided_diffusion import checkpoint, ensemble, metrics, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
+from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.train_util import TrainConfig, Trainer, find_start
 from guided_diffusion.validation import ValidationConfig, Validator
 
-CONFIGS = (TrainConfig, ValidationConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
 EVAL = {"eval_cases": 3, "eval_ensemble": 2, "eval_steps": 3, "eval_interval": 2}
 
 
@@ -26,13 +27,14 @@ def train(cases, tmp_path):
     def run(name, **given):
         defaults = {"iterations": 6, "batch_size": 4, "log_interval": 3, "save_interval": 3, "lr": 1e-3, "dropout": 0.1}
         given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
-        config, validation, *others = script_util.configs_from_flags(given, *CONFIGS)
-        flags = script_util.flags_from_configs(config, validation, *others)
+        configs = script_util.configs_from_flags(given, *CONFIGS)
+        config, validation, sampler = configs[:3]
+        flags = script_util.flags_from_configs(*configs)
         start = find_start(config, flags)
         torch.manual_seed(0)
         segmenter = nonzero(script_util.create_segmenter(flags))
         processes = Processes({})
-        validator = Validator(dataset, validation, processes, config.seed, config.batch_size) if "eval_steps" in given else None
+        validator = Validator(dataset, validation, sampler, processes, config.seed, config.batch_size) if "eval_steps" in given else None
         trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator)
         trainer.run()
         return trainer
@@ -67,11 +69,12 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
     assert best["best"]["step"] == best["step"] == least
     assert best["best"]["score"] == pytest.approx(float(rows[least]["ged_2"]), rel=1e-5)
 
-    segmenter, _ = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {"timestep_respacing": "3"})
+    sampler = SamplerConfig(steps=3)
+    segmenter = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {})[0].spaced(sampler)
     dataset = LIDCDataset(cases, 16, 1)
     config = ensemble.SampleConfig(num_ensemble=2, batch_size=4)
     scores = []
-    for case, samples in ensemble.draw_ensembles(segmenter, dataset, [0, 2, 5], config, torch.device("cpu")):
+    for case, samples in ensemble.draw_ensembles(segmenter, dataset, [0, 2, 5], config, sampler):
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
         scores.append((metrics.squared_ged(masks, raters).total, metrics.mean_mask_dice(masks, raters)))
     ged, dice = np.mean(scores, axis=0)
@@ -87,7 +90,7 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     candidates = [at_three, straight.best]
     assert resumed.best in candidates and resumed.best["score"] <= min(c["score"] for c in candidates)
     other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
-    assert other.best["settings"]["eval_ensemble"] == 3
+    assert other.best["settings"]["ensemble"] == 3
     assert "ged_3" in rows_of(tmp_path / "parts")[8]
     train("parts", iterations=9)  # and a run may go on without
 

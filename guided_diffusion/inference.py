@@ -1,0 +1,126 @@
+"""How fast masks are drawn: precision, memory layout, compilation, how many masks at a time, threads."""
+
+import os
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+
+from .nn import ConfigError
+
+# More masks at a time than these gain little, and hold up the first case
+MOST_IN_FLIGHT = {"cpu": 8, "cuda": 128}
+SHARE_OF_MEMORY = 0.8  # that `fitting_batch_size` fills
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    amp: Annotated[Literal["none", "bf16"], "precision of the U-Net: float32, or bfloat16 where that is safe"] = "none"
+    compile: Annotated[bool, "compile the U-Net, on a GPU with CUDA graphs: minutes at the start, then faster"] = False
+
+
+def prepare(segmenter, config, device):
+    """Make a segmenter ready to sample on `device`; returns it."""
+    segmenter.eval().to(device)
+    segmenter.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+    if config.amp == "bf16":
+        segmenter.model.autocast_dtype = torch.bfloat16
+    if config.compile:
+        mode = "reduce-overhead" if torch.device(device).type == "cuda" else "default"  # CUDA graphs
+        segmenter.model.compile(mode=mode, dynamic=False)
+    return segmenter
+
+
+def share_cores(environ=os.environ):
+    """Give each of the processes that a launcher started on this machine its share of the cores."""
+    processes = int(environ.get("LOCAL_WORLD_SIZE", 1))
+    if processes > 1:  # the launcher itself leaves each a single thread
+        torch.set_num_threads(max(1, usable_cores() // processes))
+
+
+def usable_cores():
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def fitting_batch_size(segmenter, image_shape, device, most):
+    """
+    How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT.
+
+    image_shape  [C, H, W]. The memory is extrapolated from that of calls with one mask and with three.
+    """
+    most = min(most, MOST_IN_FLIGHT[torch.device(device).type])
+    if most <= 3:
+        return most
+    peaks = []
+    for count in (1, 3):
+        image = torch.zeros(count, *image_shape, device=device)
+        timesteps = torch.zeros(count, dtype=torch.long, device=device)
+        reset_peak_memory(device)
+        segmenter.sampling_denoiser(image)(image[:, :1], timesteps)
+        peaks.append(peak_memory(device))
+    each = (peaks[1] - peaks[0]) / 2
+    room = peaks[0] + SHARE_OF_MEMORY * free_memory(device) - peaks[1]
+    return most if each <= 0 else min(most, max(1, 3 + int(room / each)))
+
+
+def reset_peak_memory(device):
+    """Begin to measure `peak_memory` anew; on a CPU only Linux can."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.path.exists("/proc/self/clear_refs"):
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+
+
+def peak_memory(device):
+    """The most bytes held at a time: by tensors on a GPU; by the process on a CPU (0 where the system does not say)."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device)
+    return _field_of("/proc/self/status", "VmHWM")
+
+
+def free_memory(device):
+    """Bytes that may still be taken: on the GPU; on a CPU by the system and by the container's limit."""
+    if torch.device(device).type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free = _field_of("/proc/meminfo", "MemAvailable")
+    limit, used = (_number_in(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def _field_of(path, name):
+    """A field of kilobytes of one of Linux's tables, in bytes; 0 where there is none."""
+    if not os.path.exists(path):
+        return 0
+    with open(path) as file:
+        found = re.search(rf"^{name}:\s*(\d+) kB", file.read(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _number_in(path):
+    """The number that a file holds; None: there is no such file, or no limit in it."""
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def memory_told(batch_size):
+    """Out of memory becomes a ConfigError that names what to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ConfigError(f"--batch_size {batch_size} does not fit into memory: give a smaller one, or auto") from error

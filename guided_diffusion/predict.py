@@ -1,0 +1,107 @@
+"""
+Ensembles from Python:
+
+    ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20)
+    ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from . import postprocess, script_util
+from .ensemble import SampleConfig, check_sample_config, draw_ensembles
+from .inference import InferenceConfig, prepare
+from .lidcloader import DataError, make_case
+from .nn import ConfigError
+from .postprocess import PostprocessConfig, binarise
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The masks of one image, and what follows from them; maps are [H, W] float32."""
+
+    samples: np.ndarray  # [M, H, W] float32: before the threshold, on the scale on which masks are 0 and 1
+    masks: np.ndarray  # [M, H, W] bool
+
+    @property
+    def mean(self):
+        """Share of the masks that mark each pixel."""
+        return postprocess.mean_mask(self.masks)
+
+    @property
+    def variance(self):
+        """Variance of the masks at each pixel, at most 0.25."""
+        return postprocess.variance_map(self.masks)
+
+    @property
+    def entropy(self):
+        """Entropy of `mean` at each pixel, in bits."""
+        return postprocess.entropy_map(self.masks)
+
+    def consensus(self, kind="majority"):
+        """One mask [H, W] for all: "majority" or "staple", bool; "mean", float32."""
+        if kind not in postprocess.CONSENSUS:
+            raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
+        return postprocess.CONSENSUS[kind](self.masks)
+
+
+class Predictor:
+    """A trained segmenter, ready to sample: what `load` gives."""
+
+    def __init__(self, segmenter, flags, stored):
+        self.segmenter, self.flags, self.stored = segmenter, flags, stored
+
+    def sample(self, image, num_ensemble=16, *, seed=0, name="image", batch_size=8, **flags):
+        """
+        The `Ensemble` of one image.
+
+        image         [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; array or tensor. One plane is repeated
+                      to the network's channels
+        num_ensemble  masks
+        seed, name    a mask depends on these and on its number alone: with the name of a case, it is that case's mask of
+                      segmentation_sample.py
+        batch_size    masks in flight
+        flags         those of SamplerConfig (sampler, steps, spacing, eta, clip_denoised) and of PostprocessConfig
+                      (threshold, median_blur, ...), and fast=True
+        ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
+        """
+        known = {f.name for cls in (script_util.SamplerConfig, PostprocessConfig) for f in fields(cls)} | {"fast"}
+        if unknown := sorted(flags.keys() - known):
+            raise ConfigError(f"{unknown[0]} is no flag of sampling: choose among {', '.join(sorted(known))}")
+        config = SampleConfig(num_ensemble=num_ensemble, seed=seed, batch_size=batch_size)
+        check_sample_config(config)
+        if batch_size == "auto":
+            raise ConfigError("batch_size auto is the command line's: give a number")
+        sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
+        (finish,) = script_util.configs_from_flags(flags, PostprocessConfig)
+        case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])
+        ((_, samples),) = draw_ensembles(self.segmenter.spaced(sampler), [case], [0], config, sampler)
+        return Ensemble(samples, binarise(samples, finish))
+
+    def _planes(self, image):
+        """The image as [1 or C, H, W] float32, if it is one that the network can see."""
+        planes = torch.as_tensor(image).detach().cpu().numpy().astype(np.float32)
+        planes = planes[None] if planes.ndim == 2 else planes
+        side, channels = self.flags["image_size"], self.flags["image_channels"]
+        if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
+            raise DataError(f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is wanted")
+        if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
+            raise DataError("an image with values outside [0, 1]; 8-bit ones are divided by 255")
+        return planes
+
+
+def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
+    """
+    A `Predictor` from the checkpoint at `path`.
+
+    device        where to sample; default: a GPU if there is one
+    weights       "ema" or "raw"
+    amp, compile  as in InferenceConfig
+    flags         model flags, which only checkpoints of the published code need
+    ConfigError, CheckpointError: as script_util.load_segmenter.
+    """
+    segmenter, flags, stored = script_util.load_segmenter(path, flags, weights)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(prepare(segmenter, InferenceConfig(amp, compile), device), flags, stored)
