@@ -51,7 +51,7 @@ def write_atomically(path, write):
         os.replace(aside, path)
     except BaseException as error:
         os.unlink(aside)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, path) from error
         raise
 

@@ -182,13 +182,14 @@ def samples_path(out_dir, case_id):
 
 def read_case(path):
     """
-    (samples [M, H, W] before the threshold, what made them: a dict, empty for the masks of another program) of a file
-    ID_samples.npz. DataError: damaged, or no masks.
+    (samples [M, H, W] before the threshold, what made them: a dict, without `flags` for those of another program) of a
+    file ID_samples.npz. DataError: damaged, or no masks.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            samples, others = file["samples"], [name for name in file.files if name != "samples"]
-            made_by = {name: file[name].item() for name in others} if "flags" in others else {}
+            content = {name: file[name] for name in file.files}
+            samples = content.pop("samples")
+            made_by = {name: value.item() for name, value in content.items() if value.ndim == 0}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again") from error
     return check_samples(samples, path), made_by
@@ -211,7 +212,7 @@ def find_samples(folder, case_id):
     path = samples_path(folder, case_id)
     if os.path.exists(path):
         samples, made_by = read_case(path)
-        if not made_by and not (0 <= samples.min() and samples.max() <= 1):  # our own, unclipped, go a little beyond
+        if "flags" not in made_by and not (0 <= samples.min() and samples.max() <= 1):  # our own, unclipped, go a little beyond
             raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted")
         return samples, made_by
     masks = []

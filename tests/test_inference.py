@@ -1,0 +1,324 @@
+"""How masks are drawn: the choice of the sampler, precision, compilation, memory, interruptions, and the Python API."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, run_script
+
+from guided_diffusion import checkpoint, ensemble, inference, predict, script_util
+from guided_diffusion.image_files import read_image
+from guided_diffusion.lidcloader import DataError, LIDCDataset
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.sampling import SamplerConfig
+
+
+def write_checkpoint(path, **flags):
+    """A checkpoint of a tiny network that was never trained, as training would store it."""
+    torch.manual_seed(0)
+    classes = (script_util.DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+    flags = script_util.flags_from_configs(*script_util.configs_from_flags({**TINY, **flags}, *classes))
+    weights = nonzero(script_util.create_segmenter(flags)).state_dict()
+    state = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "flags": flags, "weights": weights, "ema": {}}
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "savedmodel.pt")
+
+
+def sample(cases, model, out, *more):
+    return call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={out}", "--num_ensemble=2", *more)
+
+
+def told_by(out, name="phantom0000"):
+    return ensemble.read_case(str(out / f"{name}_samples.npz"))
+
+
+# -- the choice of the sampler ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given, preset, stored, expected",
+    [
+        ({}, {}, {}, {}),
+        ({}, {}, {"sampler": "ddim", "steps": 10}, {"sampler": "ddim", "steps": 10}),
+        ({"steps": 50}, {}, {"sampler": "ddim", "steps": 10, "eta": 0.5}, {"sampler": "ddim", "steps": 50, "eta": 0.5}),
+        ({"sampler": "dpm++"}, {}, {"sampler": "ddim", "steps": 10, "eta": 0.5}, {"sampler": "dpm++", "steps": 10}),
+        ({"use_ddim": True}, {}, {}, {"sampler": "ddim"}),
+        ({"use_ddim": False}, {}, {"sampler": "ddim", "steps": 10}, {"sampler": "ddpm", "steps": 10}),
+        ({"use_ddim": False, "sampler": "dpm++"}, {}, {}, {"sampler": "dpm++"}),
+        ({"use_ddim": None}, {"steps": 7}, {"steps": 10}, {"steps": 7}),
+        ({"timestep_respacing": "20"}, {"steps": 7}, {"sampler": "ddim"}, {"sampler": "ddim", "steps": None}),
+        ({"fast": True}, {"steps": 7}, {"sampler": "ddim"}, script_util.FAST),
+        ({"fast": True, "clip_denoised": False}, {}, {}, {**script_util.FAST, "clip_denoised": False}),
+        ({"fast": False, "clip_denoised": False}, {}, {}, {"clip_denoised": False}),
+    ],
+)
+def test_what_is_given_comes_before_the_preset_and_that_before_the_checkpoint(given, preset, stored, expected):
+    assert script_util.choose_sampler(given, preset, stored, 1000) == SamplerConfig(**expected)
+
+
+def test_fast_has_no_more_steps_than_there_are():
+    assert script_util.choose_sampler({"fast": True}, {}, {}, 7).steps == 7
+
+
+def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
+    model = write_checkpoint(tmp_path / "savedmodel.pt", sampler="ddim", steps=4)
+    assert sample(cases, model, tmp_path / "a", "--num_samples=1").returncode == 0
+    made_by = told_by(tmp_path / "a")[1]
+    assert made_by["sampler"] == "ddim" and made_by["steps"] == 4
+    assert sample(cases, model, tmp_path / "b", "--num_samples=1", "--sampler=dpm++", "--eta=1", "--steps=5").returncode == 0
+    made_by = told_by(tmp_path / "b")[1]
+    assert made_by["sampler"] == "dpm++" and made_by["steps"] == 5 and made_by["eta"] == 1
+
+
+def test_the_papers_command_names_fast_and_what_it_saves(cases, model, tmp_path):
+    done = sample(cases, model, tmp_path / "all", "--num_samples=1")
+    assert "40 network calls for each mask; --fast takes 20, 2 times fewer" in done.stdout
+    assert told_by(tmp_path / "all")[1]["steps"] == 40
+    done = sample(cases, model, tmp_path / "fast", "--num_samples=1", "--fast")
+    assert "--fast" not in done.stdout and told_by(tmp_path / "fast")[1]["steps"] == 20
+
+
+# -- one mask, one noise ----------------------------------------------------------------------------------------------
+
+
+def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path):
+    assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4").returncode == 0
+    plain = told_by(tmp_path)[0]
+    assert_refused(sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16"), "--amp none, not bf16", "--overwrite")
+    assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16", "--overwrite").returncode == 0
+    half = told_by(tmp_path)[0]
+    assert 0 < np.abs(plain - half).mean() < 0.1  # 8 bits of mantissa, through four steps of a network without sense
+
+
+def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
+    assert sample(cases, model, tmp_path, "--steps=4").returncode == 0
+    done = sample(cases, model, tmp_path, "--steps=4", "--merge_labels=False", "--dropout=0.0", "--mask_low=0", "--eta=0")
+    assert done.returncode == 0 and "0 of 6 cases to draw" in done.stdout
+
+
+@pytest.mark.slow
+def test_compiled_samples_are_the_same(cases, model, tmp_path):
+    """Also in the last batch, which is filled up to the size that was compiled."""
+    sample(cases, model, tmp_path / "eager", "--num_samples=3", "--steps=4", "--batch_size=4")
+    done = sample(cases, model, tmp_path / "compiled", "--num_samples=3", "--steps=4", "--batch_size=4", "--compile")
+    assert done.returncode == 0, done.stderr
+    for name in ("phantom0000", "phantom0002"):
+        np.testing.assert_allclose(told_by(tmp_path / "eager", name)[0], told_by(tmp_path / "compiled", name)[0], atol=1e-4)
+
+
+def test_a_filled_up_batch_gives_the_same_masks(cases, model):
+    segmenter = script_util.load_segmenter(str(model), {})[0].spaced(SamplerConfig(steps=3))
+    dataset, config = LIDCDataset(cases, 16, 1), ensemble.SampleConfig(num_ensemble=3, batch_size=4)
+    counts = []
+    even, plain = (
+        list(ensemble.draw_ensembles(segmenter, dataset, [0, 2], config, SamplerConfig(steps=3), counts.append, even=even))
+        for even in (True, False)
+    )
+    assert counts == [4, 2, 4, 2]
+    for (case, a), (other, b) in zip(even, plain, strict=True):
+        assert case.id == other.id
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+# -- memory and cores -------------------------------------------------------------------------------------------------
+
+
+def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
+    done = sample(cases, model, tmp_path / "a", "--num_samples=1", "--steps=2", "--batch_size=auto")
+    assert done.returncode == 0 and "2 masks at a time" in done.stdout, done.stderr  # no more than there are to draw
+
+    segmenter = script_util.load_segmenter(str(model), {})[0]
+    monkeypatch.setattr(inference, "reset_peak_memory", lambda device: None)
+    for peaks, free, expected in [
+        ([1000, 1200], 1000, 3 + 6),  # 100 each; (1000 + 0.8 * 1000 - 1200) / 100 more
+        ([1000, 1200], 0, 1),
+        ([1000, 1000], 0, 40),  # no growth to be seen
+        ([1000, 1200], 1e9, 40),
+    ]:
+        monkeypatch.setitem(inference.MOST_IN_FLIGHT, "cpu", 40)
+        monkeypatch.setattr(inference, "peak_memory", lambda device, left=list(peaks): left.pop(0))
+        monkeypatch.setattr(inference, "free_memory", lambda device: free)
+        assert inference.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=100) == expected
+    assert inference.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=2) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux alone tells the peak of a process anew")
+def test_peak_memory_is_what_was_held():
+    inference.reset_peak_memory("cpu")
+    before = inference.peak_memory("cpu")
+    block = np.ones(2**25)  # 256 MiB
+    assert 0.9 * block.nbytes < inference.peak_memory("cpu") - before < 1.3 * block.nbytes
+    del block
+    inference.reset_peak_memory("cpu")
+    assert inference.peak_memory("cpu") - before < 2**27
+    assert 2**27 < inference.free_memory("cpu") < 2**50
+
+
+def test_out_of_memory_names_the_batch_size():
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        with pytest.raises(ConfigError, match="--batch_size 7 does not fit into memory"), inference.memory_told(7):
+            raise error
+    with pytest.raises(RuntimeError, match="something else"), inference.memory_told(7):
+        raise RuntimeError("something else")
+
+
+def test_processes_of_one_machine_share_its_cores():
+    before = torch.get_num_threads()
+    try:
+        inference.share_cores({"LOCAL_WORLD_SIZE": "2"})
+        assert torch.get_num_threads() == max(1, inference.usable_cores() // 2)
+        torch.set_num_threads(before)
+        inference.share_cores({})
+        assert torch.get_num_threads() == before
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
+    flags = [f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}", "--num_ensemble=16", "--batch_size=4"]
+    command = [sys.executable, str(ROOT / "scripts" / "segmentation_sample.py"), *flags]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finished = lambda: [name for name in os.listdir(tmp_path / "out") if name.endswith("_sheet.png")] if (tmp_path / "out").exists() else []
+    deadline = time.monotonic() + 120
+    while len(finished()) < 2 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+
+    whole = [path for path in (tmp_path / "out").glob("*_samples.npz")]
+    assert 1 <= len(whole) < 6
+    for path in whole:
+        assert ensemble.read_case(str(path))[0].shape == (16, 16, 16)
+    done = call_script("segmentation_sample", *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"{6 - len(whole)} of 6 cases to draw" in done.stdout
+    assert len(list((tmp_path / "out").glob("*_output*.png"))) == 6 * 16
+
+
+def test_a_full_disk_is_told_and_loses_no_samples(cases, model, tmp_path):
+    """A limit on the size of files stands for a disk that is full: the raw samples fit, a sheet does not."""
+    sample(cases, model, tmp_path / "reference", "--steps=2", "--num_samples=1")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "reference").iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, kept in (("phantom0000_samples.npz", False), ("phantom0000_sheet.png", True)):
+        out = tmp_path / name
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sizes["phantom0000_samples.npz"] + (500 if kept else -500), hard))
+        try:
+            done = sample(cases, model, out, "--steps=2", "--num_samples=1", "--num_ensemble=2")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        last = done.stderr.splitlines()[-1]  # below the progress bar
+        assert "File too large" in last and name in last
+        assert not any(path.name.startswith(".writing") for path in out.iterdir())
+        assert (out / "phantom0000_samples.npz").exists() == kept
+        done = sample(cases, model, out, "--steps=2", "--num_samples=1")
+        assert done.returncode == 0 and f"{0 if kept else 1} of 1 cases to draw" in done.stdout, done.stderr
+        assert {path.name for path in out.iterdir()} == sizes.keys()
+
+
+def test_samples_of_another_program_are_not_overwritten(cases, model, tmp_path):
+    np.savez(tmp_path / "phantom0003_samples.npz", samples=np.zeros((2, 16, 16)), names=np.array(["a", "b"]))
+    assert_refused(sample(cases, model, tmp_path, "--steps=2"), "phantom0003_samples.npz", "not written by this program", "--overwrite")
+
+
+def test_an_error_while_writing_is_raised_and_the_others_are_written():
+    written = []
+
+    def write(case, samples):
+        if case == 1:
+            raise OSError("no space")
+        written.append(case)
+
+    with pytest.raises(OSError, match="no space"), ensemble.CaseWriter(write) as writer:
+        for case in range(3):
+            writer(case, None)
+    assert 0 in written
+    with pytest.raises(KeyError), ensemble.CaseWriter(write) as writer:  # the first error is told
+        writer(1, None)
+        raise KeyError
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_notes_are_told_once(cases, tmp_path):
+    model = write_checkpoint(tmp_path / "savedmodel.pt", image_size=8, channel_mult="1", attention_resolutions="8")
+    done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}",
+                      "--num_ensemble=1", "--steps=2", "--evaluate", "--num_samples=3",
+                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("cases are resized to 8x8") == 2  # by the sampling, and by the evaluation
+    assert done.stdout.count("cases to draw") == 1
+    assert "3 of 3 cases" in done.stdout and json.loads((tmp_path / "out" / "metrics.json").read_text())["faults"] == []
+
+
+# -- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_python_api_gives_the_masks_of_the_script(cases, model, tmp_path):
+    assert sample(cases, model, tmp_path, "--steps=4", "--sampler=ddim", "--eta=0.5", "--threshold=0.4").returncode == 0
+    image = read_image(str(cases / "phantom0000" / "image_phantom0000.png"))
+    drawn = predict.load(str(model), device="cpu").sample(
+        image, num_ensemble=2, steps=4, sampler="ddim", eta=0.5, threshold=0.4, name="phantom0000", batch_size=1
+    )
+    samples = told_by(tmp_path)[0]
+    np.testing.assert_allclose(drawn.samples, samples, atol=1e-5)
+    assert drawn.masks.dtype == bool and (drawn.masks == (drawn.samples > 0.4)).all()
+    np.testing.assert_allclose(drawn.mean, drawn.masks.mean(0), atol=1e-6)
+    np.testing.assert_allclose(drawn.variance, drawn.mean * (1 - drawn.mean), atol=1e-6)
+    p = np.clip(drawn.mean.astype(np.float64), 1e-12, 1 - 1e-12)
+    np.testing.assert_allclose(drawn.entropy, -p * np.log2(p) - (1 - p) * np.log2(1 - p), atol=1e-6)
+    assert (drawn.consensus() == (drawn.mean > 0.5)).all() and drawn.consensus("staple").dtype == bool
+
+
+def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
+    predictor = predict.load(str(model), device="cpu")
+    image = torch.rand(16, 16)
+    one = predictor.sample(image, num_ensemble=3, steps=2)
+    assert one.samples.shape == (3, 16, 16)
+    np.testing.assert_array_equal(one.samples, predictor.sample(image[None].numpy(), num_ensemble=3, steps=2).samples)
+    assert not np.allclose(one.samples, predictor.sample(image, num_ensemble=3, steps=2, seed=1).samples)
+    assert predictor.sample(image, num_ensemble=1, fast=True).samples.shape == (1, 16, 16)
+    for bad, flags, word in [
+        (torch.rand(8, 8), {}, r"\[16, 16\]"), (torch.rand(2, 16, 16), {}, "wanted"), (255 * image, {}, "divided by 255"),
+        (torch.full((16, 16), float("nan")), {}, "outside"),
+    ]:  # fmt: skip
+        with pytest.raises(DataError, match=word):
+            predictor.sample(bad, **flags)
+    for flags, word in [
+        ({"steps": 41}, "--steps 41"), ({"num_ensemble": 0}, "--num_ensemble 0"), ({"batch_size": 0}, "--batch_size 0"),
+        ({"step": 3}, "step is no flag"), ({"sampler": "heun"}, "heun"), ({"fast": True, "steps": 3}, "contradict"),
+        ({"batch_size": "auto"}, "auto"), ({"median_blur": 2}, "median_blur"),
+    ]:  # fmt: skip
+        with pytest.raises(ConfigError, match=word):
+            predictor.sample(image, **flags)
+    with pytest.raises(ConfigError, match="vote"):
+        one.consensus("vote")
+
+
+def test_training_stores_the_sampler(cases, tmp_path):
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", "--sampler=ddim",
+                       "--steps=3", *as_arguments(TINY))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    _, _, stored = script_util.load_segmenter(str(tmp_path / "savedmodel.pt"), {})
+    assert stored["sampler"] == "ddim" and stored["steps"] == 3
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=2", "--sampler=dpm++",
+                       *as_arguments(TINY))  # fmt: skip
+    assert done.returncode == 0, done.stderr  # it may change when a run continues
