@@ -1,5 +1,6 @@
 """How masks are drawn: the choice of the sampler, precision, compilation, memory, interruptions, and the Python API."""
 
+import errno
 import json
 import os
 import resource
@@ -210,27 +211,46 @@ def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
     assert len(list((tmp_path / "out").glob("*_output*.png"))) == 6 * 16
 
 
-def test_a_full_disk_is_told_and_loses_no_samples(cases, model, tmp_path):
-    """A limit on the size of files stands for a disk that is full: the raw samples fit, a sheet does not."""
-    sample(cases, model, tmp_path / "reference", "--steps=2", "--num_samples=1")
-    sizes = {path.name: path.stat().st_size for path in (tmp_path / "reference").iterdir()}
+def assert_disk_full(done, name):
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]  # below the progress bar
+    assert name in last and ("File too large" in last or "No space left" in last), last
+
+
+def test_a_full_disk_is_told(cases, model, tmp_path):
+    """A limit on the size of files stands for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for name, kept in (("phantom0000_samples.npz", False), ("phantom0000_sheet.png", True)):
-        out = tmp_path / name
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (sizes["phantom0000_samples.npz"] + (500 if kept else -500), hard))
-        try:
-            done = sample(cases, model, out, "--steps=2", "--num_samples=1", "--num_ensemble=2")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        last = done.stderr.splitlines()[-1]  # below the progress bar
-        assert "File too large" in last and name in last
-        assert not any(path.name.startswith(".writing") for path in out.iterdir())
-        assert (out / "phantom0000_samples.npz").exists() == kept
-        done = sample(cases, model, out, "--steps=2", "--num_samples=1")
-        assert done.returncode == 0 and f"{0 if kept else 1} of 1 cases to draw" in done.stdout, done.stderr
-        assert {path.name for path in out.iterdir()} == sizes.keys()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        done = sample(cases, model, tmp_path, "--steps=2", "--num_samples=1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_disk_full(done, "phantom0000_samples.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["output1", "sheet"])
+def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_path, monkeypatch, name):
+    write = ensemble._write_picture
+
+    def full(path, picture):
+        if name in path:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        write(path, picture)
+
+    flags = ["--steps=2", "--num_samples=1"]
+    for more in ([], ["--threshold=0.3"]):  # drawn, and finished otherwise
+        with monkeypatch.context() as broken:
+            broken.setattr(ensemble, "_write_picture", full)
+            assert_disk_full(sample(cases, model, tmp_path, *flags, *more), name)
+        done = sample(cases, model, tmp_path, *flags, *more)
+        assert done.returncode == 0 and "0 of 1 cases to draw" in done.stdout, done.stderr
+        samples, made_by = told_by(tmp_path)
+        assert made_by["threshold"] == (0.3 if more else 0.5)
+        for k, sample_ in enumerate(samples):
+            np.testing.assert_array_equal(read_image(str(tmp_path / f"phantom0000_output{k}.png")) > 0, sample_ > made_by["threshold"])
+        assert (tmp_path / "phantom0000_sheet.png").exists()
 
 
 def test_samples_of_another_program_are_not_overwritten(cases, model, tmp_path):
