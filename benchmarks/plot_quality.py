@@ -1,0 +1,84 @@
+"""
+Tables and a plot of what benchmarks/quality.py measured:
+
+    python benchmarks/plot_quality.py --results benchmarks/results/quality_eps.json,benchmarks/results/quality_x0.json
+
+Prints a table for each file, with the cheapest settings whose energy distance is within one standard error of the
+reference, and draws with matplotlib (pip install matplotlib).
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from guided_diffusion import script_util
+
+FIGURES = ("ged", "hm_iou", "calibration")
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    results: Annotated[tuple[str, ...], "files of benchmarks/quality.py"] = ()
+    out: Annotated[str, "picture to write"] = "docs/quality.png"
+
+
+def label(row):
+    return row["sampler"] + (f", eta {row['eta']:g}" if row["sampler"] != "ddpm" else "")
+
+
+def figure_names(row):
+    """The row's names of FIGURES, which end in the number of samples."""
+    return [next(name for name in row if name.rsplit("_", 1)[0] == figure) for figure in FIGURES]
+
+
+def print_table(told):
+    ged, hm_iou, calibration = figure_names(told["rows"][0])
+    print(f"\n{told['model']}, {told['cases']} cases of {told['data']}, {told['machine']}\n")
+    print(f"| sampler | steps | {ged} | less reference | {hm_iou} | {calibration} |\n|---|---|---|---|---|---|")
+    for row in sorted(told["rows"], key=lambda row: (label(row), -row["steps"])):
+        less = row["ged_less_reference"]
+        print(
+            f"| {label(row)} | {row['steps']} | {row[ged]['mean']:.3f} ± {row[ged]['se']:.3f} | {less['mean']:+.3f} ± {less['se']:.3f} | "
+            f"{row[hm_iou]['mean']:.3f} | {row[calibration]['mean']:.3f} |"
+        )
+    reference = told["rows"][0][ged]
+    within = [row for row in told["rows"] if row[ged]["mean"] <= reference["mean"] + reference["se"]]
+    least = min(row["steps"] for row in within)
+    print(f"\nwithin one standard error at {least} steps: {'; '.join(label(row) for row in within if row['steps'] == least)}")
+
+
+def draw(results, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(results), figsize=(4.6 * len(results), 3.8), layout="constrained", squeeze=False)
+    for axis, told in zip(axes[0], results):
+        ged = figure_names(told["rows"][0])[0]
+        for name in dict.fromkeys(map(label, told["rows"])):
+            rows = sorted((row for row in told["rows"] if label(row) == name), key=lambda row: row["steps"])
+            axis.plot([row["steps"] for row in rows], [row[ged]["mean"] for row in rows], "o-", label=name, markersize=3)
+        first = told["rows"][0][ged]
+        axis.axhspan(first["mean"] - first["se"], first["mean"] + first["se"], alpha=0.15, color="grey", label="reference, one s. e.")
+        ticks = sorted({row["steps"] for row in told["rows"]})
+        axis.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylabel=ged, ylim=(0, 0.8), title=told["model"].split("/")[-2])
+        axis.minorticks_off()
+    axes[0][-1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/plot_quality.py"):
+        given, _ = script_util.parse_command_line((PlotConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, PlotConfig)
+        results = []
+        for path in config.results:
+            with open(path, encoding="utf-8") as file:
+                results.append(json.load(file))
+            print_table(results[-1])
+        draw(results, config.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""
+Quality against the number of steps, for every sampler:
+
+    python benchmarks/quality.py --data_dir data/testing --model_path results/quality/eps/savedmodel.pt --out benchmarks/results/quality_eps.json
+
+Draws the same cases with each sampler at each number of steps, and scores them: energy distance, Hungarian-matched IoU,
+calibration. The first row is DDPM with every step; the others are also told as paired differences from it.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from machine import machine_name
+
+from guided_diffusion import metrics, script_util
+from guided_diffusion.ensemble import SampleConfig, draw_ensembles
+from guided_diffusion.evaluation import mean_and_interval
+from guided_diffusion.lidcloader import DataConfig, LIDCDataset
+from guided_diffusion.postprocess import binarise
+from guided_diffusion.sampling import SamplerConfig
+
+SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpm++", 0.0), ("dpm++", 1.0))
+FIGURES = {"ged": lambda s, r: metrics.squared_ged(s, r).total, "hm_iou": metrics.hungarian_iou, "calibration": metrics.calibration_error}
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    data_dir: Annotated[str, "folder of cases with their raters"] = ""
+    model_path: Annotated[str, "checkpoint"] = ""
+    cases: Annotated[int, "cases, spread over the folder"] = 20
+    num_ensemble: Annotated[int, "masks for each"] = 16
+    batch_size: Annotated[int, "masks in flight"] = 64
+    steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = (1000, 250, 100, 50, 20, 10, 5, 2)
+    spacing: Annotated[str, "linear, quadratic or logsnr"] = "linear"
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+def measure(config, on_row):
+    """Call on_row(row) for each sampler at each number of steps."""
+    segmenter, flags, _ = script_util.load_segmenter(config.model_path, {})
+    (data_config,) = script_util.configs_from_flags(flags, DataConfig)
+    dataset = LIDCDataset(config.data_dir, flags["image_size"], flags["image_channels"], data_config)
+    indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]
+    drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
+    reference = None
+    for steps in config.steps:
+        for name, eta in SAMPLERS:
+            sampler = SamplerConfig(name, steps, config.spacing, eta)
+            start, values = time.perf_counter(), {figure: [] for figure in FIGURES}
+            for case, samples in draw_ensembles(segmenter.spaced(sampler), dataset, indices, drawn, sampler):
+                masks, raters = binarise(samples), case.raters.numpy() > 0.5
+                for figure, function in FIGURES.items():
+                    values[figure].append(float(function(masks, raters)))
+            values = {figure: np.array(v) for figure, v in values.items()}
+            reference = reference or values
+            told = {f"{figure}_{config.num_ensemble}": mean_and_interval(v) for figure, v in values.items()}
+            told["ged_less_reference"] = mean_and_interval(values["ged"] - reference["ged"])
+            on_row({"sampler": name, "eta": eta, "steps": steps, "seconds": time.perf_counter() - start, **told})
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/quality.py"):
+        given, _ = script_util.parse_command_line((QualityConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, QualityConfig)
+        rows, names = [], [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
+
+        def on_row(row):
+            rows.append(row)
+            figures = "  ".join(f"{name} {row[name]['mean']:.3f} +- {row[name]['se']:.3f}" for name in names)
+            print(f"{row['sampler']:6s} eta {row['eta']:g} steps {row['steps']:4d}  {figures}  {row['seconds']:.0f} s", flush=True)
+            if config.out:  # row by row, for the whole takes long
+                told = {"machine": machine_name(), "model": config.model_path, "data": config.data_dir, "cases": config.cases, "rows": rows}
+                os.makedirs(os.path.dirname(os.path.abspath(config.out)), exist_ok=True)
+                with open(config.out, "w", encoding="utf-8") as file:
+                    file.write(json.dumps(told, indent=1) + "\n")
+
+        measure(config, on_row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""
+Masks per second: one at a time through every timestep, as published; diffusers' U-Net and solver; this project.
+
+    python benchmarks/sampling.py --out benchmarks/results/sampling_cpu.json
+    python benchmarks/sampling.py --amp bf16 --compile --batches 1,16,64,128 --out benchmarks/results/sampling_gpu.json
+
+The network is the paper's README's at 128x128, its weights random. All variants are timed in turns; a time is the median
+over the rounds, and a ratio is the median of the ratios within a round. A variant runs a few steps of its chain, which
+are scaled to all. Wants diffusers (pip install diffusers); without, its rows are left out.
+"""
+
+import importlib.util
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from machine import machine_name
+from torch.utils.flop_counter import FlopCounterMode
+
+from guided_diffusion import inference, script_util
+from guided_diffusion.inference import InferenceConfig
+from guided_diffusion.nn import seeded_generator
+from guided_diffusion.presets import FAST, PRESETS
+from guided_diffusion.sampling import SamplerConfig, sample
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    batches: Annotated[tuple[int, ...], "masks at a time"] = (1, 4)
+    rounds: Annotated[int, "turns"] = 3
+    calls: Annotated[int, "network calls that are timed in each turn"] = 2
+    amp: Annotated[str, "precision of diffusers' and this project's network: none or bf16"] = "none"
+    compile: Annotated[bool, "add rows with --compile"] = False
+    image_size: Annotated[int, "pixels; other sizes than 128 are for trying the script out"] = 128
+    num_channels: Annotated[int, "as above"] = 128
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+def build(config, device):
+    """The README's segmenter with random weights, none of them zero."""
+    flags = {**PRESETS["cimd"], "image_size": config.image_size, "num_channels": config.num_channels}
+    if config.image_size != 128:
+        flags["channel_mult"] = (1, 1, 2, 3, 4)
+    torch.manual_seed(0)
+    segmenter = script_util.create_segmenter(script_util.pick_flags(flags, *script_util.MODEL_CONFIGS)).eval()
+    for p in segmenter.parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.02)
+    return segmenter.to(device)
+
+
+# -- the variants: each a function that draws `batch` masks in `calls` network calls -----------------------------------
+
+
+def published(config, device, batch):
+    """float32, eager, every timestep: `batch` is 1 in the published code."""
+    segmenter = build(config, device).spaced(SamplerConfig(steps=config.calls))
+    image = torch.rand(batch, 4, config.image_size, config.image_size, device=device)
+    return lambda: sample(segmenter.denoiser(image), segmenter.diffusion, torch.randn_like(image[:, :1]))
+
+
+def ours(config, device, batch, compiled=False):
+    sampler = SamplerConfig(**{**FAST, "steps": config.calls})
+    segmenter = build(config, device).spaced(sampler)
+    inference.prepare(segmenter, InferenceConfig(config.amp, compiled), device)
+    image = torch.rand(batch, 4, config.image_size, config.image_size, device=device)
+    generators = [seeded_generator(k) for k in range(batch)]
+    return torch.inference_mode()(lambda: segmenter.sample_masks(image, generators, sampler))
+
+
+def diffusers_unet(config, device, batch):
+    """UNet2DModel of the same widths, depth and attention, with DPM-Solver++ of second order."""
+    import diffusers
+
+    widths = tuple(config.num_channels * m for m in (1, 1, 2, 3, 4))
+    attends = [config.image_size // 2**level == 16 for level in range(5)]
+    unet = diffusers.UNet2DModel(
+        sample_size=config.image_size, in_channels=5, out_channels=2, layers_per_block=2, block_out_channels=widths,
+        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in attends[::-1]),
+        attention_head_dim=None,
+    ).eval().to(device, memory_format=torch.channels_last)  # fmt: skip
+    scheduler = diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", final_sigmas_type="zero")
+    image = torch.rand(batch, 4, config.image_size, config.image_size, device=device)
+
+    @torch.inference_mode()
+    def draw():
+        scheduler.set_timesteps(config.calls, device=device)
+        x = torch.randn_like(image[:, :1])
+        for t in scheduler.timesteps:
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.amp == "bf16"):
+                output = unet(torch.cat([image, x], dim=1), t).sample[:, :1]
+            x = scheduler.step(output.float(), t, x).prev_sample
+        return x
+
+    return draw
+
+
+def variants(config, device):
+    """[(name, batch, steps of the whole chain, function)]."""
+    rows = [("as published", 1, 1000, published(config, device, 1))]
+    for batch in config.batches:
+        if batch > 1:
+            rows.append(("plain eager", batch, 1000, published(config, device, batch)))
+        if importlib.util.find_spec("diffusers"):
+            rows.append(("diffusers", batch, FAST["steps"], diffusers_unet(config, device, batch)))
+        rows.append(("this project", batch, FAST["steps"], ours(config, device, batch)))
+        if config.compile:
+            rows.append(("this project, --compile", batch, FAST["steps"], ours(config, device, batch, compiled=True)))
+    return rows
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def synchronize(device):
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(function, device):
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def flop_of_call(config):
+    """Floating-point operations of one network call for one mask; a multiplication and an addition are two."""
+    segmenter = build(config, "cpu")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        segmenter.model(torch.zeros(1, 5, config.image_size, config.image_size), torch.zeros(1, dtype=torch.long))
+    return counter.get_total_flops()
+
+
+def matrix_products(dtype, device):
+    """(function, its operations): a square matrix product large enough for the machine's full rate."""
+    side = 8192 if torch.device(device).type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return (lambda: a @ b), 2 * side**3
+
+
+def measure(config, device):
+    rows = variants(config, device)
+    product, product_flop = matrix_products(torch.bfloat16 if config.amp == "bf16" else torch.float32, device)
+    flop = flop_of_call(config)
+    times, product_times, peaks = [[] for _ in rows], [], [0] * len(rows)
+    for k, (_, _, _, draw) in enumerate(rows):  # compiles, chooses kernels; tells the memory
+        inference.reset_peak_memory(device)
+        held = inference.peak_memory(device)  # the networks of all variants
+        draw()
+        peaks[k] = inference.peak_memory(device) - held
+    for _ in range(config.rounds):
+        product_times.append(seconds(product, device))
+        for k, (_, _, _, draw) in enumerate(rows):
+            times[k].append(seconds(draw, device) / config.calls)
+
+    rate = product_flop / statistics.median(product_times)
+    told = []
+    for (name, batch, steps, _), taken, peak in zip(rows, times, peaks):
+        call = statistics.median(taken)
+        speedup = [1000 * first / (steps * own / batch) for first, own in zip(times[0], taken)]
+        told.append({
+            "name": name, "batch": batch, "steps": steps, "ms_per_call": 1000 * call, "masks_per_second": batch / (steps * call),
+            "tflops": batch * flop / call / 1e12, "share_of_matrix_products": batch * flop / call / rate,
+            "times_published": statistics.median(speedup), "peak_memory_gb": peak / 1e9,  # beside the weights
+            "per_call_times_published": statistics.median(batch * first / own for first, own in zip(times[0], taken)),
+            "seconds": taken,
+        })  # fmt: skip
+    return {
+        "machine": machine_name(device), "amp": config.amp, "gflop_per_call": flop / 1e9, "matrix_product_tflops": rate / 1e12,
+        "rounds": config.rounds, "calls": config.calls, "rows": told,
+    }  # fmt: skip
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/sampling.py"):
+        given, _ = script_util.parse_command_line((BenchmarkConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, BenchmarkConfig)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        result = measure(config, device)
+        print(f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s")
+        print("| | masks at a time | calls | ms a call | TFLOP/s | share | masks/s | times published | GB beside the weights |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for row in result["rows"]:
+            print(
+                f"| {row['name']} | {row['batch']} | {row['steps']} | {row['ms_per_call']:.0f} | {row['tflops']:.3f} | "
+                f"{100 * row['share_of_matrix_products']:.0f} % | {row['masks_per_second']:.4g} | "
+                f"{row['times_published']:.1f} | {row['peak_memory_gb']:.1f} |"
+            )
+        if config.out:
+            with open(config.out, "w", encoding="utf-8") as file:
+                file.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
