@@ -15,7 +15,7 @@ DEMO := results/demo
 demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_train.py --preset demo --data_dir data/training --log_dir $(DEMO)
 	$(BIN)/python scripts/segmentation_sample.py --data_dir data/testing --model_path $(DEMO)/savedmodel.pt \
-		--num_ensemble 4 --use_ddim True --timestep_respacing 10 --batch_size 16 --out_dir $(DEMO)/samples
+		--num_ensemble 4 --batch_size 16 --out_dir $(DEMO)/samples
 	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(DEMO)/samples \
 		--truth data/testing/truth.json
 	@echo "Open $(DEMO)/samples/report.html to look at the cases."

@@ -65,7 +65,9 @@ def published(config, device, batch):
 def ours(config, device, batch, compiled=False):
     sampler = SamplerConfig(**{**FAST, "steps": config.calls})
     segmenter = build(config, device).spaced(sampler)
-    inference.prepare(segmenter, InferenceConfig(config.amp, compiled), device)
+    inference.prepare(segmenter, InferenceConfig(config.amp), device)
+    if compiled:
+        inference.compile_model(segmenter)
     image = torch.rand(batch, 4, config.image_size, config.image_size, device=device)
     generators = [seeded_generator(k) for k in range(batch)]
     return torch.inference_mode()(lambda: segmenter.sample_masks(image, generators, sampler))

@@ -84,7 +84,7 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
     config   SampleConfig: num_ensemble, batch_size, seed
     sampler  SamplerConfig; its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
     on_mask  called with the number of masks finished, after each batch
-    even     fill the last batch up with masks that are thrown away: a compiled network wants one size
+    even     fill every batch up to batch_size with masks that are thrown away: a compiled network wants one size
     """
     device = next(segmenter.parameters()).device
     jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -23,13 +24,26 @@ class InferenceConfig:
 
 def prepare(segmenter, config, device):
     """Make a segmenter ready to sample on `device`; returns it."""
+    device = torch.device(device)
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)  # pinned memory and CUDA graphs belong to the current one
     segmenter.eval().to(device)
     segmenter.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
     if config.amp == "bf16":
         segmenter.model.autocast_dtype = torch.bfloat16
-    if config.compile:
-        mode = "reduce-overhead" if torch.device(device).type == "cuda" else "default"  # CUDA graphs
-        segmenter.model.compile(mode=mode, dynamic=False)
+    return segmenter
+
+
+def compile_model(segmenter):
+    """
+    Compile the U-Net where it is, for the one batch size that follows; returns the segmenter.
+
+    ConfigError: there is no compiler to compile with.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
+    on_gpu = next(segmenter.parameters()).device.type == "cuda"
+    segmenter.model.compile(mode="reduce-overhead" if on_gpu else "default", dynamic=False)  # the first: CUDA graphs
     return segmenter
 
 

@@ -12,7 +12,7 @@ import torch
 
 from . import postprocess, script_util
 from .ensemble import SampleConfig, check_sample_config, draw_ensembles
-from .inference import InferenceConfig, prepare
+from .inference import InferenceConfig, compile_model, prepare
 from .lidcloader import DataError, make_case
 from .nn import ConfigError
 from .postprocess import PostprocessConfig, binarise
@@ -50,8 +50,8 @@ class Ensemble:
 class Predictor:
     """A trained segmenter, ready to sample: what `load` gives."""
 
-    def __init__(self, segmenter, flags, stored):
-        self.segmenter, self.flags, self.stored = segmenter, flags, stored
+    def __init__(self, segmenter, flags, stored, compiled):
+        self.segmenter, self.flags, self.stored, self.compiled = segmenter, flags, stored, compiled
 
     def sample(self, image, num_ensemble=16, *, seed=0, name="image", batch_size=8, **flags):
         """
@@ -77,7 +77,7 @@ class Predictor:
         sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
         (finish,) = script_util.configs_from_flags(flags, PostprocessConfig)
         case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])
-        ((_, samples),) = draw_ensembles(self.segmenter.spaced(sampler), [case], [0], config, sampler)
+        ((_, samples),) = draw_ensembles(self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled)
         return Ensemble(samples, binarise(samples, finish))
 
     def _planes(self, image):
@@ -104,4 +104,5 @@ def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
     """
     segmenter, flags, stored = script_util.load_segmenter(path, flags, weights)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(prepare(segmenter, InferenceConfig(amp, compile), device), flags, stored)
+    prepare(segmenter, InferenceConfig(amp, compile), device)
+    return Predictor(compile_model(segmenter) if compile else segmenter, flags, stored, compile)

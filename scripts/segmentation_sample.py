@@ -66,6 +66,9 @@ def main(argv=None):
         if config.batch_size == "auto":
             shape = (unet.image_channels, unet.image_size, unet.image_size)
             config = replace(config, batch_size=inference.fitting_batch_size(segmenter, shape, processes.device, max(total, 1)))
+        if how.compile:
+            config = replace(config, batch_size=min(config.batch_size, max(total, 1)))
+            inference.compile_model(segmenter)
         if processes.is_main:
             told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):

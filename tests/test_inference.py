@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,7 +110,13 @@ def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
     assert done.returncode == 0 and "0 of 6 cases to draw" in done.stdout
 
 
+def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference.shutil, "which", lambda name: None)
+    assert_refused(sample(cases, model, tmp_path, "--compile"), "--compile", "g++")
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_compiled_samples_are_the_same(cases, model, tmp_path):
     """Also in the last batch, which is filled up to the size that was compiled."""
     sample(cases, model, tmp_path / "eager", "--num_samples=3", "--steps=4", "--batch_size=4")
