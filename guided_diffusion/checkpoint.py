@@ -18,7 +18,6 @@ Bare state dicts of the published code, and of the implicit-ensembles code, are 
 import hashlib
 import os
 import re
-import tempfile
 
 import blobfile as bf
 import torch
@@ -41,16 +40,17 @@ def write_atomically(path, write):
 
     OSError: it cannot be written (the disk is full, say); the message names `path`, which stays as it was.
     """
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(os.path.abspath(path)), prefix=".writing-")
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, f".{name}.writing")  # the same each time, so that a killed process leaves one at most
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(aside, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
         os.replace(aside, path)
     except BaseException as error:
-        os.unlink(aside)
+        if os.path.exists(aside):
+            os.unlink(aside)
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror, path) from error
         raise

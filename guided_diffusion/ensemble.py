@@ -4,7 +4,6 @@ import collections
 import hashlib
 import json
 import os
-import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -87,11 +86,11 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
     even     fill every batch up to batch_size with masks that are thrown away: a compiled network wants one size
     """
     device = next(segmenter.parameters()).device
-    jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]
-    members = []
-    for start in range(0, len(jobs), config.batch_size):
-        batch = jobs[start : start + config.batch_size]
-        count = len(batch)
+    total, members = len(indices) * config.num_ensemble, []
+    for start in range(0, total, config.batch_size):
+        count = min(config.batch_size, total - start)
+        places = [divmod(job, config.num_ensemble) for job in range(start, start + count)]
+        batch = [(indices[place], member) for place, member in places]
         if even:
             batch += batch[-1:] * (config.batch_size - count)
         cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
@@ -121,18 +120,26 @@ def write_case(out_dir, case, samples, drawn_by, finished_by):
     drawn_by = {**drawn_by, "image": image_hash(case)}
     _write_samples(out_dir, case, samples, drawn_by)
     masks = binarise(samples, postprocess_of(finished_by))
-    old = re.compile(re.escape(case.id) + r"_(consensus\.png|output\d+\.png)")
-    for name in os.listdir(out_dir):
-        if old.fullmatch(name):
-            os.unlink(os.path.join(out_dir, name))
+    _remove_pictures(out_dir, case.id, len(masks))
     for k, mask in enumerate(masks):
-        _write_picture(os.path.join(out_dir, f"{case.id}_output{k}.png"), visualize.to_grey(mask))
+        _write_picture(mask_path(out_dir, case.id, k), visualize.to_grey(mask))
     if finished_by["consensus"] != "none":
         one = CONSENSUS[finished_by["consensus"]](masks)
-        _write_picture(os.path.join(out_dir, f"{case.id}_consensus.png"), visualize.to_grey(one))
+        _write_picture(consensus_path(out_dir, case.id), visualize.to_grey(one))
     page = visualize.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
     _write_picture(os.path.join(out_dir, f"{case.id}_sheet.png"), page)
     _write_samples(out_dir, case, samples, {**drawn_by, **finished_by})
+
+
+def _remove_pictures(out_dir, case_id, count):
+    """Remove a case's consensus, and its masks from number `count` on, the last one first: what is left has no gap."""
+    if os.path.exists(consensus_path(out_dir, case_id)):
+        os.unlink(consensus_path(out_dir, case_id))
+    end = count
+    while os.path.exists(mask_path(out_dir, case_id, end)):
+        end += 1
+    for k in reversed(range(count, end)):
+        os.unlink(mask_path(out_dir, case_id, k))
 
 
 def _write_samples(out_dir, case, samples, made_by):
@@ -170,6 +177,16 @@ class CaseWriter:
 
 def _write_picture(path, picture):
     checkpoint.write_atomically(path, lambda file: picture.save(file, format="PNG"))
+
+
+def mask_path(out_dir, case_id, k):
+    """The picture of a case's k-th mask."""
+    return os.path.join(out_dir, f"{case_id}_output{k}.png")
+
+
+def consensus_path(out_dir, case_id):
+    """The picture of a case's consensus."""
+    return os.path.join(out_dir, f"{case_id}_consensus.png")
 
 
 def samples_path(out_dir, case_id):
@@ -216,7 +233,7 @@ def find_samples(folder, case_id):
             raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted")
         return samples, made_by
     masks = []
-    while os.path.exists(path := os.path.join(folder, f"{case_id}_output{len(masks)}.png")):
+    while os.path.exists(path := mask_path(folder, case_id, len(masks))):
         masks.append(read_label(path)[0])
         if masks[-1].shape != masks[0].shape:
             raise DataError(f"{path}: {masks[-1].shape} pixels, but {case_id}_output0.png has {masks[0].shape}")

@@ -162,12 +162,15 @@ def show_value(value):
 
 @contextlib.contextmanager
 def one_line_errors(program):
-    """What the user can mend ends the program with one line and exit status 2, without a traceback."""
+    """What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback."""
     try:
         yield
     except (ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command goes on from what is written", file=sys.stderr)
+        sys.exit(130)
 
 
 def check_flags(flags):
@@ -176,6 +179,8 @@ def check_flags(flags):
         raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
     if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):
         raise ConfigError("--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh")
+    if (flags.get("steps") or 0) > (flags.get("diffusion_steps") or DiffusionConfig.diffusion_steps):
+        raise ConfigError(f"--steps {flags['steps']} is more than --diffusion_steps; --iterations is the length of a training")
     if flags.get("num_head_channels") and flags.get("num_heads_upsample"):
         raise ConfigError("--num_head_channels and --num_heads_upsample contradict: give one of them")
     if flags.get("iterations") and flags.get("lr_anneal_steps") and flags["iterations"] > flags["lr_anneal_steps"]:

@@ -300,6 +300,8 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
         (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1.0"]),
         (["--log_dir=gs://bucket/run"], ["--log_dir gs://bucket/run", "local"]),
         (["--kl_weight=nan"], ["--kl_weight nan"]),
+        (["--steps=50"], ["--steps 50", "--diffusion_steps", "--iterations"]),
+        (["--eta=0.5"], ["--eta 0.5", "--sampler"]),
         (["--eval_interval=5"], ["--eval_interval 5", "--eval_data_dir"]),
         (["--eval_data_dir={modalities}", "--eval_steps=0"], ["--eval_steps 0"]),
         (["--eval_data_dir=/nowhere"], ["/nowhere", "no such folder"]),

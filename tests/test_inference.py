@@ -260,6 +260,30 @@ def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_pa
         assert (tmp_path / "phantom0000_sheet.png").exists()
 
 
+def test_an_interrupt_ends_with_a_line_and_whole_cases(cases, model, tmp_path, monkeypatch):
+    draw = ensemble.draw_ensembles
+
+    def interrupted(*args, **more):
+        for number, drawn in enumerate(draw(*args, **more)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield drawn
+
+    monkeypatch.setattr(ensemble, "draw_ensembles", interrupted)
+    done = sample(cases, model, tmp_path, "--steps=2")
+    assert done.returncode == 130 and done.stderr.splitlines()[-1].startswith("segmentation_sample.py: interrupted")
+    monkeypatch.undo()
+    assert "3 of 6 cases to draw" in sample(cases, model, tmp_path, "--steps=2").stdout
+
+
+def test_a_smaller_ensemble_leaves_none_of_a_larger_one(cases, model, tmp_path):
+    sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--num_ensemble=4", "--consensus=mean")
+    (tmp_path / "phantom0000_output10.png").write_bytes(b"not of this ensemble: there is a gap before it")
+    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--overwrite").returncode == 0
+    assert sorted(path.name for path in tmp_path.glob("*_output*")) == [f"phantom0000_output{k}.png" for k in (0, 1, 10)]
+    assert not list(tmp_path.glob("*_consensus.png"))
+
+
 def test_samples_of_another_program_are_not_overwritten(cases, model, tmp_path):
     np.savez(tmp_path / "phantom0003_samples.npz", samples=np.zeros((2, 16, 16)), names=np.array(["a", "b"]))
     assert_refused(sample(cases, model, tmp_path, "--steps=2"), "phantom0003_samples.npz", "not written by this program", "--overwrite")
