@@ -35,6 +35,7 @@ class QualityConfig:
     num_ensemble: Annotated[int, "masks for each"] = 16
     batch_size: Annotated[int, "masks in flight"] = 64
     steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = (1000, 250, 100, 50, 20, 10, 5, 2)
+    reference_only: Annotated[bool, "with the first number of steps draw by DDPM alone"] = False
     spacing: Annotated[str, "linear, quadratic or logsnr"] = "linear"
     out: Annotated[str, "JSON file for the figures"] = ""
 
@@ -48,7 +49,7 @@ def measure(config, on_row):
     drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
     reference = None
     for steps in config.steps:
-        for name, eta in SAMPLERS:
+        for name, eta in SAMPLERS[:1] if config.reference_only and reference is None else SAMPLERS:
             sampler = SamplerConfig(name, steps, config.spacing, eta)
             start, values = time.perf_counter(), {figure: [] for figure in FIGURES}
             for case, samples in draw_ensembles(segmenter.spaced(sampler), dataset, indices, drawn, sampler):
