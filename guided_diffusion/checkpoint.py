@@ -1,29 +1,34 @@
 """
-Checkpoints that describe themselves, are written atomically, and are safe to load.
+Checkpoints that describe themselves and are safe to load; `checkpoint_folder` keeps those of a run.
 
 A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(weights_only=True) opens:
 
     format, version      what this file is
     step, samples        optimizer steps done, and masks drawn from the data over all processes
+    processes, data      how many processes there were, and the hash of the cases that they trained on
     flags                every flag of the run, by name
     weights              the segmenter: model.*, prior.*, posterior.*
     ema                  {rate: weights}, averaged
     optimizer, schedule_sampler, scaler
     random               the seed; each step's randomness follows from it and the place in the data
     best                 {settings, step, score} of the best validation so far; None: there was none
+    bad_steps            steps left out so far, because a loss or a gradient was not finite
 
 Bare state dicts of the published code, and of the implicit-ensembles code, are read too.
 """
 
 import hashlib
+import json
 import os
 import re
 
 import blobfile as bf
 import torch
 
+from . import storage
+
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
-NEWEST, BEST = "savedmodel.pt", "bestmodel.pt"
+NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
 NUMBERED = re.compile(r"savedmodel(\d+)\.pt$")
 
 
@@ -34,54 +39,6 @@ class CheckpointError(ValueError):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def write_atomically(path, write):
-    """
-    Call write(file) on a new file beside `path` and put it in the place of `path` when it is whole and on the disk.
-
-    OSError: it cannot be written (the disk is full, say); the message names `path`, which stays as it was.
-    """
-    folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{name}.writing")  # the same each time, so that a killed process leaves one at most
-    try:
-        with open(aside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException as error:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        if isinstance(error, OSError) and error.errno:
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
-
-
-def save(folder, state):
-    """Write `state` as savedmodelNNNNNN.pt, and as savedmodel.pt in place of the one before. Returns the first's path."""
-    path = os.path.join(folder, f"savedmodel{state['step']:06d}.pt")
-    write_atomically(path, lambda file: torch.save(state, file))
-    _link(path, os.path.join(folder, NEWEST))
-    return path
-
-
-def save_best(folder, state):
-    """Write `state` as bestmodel.pt, in place of the one before."""
-    write_atomically(os.path.join(folder, BEST), lambda file: torch.save(state, file))
-
-
-def _link(path, name):
-    """Make `name` a second name of the file `path`, in place of what it named; a copy where links cannot be had."""
-    aside = f"{name}.new"
-    if os.path.exists(aside):
-        os.unlink(aside)
-    try:
-        os.link(path, aside)
-        os.replace(aside, name)
-    except OSError:
-        with open(path, "rb") as whole:
-            write_atomically(name, lambda file: file.write(whole.read()))
-
-
 def load(path):
     """
     The checkpoint at `path` (a file or a blob), on the CPU, as a dict of the keys above.
@@ -89,6 +46,7 @@ def load(path):
     A bare state dict of published code comes as {"step", "samples", "flags": None, "weights", "ema", "optimizer"},
     with the average and the optimizer that lie beside it. CheckpointError: missing, truncated, unsafe or foreign.
     """
+    path = resolve(path)
     content = _load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         if content["version"] != VERSION:
@@ -99,6 +57,24 @@ def load(path):
     ):
         return _published(path, content)
     raise CheckpointError(f"{path}: not a checkpoint of this program or of the published code")
+
+
+def resolve(path):
+    """`path`, or what the manifest beside it names where a blob store has no savedmodel.pt of its own."""
+    folder, name = os.path.split(path)
+    if name != NEWEST or not storage.is_remote(path) or bf.exists(path):
+        return path
+    entries = read_manifest(folder)
+    return os.path.join(folder, entries[-1]["file"]) if entries else path
+
+
+def read_manifest(folder):
+    """The run's checkpoints [{step, file, sha256}], the newest last; none where there is no manifest, or a damaged one."""
+    try:
+        entries = json.loads(storage.read_bytes(os.path.join(folder, MANIFEST)) or b"{}").get("checkpoints", [])
+        return [entry for entry in entries if NUMBERED.fullmatch(entry["file"]) and {"step", "sha256"} <= entry.keys()]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return []
 
 
 def _load_tensors(path):
@@ -139,35 +115,18 @@ def _unet_weights(weights):
     return {f"model.{key.removeprefix('module.')}": value for key, value in weights.items()}
 
 
-def find_newest(folder):
-    """
-    The newest whole checkpoint of a run's folder, and its path; (None, None) where there is none yet.
-
-    Damaged ones are passed over for older ones, each with a line in `skipped`, the third thing returned.
-    CheckpointError: there are some, but not one is whole.
-    """
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    numbered = sorted((name for name in names if NUMBERED.match(name)), key=lambda name: -int(NUMBERED.match(name)[1]))
-    candidates = numbered or [name for name in names if name == NEWEST]
-    skipped = []
-    for name in candidates:
-        path = os.path.join(folder, name)
-        try:
-            return load(path), path, skipped
-        except CheckpointError as error:
-            skipped.append(str(error))
-    if skipped:
-        raise CheckpointError(f"{skipped[0]}; no checkpoint in {folder} is whole: use another --log_dir")
-    return None, None, []
-
-
-def fingerprint(path):
-    """The first 16 hexadecimal digits of the file's SHA-256: which checkpoint made a sample."""
+def sha256(path):
+    """The SHA-256 of a file or a blob, in hexadecimal digits."""
     digest = hashlib.sha256()
     with bf.BlobFile(path, "rb") as file:
         while chunk := file.read(2**22):
             digest.update(chunk)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def fingerprint(path):
+    """The first 16 hexadecimal digits of the file's SHA-256: which checkpoint made a sample."""
+    return sha256(resolve(path))[:16]
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------

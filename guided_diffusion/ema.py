@@ -4,9 +4,13 @@ from contextlib import contextmanager
 
 import torch
 
+from .dist_util import like, local
+
 
 class EMA:
-    """Exponential moving averages of a module's weights, one per rate: `weights[rate]` is a state dict."""
+    """
+    Exponential moving averages of a module's weights, one per rate: `weights[rate]` is a state dict, sharded like the module.
+    """
 
     def __init__(self, module, rates):
         self.live = list(module.state_dict().values())  # these follow the module's weights
@@ -15,9 +19,10 @@ class EMA:
     @torch.no_grad()
     def update(self, step):
         """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too."""
+        live = list(map(local, self.live))
         for rate, weights in self.weights.items():
             rate = min(float(rate), (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(weights.values()), self.live, 1 - rate)
+            torch._foreach_lerp_(list(map(local, weights.values())), live, 1 - rate)
 
     @contextmanager
     def applied(self):
@@ -31,14 +36,15 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, averages):
-        for live, average in zip(self.live, averages):
+        for live, average in zip(map(local, self.live), map(local, averages)):
             kept = live.clone()
             live.copy_(average)
             average.copy_(kept)
 
+    @torch.no_grad()
     def load(self, live, averages):
         """Start from stored averages, and from the live weights for a rate or a name that was not averaged."""
         for rate, weights in self.weights.items():
             stored = {**live, **averages.get(rate, {})}
             for name in weights.keys() & stored.keys():
-                weights[name].copy_(stored[name])
+                weights[name].copy_(like(stored[name], weights[name]))

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from . import checkpoint, visualize
+from . import checkpoint, storage, visualize
 from .image_files import DataError, read_label
 from .nn import ConfigError, seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
@@ -49,7 +49,7 @@ def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
     What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
 
     sampler        SamplerConfig; num_timesteps of them are taken
-    amp            InferenceConfig's precision
+    amp            ComputeConfig's precision
     flags          every flag of data and model that the segmenter was built with
     """
     return {
@@ -144,7 +144,7 @@ def _remove_pictures(out_dir, case_id, count):
 
 def _write_samples(out_dir, case, samples, made_by):
     path = samples_path(out_dir, case.id)
-    checkpoint.write_atomically(path, lambda file: np.savez_compressed(file, samples=samples, **made_by))
+    storage.write_atomically(path, lambda file: np.savez_compressed(file, samples=samples, **made_by))
 
 
 class CaseWriter:
@@ -176,7 +176,7 @@ class CaseWriter:
 
 
 def _write_picture(path, picture):
-    checkpoint.write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    storage.write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
 
 def mask_path(out_dir, case_id, k):

@@ -1,5 +1,5 @@
 """
-A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `pick_rater`.
+A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `batches.pick_rater`.
 
     CASE/image*.{png,jpg,npy,nii.gz}     one grey image, or one file per modality
     CASE/label0_*, CASE/label1_*, ...    one mask per rater, any number of raters
@@ -7,6 +7,10 @@ A folder of cases -> the image and ALL rater masks of each; picking a rater is a
 Every folder below the directory that holds an image is a case, named by its path below the directory.
 """
 
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from .image_files import DataError, is_jpeg, read_image, read_label, resize
+from .packed import PackedCases, write_pack
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
@@ -40,29 +45,6 @@ class Case:
     raters: torch.Tensor  # [R, H, W] float32, 0 or 1; R may be 0 where raters are not required
 
 
-@dataclass(frozen=True)
-class Batch:
-    ids: list[str]
-    image: torch.Tensor  # [B, C, H, W]
-    raters: torch.Tensor  # [B, R, H, W]; a case with fewer raters than the largest is filled up with zeros
-    num_raters: torch.Tensor  # [B]
-
-
-def collate(cases):
-    """Cases of one size -> Batch, whatever their numbers of raters."""
-    counts = torch.tensor([len(case.raters) for case in cases])
-    raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
-    for row, case in zip(raters, cases):
-        row[: len(case.raters)] = case.raters
-    return Batch([case.id for case in cases], torch.stack([case.image for case in cases]), raters, counts)
-
-
-def pick_rater(batch, u):
-    """One rater's mask per case, [B, 1, H, W]: each of its raters equally likely, by uniform numbers u [B] in [0, 1)."""
-    chosen = (u * batch.num_raters).long().clamp(max=batch.raters.shape[1] - 1)
-    return batch.raters[torch.arange(len(chosen)), chosen][:, None]
-
-
 class CaseReader:
     """
     Reads a case's files, and remembers what it changed on the way in.
@@ -77,6 +59,11 @@ class CaseReader:
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
         self._resized, self._levels = {}, set()
+
+    @property
+    def settings(self):
+        """What decides, beside the files, what is read; plain values."""
+        return [self.image_size, self.image_channels, self.require_raters, dataclasses.astuple(self.config)]
 
     def read(self, folder):
         """Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken."""
@@ -133,43 +120,100 @@ class LIDCDataset(torch.utils.data.Dataset):
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
     image_channels  one grey image is repeated to so many channels; several modalities must be so many; None: as they are
     require_raters  a case without labels is an error (False: its raters are empty)
+    cache_dir       decode once, into a memory-mapped file in this folder whose name says what the cases hold; None: decoded
+                    cases stay in memory, up to CACHE_BYTES
 
     Every file is read once here, so that every broken case is named before anything starts: DataError.
-    `notes` says, a line each, what was changed on the way in.
+    `notes` says, a line each, what was changed on the way in; `fingerprint` is a hash of all cases (None without a cache).
     """
 
-    def __init__(self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True):
+    def __init__(self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True, cache_dir=None):
         self.directory, self.image_channels = str(directory), image_channels
         self.reader = CaseReader(image_size, image_channels, config, require_raters)
         self.folders = find_cases(self.directory)
-        self._cache, self._cached_bytes = {}, 0
-        self._read_all()
-        self.notes = self.reader.notes(len(self))
+        if cache_dir is None:
+            self.fingerprint, store = None, MemoryStore(self.reader, self.folders)
+            for index, (_, *arrays) in enumerate(decode(self.reader, self.folders)):
+                store.keep(index, arrays)
+            self.notes, self._arrays = self.reader.notes(len(self)), store.arrays
+        else:
+            self.fingerprint = hash_cases(self.folders, self.reader.settings)
+            pack = open_cache(cache_dir, self.fingerprint, self.reader, self.folders)
+            self.notes, self._arrays = pack.header["notes"], pack.arrays
 
     def __len__(self):
         return len(self.folders)
 
     def __getitem__(self, index):
         """`Case` number index, in the order of the cases' names."""
-        name, folder = self.folders[index]
-        return make_case(name, *(self._cache.get(index) or self.reader.read(folder)), self.image_channels)
+        return make_case(self.folders[index][0], *self._arrays(index), self.image_channels)
 
-    def _read_all(self):
-        faults = []
-        shown = tqdm(self.folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
-        for index, (_, folder) in enumerate(shown):
-            try:
-                arrays = self.reader.read(folder)
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            size = sum(array.nbytes for array in arrays)
-            if self._cached_bytes + size <= CACHE_BYTES:
-                self._cache[index] = arrays
-                self._cached_bytes += size
-        if faults:
-            more = [f"... and {len(faults) - FAULTS_SHOWN} more broken cases"] if len(faults) > FAULTS_SHOWN else []
-            raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
+
+class MemoryStore:
+    """Decoded cases in memory; those that have no room are read again each time."""
+
+    def __init__(self, reader, folders):
+        self.reader, self.folders, self.kept, self.room = reader, folders, {}, CACHE_BYTES
+
+    def keep(self, index, arrays):
+        size = sum(array.nbytes for array in arrays)
+        if size <= self.room:
+            self.kept[index] = arrays
+            self.room -= size
+
+    def arrays(self, index):
+        return self.kept.get(index) or self.reader.read(self.folders[index][1])
+
+
+def decode(reader, folders):
+    """Yield (name, image, raters) of every case. DataError, at the end: the broken ones, all at once."""
+    faults = []
+    shown = tqdm(folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
+    for name, folder in shown:
+        try:
+            image, raters = reader.read(folder)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        yield name, image, raters
+    if faults:
+        more = [f"... and {len(faults) - FAULTS_SHOWN} more broken cases"] if len(faults) > FAULTS_SHOWN else []
+        raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
+
+
+# -- the cache of decoded cases ---------------------------------------------------------------------------------------
+
+
+def default_cache_dir(environ=os.environ):
+    """ambiguous-segmentation in the user's cache folder."""
+    return os.path.join(environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ambiguous-segmentation")
+
+
+def hash_cases(folders, settings):
+    """16 hexadecimal digits of the SHA-256 of every case's name and files, and of the settings that they are read with."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, folder in folders:
+        digest.update(repr(name).encode())
+        for file in sorted(file for file in os.listdir(folder) if IMAGE.match(file) or LABEL.match(file)):
+            with open(os.path.join(folder, file), "rb") as opened:
+                digest.update(f"{file}:{hashlib.sha256(opened.read()).hexdigest()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def open_cache(cache_dir, fingerprint, reader, folders):
+    """The PackedCases of these cases in `cache_dir`, decoded into it first if need be, by one process while others wait."""
+    path = os.path.join(cache_dir, f"{fingerprint}.pack")
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        with open(os.path.join(cache_dir, f".{fingerprint}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.exists(path):
+                with contextlib.suppress(DataError):  # damaged: it is made anew
+                    return PackedCases(path)
+            write_pack(path, decode(reader, folders), lambda: {"fingerprint": fingerprint, "notes": reader.notes(len(folders))})
+    except OSError as error:
+        raise DataError(f"{cache_dir}: decoded cases cannot be kept there ({error}); name another folder (--cache_dir)") from error
+    return PackedCases(path)
 
 
 def make_case(name, image, raters, image_channels=None):
@@ -182,39 +226,6 @@ def resize_masks(masks, side):
     """[R, H, W] bool -> [R, side, side] bool: foreground where more than half of a pixel is."""
     resized = [resize(mask.astype(np.float32), side) > 0.5 for mask in masks]
     return np.array(resized, dtype=bool).reshape(-1, side, side)
-
-
-class EndlessSampler(torch.utils.data.Sampler):
-    """
-    Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
-
-    The stream is a function of the seed alone. At each step the processes take a global batch of it, each its shard;
-    `start` is the place of the stream at which to begin, so that a run can start at any step.
-    """
-
-    def __init__(self, num_cases, batch_size, seed, rank=0, world_size=1, start=0):
-        self.num_cases, self.batch_size, self.seed = num_cases, batch_size, seed
-        self.rank, self.world_size, self.start = rank, world_size, start
-        self._epoch, self._order = None, None
-
-    def __iter__(self):
-        start = self.start
-        while True:
-            yield [self.case_at(place) for place in self.places(start)]
-            start += self.world_size * self.batch_size
-
-    def places(self, start):
-        """This process's places of the global batch that begins at `start`."""
-        first = start + self.rank * self.batch_size
-        return range(first, first + self.batch_size)
-
-    def case_at(self, place):
-        """The number of the case at a place of the stream."""
-        epoch, offset = divmod(place, self.num_cases)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.num_cases)
-        return int(self._order[offset])
 
 
 def check_data_config(config):

@@ -1,11 +1,15 @@
 """What a run says: lines to the console and to log.txt, metrics to progress.csv. An object, never a global."""
 
 import csv
+import io
 import os
 import re
 
 import torch
 from tqdm import tqdm
+
+from . import storage
+from .nn import ConfigError
 
 QUARTILES = 4  # of the timesteps, in which losses are told apart
 
@@ -29,22 +33,33 @@ class NullLogger:
 
 class Logger(NullLogger):
     """
-    Writes into `folder`, which is made if need be; a run that continues appends.
+    Writes log.txt and progress.csv into `folder`, which is made if need be; a run that continues appends.
 
-    columns     the columns of progress.csv, "step" first
-    start_step  rows of progress.csv beyond this step, which a run left when it broke off, are dropped
+    A blob store cannot append: there, both are held in memory and written whole at each line of metrics.
+
+    columns      the columns of progress.csv, "step" first
+    start_step   rows of progress.csv beyond this step, which a run left when it broke off, are dropped
+    tensorboard  write events for TensorBoard too, into the folder `tensorboard`
     """
 
-    def __init__(self, folder, columns, start_step=0):
-        os.makedirs(folder, exist_ok=True)
-        self.columns = columns
-        self.text = open(os.path.join(folder, "log.txt"), "a", buffering=1, encoding="utf-8")
-        path = os.path.join(folder, "progress.csv")
-        rows = [row for row in read_rows(path) if int(row["step"]) <= start_step]
-        self.table = open(path, "w", buffering=1, newline="", encoding="utf-8")
+    def __init__(self, folder, columns, start_step=0, tensorboard=False):
+        self.folder, self.columns = folder, columns
+        storage.make_folder(folder)
+        rows = [row for row in read_rows(self._path("progress.csv")) if int(row["step"]) <= start_step]
+        if storage.is_remote(folder):
+            before = (storage.read_bytes(self._path("log.txt")) or b"").decode()
+            self.text, self.table = io.StringIO(), io.StringIO(newline="")
+            self.text.write(before)
+        else:
+            self.text = open(self._path("log.txt"), "a", buffering=1, encoding="utf-8")
+            self.table = open(self._path("progress.csv"), "w", buffering=1, newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
         self.writer.writeheader()
         self.writer.writerows(rows)
+        self.events = event_writer(self._path("tensorboard"), start_step) if tensorboard else None
+
+    def _path(self, name):
+        return os.path.join(self.folder, name)
 
     def info(self, text):
         tqdm.write(text)
@@ -55,21 +70,39 @@ class Logger(NullLogger):
         texts = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
         self.writer.writerow(texts)
         self.info(", ".join(f"{key} {text}" for key, text in texts.items() if not re.search(r"_q\d$", key)))
+        for key, value in values.items():
+            if self.events and key != "step":
+                self.events.add_scalar(key, value, values["step"])
+        self._upload()
+
+    def _upload(self):
+        if storage.is_remote(self.folder):
+            for name, content in (("log.txt", self.text), ("progress.csv", self.table)):
+                data = content.getvalue().encode()
+                storage.write_atomically(self._path(name), lambda file, data=data: file.write(data))
 
     def progress(self, start, total, unit):
         return tqdm(initial=start, total=total, unit=unit, dynamic_ncols=True, mininterval=0.5)
 
     def close(self):
-        self.text.close()
-        self.table.close()
+        self._upload()
+        for file in filter(None, (self.text, self.table, self.events)):
+            file.close()
+
+
+def event_writer(folder, start_step):
+    """A SummaryWriter that drops what a run left beyond start_step. ConfigError: without TensorBoard."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError('--tensorboard needs a package: pip install "ambiguous-segmentation-diffusion[tensorboard]"') from error
+    return SummaryWriter(folder, purge_step=start_step + 1)
 
 
 def read_rows(path):
     """The rows of a CSV file as dicts; none if there is no file."""
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row.get("step", "").isdigit()]
+    text = (storage.read_bytes(path) or b"").decode(errors="replace")
+    return [row for row in csv.DictReader(io.StringIO(text, newline="")) if (row.get("step") or "").isdigit()]
 
 
 class LossMeter:
@@ -81,12 +114,13 @@ class LossMeter:
         self.sums = {}
 
     def add(self, terms, t, weights):
-        """Take in terms {name: [B]} at timesteps t [B] with their importance weights [B]."""
+        """Take in terms {name: [B]} at timesteps t [B] with their importance weights [B]; draws without a finite loss are left out."""
         quartile = t * QUARTILES // self.num_timesteps
-        self.weight.index_add_(0, quartile, weights)
+        finite = torch.isfinite(terms["loss"])
+        self.weight.index_add_(0, quartile, weights * finite)
         for name, values in terms.items():
             total = self.sums.setdefault(name, torch.zeros_like(self.weight))
-            total.index_add_(0, quartile, values.detach() * weights)
+            total.index_add_(0, quartile, torch.where(finite, values.detach() * weights, 0.0))
 
     def read(self, processes):
         """{name: mean, name_q0 .. name_q3: mean of the quartile, where any t fell into it}, and start afresh."""
@@ -94,7 +128,8 @@ class LossMeter:
         means = {}
         for name, total in self.sums.items():
             total = processes.sum(total).cpu()
-            means[name] = float(total.sum() / weight.sum())
+            if weight.sum() > 0:
+                means[name] = float(total.sum() / weight.sum())
             for q in range(QUARTILES):
                 if weight[q] > 0:
                     means[f"{name}_q{q}"] = float(total[q] / weight[q])

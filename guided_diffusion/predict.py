@@ -12,7 +12,7 @@ import torch
 
 from . import postprocess, script_util
 from .ensemble import SampleConfig, check_sample_config, draw_ensembles
-from .inference import InferenceConfig, compile_model, prepare
+from .compute import ComputeConfig, compile_model, prepare
 from .lidcloader import DataError, make_case
 from .nn import ConfigError
 from .postprocess import PostprocessConfig, binarise
@@ -98,11 +98,11 @@ def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
 
     device        where to sample; default: a GPU if there is one
     weights       "ema" or "raw"
-    amp, compile  as in InferenceConfig
+    amp, compile  as in ComputeConfig
     flags         model flags, which only checkpoints of the published code need
     ConfigError, CheckpointError: as script_util.load_segmenter.
     """
     segmenter, flags, stored = script_util.load_segmenter(path, flags, weights)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prepare(segmenter, InferenceConfig(amp, compile), device)
+    prepare(segmenter.eval(), ComputeConfig(amp, compile), device)
     return Predictor(compile_model(segmenter) if compile else segmenter, flags, stored, compile)

@@ -19,7 +19,7 @@ class UniformSampler:
         return t, torch.ones_like(u)
 
     def update(self, t, losses):
-        """Learn from the losses [B] seen at t [B]; nothing to learn here."""
+        """Learn from the losses [B] seen at t [B], finite ones alone; nothing to learn here."""
 
     def state_dict(self):
         return {}
@@ -57,7 +57,8 @@ class LossSecondMomentSampler(UniformSampler):
         return t, (1 / (self.num_timesteps * p[t])).to(u.dtype)
 
     def update(self, t, losses):
-        for index, loss in zip(t.tolist(), losses.tolist()):
+        finite = torch.isfinite(losses)
+        for index, loss in zip(t[finite].tolist(), losses[finite].tolist()):
             self.history[index] = self.history[index].roll(-1)  # the oldest falls out
             self.history[index, -1] = loss
             self.counts[index] += 1

@@ -18,6 +18,7 @@ from .nn import ConfigError
 from .presets import FAST, PRESETS
 from .sampling import SamplerConfig
 from .segmentation import AmbiguousSegmenter, SegmenterConfig
+from .train_config import TrainingError
 from .unet import UNetConfig, UNetModel
 
 MODEL_CONFIGS = (UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig)
@@ -168,6 +169,9 @@ def one_line_errors(program):
     except (ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
+    except TrainingError as error:  # nothing in the command is wrong
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command goes on from what is written", file=sys.stderr)
         sys.exit(130)
@@ -181,6 +185,10 @@ def check_flags(flags):
         raise ConfigError("--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh")
     if (flags.get("steps") or 0) > (flags.get("diffusion_steps") or DiffusionConfig.diffusion_steps):
         raise ConfigError(f"--steps {flags['steps']} is more than --diffusion_steps; --iterations is the length of a training")
+    if flags.get("use_fp16") and flags.get("amp") == "bf16":
+        raise ConfigError("--use_fp16 and --amp bf16 contradict: give one of them")
+    if flags.get("shard") and flags.get("use_fp16"):
+        raise ConfigError("--shard does not work with --use_fp16, whose loss scale each process would choose: use --amp bf16")
     if flags.get("num_head_channels") and flags.get("num_heads_upsample"):
         raise ConfigError("--num_head_channels and --num_heads_upsample contradict: give one of them")
     if flags.get("iterations") and flags.get("lr_anneal_steps") and flags["iterations"] > flags["lr_anneal_steps"]:

@@ -60,14 +60,35 @@ class Validator:
         M = self.config.eval_ensemble
         return [f"ged_{M}", f"dice_{M}"]
 
-    def score(self, segmenter):
-        """{name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities."""
+    def score(self, segmenter, give_up=lambda: False):
+        """
+        {name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities.
+
+        give_up  () -> whether to end early; then, if it said so on some process, there are no scores: {}
+        """
         segmenter.eval()
         spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.diffusion.config.diffusion_steps)))
-        total = torch.zeros(3, dtype=torch.float64)  # of both scores, and the number of cases
-        for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler):
-            masks, raters = binarise(samples), case.raters.numpy() > 0.5
-            total += torch.tensor([float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0])
+        total = torch.zeros(4, dtype=torch.float64)  # of both scores, the number of cases, and of processes that gave up
+        try:
+            for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)):
+                masks, raters = binarise(samples), case.raters.numpy() > 0.5
+                total[:3] += torch.tensor([float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0])
+        except GivenUp:
+            total[3] = 1
         segmenter.train()
-        *sums, count = self.processes.sum(total.to(self.processes.device)).tolist()
-        return {name: value / count for name, value in zip(self.names, sums)}
+        *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
+        return {} if given_up else {name: value / count for name, value in zip(self.names, sums)}
+
+
+class GivenUp(Exception):
+    """A validation that somebody does not want to wait for."""
+
+
+def _until(give_up):
+    """An `on_mask` that ends the drawing, between two batches of masks, once give_up() says so."""
+
+    def on_mask(count):
+        if give_up():
+            raise GivenUp
+
+    return on_mask

@@ -17,23 +17,23 @@ from functools import partial
 
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, ensemble, evaluation, inference, script_util
+from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
-from guided_diffusion.inference import InferenceConfig
+from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.lidcloader import DataConfig, LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
 
-CONFIGS = (SampleConfig, SamplerConfig, InferenceConfig, PostprocessConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
     with script_util.one_line_errors("segmentation_sample.py"):
         given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
-        config, how, postprocess = script_util.configs_from_flags(given, SampleConfig, InferenceConfig, PostprocessConfig)
+        config, how, postprocess = script_util.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig)
         ensemble.check_sample_config(config)
         script_util.refuse_remote("out_dir", config.out_dir)
         for name in ("data_dir", "model_path"):
@@ -51,7 +51,7 @@ def main(argv=None):
 
         # Which cases are this process's, and not drawn yet
         processes = Processes(timeout=timedelta(days=7))  # they wait for each other only to score the samples
-        inference.share_cores()
+        compute.share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
         drawn_by = ensemble.identity(
             config, sampler, segmenter.diffusion.num_timesteps, how.amp, flags, checkpoint.fingerprint(config.model_path)
@@ -61,14 +61,14 @@ def main(argv=None):
         mine = chosen[processes.rank :: processes.world_size]
         left = ensemble.unfinished(dataset, mine, config.out_dir, drawn_by, finished_by, config.overwrite)
 
-        inference.prepare(segmenter, how, processes.device)
+        compute.prepare(segmenter.eval(), how, processes.device)
         total = len(left) * config.num_ensemble
         if config.batch_size == "auto":
             shape = (unet.image_channels, unet.image_size, unet.image_size)
-            config = replace(config, batch_size=inference.fitting_batch_size(segmenter, shape, processes.device, max(total, 1)))
+            config = replace(config, batch_size=compute.fitting_batch_size(segmenter, shape, processes.device, max(total, 1)))
         if how.compile:
             config = replace(config, batch_size=min(config.batch_size, max(total, 1)))
-            inference.compile_model(segmenter)
+            compute.compile_model(segmenter)
         if processes.is_main:
             told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):
@@ -77,7 +77,7 @@ def main(argv=None):
         write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
-            inference.memory_told(config.batch_size),
+            compute.memory_told(processes.device, f"--batch_size {config.batch_size} is too much, give a smaller one, or auto"),
             ensemble.CaseWriter(write) as writer,
         ):
             for case, samples in ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile):

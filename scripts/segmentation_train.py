@@ -12,15 +12,17 @@ import os
 
 import torch
 
-from guided_diffusion import script_util
+from guided_diffusion import compute, script_util, storage
+from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
-from guided_diffusion.lidcloader import DataConfig, LIDCDataset
+from guided_diffusion.lidcloader import DataConfig, LIDCDataset, default_cache_dir
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.train_util import TrainConfig, Trainer, check_train_config, find_start
+from guided_diffusion.train_config import TrainConfig, check_batch, check_train_config, find_start, load_start
+from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 
-CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
@@ -29,24 +31,33 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, validation, sampler, data_config, unet = configs[:5]
+        config, validation, sampler, how, data_config, unet = configs[:6]
         check_train_config(config)
         check_validation_config(validation)
-        script_util.refuse_remote("log_dir", config.log_dir)
         if not config.data_dir:
             raise ConfigError("--data_dir is missing: name the folder of cases to train on")
         flags = script_util.flags_from_configs(*configs)
-        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
+        if not storage.is_remote(config.log_dir):
+            flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
 
+        # Everything that can be refused is, before the processes meet
+        processes = Processes()
+        compute.share_cores(processes.local_size)
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
         start = find_start(config, flags)
+        load_start(segmenter, start)
         folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
-        dataset, *eval_dataset = (LIDCDataset(f, unet.image_size, unet.image_channels, data_config) for f in folders)
+        cache = config.cache_dir or default_cache_dir()
+        dataset, *eval_dataset = (
+            LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
+        )
+        check_batch(config, len(dataset), processes.world_size)
+        storage.make_folder(config.log_dir)
 
-        with Processes() as processes:
+        with processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size) for d in eval_dataset]
-            Trainer(segmenter, dataset, config, processes, flags, start, *validators).run()
+            Trainer(segmenter, dataset, config, processes, flags, start, *(validators or [None]), how).run()
 
 
 if __name__ == "__main__":

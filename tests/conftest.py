@@ -10,6 +10,14 @@ from guided_diffusion import phantom
 torch.set_num_threads(2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory):
+    """Decoded cases go into a folder of the tests', not into the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory):
     """A folder of six 16x16 phantom cases with three raters."""

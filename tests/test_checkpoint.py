@@ -9,6 +9,7 @@ from helpers import TINY
 
 from guided_diffusion import checkpoint
 from guided_diffusion.checkpoint import CheckpointError
+from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
 
@@ -99,9 +100,9 @@ def state(step, value=0.0):
 
 def test_saving_keeps_every_step_and_renews_the_newest(tmp_path):
     for step in (3, 12):
-        checkpoint.save(str(tmp_path), state(step, value=step))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["savedmodel.pt", "savedmodel000003.pt", "savedmodel000012.pt"]
-    newest, path, skipped = checkpoint.find_newest(str(tmp_path))
+        CheckpointFolder(str(tmp_path)).save(state(step, value=step))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "savedmodel.pt", "savedmodel000003.pt", "savedmodel000012.pt"]
+    newest, path, skipped = CheckpointFolder(str(tmp_path)).newest()
     assert newest["step"] == 12 and path.endswith("savedmodel000012.pt") and skipped == []
     for name, step in (("savedmodel.pt", 12), ("savedmodel000003.pt", 3)):
         plain = torch.load(tmp_path / name, weights_only=True)
@@ -109,7 +110,7 @@ def test_saving_keeps_every_step_and_renews_the_newest(tmp_path):
 
 
 def test_a_failed_save_leaves_the_old_one_and_nothing_half_written(tmp_path, monkeypatch):
-    checkpoint.save(str(tmp_path), state(1))
+    CheckpointFolder(str(tmp_path)).save(state(1))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full(value, file):
@@ -118,29 +119,29 @@ def test_a_failed_save_leaves_the_old_one_and_nothing_half_written(tmp_path, mon
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left on device: .*savedmodel000002.pt"):
-        checkpoint.save(str(tmp_path), state(2))
+        CheckpointFolder(str(tmp_path)).save(state(2))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_the_newest_whole_one_is_found_behind_a_damaged_one(tmp_path):
     for step in (1, 2):
-        checkpoint.save(str(tmp_path), state(step))
+        CheckpointFolder(str(tmp_path)).save(state(step))
     newest = tmp_path / "savedmodel000002.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    found, path, skipped = checkpoint.find_newest(str(tmp_path))
+    found, path, skipped = CheckpointFolder(str(tmp_path)).newest()
     assert found["step"] == 1 and "savedmodel000002.pt" in skipped[0]
     (tmp_path / "savedmodel000001.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
-        checkpoint.find_newest(str(tmp_path))
+        CheckpointFolder(str(tmp_path)).newest()
 
 
 def test_a_misspelt_flag_is_refused_in_python_too(tmp_path):
-    path = checkpoint.save(str(tmp_path), state(1))
+    path = CheckpointFolder(str(tmp_path)).save(state(1))
     with pytest.raises(ConfigError, match="timestep_respacin is no flag; --timestep_respacing"):
         load_segmenter(path, {"timestep_respacin": "10"})
 
 
 def test_flags_that_contradict_a_checkpoint_are_named_with_both_values(tmp_path):
-    path = checkpoint.save(str(tmp_path), {**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}})
+    path = CheckpointFolder(str(tmp_path)).save({**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}})
     with pytest.raises(CheckpointError, match=r"--num_channels 32, not 64"):
         load_segmenter(path, {"num_channels": 64, "attention_resolutions": (8,)})

@@ -5,14 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from guided_diffusion.batches import Batch, EndlessSampler, collate, pick_rater
 from guided_diffusion.lidcloader import (
-    Batch,
     DataConfig,
     DataError,
-    EndlessSampler,
     LIDCDataset,
-    collate,
-    pick_rater,
 )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.train_util import TrainConfig, Trainer, find_start
+from guided_diffusion.train_config import TrainConfig, find_start
+from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator
 
 CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
@@ -98,10 +99,10 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
 def test_a_worse_score_is_not_kept(train, tmp_path):
     trainer = train("run", **EVAL)
     kept = (tmp_path / "run" / "bestmodel.pt").read_bytes()
-    trainer.validator.score = lambda segmenter: {"ged_2": 9.0, "dice_2": 0.0}
+    trainer.validator.score = lambda segmenter, give_up: {"ged_2": 9.0, "dice_2": 0.0}
     trainer.validate()
     assert (tmp_path / "run" / "bestmodel.pt").read_bytes() == kept and trainer.scores["ged_2"] == 9
-    trainer.validator.score = lambda segmenter: {"ged_2": -1.0, "dice_2": 0.0}
+    trainer.validator.score = lambda segmenter, give_up: {"ged_2": -1.0, "dice_2": 0.0}
     trainer.validate()
     assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
 

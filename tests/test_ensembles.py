@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, run_script
 
-from guided_diffusion import checkpoint, ensemble, inference, predict, script_util
+from guided_diffusion import checkpoint, compute, ensemble, predict, script_util
 from guided_diffusion.image_files import read_image
 from guided_diffusion.lidcloader import DataError, LIDCDataset
 from guided_diffusion.nn import ConfigError
@@ -111,7 +111,7 @@ def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
 
 
 def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compute.shutil, "which", lambda name: None)
     assert_refused(sample(cases, model, tmp_path, "--compile"), "--compile", "g++")
 
 
@@ -148,47 +148,48 @@ def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
     assert done.returncode == 0 and "2 masks at a time" in done.stdout, done.stderr  # no more than there are to draw
 
     segmenter = script_util.load_segmenter(str(model), {})[0]
-    monkeypatch.setattr(inference, "reset_peak_memory", lambda device: None)
+    monkeypatch.setattr(compute, "reset_peak_memory", lambda device: None)
     for peaks, free, expected in [
         ([1000, 1200], 1000, 3 + 6),  # 100 each; (1000 + 0.8 * 1000 - 1200) / 100 more
         ([1000, 1200], 0, 1),
         ([1000, 1000], 0, 40),  # no growth to be seen
         ([1000, 1200], 1e9, 40),
     ]:
-        monkeypatch.setitem(inference.MOST_IN_FLIGHT, "cpu", 40)
-        monkeypatch.setattr(inference, "peak_memory", lambda device, left=list(peaks): left.pop(0))
-        monkeypatch.setattr(inference, "free_memory", lambda device: free)
-        assert inference.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=100) == expected
-    assert inference.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=2) == 2
+        monkeypatch.setitem(compute.MOST_IN_FLIGHT, "cpu", 40)
+        monkeypatch.setattr(compute, "peak_memory", lambda device, left=list(peaks): left.pop(0))
+        monkeypatch.setattr(compute, "free_memory", lambda device: free)
+        assert compute.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=100) == expected
+    assert compute.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=2) == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux alone tells the peak of a process anew")
 def test_peak_memory_is_what_was_held():
-    inference.reset_peak_memory("cpu")
-    before = inference.peak_memory("cpu")
+    compute.reset_peak_memory("cpu")
+    before = compute.peak_memory("cpu")
     block = np.ones(2**25)  # 256 MiB
-    assert 0.9 * block.nbytes < inference.peak_memory("cpu") - before < 1.3 * block.nbytes
+    assert 0.9 * block.nbytes < compute.peak_memory("cpu") - before < 1.3 * block.nbytes
     del block
-    inference.reset_peak_memory("cpu")
-    assert inference.peak_memory("cpu") - before < 2**27
-    assert 2**27 < inference.free_memory("cpu") < 2**50
+    compute.reset_peak_memory("cpu")
+    assert compute.peak_memory("cpu") - before < 2**27
+    assert 2**27 < compute.free_memory("cpu") < 2**50
 
 
-def test_out_of_memory_names_the_batch_size():
+def test_out_of_memory_says_what_is_in_use_and_what_to_change():
     for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
-        with pytest.raises(ConfigError, match="--batch_size 7 does not fit into memory"), inference.memory_told(7):
+        told = r"out of memory, \d+\.\d GiB in use at most, \d+\.\d GiB left: a smaller --batch_size"
+        with pytest.raises(ConfigError, match=told), compute.memory_told("cpu", "a smaller --batch_size"):
             raise error
-    with pytest.raises(RuntimeError, match="something else"), inference.memory_told(7):
+    with pytest.raises(RuntimeError, match="something else"), compute.memory_told("cpu", ""):
         raise RuntimeError("something else")
 
 
 def test_processes_of_one_machine_share_its_cores():
     before = torch.get_num_threads()
     try:
-        inference.share_cores({"LOCAL_WORLD_SIZE": "2"})
-        assert torch.get_num_threads() == max(1, inference.usable_cores() // 2)
+        compute.share_cores(2)
+        assert torch.get_num_threads() == max(1, compute.usable_cores() // 2)
         torch.set_num_threads(before)
-        inference.share_cores({})
+        compute.share_cores(1)
         assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(before)

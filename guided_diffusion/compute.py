@@ -1,4 +1,4 @@
-"""How fast masks are drawn: precision, memory layout, compilation, how many masks at a time, threads."""
+"""How fast the network runs: precision, memory layout, compilation, how many masks at a time, threads."""
 
 import os
 import re
@@ -17,40 +17,41 @@ SHARE_OF_MEMORY = 0.8  # that `fitting_batch_size` fills
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class ComputeConfig:
     amp: Annotated[Literal["none", "bf16"], "precision of the U-Net: float32, or bfloat16 where that is safe"] = "none"
-    compile: Annotated[bool, "compile the U-Net, on a GPU with CUDA graphs: minutes at the start, then faster"] = False
+    compile: Annotated[bool, "compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster"] = False
 
 
 def prepare(segmenter, config, device):
-    """Make a segmenter ready to sample on `device`; returns it."""
+    """Put a segmenter on `device` in the layout and the precision to run in; returns it."""
     device = torch.device(device)
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # pinned memory and CUDA graphs belong to the current one
-    segmenter.eval().to(device)
+    segmenter.to(device)
     segmenter.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
     if config.amp == "bf16":
         segmenter.model.autocast_dtype = torch.bfloat16
     return segmenter
 
 
-def compile_model(segmenter):
+def compile_model(segmenter, cuda_graphs=True):
     """
     Compile the U-Net where it is, for the one batch size that follows; returns the segmenter.
+
+    cuda_graphs  on a GPU, replay the kernels as one graph: for sampling, where no gradient is wanted
 
     ConfigError: there is no compiler to compile with.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
-    on_gpu = next(segmenter.parameters()).device.type == "cuda"
-    segmenter.model.compile(mode="reduce-overhead" if on_gpu else "default", dynamic=False)  # the first: CUDA graphs
+    graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
+    segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
     return segmenter
 
 
-def share_cores(environ=os.environ):
-    """Give each of the processes that a launcher started on this machine its share of the cores."""
-    processes = int(environ.get("LOCAL_WORLD_SIZE", 1))
-    if processes > 1:  # the launcher itself leaves each a single thread
+def share_cores(processes):
+    """Give each of so many processes of one run on this machine its share of the cores."""
+    if processes > 1:  # launchers leave each a single thread, or all of them
         torch.set_num_threads(max(1, usable_cores() // processes))
 
 
@@ -130,11 +131,19 @@ def _number_in(path):
 
 
 @contextmanager
-def memory_told(batch_size):
-    """Out of memory becomes a ConfigError that names what to change."""
+def memory_told(device, remedy):
+    """Out of memory becomes a ConfigError that says how much is in use, and the `remedy`: flags to change."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise ConfigError(f"--batch_size {batch_size} does not fit into memory: give a smaller one, or auto") from error
+        raise ConfigError(f"out of memory, {memory_in_use(device)}: {remedy}") from error
+
+
+def memory_in_use(device):
+    """In words."""
+    if torch.device(device).type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return f"{(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB in use"
+    return f"{peak_memory(device) / 2**30:.1f} GiB in use at most, {free_memory(device) / 2**30:.1f} GiB left"

@@ -1,0 +1,119 @@
+"""Batches for training: cases from an endless seeded stream, one rater's mask of each, mirrored and turned at random."""
+
+import signal
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+# What --augment draws from: (quarter turns, then mirrored from left to right or not)
+SYMMETRIES = {
+    "none": [(0, False)],
+    "flip": [(0, False), (0, True), (2, False), (2, True)],
+    "rotate": [(turns, False) for turns in range(4)],
+    "flip+rotate": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    ids: list[str]
+    image: torch.Tensor  # [B, C, H, W]
+    raters: torch.Tensor  # [B, R, H, W]; a case with fewer raters than the largest is filled up with zeros
+    num_raters: torch.Tensor  # [B]
+
+
+def collate(cases):
+    """Cases of one size -> Batch, whatever their numbers of raters."""
+    counts = torch.tensor([len(case.raters) for case in cases])
+    raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
+    for row, case in zip(raters, cases):
+        row[: len(case.raters)] = case.raters
+    return Batch([case.id for case in cases], torch.stack([case.image for case in cases]), raters, counts)
+
+
+def pick_rater(batch, u):
+    """One rater's mask per case, [B, 1, H, W]: each of its raters equally likely, by uniform numbers u [B] in [0, 1)."""
+    chosen = (u * batch.num_raters).long().clamp(max=batch.raters.shape[1] - 1)
+    return batch.raters[torch.arange(len(chosen)), chosen][:, None]
+
+
+def augment(image, mask, kind, u):
+    """
+    Image [B, C, H, W] and mask [B, 1, H, W], each row mirrored and turned by one of SYMMETRIES[kind], all equally likely,
+    by uniform numbers u [B] in [0, 1). The images are square.
+    """
+    symmetries = SYMMETRIES[kind]
+    both = torch.cat([image, mask], dim=1)
+    rows = []
+    for row, place in zip(both, (u * len(symmetries)).long().clamp(max=len(symmetries) - 1)):
+        turns, mirrored = symmetries[place]
+        row = torch.rot90(row, turns, (1, 2))
+        rows.append(row.flip(2) if mirrored else row)
+    both = torch.stack(rows)
+    return both[:, :-1], both[:, -1:]
+
+
+class EndlessSampler(torch.utils.data.Sampler):
+    """
+    Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
+
+    The stream is a function of the seed alone. At each step the processes take a global batch of it, each its shard;
+    `start` is the place of the stream at which to begin, so that a run can start at any step.
+    """
+
+    def __init__(self, num_cases, batch_size, seed, rank=0, world_size=1, start=0):
+        self.num_cases, self.batch_size, self.seed = num_cases, batch_size, seed
+        self.rank, self.world_size, self.start = rank, world_size, start
+        self._epoch, self._order = None, None
+
+    def __iter__(self):
+        start = self.start
+        while True:
+            yield [self.case_at(place) for place in self.places(start)]
+            start += self.world_size * self.batch_size
+
+    def places(self, start):
+        """This process's places of the global batch that begins at `start`."""
+        first = start + self.rank * self.batch_size
+        return range(first, first + self.batch_size)
+
+    def case_at(self, place):
+        """The number of the case at a place of the stream."""
+        epoch, offset = divmod(place, self.num_cases)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.num_cases)
+        return int(self._order[offset])
+
+
+def endless_batches(dataset, sampler, num_workers, place, on_death):
+    """
+    Yield the sampler's batches from place() on, without end. Reading processes that die are replaced.
+
+    place     () -> the place of the stream at which the next batch begins
+    on_death  called with a line for each time that readers died; RuntimeError goes on when they die before a batch came
+    """
+    loader = DataLoader(
+        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers,
+        worker_init_fn=_leave_interrupts_to_the_trainer if num_workers else None,
+    )  # fmt: skip
+    while True:
+        sampler.start = first = place()
+        try:
+            batches = iter(loader)
+            if num_workers and threading.current_thread() is threading.main_thread():
+                # The loader's own handler would raise in the middle of a step; so, the dead are missed at the next batch.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error) or place() == first:
+                raise
+            on_death(f"a process that reads cases died ({error}); new ones are started")
+
+
+def _leave_interrupts_to_the_trainer(worker):
+    """Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,56 @@
+"""What the processes of a run agree on at every step, told without waiting for a GPU."""
+
+import collections
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step, the same on every process but for its batch."""
+
+    step: int  # steps done with it
+    ids: list[str]  # this process's cases
+    terms: dict[str, torch.Tensor]  # this process's loss terms, each [B]
+    bad: bool  # a loss or a gradient was not finite, on some process: the step was left out
+    stop: bool  # some process was asked to end
+    save: bool  # some process was asked for a checkpoint
+
+    def bad_terms(self):
+        """Names of this process's loss terms that are not finite."""
+        return [name for name, values in self.terms.items() if not torch.isfinite(values).all()]
+
+
+class StepReports:
+    """
+    The queue of reports on their way from the device.
+
+    A report is read LAG steps after its own: on a GPU by then it has arrived, and the steps between keep the GPU busy.
+    Every process reads the same report at the same step, so that all act alike.
+    """
+
+    LAG = {"cpu": 0, "cuda": 2}
+
+    def __init__(self, device):
+        self.device, self.lag = device, self.LAG[device.type]
+        self.waiting = collections.deque()
+
+    def post(self, step, ids, terms, flags):
+        """Send a report on its way; flags [3] on the device: bad, stop, save, true where above 0."""
+        if self.device.type == "cuda":
+            flags = torch.empty(3, pin_memory=True).copy_(flags, non_blocking=True)
+        arrived = torch.cuda.Event() if self.device.type == "cuda" else None
+        if arrived:
+            arrived.record()
+        self.waiting.append((step, ids, terms, flags, arrived))
+
+    def read(self, all_of_them=False):
+        """The StepReports that are due, in order of their steps."""
+        due = []
+        while len(self.waiting) > (0 if all_of_them else self.lag):
+            step, ids, terms, flags, arrived = self.waiting.popleft()
+            if arrived:
+                arrived.synchronize()
+            due.append(StepReport(step, ids, terms, *(flag > 0 for flag in flags.tolist())))
+        return due

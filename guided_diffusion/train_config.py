@@ -1,0 +1,152 @@
+"""The flags of training, and what a run starts from."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from . import checkpoint, storage
+from .checkpoint_folder import CheckpointFolder
+from .nn import ConfigError
+
+# Flags that a run may change when it continues; the others decide what it computes
+FREE_FLAGS = {
+    "log_interval", "save_interval", "keep", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers", "cache_dir",
+    "max_bad_steps", "tensorboard", "use_checkpoint", "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble",
+    "eval_steps", "sampler", "steps", "spacing", "eta", "clip_denoised",
+}  # fmt: skip
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says at which step, why, and what is saved."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    data_dir: Annotated[str, "folder of cases to train on"] = ""
+    log_dir: Annotated[str, "where the log and the checkpoints go: a folder, or gs://, az://"] = "results"
+    iterations: Annotated[int, "optimizer steps in all; 0: without end"] = 60_000
+    batch_size: Annotated[int, "masks per step and process"] = 1
+    microbatch: Annotated[int | None, "masks at a time in memory; -1: the whole batch"] = None
+    augment: Annotated[
+        Literal["none", "flip", "rotate", "flip+rotate"], "mirror at random, turn by right angles at random, or both"
+    ] = "none"
+    lr: Annotated[float, "learning rate of AdamW"] = 1e-4
+    lr_anneal_steps: Annotated[int, "anneal the learning rate linearly to 0 over so many steps, and end there; 0: do not"] = 0
+    weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
+    ema_rate: Annotated[tuple[float, ...], "rates of the moving averages; samples are drawn with the first"] = (0.9999,)
+    schedule_sampler: Annotated[Literal["uniform", "loss-second-moment"], "which timesteps to train on"] = "uniform"
+    max_bad_steps: Annotated[int, "stop after so many steps in a row whose loss or gradient is not finite"] = 10
+    shard: Annotated[bool, "share weights, averages and optimizer out over the processes, for models that do not fit"] = False
+    log_interval: Annotated[int, "steps between two lines of the log"] = 100
+    save_interval: Annotated[int, "steps between two checkpoints"] = 5000
+    keep: Annotated[int | None, "numbered checkpoints that stay, the newest ones; -1: all"] = 3
+    tensorboard: Annotated[bool, "write TensorBoard events too"] = False
+    resume: Annotated[Literal["auto", "never"], "continue the run in log_dir, or want an empty one"] = "auto"
+    resume_checkpoint: Annotated[str, "start from this checkpoint when log_dir has none"] = ""
+    num_workers: Annotated[int, "processes that read cases; 0: the training process reads them itself"] = 0
+    cache_dir: Annotated[str, "folder for decoded cases; empty: ambiguous-segmentation in the user's cache folder"] = ""
+    seed: Annotated[int, "of everything that is random"] = 0
+
+    @property
+    def last_step(self):
+        """Where the run ends; None: nowhere."""
+        ends = [end for end in (self.iterations, self.lr_anneal_steps) if end > 0]
+        return min(ends, default=None)
+
+    def learning_rate(self, step):
+        """The learning rate of the step after `step` done ones."""
+        return self.lr * max(0.0, 1 - step / self.lr_anneal_steps) if self.lr_anneal_steps else self.lr
+
+
+def check_train_config(config):
+    """Refuse, by the flag's name, what cannot be trained with."""
+    for name in ("batch_size", "log_interval", "save_interval", "max_bad_steps"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
+    for name in ("iterations", "lr_anneal_steps", "num_workers", "seed", "weight_decay"):
+        if getattr(config, name) < 0:
+            raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
+    for name, all_of in (("microbatch", "the whole batch"), ("keep", "all")):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}: at least 1 is needed, or -1 for {all_of}")
+    if not math.isfinite(config.weight_decay):
+        raise ConfigError(f"--weight_decay {config.weight_decay}: a number is needed")
+    if not 0 < config.lr < math.inf:
+        raise ConfigError(f"--lr {config.lr}: a positive number is needed")
+    if not config.ema_rate or not all(0 <= rate < 1 for rate in config.ema_rate):
+        raise ConfigError("--ema_rate: rates from 0 to below 1 are needed, e.g. 0.9999")
+    if config.tensorboard and storage.is_remote(config.log_dir):
+        raise ConfigError(f"--tensorboard writes into folders only, not into --log_dir {config.log_dir}")
+
+
+def check_batch(config, num_cases, world_size):
+    """Refuse a step that wants more cases than there are."""
+    wanted = config.batch_size * world_size
+    if wanted > num_cases:
+        each = f" ({world_size} processes of --batch_size {config.batch_size})" if world_size > 1 else " (--batch_size)"
+        fewer = num_cases // world_size
+        remedy = f"--batch_size {fewer}" if fewer else f"at most {num_cases} processes"
+        raise ConfigError(f"{config.data_dir} has {num_cases} cases, fewer than the {wanted} of a step{each}: use {remedy}")
+
+
+def find_start(config, flags):
+    """
+    The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
+
+    The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues.
+    CheckpointError: flags at odds with it, or a folder in use with --resume never.
+    """
+    if config.resume == "never":
+        if used := [name for name in storage.names(config.log_dir) if name != ".gitkeep"]:  # which keeps an empty folder in git
+            raise checkpoint.CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
+    else:
+        state, path, lines = CheckpointFolder(config.log_dir).newest()
+        if state is not None:
+            _refuse_other_flags(state, path, flags, FREE_FLAGS, "use another --log_dir, or the folder's flags")
+            if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"]["resume_checkpoint"]:
+                raise checkpoint.CheckpointError(
+                    f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
+                    "use another --log_dir"
+                )
+            return state, path, lines
+
+    if not config.resume_checkpoint:
+        return None, None, []
+    state = checkpoint.load(config.resume_checkpoint)
+    training = set(TrainConfig.__dataclass_fields__) | FREE_FLAGS  # a new run may train otherwise, not another model
+    _refuse_other_flags(state, config.resume_checkpoint, flags, training, "give the checkpoint's flags")
+    return state, config.resume_checkpoint, []
+
+
+def _refuse_other_flags(state, path, flags, free, remedy):
+    if state["flags"] is not None and (unlike := checkpoint.differences(state["flags"], flags, free)):
+        raise checkpoint.CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
+
+
+def load_start(segmenter, start):
+    """
+    Put the weights of what find_start gave into `segmenter`. CheckpointError: they, or the averages, or the optimizer's
+    state, do not fit it.
+    """
+    state, path, _ = start
+    if state is None:
+        return
+    prefix = "model." if state["flags"] is None else ""  # published ones hold the U-Net alone
+    for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
+        checkpoint.load_weights(segmenter, weights, path, prefix)
+    if state["optimizer"] is not None:
+        checkpoint.check_optimizer(state["optimizer"], [p for p in segmenter.parameters() if p.requires_grad], path)
+
+
+def what_changed(state, config, world_size, fingerprint):
+    """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop."""
+    lines = []
+    if state.get("processes", world_size) != world_size:
+        lines.append(
+            f"{world_size} processes go on with a run of {state['processes']}: a step has now {world_size * config.batch_size} masks; "
+            "the draws go on in their order, but the result is not bit for bit that of the run as it was"
+        )
+    if state.get("data", fingerprint) != fingerprint:
+        lines.append(f"the cases of {config.data_dir} are not those that the run began with: it goes on with these")
+    return lines
