@@ -4,7 +4,6 @@ import collections
 import hashlib
 import json
 import os
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal
@@ -16,6 +15,9 @@ from . import checkpoint, storage, visualize
 from .image_files import DataError, read_label
 from .nn import ConfigError, seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
+
+
+LARGEST_GAP = 64  # among a case's masks, that is looked for
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class SampleConfig:
     seed: Annotated[int, "of the noise; a mask depends on seed, case and number alone"] = 0
     overwrite: Annotated[bool, "draw cases again that are there already"] = False
     evaluate: Annotated[bool, "score the samples against the raters when all are drawn"] = False
+
 
 def check_sample_config(config):
     """Refuse, by the flag's name, what cannot be sampled with."""
@@ -64,8 +67,11 @@ def finish(config, postprocess):
 
 
 def postprocess_of(made_by):
-    """The `PostprocessConfig` that a case was written with."""
-    return PostprocessConfig(**{f.name: made_by[f.name] for f in fields(PostprocessConfig) if f.name in made_by})
+    """The `PostprocessConfig` that a case was written with. DataError: what is stored cannot be one."""
+    try:
+        return PostprocessConfig(**{f.name: made_by[f.name] for f in fields(PostprocessConfig) if f.name in made_by})
+    except (ValueError, TypeError) as error:
+        raise DataError(f"samples stored with flags that cannot be ({error}); draw them again") from error
 
 
 def image_hash(case):
@@ -207,7 +213,7 @@ def read_case(path):
             content = {name: file[name] for name in file.files}
             samples = content.pop("samples")
             made_by = {name: value.item() for name, value in content.items() if value.ndim == 0}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the readers of damaged files raise anything at all
         raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again") from error
     return check_samples(samples, path), made_by
 
@@ -237,12 +243,18 @@ def find_samples(folder, case_id):
         masks.append(read_label(path)[0])
         if masks[-1].shape != masks[0].shape:
             raise DataError(f"{path}: {masks[-1].shape} pixels, but {case_id}_output0.png has {masks[0].shape}")
+    if any(os.path.exists(mask_path(folder, case_id, len(masks) + k)) for k in range(1, LARGEST_GAP)):
+        raise DataError(f"{path} is missing, yet masks of higher numbers are there")
     return (np.stack(masks), {}) if masks else None
 
 
 def spread(made_by):
-    """What made a case, with each of its flags as an entry of its own."""
-    return {**json.loads(made_by["flags"]), **{name: value for name, value in made_by.items() if name != "flags"}}
+    """What made a case, with each of its flags as an entry of its own. DataError: they are none of this program's."""
+    try:
+        flags = dict(json.loads(made_by["flags"]))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"samples with `flags` that are not this program's ({error}); name that entry otherwise") from error
+    return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
 def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):

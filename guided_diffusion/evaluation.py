@@ -1,16 +1,20 @@
 """Scores folders of samples against the raters: a table, metrics.csv, metrics.json, and report.html to look at."""
 
+import collections
 import csv
+import io
 import itertools
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from . import fidelity, metrics
+from . import fidelity, metrics, storage
+from .compute import usable_cores
 from .lidcloader import DataError, find_cases
 from .nn import ConfigError
 from .report import LETTERS, NullReport, Report, as_table, legend
@@ -46,20 +50,18 @@ def evaluate(config, flags, names=None):
                 report.add(score.name, side_by_side(score.figures, config.folders), score.pictures)
             score.pictures.clear()
             scores.append(score)
-        summary = {**summarise(config, scores), "notes": scorer.notes(len(cases))}
+        notes = [*scorer.notes(len(cases)), *unlike_counts(config, scores), *strangers(config, find_cases(config.data_dir))]
+        summary = {**summarise(config, scores), "notes": notes}
+        write_csv(os.path.join(out_dir, "metrics.csv"), scores)
+        write_text(os.path.join(out_dir, "metrics.json"), json.dumps(summary, indent=1) + "\n")
         report.finish(summary, DESCRIPTIONS)
-
-    write_csv(os.path.join(out_dir, "metrics.csv"), scores)
-    with open(os.path.join(out_dir, "metrics.json"), "w", encoding="utf-8") as file:
-        json.dump(summary, file, indent=1)
-        file.write("\n")
     print_summary(summary)
     return summary
 
 
 def score_in_threads(scorer, cases):
     """Yield the CaseScore of each case, in order, with a few computed ahead: NumPy and zlib let threads run side by side."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         waiting, left = [], iter(cases)
         while True:
@@ -92,28 +94,37 @@ def mean_and_interval(values):
 def summarise(config, scores):
     """
     The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored, in every folder), `figures`
-    {name: mean_and_interval}, `calibration` where the truth is known, `compared` (the same for each further folder, and
-    the paired `differences` from the first), `faults`.
+    {name: mean_and_interval}, `mode_calibration` {count: curve} where the truth is known, `compared` (the same for each
+    further folder, and the paired `differences` from the first), `faults`.
 
-    With several folders all figures stand for the same cases: those that were scored in every one.
+    With several folders a figure stands for the same cases in all: those that have it in every one.
     """
     faults = group_faults(scores)
     common = [score for score in scores if set(config.folders) <= score.figures.keys()]
     if not common:
         where = " in every folder" if config.compare else ""
         raise DataError(f"not one of {len(scores)} cases could be scored{where}: {'; '.join(faults[:3])}")
-    first, *others = (_summarise_folder(folder, common) for folder in config.folders)
+    rows = {folder: [_shared(score, score.figures[folder]) for score in common] for folder in config.folders}
+    first, *others = (_summarise_folder(folder, rows[folder], common) for folder in config.folders)
     for other in others:
-        pairs = [(score.figures[other["samples"]], score.figures[config.samples]) for score in common]
+        pairs = zip(rows[other["samples"]], rows[config.samples])
         other["differences"] = _summarise_rows([difference(*pair) for pair in pairs])
     return {**first, "of": len(scores), "compared": others, "faults": faults}
 
 
-def _summarise_folder(folder, scores):
-    rows = [score.figures[folder] for score in scores]
+def _shared(score, row):
+    """Those figures of a case's row that it has in every folder."""
+    return {name: value for name, value in row.items() if all(name in other for other in score.figures.values())}
+
+
+def _summarise_folder(folder, rows, scores):
     told = {"samples": folder, "cases": len(rows), "figures": _summarise_rows(rows)}
-    if modes := [mode for score in scores for mode in score.modes.get(folder, [])]:
-        told["calibration"] = fidelity.calibration_curve(*zip(*modes))
+    modes = {}  # {count: [(probability, frequency)] of all cases}
+    for score in scores:
+        for count, pairs in score.modes.get(folder, {}).items():
+            modes.setdefault(count, []).extend(pairs)
+    if modes:
+        told["mode_calibration"] = {str(count): fidelity.calibration_curve(*zip(*modes[count])) for count in sorted(modes)}
     return told
 
 
@@ -136,6 +147,27 @@ def in_order(names):
         return order.index(figure), count or 0
 
     return sorted(names, key=key)
+
+
+def unlike_counts(config, scores):
+    """A note for each folder whose cases have unlike numbers of samples, so that their figures have unlike names."""
+    notes = []
+    for folder in config.folders if not config.counts else ():
+        counts = collections.Counter(name.removeprefix("ged_") for score in scores for name in score.figures.get(folder, {}) if re.fullmatch(r"ged_\d+", name))
+        if len(counts) > 1:
+            told = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items(), key=lambda item: int(item[0])))
+            notes.append(f"the cases in {folder} have unlike numbers of samples ({told}): --counts {min(map(int, counts))} scores all alike")
+    return notes
+
+
+def strangers(config, cases):
+    """A note for each folder that holds samples of other cases than these."""
+    known, notes = {name for name, _ in cases}, []
+    for folder in config.folders:
+        named = {match[1] for file in os.listdir(folder) if (match := re.fullmatch(r"(.+)_(?:samples\.npz|output0\.png)", file))}
+        if other := sorted(named - known):
+            notes.append(f"{folder} has samples of {len(other)} cases that are not in {config.data_dir}, {other[0]} for one")
+    return notes
 
 
 def group_faults(scores):
@@ -171,11 +203,16 @@ def side_by_side(figures, folders):
 def write_csv(path, scores):
     """A row for each case and folder; a figure that a case does not have stays empty."""
     names = in_order({name for score in scores for row in score.figures.values() for name in row})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["case", "samples", *names])
-        writer.writeheader()
-        for score in scores:
-            writer.writerows({"case": score.name, "samples": folder, **row} for folder, row in score.figures.items())
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, ["case", "samples", *names])
+    writer.writeheader()
+    for score in scores:
+        writer.writerows({"case": score.name, "samples": folder, **row} for folder, row in score.figures.items())
+    write_text(path, file.getvalue())
+
+
+def write_text(path, text):
+    storage.write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def print_summary(summary):

@@ -46,8 +46,17 @@ def read_truth(path):
 
 
 def case_truth(modes, shape):
-    """`Truth` of one case of read_truth at `shape` (H, W): masks of another size are resized as labels are."""
-    masks = np.stack([read_label(told["mask"])[0] for told in modes.values()])
+    """
+    `Truth` of one case of read_truth at `shape` (H, W): masks of another size are resized as labels are.
+
+    DataError: no modes, masks that cannot be read or differ in size, or probabilities that are none.
+    """
+    masks = [read_label(told["mask"])[0] for told in modes.values()]
+    if len({mask.shape for mask in masks}) != 1:
+        raise DataError(f"the masks of {len(masks)} modes; some are wanted, all of one size")
+    masks = np.stack(masks)
+    if min(told["probability"] for told in modes.values()) < 0:
+        raise DataError("the probability of a mode is below 0")
     if masks.shape[1:] != shape:
         if shape[0] != shape[1]:
             raise DataError(f"samples of {shape} pixels, but modes of {masks.shape[1:]}")

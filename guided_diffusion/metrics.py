@@ -87,7 +87,8 @@ class Pairs:
         samples, raters = as_masks(samples), as_masks(raters)
         if samples.shape[-2:] != raters.shape[-2:]:
             raise ValueError(f"masks of {samples.shape[-2:]} and of {raters.shape[-2:]} pixels cannot be compared")
-        both = np.concatenate([samples, raters], axis=-3)
+        batch = np.broadcast_shapes(samples.shape[:-3], raters.shape[:-3])
+        both = np.concatenate([np.broadcast_to(x, batch + x.shape[-3:]) for x in (samples, raters)], axis=-3)
         return cls(overlaps(both, both)[0], samples.shape[-3], int(np.prod(samples.shape[-2:])))
 
     def first(self, count):
@@ -266,21 +267,21 @@ def variability_correlation(samples, raters):
     of the samples' cross-entropy to their own mean with the samples' cross-entropy to the rater.
 
     For masks, whose cross-entropies have the same constant, these maps are m (1 - m) and |y - m| with m the mean mask.
-    A flat map correlates with nothing: 0; two flat maps (all samples the same, and the rater alike): 1.
+    A flat map correlates with nothing: 0; but where all samples are the rater's own mask, both being flat: 1.
     """
     samples, raters = as_masks(samples), as_masks(raters)
     M, votes = samples.shape[-3], samples.sum(-3)[..., None, :, :]  # whole numbers, so that a flat map is seen to be flat
     own, error = votes * (M - votes), np.where(raters, M - votes, votes)
-    return _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error))).mean(-1)
+    correlation = _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error)))
+    return np.where(error.any((-2, -1)), correlation, 1.0).mean(-1)
 
 
 def _correlation(a, b):
-    """Normalised cross-correlation over the last dimension; flat rows as variability_correlation says."""
-    flat_a, flat_b = np.ptp(a, axis=-1) == 0, np.ptp(b, axis=-1) == 0
+    """Normalised cross-correlation over the last dimension; 0 where one of the rows is flat."""
+    flat = (np.ptp(a, axis=-1) == 0) | (np.ptp(b, axis=-1) == 0)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    flat = flat_a | flat_b
-    return np.where(flat, flat_a & flat_b, (a * b).sum(-1) / np.where(flat, 1, scale))
+    return np.where(flat, 0.0, (a * b).sum(-1) / np.where(flat, 1, scale))
 
 
 def calibration_error(samples, raters, bins=CALIBRATION_BINS):

@@ -9,9 +9,8 @@ from scipy.special import expit
 
 from .nn import ConfigError
 
-STAPLE_START = 0.99999  # sensitivity and specificity of every mask before the first step, as published
-STAPLE_TOLERANCE = 1e-7  # pixels
-STAPLE_MAX_STEPS = 1000
+STAPLE_TOLERANCE = 1e-7  # of the sum of the probabilities, pixels, and of sensitivity and specificity
+STAPLE_MAX_STEPS = 10_000
 STAPLE_EDGE = 1e-12  # keeps sensitivity and specificity off 0 and 1, where their logarithms end
 
 
@@ -82,25 +81,27 @@ def staple(masks):
     """
     Simultaneous truth and performance level estimation (Warfield et al. 2004), [M, H, W] bool -> Staple.
 
-    The prior of the foreground is its share of all masks. The steps end when the sum of the probabilities changes by
-    less than STAPLE_TOLERANCE.
+    The prior of the foreground is its share of all masks. Expectation maximisation finds a local maximum, so the start
+    matters: it is the mean mask, as in ITK. The paper's other start, masks that are all but infallible, ends in maxima of
+    far lower likelihood where an ensemble is large. The steps end, as published, when the sum of the probabilities is
+    settled, and besides when the masks' sensitivities and specificities are: by itself the sum can rest too early.
     """
     D = np.asarray(masks, dtype=bool).reshape(len(masks), -1)
     shape, prior = np.shape(masks)[1:], D.mean()
-    p = q = np.full(len(D), STAPLE_START)
     if prior in (0, 1):  # nobody marks, or everybody marks, every pixel: there is nothing to estimate
-        return Staple(np.full(shape, prior), p, q)
+        return Staple(np.full(shape, prior), np.ones(len(D)), np.ones(len(D)))
 
     patterns, inverse, counts = np.unique(D, axis=1, return_inverse=True, return_counts=True)
-    total = np.inf
+    W, before = patterns.mean(0), np.inf
     for _ in range(STAPLE_MAX_STEPS):
-        W = _staple_expectation(patterns, prior, p, q)
-        weight, before, total = W * counts, total, W @ counts
-        if abs(total - before) < STAPLE_TOLERANCE:
-            break
-        rest = counts - weight
+        weight, rest = W * counts, (1 - W) * counts
         p = np.clip(patterns @ weight / max(weight.sum(), STAPLE_EDGE), STAPLE_EDGE, 1 - STAPLE_EDGE)
         q = np.clip(~patterns @ rest / max(rest.sum(), STAPLE_EDGE), STAPLE_EDGE, 1 - STAPLE_EDGE)
+        W = _staple_expectation(patterns, prior, p, q)
+        now = np.concatenate([[W @ counts], p, q])
+        if abs(now - before).max() < STAPLE_TOLERANCE:
+            break
+        before = now
     return Staple(W[inverse.ravel()].reshape(shape), p, q)
 
 

@@ -110,7 +110,7 @@ def as_table(summary):
     The summary's figures as (titles, {figure: cells}), a cell for each title.
 
     One folder: mean, standard error, 95 % interval, cases. Several: mean and standard error of each, and for each but
-    the first, A, the paired differences from that with their intervals.
+    the first, A, the paired differences from that with their intervals; a figure stands for the same cases in all.
     """
     folders, others = (summary, *summary["compared"]), summary["compared"]
     if not others:
@@ -118,25 +118,25 @@ def as_table(summary):
             name: [*_cells(told, "mean", "se", "low", "high"), str(told["cases"])] for name, told in summary["figures"].items()
         }
     titles = [title for letter in LETTERS[: len(folders)] for title in (letter, "s. e.")]
-    titles += [title for letter in LETTERS[1 : len(folders)] for title in (f"{letter} - A", "95 % from", "to")]
+    titles += [title for letter in LETTERS[1 : len(folders)] for title in (f"{letter} - A", "95 % from", "to")] + ["cases"]
     rows = {}
-    for name in dict.fromkeys(name for told in folders for name in told["figures"]):
-        own = [_cells(told["figures"].get(name), "mean", "se") for told in folders]
-        paired = [_cells(told["differences"].get(name), "mean", "low", "high") for told in others]
-        rows[name] = [cell for cells in own + paired for cell in cells]
+    for name in summary["figures"]:
+        own = [_cells(told["figures"][name], "mean", "se") for told in folders]
+        paired = [_cells(told["differences"][name], "mean", "low", "high") for told in others]
+        rows[name] = [cell for cells in own + paired for cell in cells] + [str(summary["figures"][name]["cases"])]
     return titles, rows
 
 
 def _cells(told, *keys):
-    return [f"{told[key]:.4f}" if told and told[key] is not None else "-" for key in keys]
+    return [f"{told[key]:.4f}" if told[key] is not None else "-" for key in keys]
 
 
 def summary_html(summary, descriptions):
     """The summary's table, calibration curves, notes and faults."""
     parts = [f"<p>{html.escape(line)}</p>" for line in legend(summary)] + [table(summary, descriptions)]
     for told in (summary, *summary["compared"]):
-        if "calibration" in told:
-            parts.append(calibration_plot(told["calibration"], told["samples"]))
+        for count, curve in told.get("mode_calibration", {}).items():
+            parts.append(calibration_plot(curve, count, told["samples"]))
     for title in ("notes", "faults"):
         if summary[title]:
             items = "".join(f"<li>{html.escape(line)}</li>" for line in summary[title])
@@ -158,7 +158,10 @@ def table(summary, descriptions):
 
 def histogram(name, values):
     """How the cases spread in one figure, as SVG."""
-    counts, edges = np.histogram(values, BINS)
+    low, high = min(values), max(values)
+    if high - low < 1e-9:  # equal but for rounding, which bins cannot cut up
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(values, BINS, (low, high))
     step, tallest = WIDTH / BINS, max(counts)
     bars = "".join(
         f'<rect x="{k * step:.1f}" y="{HEIGHT * (1 - n / tallest):.1f}" width="{step - 1:.1f}" height="{HEIGHT * n / tallest:.1f}">'
@@ -172,8 +175,8 @@ def histogram(name, values):
     )
 
 
-def calibration_plot(curve, samples):
-    """How often the modes are drawn in the folder `samples` against their true probability, as SVG; the diagonal is right."""
+def calibration_plot(curve, count, samples):
+    """How often the modes are drawn in `count` samples of a folder against their true probability, as SVG; the diagonal is right."""
     side = 2 * HEIGHT
     dots = "".join(
         f'<circle cx="{side * b["probability"]:.1f}" cy="{side * (1 - b["frequency"]):.1f}" r="4">'
@@ -182,7 +185,7 @@ def calibration_plot(curve, samples):
     )
     return (
         '<figure class="histogram"><figcaption>'
-        f"modes of {html.escape(samples)}: true probability (right), share of the samples (up)</figcaption>"
+        f"modes in {count} samples of {html.escape(samples)}: true probability (right), share of the samples (up)</figcaption>"
         f'<svg viewBox="-6 -6 {side + 12} {side + 12}" role="img" aria-label="calibration of the modes">'
         f'<path d="M0 0V{side}H{side}"/><path class="diagonal" d="M0 {side}L{side} 0"/>{dots}</svg></figure>'
     )

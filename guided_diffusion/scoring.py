@@ -68,8 +68,9 @@ class CaseScore:
     name: str
     figures: dict[str, dict[str, float]] = field(default_factory=dict)  # {folder: {figure: value}}
     faults: list[str] = field(default_factory=list)
-    pictures: dict[str, bytes] = field(default_factory=dict)  # {folder: PNG}
-    modes: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # {folder: (probability, frequency) of each mode}
+    pictures: dict[str, bytes] = field(default_factory=dict)  # {caption: PNG}
+    # {folder: {count: (true probability, share of the first `count` samples) of each mode}}
+    modes: dict[str, dict[int, list[tuple[float, float]]]] = field(default_factory=dict)
 
 
 class Scorer:
@@ -115,13 +116,11 @@ class Scorer:
             return
         figures |= {"ged_of_majority": ged_of_majority(raters), "rater_diversity": float(metrics.diversity(raters))}
         score.figures[folder] = figures
-        if truth:
-            assigned = fidelity.assign_modes(masks, truth.modes, self.config.mode_iou)
-            score.modes[folder] = list(zip(truth.probabilities, fidelity.mode_frequencies(assigned, len(truth.modes))))
         if self.config.report:
             file = io.BytesIO()
             visualize.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
-            score.pictures[folder] = file.getvalue()
+            shown = f"{folder}, the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else folder
+            score.pictures[shown] = file.getvalue()
 
     def _figures(self, score, folder, masks, raters, truth):
         """Yield (count, {figure: value}) for each of --counts, all pairs of masks being compared once."""
@@ -133,7 +132,9 @@ class Scorer:
             scored = metrics.all_figures(masks[:count], raters, pairs.first(count))
             scored["ged_less_majority"] = scored["ged"] - ged_of_majority(raters)
             if truth:
-                scored |= truth_figures(masks[:count], raters, truth, scored, self.config.mode_iou)
+                own, frequencies = truth_figures(masks[:count], raters, truth, scored, self.config.mode_iou)
+                scored |= own
+                score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies))
             yield count, scored
 
     def _read(self, name, case_folder, folder, shape, made_by):
@@ -165,7 +166,11 @@ def ged_of_majority(raters):
 
 
 def truth_figures(masks, raters, truth, scored, mode_iou):
-    """The figures of samples [M, H, W] that the true distribution allows; `scored` are those of metrics.all_figures."""
+    """
+    The figures of samples [M, H, W] that the true distribution allows, and the share of the samples in each mode.
+
+    scored  what metrics.all_figures gave
+    """
     M, R = len(masks), len(raters)
     assigned = fidelity.assign_modes(masks, truth.modes, mode_iou)
     frequencies = fidelity.mode_frequencies(assigned, len(truth.modes))
@@ -180,4 +185,4 @@ def truth_figures(masks, raters, truth, scored, mode_iou):
     if M > 1 and R > 1:
         perfect = fidelity.expected_squared_ged(truth, raters, M, unbiased=True)
         figures["ged_unbiased_excess"] = scored["ged_unbiased"] - perfect
-    return figures
+    return figures, frequencies

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 
 import torch
@@ -195,7 +196,7 @@ class Trainer:
         if not self.scores:
             return
         score, settings = self.scores[self.validator.names[0]], self.validator.settings
-        if self.best is None or self.best["settings"] != settings or score < self.best["score"]:
+        if math.isfinite(score) and (self.best is None or self.best["settings"] != settings or score < self.best["score"]):
             self.best = {"settings": settings, "step": self.steps_done, "score": score}
             state = self.state()
             if self.processes.is_main:

@@ -72,7 +72,9 @@ class Validator:
         try:
             for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)):
                 masks, raters = binarise(samples), case.raters.numpy() > 0.5
-                total[:3] += torch.tensor([float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0])
+                soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
+                scores = float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0
+                total[:3] += soundness * torch.tensor(scores)
         except GivenUp:
             total[3] = 1
         segmenter.train()

@@ -18,7 +18,7 @@ from guided_diffusion.scoring import EvaluateConfig
 def main(argv=None):
     with script_util.one_line_errors("segmentation_evaluate.py"):
         given, _ = script_util.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
-        (config,) = script_util.configs_from_flags(given, EvaluateConfig)
+        config, *_ = script_util.configs_from_flags(given, EvaluateConfig, PostprocessConfig)  # which refuses what it cannot be
         evaluation.evaluate(config, script_util.pick_flags(given, PostprocessConfig, DataConfig))
 
 

@@ -233,7 +233,7 @@ def ncc(samples, raters):
     for rater in raters:
         y = _flat(rater)
         b_constant = len({abs(v - u) for u, v in zip(m, y)}) == 1
-        if a_constant and b_constant:
+        if all(abs(v - u) == 0 for u, v in zip(m, y)):
             scores.append(1.0)
         elif a_constant or b_constant:
             scores.append(0.0)

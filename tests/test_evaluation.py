@@ -11,8 +11,8 @@ import pytest
 from helpers import assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import evaluation, metrics, phantom, report, visualize
-from guided_diffusion.image_files import read_image, read_label
+from guided_diffusion import ensemble, evaluation, metrics, phantom, report, visualize
+from guided_diffusion.image_files import DataError, read_image, read_label
 
 CASES, RATERS, SIZE = 5, 3, 24
 
@@ -115,7 +115,7 @@ def test_known_truth(data, samples):
     assert figures["implausible_6"] == 0  # the samples are modes
     assert figures["ged_excess_6"] == pytest.approx(figures["ged_6"] - figures["ged_of_truth_6"])
     assert 0.1 < figures["mode_tv_of_perfect_6"] < figures["mode_tv_6"]  # modes at even chances are not those of the truth
-    assert sum(point["count"] for point in summary["calibration"]) == 4 * CASES
+    assert sum(point["count"] for point in summary["mode_calibration"]["6"]) == 4 * CASES
 
     for name in names(data):  # noise is no mode
         write_masks(samples, name, np.random.default_rng(1).random((6, SIZE, SIZE)) > 0.5)
@@ -141,11 +141,11 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     assert told["mean"] == pytest.approx(np.mean(differences)) and told["cases"] == 4
     assert told == evaluation.mean_and_interval(differences)
     titles, cells = report.as_table(summary)
-    assert list(titles) == ["A", "s. e.", "B", "s. e.", "B - A", "95 % from", "to"]
+    assert list(titles) == ["A", "s. e.", "B", "s. e.", "B - A", "95 % from", "to", "cases"]
     own = summary["figures"]["ged_6"]
     assert own["mean"] == pytest.approx(np.mean([ged[name, str(samples)] for name in names(data)[:4]]))
     shown = [own["mean"], own["se"], 0, 0, told["mean"], told["low"], told["high"]]
-    assert cells["ged_6"] == [f"{abs(value) if not value else value:.4f}" for value in shown]
+    assert cells["ged_6"] == [*(f"{abs(value) if not value else value:.4f}" for value in shown), "4"]
     assert f"A: {samples}: 4 of 5 cases" in done.stdout and f"B: {better}" in done.stdout
     assert "".join(f"{cell:>10s}" for cell in cells["ged_6"]) in done.stdout
     page = (tmp_path / "both" / "report.html").read_text()
@@ -154,7 +154,75 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     assert not (samples / "metrics.csv").exists()
 
 
+def test_a_figure_is_compared_over_the_cases_that_have_it_in_every_folder(data, samples, tmp_path):
+    fewer = tmp_path / "fewer"
+    for k, name in enumerate(names(data)):
+        write_masks(fewer, name, raters_of(data, name)[[0, 1, 2, 0, 1, 2]] if k else raters_of(data, name))
+    done = evaluate(data, samples, "--counts=3,6", f"--compare={fewer}", f"--out_dir={tmp_path / 'both'}", "--report=False")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "both" / "metrics.json").read_text())
+    (other,) = summary["compared"]
+    for count, cases in ((3, 5), (6, 4)):
+        a, b, difference = (told[f"ged_{count}"] for told in (summary["figures"], other["figures"], other["differences"]))
+        assert a["cases"] == b["cases"] == difference["cases"] == cases
+        assert b["mean"] - a["mean"] == pytest.approx(difference["mean"])
+
+
+def test_cases_that_differ_by_rounding_alone_have_a_page(data, samples):
+    for name in names(data):  # no sample is a mode, so that every case has the same figures but for rounding
+        write_masks(samples, name, np.ones((6, SIZE, SIZE), dtype=bool))
+    done = evaluate(data, samples, f"--truth={data / 'truth.json'}")
+    assert done.returncode == 0, done.stderr
+    assert 'aria-label="histogram of mode_tv_6"' in (samples / "report.html").read_text()
+    for values in ([1.0, 1 - 1e-16], [0.0, 0.0], [0.3]):
+        assert report.histogram("x", values).count("<rect") == report.BINS
+
+
+def test_what_lies_beside_the_cases_is_told(data, samples):
+    write_masks(samples, "stranger", np.zeros((2, SIZE, SIZE), dtype=bool))
+    for k in (4, 5):
+        (samples / f"{names(data)[0]}_output{k}.png").unlink()
+    (samples / f"{names(data)[1]}_output2.png").unlink()
+    done = evaluate(data, samples, "--report=False")
+    assert f"{samples} has samples of 1 cases that are not in {data}, stranger for one" in done.stdout
+    assert "unlike numbers of samples (1 of 4, 3 of 6): --counts 4" in done.stdout
+    assert f"{names(data)[1]}: {samples}/{names(data)[1]}_output2.png is missing" in done.stdout
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["no modes", "size", "probability"])
+def test_a_truth_that_cannot_be_is_the_cases_fault(data, samples, tmp_path, fault):
+    truth = json.loads((data / "truth.json").read_text())
+    modes = truth["cases"][names(data)[0]]["modes"]
+    for case in truth["cases"].values():
+        for mode in case["modes"].values():
+            mode["mask"] = str(data / mode["mask"])
+    if fault == "no modes":
+        modes.clear()
+    elif fault == "size":
+        Image.fromarray(np.zeros((3, 3), dtype=bool)).save(tmp_path / "small.png")
+        modes["tight"]["mask"] = str(tmp_path / "small.png")
+    else:
+        modes["tight"]["probability"], modes["loose"]["probability"] = -0.5, 1.5
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    done = evaluate(data, samples, f"--truth={tmp_path / 'truth.json'}", "--report=False")
+    assert done.returncode == 0 and "4 of 5 cases" in done.stdout, done.stderr
+    (line,) = json.loads((samples / "metrics.json").read_text())["faults"]
+    assert line.startswith(names(data)[0]) and fault.split()[-1] in line
+
+
+def test_a_compressed_file_with_a_flipped_bit_is_named_whichever_bit(data, samples):
+    path = samples / f"{names(data)[0]}_samples.npz"
+    np.savez_compressed(path, samples=np.random.default_rng(0).random((2, SIZE, SIZE)).astype(np.float32))
+    whole = path.read_bytes()
+    for place in np.random.default_rng(1).integers(0, len(whole), 400):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            ensemble.find_samples(str(samples), names(data)[0])
+        except DataError as error:
+            assert str(path) in str(error)
 
 
 def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path):
@@ -187,6 +255,10 @@ def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path
         ({"samples": np.zeros((2, SIZE, SIZE, 3))}, "shape"),
         ({"samples": np.zeros((0, SIZE, SIZE))}, "shape"),
         ({"masks": np.zeros((2, SIZE, SIZE))}, "not a file of samples"),
+        ({"samples": np.zeros((2, SIZE, SIZE)), "threshold": 5}, "threshold 5"),
+        ({"samples": np.zeros((2, SIZE, SIZE)), "median_blur": 2}, "median_blur 2"),
+        ({"samples": np.zeros((2, SIZE, SIZE)), "threshold": "high"}, "cannot be"),
+        ({"samples": np.zeros((2, SIZE, SIZE)), "flags": "mine"}, "flags"),
         (None, "damaged"),
     ],
 )
@@ -196,7 +268,7 @@ def test_samples_that_are_no_masks(data, samples, content, words):
     done = evaluate(data, samples, "--report=False")
     assert done.returncode == 0 and "4 of 5 cases" in done.stdout
     (fault,) = json.loads((samples / "metrics.json").read_text())["faults"]
-    assert str(path) in fault and words in fault
+    assert fault.startswith(names(data)[0]) and words in fault
 
 
 def test_counts_larger_than_the_samples_at_hand(data, samples):

@@ -19,7 +19,7 @@ ALLOWED = {
     "fidelity": {"image_files", "lidcloader", "metrics"},
     "report": {"metrics"},
     "scoring": {"nn", "ensemble", "fidelity", "lidcloader", "metrics", "postprocess", "visualize"},
-    "evaluation": {"fidelity", "lidcloader", "metrics", "nn", "report", "scoring"},
+    "evaluation": {"compute", "fidelity", "lidcloader", "metrics", "nn", "report", "scoring", "storage"},
     "postprocess": {"nn"},
     "image_files": set(),
     "lidcloader": {"image_files", "packed"},

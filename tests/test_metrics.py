@@ -52,6 +52,39 @@ def test_metric_equals_its_loops(name, sets):
 
 
 @many
+@given(sets=mask_sets())
+def test_tables_of_pairs_and_parts_equal_their_loops(sets):
+    samples, raters = sets
+    for ours, loops in ((metrics.iou_matrix, brute_force.iou), (metrics.dice_matrix, brute_force.dice)):
+        np.testing.assert_allclose(ours(samples, raters), [[loops(s, y) for y in raters] for s in samples], atol=1e-12)
+    parts = metrics.squared_ged(samples, raters)
+    for ours, masks in ((parts.within_samples, samples), (parts.within_raters, raters)):
+        assert float(ours) == pytest.approx(np.mean([1 - brute_force.iou(a, b) for a in masks for b in masks]), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_metric_equals_its_loops_on_larger_sets(name):
+    rng = np.random.default_rng(0)
+    ours, loops = LOOPS[name]
+    for samples, raters in ((16, 4), (9, 7), (5, 1)):
+        masks = rng.random((samples + raters, 12, 10)) < rng.random((samples + raters, 1, 1))
+        assert float(ours(masks[:samples], masks[samples:])) == pytest.approx(loops(masks[:samples], masks[samples:]), abs=1e-6 if name == "ncc" else 1e-12)
+
+
+def test_one_set_of_raters_serves_a_batch_of_samples():
+    rng = np.random.default_rng(1)
+    samples, raters = rng.random((5, 4, 6, 6)) > 0.5, rng.random((3, 6, 6)) > 0.5
+    together, apart = metrics.all_figures(samples, raters), [metrics.all_figures(s, raters) for s in samples]
+    for name, values in together.items():
+        np.testing.assert_allclose(values, [float(one[name]) for one in apart], atol=1e-12)
+
+
+def test_a_total_miss_correlates_with_nothing():
+    assert float(metrics.variability_correlation(np.stack([FULL] * 3), EMPTY[None])) == 0
+    assert float(metrics.variability_correlation(np.stack([LEFT] * 3), LEFT[None])) == 1
+
+
+@many
 @given(sets=mask_sets(fewest=2))
 def test_unbiased_energy_distance_equals_its_loops(sets):
     assert float(metrics.squared_ged(*sets, unbiased=True).total) == pytest.approx(brute_force.ged_unbiased(*sets), abs=1e-12)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from guided_diffusion import postprocess
+from guided_diffusion import phantom, postprocess
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig, binarise
 
@@ -67,10 +67,18 @@ def raters_of_a_blob(count, seed):
     return np.stack([truth / truth.std() + 0.4 * e / e.std() > 0.7 for e in errors])
 
 
-@pytest.mark.parametrize("count, seed", [(3, 0), (4, 1), (7, 2), (16, 3)])
-def test_staple_equals_simpleitk(count, seed):
+ENSEMBLES = {
+    **{f"blobs of {count}": raters_of_a_blob(count, seed) for seed, count in enumerate((3, 4, 7, 16))},
+    **{f"phantom {case}, {count}": phantom.make_phantom(3, case, 64, count).raters for case in range(5) for count in (3, 8, 16)},
+    "noise": np.random.default_rng(0).random((10, 10, 10)) > 0.5,
+    "symmetric": np.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]], [[1, 0, 0, 1]], [[0, 0, 1, 1]], [[0, 1, 0, 1]], [[0, 1, 1, 0]]], dtype=bool),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_staple_equals_simpleitk(name):
     sitk = pytest.importorskip("SimpleITK")
-    masks = raters_of_a_blob(count, seed)
+    masks = ENSEMBLES[name]
     reference = sitk.STAPLEImageFilter()
     reference.SetForegroundValue(1)
     expected = sitk.GetArrayFromImage(reference.Execute([sitk.GetImageFromArray(m.astype(np.uint8)) for m in masks]))
@@ -81,11 +89,13 @@ def test_staple_equals_simpleitk(count, seed):
 
 
 def test_staple_is_its_em_written_out():
-    """Warfield et al. 2004, in plain loops: ten steps of a three-rater example, and the fixed point."""
+    """Warfield et al. 2004, in plain loops: the fixed point of a three-rater example."""
     masks = np.array([[[1, 1, 1, 0, 0, 0, 0, 0]], [[1, 1, 0, 0, 0, 0, 0, 0]], [[1, 1, 1, 1, 0, 0, 1, 0]]], dtype=bool)
     D = masks.reshape(3, 8)
-    prior, p, q = D.sum() / 24, [0.99999] * 3, [0.99999] * 3
+    prior, W = D.sum() / 24, D.mean(0)
     for _ in range(200):
+        p = [sum(w for w, d in zip(W, D[j]) if d) / sum(W) for j in range(3)]
+        q = [sum(1 - w for w, d in zip(W, D[j]) if not d) / sum(1 - w for w in W) for j in range(3)]
         W = []
         for i in range(8):
             a, b = prior, 1 - prior
@@ -93,8 +103,6 @@ def test_staple_is_its_em_written_out():
                 a *= p[j] if D[j, i] else 1 - p[j]
                 b *= 1 - q[j] if D[j, i] else q[j]
             W.append(a / (a + b))
-        p = [sum(w for w, d in zip(W, D[j]) if d) / sum(W) for j in range(3)]
-        q = [sum(1 - w for w, d in zip(W, D[j]) if not d) / sum(1 - w for w in W) for j in range(3)]
     result = postprocess.staple(masks)
     np.testing.assert_allclose(result.probability[0], W, atol=1e-5)
     np.testing.assert_allclose(result.sensitivity, p, atol=1e-5)

@@ -117,3 +117,20 @@ def test_the_script_validates_and_two_processes_share_the_cases(cases, tmp_path)
     one, two = (rows_of(tmp_path / name)[1] for name in ("one", "two"))
     for name in ("ged_2", "dice_2"):
         assert float(one[name]) == pytest.approx(float(two[name]), abs=0.02)  # weights differ by rounding, masks by a pixel
+
+
+def test_a_network_that_gives_nan_is_never_the_best(train, tmp_path):
+    trainer = train("run", **EVAL)
+    with torch.no_grad():
+        for weights in trainer.ema.weights.values():
+            weights["model.out.2.bias"].fill_(float("nan"))
+    trainer.best = None
+    trainer.validate()
+    assert all(score != score for score in trainer.scores.values()) and trainer.best is None
+
+
+def test_a_validation_that_is_given_up_has_no_scores(train):
+    trainer = train("run", **EVAL)
+    asked = []
+    assert trainer.validator.score(trainer.segmenter, give_up=lambda: asked.append(1) or len(asked) > 1) == {}
+    assert len(asked) == 2 and trainer.segmenter.training
