@@ -13,12 +13,13 @@ WORK=results/quality
 PAPER="--preset demo --predict_xstart False --learn_sigma True --mask_low 0 --noise_schedule linear --lr 1e-3"
 
 train() { $PYTHON scripts/segmentation_train.py --log_dir "$WORK/$1/model" --data_dir "$2" "${@:3}"; }
-quality() { $PYTHON benchmarks/quality.py --model_path "$WORK/$1/model/savedmodel.pt" --data_dir "$2" --out "benchmarks/results/quality_$1.json" "${@:3}"; }
+quality() { $PYTHON benchmarks/quality.py --model_path "$WORK/$1/model/savedmodel.pt" --data_dir "$2" --reference_only True \
+    --out "benchmarks/results/quality_$1.json" "${@:3}"; }
 
 train eps data/training $PAPER --lr_anneal_steps 8000
-quality eps data/testing
+quality eps data/testing --cases 12
 train x0 data/training --preset demo
-quality x0 data/testing
+quality x0 data/testing --cases 12
 
 [ $# = 0 ] && exit
 for set in lidc brain; do
@@ -27,6 +28,6 @@ for set in lidc brain; do
     ls "$source" | awk '{print (NR % 3 == 0 ? "testing" : "training"), $0}' | while read -r split case; do
         ln -sfn "$source/$case" "$WORK/$set/$split/$case"
     done
-    train $set "$WORK/$set/training" $PAPER --image_size 64 --channel_mult 1,2,2,2 --attention_resolutions 8 --lr_anneal_steps 6000
-    quality $set "$WORK/$set/testing" --reference_only True
+    train $set "$WORK/$set/training" $PAPER --image_size 64 --channel_mult 1,2,2,2 --attention_resolutions 8 --lr_anneal_steps 2500
+    quality $set "$WORK/$set/testing" --cases 6 --steps 1000,50,20,10,5,2
 done

@@ -22,13 +22,18 @@ class ComputeConfig:
     compile: Annotated[bool, "compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster"] = False
 
 
-def prepare(segmenter, config, device):
-    """Put a segmenter on `device` in the layout and the precision to run in; returns it."""
+def prepare(segmenter, config, device, channels_last=True):
+    """
+    Put a segmenter on `device` in the layout and the precision to run in; returns it.
+
+    channels_last  the layout that convolutions are fastest in; sharded weights cannot have it
+    """
     device = torch.device(device)
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)  # pinned memory and CUDA graphs belong to the current one
     segmenter.to(device)
-    segmenter.model.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+    if channels_last:
+        segmenter.model.to(memory_format=torch.channels_last)
     if config.amp == "bf16":
         segmenter.model.autocast_dtype = torch.bfloat16
     return segmenter

@@ -145,15 +145,24 @@ def full(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
+def whole(state):
+    """A nested state with every sharded tensor whole."""
+    if isinstance(state, dict):
+        return {key: whole(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [whole(value) for value in state]
+    return full(state) if isinstance(state, torch.Tensor) else state
+
+
 def local(tensor):
     """This process's shard, sharing its memory."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def like(whole, reference):
-    """A whole tensor with the device, the layout in memory and the shards of `reference`."""
+    """A whole tensor, which every process has, with the device, the layout in memory and the shards of `reference`."""
     if hasattr(reference, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(whole.to(reference.device), reference.device_mesh, reference.placements)
+        return distribute_tensor(whole.to(reference.device), reference.device_mesh, reference.placements, src_data_rank=None)
     return torch.empty_like(reference).copy_(whole)

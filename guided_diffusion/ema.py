@@ -17,12 +17,17 @@ class EMA:
         self.weights = {str(rate): {k: v.clone() for k, v in module.state_dict().items()} for rate in rates}
 
     @torch.no_grad()
-    def update(self, step):
-        """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too."""
+    def update(self, step, moved=True):
+        """
+        Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too.
+
+        moved  whether there is anything to take in; a tensor [] on the weights' device, or a bool
+        """
         live = list(map(local, self.live))
+        moved = torch.as_tensor(moved, dtype=torch.float32, device=live[0].device)
         for rate, weights in self.weights.items():
-            rate = min(float(rate), (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(map(local, weights.values())), live, 1 - rate)
+            share = (1 - min(float(rate), (1 + step) / (10 + step))) * moved
+            torch._foreach_lerp_(list(map(local, weights.values())), live, [share] * len(live))
 
     @contextmanager
     def applied(self):

@@ -49,6 +49,16 @@ class AmbiguousSegmenter(nn.Module):
         diffusion = create_gaussian_diffusion(self.diffusion.config, timesteps)
         return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
 
+    def shardable(self):
+        """
+        The modules whose weights may be shared out over processes, inner ones first: together all that there are.
+
+        Each gives a tensor, by which its gradients are found; the encoders as a whole give a distribution.
+        """
+        unet, encoders = self.model, (self.prior, self.posterior)
+        blocks = [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
+        return [*blocks, unet, *(part for encoder in encoders for part in (encoder.encoder, encoder.conv_layer))]
+
     def to_x(self, mask):
         """A mask on [0, 1] on the scale of the diffusion, [mask_low, 1]."""
         return self.config.mask_low + (1 - self.config.mask_low) * mask

@@ -18,8 +18,9 @@ class StepReport:
     save: bool  # some process was asked for a checkpoint
 
     def bad_terms(self):
-        """Names of this process's loss terms that are not finite."""
-        return [name for name, values in self.terms.items() if not torch.isfinite(values).all()]
+        """Names of this process's loss terms that are not finite; of the loss itself where none of its parts is."""
+        bad = [name for name, values in self.terms.items() if not torch.isfinite(values).all()]
+        return [name for name in bad if name != "loss"] or bad
 
 
 class StepReports:

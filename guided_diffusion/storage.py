@@ -12,7 +12,7 @@ import blobfile as bf
 
 def is_remote(path):
     """Whether `path` is in a blob store."""
-    return "://" in path
+    return "://" in str(path)
 
 
 def write_atomically(path, write):

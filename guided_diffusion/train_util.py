@@ -10,7 +10,7 @@ from .batches import EndlessSampler, augment, endless_batches, pick_rater
 from .checkpoint import BEST, FORMAT, VERSION
 from .checkpoint_folder import CheckpointFolder
 from .compute import ComputeConfig
-from .dist_util import full, gradient_traffic, like
+from .dist_util import full, gradient_traffic, like, whole
 from .ema import EMA
 from .logger import QUARTILES, Logger, LossMeter, NullLogger
 from .nn import seeded_generator, stack_randn, to_device
@@ -41,12 +41,11 @@ class Trainer:
         self.scores, self.best, self.saved = {}, None, None
         load_start(segmenter, start)
 
-        self.segmenter = compute.prepare(segmenter.train(), how, processes.device)
+        self.segmenter = compute.prepare(segmenter.train(), how, processes.device, channels_last=not config.shard)
         if how.compile:
             compute.compile_model(segmenter, cuda_graphs=False)
         if config.shard:
-            unet = segmenter.model
-            processes.shard([*unet.input_blocks, unet.middle_block, *unet.output_blocks, unet, segmenter.prior, segmenter.posterior])
+            processes.shard(segmenter.shardable())
         self.module = segmenter if config.shard else processes.wrap(segmenter)
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -153,15 +152,16 @@ class Trainer:
         flags = self.processes.sum(flags)
 
         self.scaler.unscale_(self.optimizer)
-        self.grad_norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None]))
+        self.grad_norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.trained]))
         flags[0] += ~torch.isfinite(self.grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.steps_done)
-        self.optimizer.found_inf = (flags[0] > 0).float()  # the fused kernel leaves everything as it is where this is 1
+        bad = (flags[0] > 0).float()
+        self.optimizer.found_inf = bad  # the fused kernel leaves everything as it is where this is 1
         self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.steps_done)
+        self.ema.update(self.steps_done, moved=1 - bad)
 
         self.steps_done += 1
         self.samples += self.processes.world_size * self.config.batch_size
@@ -173,15 +173,25 @@ class Trainer:
             self.bad_in_a_row = self.bad_in_a_row + 1 if report.bad else 0
             self.bad_steps += report.bad
             if self.bad_in_a_row == self.config.max_bad_steps:
-                self.bad_in_a_row = 0  # a run that goes on from what is saved here has its chance
-                told = self.processes.gather_objects((report.bad_terms(), report.ids))
-                terms, ids = (list(dict.fromkeys(x for part in parts for x in part)) for parts in zip(*told))
-                self.save()
-                what = f"loss term {' and '.join(terms)}" if terms else "the gradient"
-                raise TrainingError(
-                    f"step {report.step}: {what} is not finite, as in all of the last {self.config.max_bad_steps} steps (--max_bad_steps); "
-                    f"its cases are {', '.join(ids)}; {self.saved} has the weights from before"
-                )
+                self.give_up(report)
+
+    def give_up(self, report):
+        """Save what was before the bad steps, none of which has moved a weight, and raise TrainingError."""
+        for later in self.reports.read(all_of_them=True):
+            self.bad_in_a_row = self.bad_in_a_row + 1 if later.bad else 0
+        self.steps_done -= self.bad_in_a_row
+        self.samples -= self.bad_in_a_row * self.processes.world_size * self.config.batch_size
+        self.bad_in_a_row = 0
+        self.save()
+        told = self.processes.gather_objects((report.bad_terms(), report.ids))
+        terms, ids = (list(dict.fromkeys(x for part in parts for x in part)) for parts in zip(*told))
+        what = f"loss term {' and '.join(terms)}" if terms else "the gradient"
+        message = (
+            f"step {report.step}: {what} is not finite, as in the {self.config.max_bad_steps} steps to it (--max_bad_steps); "
+            f"its cases are {', '.join(ids)}; {self.saved or self.config.log_dir} is from before"
+        )
+        self.logger.info(message)
+        raise TrainingError(message)
 
     @property
     def eval_interval(self):
@@ -281,12 +291,3 @@ class Trainer:
         if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
             self.schedule_sampler.load_state_dict(state["schedule_sampler"])
         return what_changed(state, self.config, self.processes.world_size, self.dataset.fingerprint)
-
-
-def whole(state):
-    """A nested state with every sharded tensor whole."""
-    if isinstance(state, dict):
-        return {key: whole(value) for key, value in state.items()}
-    if isinstance(state, list):
-        return [whole(value) for value in state]
-    return full(state) if isinstance(state, torch.Tensor) else state

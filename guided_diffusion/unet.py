@@ -157,7 +157,7 @@ class AttentionBlock(nn.Module):
         h = F.scaled_dot_product_attention(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3))
 
         h = self.proj_out(h.transpose(2, 3).reshape(B, C, H * W))
-        return (flat + h).reshape(B, C, H, W)
+        return x + h.reshape(B, C, H, W)
 
 
 class UNetModel(nn.Module):

@@ -1,0 +1,81 @@
+"""Batches: symmetries that treat image and mask alike, and readers that may die."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from guided_diffusion.batches import SYMMETRIES, EndlessSampler, augment, endless_batches
+from guided_diffusion.lidcloader import Case, LIDCDataset
+
+
+@pytest.mark.parametrize("kind, count", [("none", 1), ("flip", 4), ("rotate", 4), ("flip+rotate", 8)])
+def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike(kind, count):
+    picture = torch.arange(9.0).reshape(1, 1, 3, 3)
+    u = (torch.arange(16 * count) + 0.5) / (16 * count)
+    image, mask = augment(picture.expand(len(u), 2, 3, 3), picture.expand(len(u), 1, 3, 3), kind, u)
+    assert image.shape == (len(u), 2, 3, 3) and torch.equal(image[:, :1], mask) and torch.equal(image[:, 1:], mask)
+    seen, times = torch.unique(mask.flatten(1), dim=0, return_counts=True)
+    assert len(seen) == len(SYMMETRIES[kind]) == count and (times == 16).all()
+    for turned in mask:  # a symmetry of the square keeps the middle, and neighbours stay neighbours
+        assert turned[0, 1, 1] == 4
+        row = turned[0, 0]
+        assert abs(row[1] - row[0]) == abs(row[2] - row[1]) and abs(row[1] - row[0]) in (1, 3)
+    if kind == "flip":
+        assert {tuple(corner) for corner in mask[:, 0, [0, -1], [0, -1]].tolist()} == {(0, 8), (2, 6), (6, 2), (8, 0)}
+
+
+class Killer(torch.utils.data.Dataset):
+    """Twenty cases; reading number `fatal` kills the reader, `times` times."""
+
+    def __init__(self, folder, fatal, times):
+        self.folder, self.fatal, self.times = folder, fatal, times
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        marks = [mark for mark in range(self.times) if not (self.folder / str(mark)).exists()]
+        if index == self.fatal and marks:
+            (self.folder / str(marks[0])).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Case(f"case{index}", torch.zeros(1, 4, 4), torch.zeros(1, 4, 4))
+
+
+def take(count, dataset, num_workers):
+    """The ids of the first batches of two, as a run would take them, and the lines that were told."""
+    taken, told = [], []
+    sampler = EndlessSampler(20, batch_size=2, seed=1)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        batches = endless_batches(dataset, sampler, num_workers, lambda: 2 * len(taken), told.append)
+        while len(taken) < count:
+            taken.append(next(batches).ids)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    return taken, told
+
+
+def test_readers_that_die_are_replaced_and_the_stream_stays_the_same(tmp_path):
+    undisturbed, told = take(12, Killer(tmp_path, fatal=-1, times=0), num_workers=0)
+    assert told == []
+    fatal = int(undisturbed[6][0].removeprefix("case"))
+    taken, told = take(12, Killer(tmp_path, fatal, times=1), num_workers=2)
+    assert taken == undisturbed
+    assert len(told) == 1 and "reads cases died" in told[0]
+
+
+def test_readers_that_die_over_and_over_end_the_run(tmp_path):
+    first = int(take(1, Killer(tmp_path, -1, 0), 0)[0][0][0].removeprefix("case"))
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        take(1, Killer(tmp_path, first, times=99), num_workers=1)
+
+
+def test_cached_cases_come_through_reading_processes(cases, tmp_path):
+    dataset = LIDCDataset(cases, 16, 2, cache_dir=tmp_path)
+    sampler = EndlessSampler(len(dataset), 3, seed=0)
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=sampler, num_workers=1, collate_fn=list, multiprocessing_context="spawn")
+    batch = next(iter(loader))
+    assert [case.id for case in batch] == [dataset[index].id for index in next(iter(sampler))]
+    assert all(torch.equal(case.image, dataset[int(case.id[-1])].image) for case in batch)

@@ -1,0 +1,133 @@
+"""Decoded cases in one file: what goes in comes out, what is damaged is refused, and a cache is made once."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guided_diffusion import lidcloader, phantom
+from guided_diffusion.image_files import DataError
+from guided_diffusion.lidcloader import CaseReader, DataConfig, LIDCDataset
+from guided_diffusion.packed import PackedCases, write_pack
+
+
+def some_cases(rng, count=7):
+    for k in range(count):
+        size = rng.integers(1, 9, 2)
+        yield f"case {k}", rng.random((rng.integers(1, 4), *size), dtype=np.float32), rng.random((rng.integers(0, 5), *size)) > 0.5
+
+
+def test_what_goes_in_comes_out(tmp_path):
+    path = str(tmp_path / "cases.pack")
+    write_pack(path, some_cases(np.random.default_rng(0)), lambda: {"notes": ["a note"]})
+    pack = PackedCases(path)
+    assert pack.header == {"notes": ["a note"]} and len(pack) == 7
+    for index, (name, image, raters) in enumerate(some_cases(np.random.default_rng(0))):
+        assert pack.ids[index] == name
+        got_image, got_raters = pack.arrays(index)
+        np.testing.assert_array_equal(got_image, image)
+        np.testing.assert_array_equal(got_raters, raters)
+        assert got_raters.dtype == bool and got_image.dtype == np.float32
+        got_image[:] = 0  # memory of its own
+    np.testing.assert_array_equal(pack.arrays(6)[0], image)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pack") / "whole.pack"
+    write_pack(str(path), some_cases(np.random.default_rng(1)), dict)
+    return path.read_bytes()
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_damaged_files_are_refused_or_read_but_never_crash(whole, tmp_path_factory, data):
+    content = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.one_of(st.integers(0, len(whole) - 1), st.integers(max(0, len(whole) - 400), len(whole) - 1)))
+        content[place] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))])
+    path = tmp_path_factory.getbasetemp() / "damaged.pack"
+    path.write_bytes(content)
+    try:
+        pack = PackedCases(str(path))
+    except DataError as error:
+        assert str(path) in str(error)
+        return
+    for index in range(len(pack)):
+        image, raters = pack.arrays(index)
+        assert image.shape[1:] == raters.shape[1:]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The folders that are decoded, one after another."""
+    folders, read = [], CaseReader.read
+    monkeypatch.setattr(CaseReader, "read", lambda self, folder: folders.append(folder) or read(self, folder))
+    return folders
+
+
+def test_cases_are_decoded_once_until_a_file_or_a_rule_changes(tmp_path, decoded):
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    phantom.write_set(data, num_cases=3, seed=5, size=16, num_raters=3)
+    plain = LIDCDataset(data, 16)
+    decoded.clear()
+    cached = LIDCDataset(data, 16, cache_dir=cache)
+    assert len(decoded) == 3 and len(cached.fingerprint) == 16
+    for a, b in zip(plain, [cached[k] for k in range(3)]):
+        assert a.id == b.id and torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters)
+    assert LIDCDataset(data, 16, cache_dir=cache).fingerprint == cached.fingerprint and len(decoded) == 3
+    assert LIDCDataset(data, 8, cache_dir=cache).notes == LIDCDataset(data, 8, cache_dir=cache).notes != []
+    assert len(decoded) == 6
+    LIDCDataset(data, 16, config=DataConfig(merge_labels=True), cache_dir=cache)
+    assert len(decoded) == 9
+    image = data / "phantom0001" / "image_phantom0001.png"
+    image.write_bytes((data / "phantom0000" / "image_phantom0000.png").read_bytes())
+    changed = LIDCDataset(data, 16, cache_dir=cache)
+    assert len(decoded) == 12 and changed.fingerprint != cached.fingerprint
+    assert torch.equal(changed[0].image, changed[1].image) and not torch.equal(cached[0].image, cached[1].image)
+
+
+def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_written_is_named(cases, tmp_path, decoded):
+    cached = LIDCDataset(cases, 16, cache_dir=tmp_path)
+    (path,) = tmp_path.glob("*.pack")
+    path.write_bytes(path.read_bytes()[:-3])
+    decoded.clear()
+    again = LIDCDataset(cases, 16, cache_dir=tmp_path)
+    assert len(decoded) == 6 and torch.equal(again[3].image, cached[3].image)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file.*--cache_dir"):
+        LIDCDataset(cases, 16, cache_dir=tmp_path / "file")
+
+
+def test_broken_cases_are_named_and_leave_no_cache(tmp_path):
+    phantom.write_set(tmp_path / "data", num_cases=3, seed=5, size=16, num_raters=3)
+    for k in (0, 2):
+        (tmp_path / "data" / f"phantom000{k}" / "label1_.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"(?s)phantom0000.*phantom0002"):
+        LIDCDataset(tmp_path / "data", 16, cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*pack*"))
+
+
+def test_processes_that_start_together_decode_once(cases, tmp_path):
+    code = """
+import sys; from guided_diffusion import lidcloader
+read, count = lidcloader.CaseReader.read, []
+lidcloader.CaseReader.read = lambda self, folder: count.append(1) or read(self, folder)
+data = lidcloader.LIDCDataset(sys.argv[1], 16, cache_dir=sys.argv[2])
+print(len(count), float(data[2].image.sum()))
+"""
+    running = [subprocess.Popen([sys.executable, "-c", code, str(cases), str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = sorted(process.communicate()[0].split() for process in running)
+    assert [int(count) for count, _ in told] == [0, 0, 6] and len({total for _, total in told}) == 1
+
+
+def test_the_default_cache_is_the_users():
+    assert lidcloader.default_cache_dir({"XDG_CACHE_HOME": "/x"}) == "/x/ambiguous-segmentation"
+    assert lidcloader.default_cache_dir({}) == os.path.expanduser("~/.cache/ambiguous-segmentation")

@@ -1,0 +1,211 @@
+"""What training does when something goes wrong or somebody wants it to end: signals, NaN, no memory, blob stores."""
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from blob_store import BlobStore
+from test_training import learnt, rows_of, same, train  # noqa: F401  (train is a fixture)
+
+from guided_diffusion import checkpoint
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.signals import Signals
+from guided_diffusion.step_reports import StepReports
+from guided_diffusion.train_config import TrainingError
+from guided_diffusion.train_util import Trainer
+
+
+@pytest.fixture
+def after_step(monkeypatch):
+    """after_step({step: function(trainer)}): call the function when so many steps are done."""
+
+    def set_up(actions):
+        look_around = Trainer.look_around
+
+        def looking(self, bar):
+            actions.get(self.steps_done, lambda trainer: None)(self)
+            return look_around(self, bar)
+
+        monkeypatch.setattr(Trainer, "look_around", looking)
+
+    return set_up
+
+
+@pytest.fixture
+def nan_at(monkeypatch):
+    """nan_at(steps): the loss term `vb` is not finite in the steps after so many done ones, as often as they are tried."""
+
+    def set_up(steps):
+        step = Trainer.step
+
+        def stepping(self, batch):
+            forward = self.segmenter.forward
+
+            def poisoned(*arguments):
+                terms = forward(*arguments)
+                return {**terms, "vb": terms["vb"] * float("nan"), "loss": terms["loss"] * float("nan")}
+
+            self.segmenter.forward = poisoned if self.steps_done in steps else forward
+            step(self, batch)
+            self.segmenter.forward = forward
+
+        monkeypatch.setattr(Trainer, "step", stepping)
+
+    return set_up
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, tmp_path, after_step, number):  # noqa: F811
+    straight = learnt(train("straight"))
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
+    with pytest.MonkeyPatch.context() as patch:
+        look_around = Trainer.look_around
+        patch.setattr(Trainer, "look_around", lambda self, bar: self.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar))
+        stopped = train("stopped")
+    assert stopped.steps_done == 3  # the signal came after the second step, which had told its report already
+    assert f"{number.name}: ended after step 3" in (tmp_path / "stopped" / "log.txt").read_text()
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
+    assert same(straight, learnt(train("stopped")))
+
+
+def test_usr1_saves_and_goes_on(train, tmp_path, after_step):  # noqa: F811
+    after_step({1: lambda trainer: os.kill(os.getpid(), signal.SIGUSR1)})
+    trainer = train("run", save_interval=100)
+    assert trainer.steps_done == 6
+    assert sorted(path.name for path in (tmp_path / "run").glob("savedmodel0*")) == ["savedmodel000002.pt", "savedmodel000006.pt"]
+
+
+def test_a_second_signal_ends_at_once_but_not_the_echo_of_the_first(monkeypatch):
+    killed = []
+    clock = [100.0]
+    monkeypatch.setattr("guided_diffusion.signals.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
+    with Signals() as signals:
+        for seconds, count in ((0.0, 0), (0.5, 0), (1.6, 1)):
+            clock[0] = 100.0 + seconds
+            signal.raise_signal(signal.SIGTERM)
+            assert len(killed) == count and signals.stop == "SIGTERM"
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_signals_leave_other_threads_alone():
+    def use():
+        with Signals() as signals:
+            seen.append(signals.stop)
+
+    seen, before = [], signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert seen == [None] and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_during_validation_ends_it(train):  # noqa: F811
+    trainer = train("run")
+    trainer.signals.stop = "SIGTERM"
+
+    class Slow:
+        names = ["ged_2"]
+
+        def score(self, segmenter, give_up):
+            assert give_up()
+            return {}
+
+    trainer.validator = Slow()
+    trainer.validate()
+    assert trainer.scores == {} and trainer.best is None
+
+
+# -- not finite -------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_step_changes_nothing_and_is_counted(train, tmp_path, nan_at):  # noqa: F811
+    before = learnt(train("run", iterations=2))
+    nan_at({2, 3})
+    after = learnt(train("run", iterations=4, log_interval=1))
+    for key in ("weights", "ema"):
+        assert same(before[key], after[key])
+    assert same(before["optimizer"]["state"], after["optimizer"]["state"])
+    assert [row["bad_steps"] for row in rows_of(tmp_path / "run")] == ["0", "1", "2"]
+    assert after["step"] == 4 and after["bad_steps"] == [2, 2]
+    good = train("run", iterations=6, log_interval=1)
+    assert good.bad_steps == 2 and good.bad_in_a_row == 0
+    assert all(row["loss"] not in ("nan", "inf") for row in rows_of(tmp_path / "run"))
+
+
+def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_path, nan_at):  # noqa: F811
+    straight = learnt(train("straight", iterations=8))
+    with pytest.MonkeyPatch.context() as patch:
+        step = Trainer.step
+        nan_at({4, 5, 6})
+        with pytest.raises(TrainingError) as error:
+            train("run", iterations=8, max_bad_steps=3, save_interval=100)
+        patch.setattr(Trainer, "step", step)
+        told = str(error.value)
+        assert told.startswith("step 7: loss term vb is not finite") and "--max_bad_steps" in told
+        assert told.count("phantom") >= 1 and "savedmodel000004.pt is from before" in told
+        assert told in (tmp_path / "run" / "log.txt").read_text()
+        resumed = learnt(train("run", iterations=8, max_bad_steps=3, save_interval=100))
+    for key in ("weights", "ema", "optimizer", "samples"):
+        assert same(straight[key], resumed[key])
+
+
+def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypatch):  # noqa: F811
+    step = Trainer._optimize
+
+    def poisoned(self, ids, terms):
+        if self.steps_done == 3:
+            self.trained[0].grad[0] = float("inf")
+        step(self, ids, terms)
+
+    monkeypatch.setattr(Trainer, "_optimize", poisoned)
+    trainer = train("run")
+    assert trainer.bad_steps == 1 and all(torch.isfinite(p).all() for p in trainer.trained)
+
+
+def test_bad_losses_do_not_reach_the_history_of_timesteps(train, nan_at):  # noqa: F811
+    nan_at({1})
+    trainer = train("run", schedule_sampler="loss-second-moment")
+    assert trainer.schedule_sampler.counts.sum() == 5 * 4 and torch.isfinite(trainer.schedule_sampler.history).all()
+
+
+def test_reports_are_read_some_steps_late_where_the_device_runs_ahead():
+    reports = StepReports(torch.device("cpu"))
+    reports.lag = 2
+    for step in range(1, 6):
+        reports.post(step, ["a"], {"loss": torch.zeros(1)}, torch.tensor([float(step == 2), 0.0, float(step == 3)]))
+        due = reports.read()
+        assert [report.step for report in due] == ([step - 2] if step > 2 else [])
+        assert all(report.bad == (report.step == 2) and report.save == (report.step == 3) and not report.stop for report in due)
+    assert [report.step for report in reports.read(all_of_them=True)] == [4, 5]
+
+
+# -- no memory, no folder ---------------------------------------------------------------------------------------------
+
+
+def test_no_memory_is_one_line_with_the_flags_that_help(train, monkeypatch):  # noqa: F811
+    def step(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(ConfigError, match=r"out of memory, .*GiB in use.*--microbatch, --use_checkpoint True or --amp bf16"):
+        train("run")
+
+
+def test_a_blob_store_serves_as_log_dir(train, monkeypatch):  # noqa: F811
+    straight = learnt(train("straight"))
+    blobs = BlobStore(monkeypatch)
+    train("ignored", log_dir="gs://bucket/run", iterations=3)
+    resumed = train("ignored", log_dir="gs://bucket/run")
+    assert same(straight, learnt(resumed))
+    names = {path.removeprefix("gs://bucket/run/") for path in blobs.objects}
+    assert names == {"log.txt", "progress.csv", "manifest.json", "savedmodel000003.pt", "savedmodel000006.pt"}
+    log, table = (blobs.objects[f"gs://bucket/run/{name}"].decode() for name in ("log.txt", "progress.csv"))
+    assert "starting afresh" in log and "continuing gs://bucket/run/savedmodel000003.pt at step 3" in log
+    assert [line.split(",")[0] for line in table.splitlines()] == ["step", "2", "3", "4", "6"]
+    assert checkpoint.load("gs://bucket/run/savedmodel.pt")["step"] == 6
