@@ -49,14 +49,31 @@ def load(path):
     path = resolve(path)
     content = _load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        if content["version"] != VERSION:
-            raise CheckpointError(f"{path}: written by another version of this program (format {content['version']})")
+        if content.get("version") != VERSION:
+            raise CheckpointError(f"{path}: written by another version of this program (format {content.get('version')})")
+        if not _is_whole(content):
+            raise CheckpointError(f"{path}: parts of it are missing or damaged; use another one")
         return content
     if isinstance(content, dict) and all(isinstance(key, str) for key in content) and any(
         key.endswith("time_embed.0.weight") for key in content
     ):
         return _published(path, content)
     raise CheckpointError(f"{path}: not a checkpoint of this program or of the published code")
+
+
+def _is_whole(content):
+    """Whether a checkpoint of this program has what every reader wants of it."""
+
+    def is_state(weights):
+        return isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items())
+
+    return (
+        isinstance(content.get("step"), int)
+        and isinstance(content.get("flags"), dict)
+        and is_state(content.get("weights"))
+        and isinstance(content.get("ema"), dict)
+        and all(map(is_state, content["ema"].values()))
+    )
 
 
 def resolve(path):

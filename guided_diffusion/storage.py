@@ -39,9 +39,16 @@ def write_atomically(path, write):
     except BaseException as error:
         if os.path.exists(aside):
             os.unlink(aside)
-        if isinstance(error, OSError) and error.errno:
-            raise OSError(error.errno, error.strerror, path) from error
+        if system := _system_error(error):
+            raise OSError(system.errno, system.strerror, path) from error
         raise
+
+
+def _system_error(error):
+    """The system's error (a full disk, say) behind `error`: writers of zip files cover it up by one of their own. Or None."""
+    while error is not None and not (isinstance(error, OSError) and error.errno):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def upload(file, path):

@@ -80,8 +80,10 @@ def check_train_config(config):
         raise ConfigError(f"--tensorboard writes into folders only, not into --log_dir {config.log_dir}")
 
 
-def check_batch(config, num_cases, world_size):
-    """Refuse a step that wants more cases than there are."""
+def check_processes(config, num_cases, world_size):
+    """Refuse what so many processes cannot share: a step that wants more cases than there are, one process's weights."""
+    if config.shard and world_size == 1:
+        raise ConfigError("--shard wants several processes: start them with torchrun --nproc_per_node=N")
     wanted = config.batch_size * world_size
     if wanted > num_cases:
         each = f" ({world_size} processes of --batch_size {config.batch_size})" if world_size > 1 else " (--batch_size)"

@@ -18,7 +18,7 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import DataConfig, LIDCDataset, default_cache_dir
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.train_config import TrainConfig, check_batch, check_train_config, find_start, load_start
+from guided_diffusion.train_config import TrainConfig, check_processes, check_train_config, find_start, load_start
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 
@@ -52,7 +52,7 @@ def main(argv=None):
         dataset, *eval_dataset = (
             LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
         )
-        check_batch(config, len(dataset), processes.world_size)
+        check_processes(config, len(dataset), processes.world_size)
         storage.make_folder(config.log_dir)
 
         with processes:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import signal
 
 import pytest
 import torch
@@ -151,3 +153,16 @@ def test_weights_of_a_real_segmenter_come_back(tmp_path):
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.load(str(tmp_path / "none.pt"))
+
+
+def test_a_full_disk_is_told_as_such_though_the_writer_covers_it_up(tmp_path):
+    before, after = resource.getrlimit(resource.RLIMIT_FSIZE), 100_000
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (after, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large: .*savedmodel000001.pt"):
+            CheckpointFolder(str(tmp_path)).save({**state(1), "weights": {"a": torch.zeros(10**6)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []

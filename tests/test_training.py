@@ -1,16 +1,21 @@
 """The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
 
 import csv
+import shutil
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, nonzero
+from helpers import TINY, as_arguments, call_script, nonzero
 
 from guided_diffusion import checkpoint, script_util
+from guided_diffusion.batches import endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.logger import LossMeter
+from guided_diffusion.nn import ConfigError
 from guided_diffusion.train_config import TrainConfig, find_start
 from guided_diffusion.train_util import Trainer
 
@@ -199,3 +204,72 @@ def test_resumes_from_the_published_files(train, tmp_path):
     for ours, theirs in zip(trainer.segmenter.model.parameters(), model.parameters()):
         assert torch.equal(trainer.optimizer.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
     assert train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).steps_done == 102
+
+
+# -- what makes it fast, and what it writes ---------------------------------------------------------------------------
+
+
+def test_augmentation_is_drawn_from_the_seed_and_changes_what_is_learnt(train, tmp_path):
+    plain, turned, again = train("plain"), train("turned", augment="flip+rotate"), train("again", augment="flip+rotate")
+    assert same(learnt(turned), learnt(again)) and not same(learnt(plain)["weights"], learnt(turned)["weights"])
+    train("parts", augment="flip+rotate", iterations=3)
+    assert same(learnt(turned), learnt(train("parts", augment="flip+rotate")))
+
+
+def test_bfloat16_trains_close_to_float32(cases, tmp_path):
+    rows = []
+    for amp in ("none", "bf16"):
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / amp}", "--iterations=8", "--log_interval=8",
+                          "--batch_size=4", f"--amp={amp}", *as_arguments(TINY))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        rows.append(rows_of(tmp_path / amp)[0])
+    exact, rough = (float(row["loss"]) for row in rows)
+    assert rough == pytest.approx(exact, rel=0.02) and rough != exact
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_the_same(cases, tmp_path):
+    losses = []
+    for name, flags in (("eager", []), ("compiled", ["--compile"])):
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", "--iterations=4", "--log_interval=1",
+                          "--batch_size=4", *flags, *as_arguments(TINY))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        losses.append([float(row["loss"]) for row in rows_of(tmp_path / name)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_tensorboard_has_the_numbers_of_progress_csv(train, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train("run", tensorboard=True, iterations=4)
+    train("run", tensorboard=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = rows_of(tmp_path / "run")
+    for column in ("loss", "grad_norm", "samples_per_second"):
+        told = [(event.step, event.value) for event in events.Scalars(column)]
+        assert told == [(int(row["step"]), pytest.approx(float(row[column]), rel=1e-5)) for row in rows]
+
+
+def test_without_tensorboard_the_package_is_named(train, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r'pip install "ambiguous-segmentation-diffusion\[tensorboard\]"'):
+        train("run", tensorboard=True)
+
+
+def test_other_cases_than_before_are_told(cases, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(cases, data)
+    for iterations in (2, 4):
+        done = call_script("segmentation_train", f"--data_dir={data}", f"--log_dir={tmp_path / 'log'}", f"--iterations={iterations}",
+                          "--batch_size=2", *as_arguments(TINY))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("are not those that the run began with" in done.stdout) == (iterations == 4)
+        shutil.rmtree(data / "phantom0003", ignore_errors=True)
+
+
+def test_every_trained_part_must_get_a_gradient(train):
+    trainer = train("run", iterations=1)
+    trainer.segmenter.posterior.forward = lambda image, mask: trainer.segmenter.prior(image, mask)
+    trainer.config = replace(trainer.config, iterations=2)
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        trainer.step(next(iter(endless_batches(trainer.dataset, trainer.sampler, 0, lambda: trainer.samples, print))))

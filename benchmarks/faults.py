@@ -1,0 +1,319 @@
+"""
+What a training run survives: each fault is put to a short run, which is then started again with the same command.
+
+    python benchmarks/faults.py --kills 30
+
+After each fault the run must go on by itself or with the same command, from no more steps back than since the last save,
+and end with weights, averages and optimizer bit for bit those of a run that nobody disturbed. Prints a table and exits
+with status 1 if one did not.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from machine import machine_name
+
+from guided_diffusion import phantom, script_util
+from guided_diffusion.checkpoint_folder import CheckpointFolder
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
+STEPS, SAVE_INTERVAL = 40, 2
+FLAGS = (
+    "--image_size=16 --image_channels=1 --num_channels=32 --num_res_blocks=1 --channel_mult=1,1 --attention_resolutions=8 "
+    "--num_heads=2 --diffusion_steps=40 --noise_schedule=cosine --num_filters=4,8 --learn_sigma=True --dropout=0.1 --batch_size=4 "
+    f"--iterations={STEPS} --save_interval={SAVE_INTERVAL} --log_interval=1"
+).split()
+
+# Trains like the script, but the loss of the steps after so many done ones is not finite
+NAN_PROGRAM = """
+import runpy, sys
+from guided_diffusion.train_util import Trainer
+step, bad = Trainer.step, set(map(int, sys.argv[1].split(",")))
+def stepping(self, batch):
+    forward = self.segmenter.forward
+    def poisoned(*arguments):
+        return {name: values * float("nan") for name, values in forward(*arguments).items()}
+    self.segmenter.forward = poisoned if self.steps_done in bad else forward
+    step(self, batch)
+    self.segmenter.forward = forward
+Trainer.step = stepping
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class FaultsConfig:
+    kills: Annotated[int, "how often a run is killed, at random moments"] = 30
+    seed: Annotated[int, "of the random moments"] = 0
+    out: Annotated[str, "JSON file for the table"] = ""
+
+
+class Survival(AssertionError):
+    """A run that did not survive, and how."""
+
+
+class Campaign:
+    """Runs in folders below `work`, all of the same flags and cases."""
+
+    def __init__(self, work):
+        self.work = pathlib.Path(work)
+        self.data = self.work / "data"
+        phantom.write_set(self.data, num_cases=6, seed=5, size=16, num_raters=3)
+        self.environment = {**os.environ, "XDG_CACHE_HOME": str(self.work / "cache")}
+        self.count = 0
+        started = time.monotonic()
+        self.wanted = self.finish(self.folder())
+        self.seconds = time.monotonic() - started
+
+    def folder(self):
+        self.count += 1
+        return self.work / f"run{self.count}"
+
+    def start(self, folder, *more, launcher=(), **options):
+        command = [sys.executable, *launcher, str(SCRIPT), f"--data_dir={self.data}", f"--log_dir={folder}", *FLAGS, *more]
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+    def finish(self, folder, *more):
+        """Run the command to its end; what it learnt."""
+        run = self.start(folder, *more)
+        text, _ = run.communicate()
+        if run.returncode:
+            raise Survival(f"the same command ended with {run.returncode}: {text[-500:]}")
+        return torch.load(folder / "savedmodel.pt", weights_only=True)
+
+    def survives(self, folder, *more):
+        """Nothing that was saved before is lost, and the run ends as if nobody had disturbed it."""
+        logged = self.logged(folder)
+        state, _, _ = CheckpointFolder(str(folder)).newest()
+        lost = logged - (state["step"] if state else 0)
+        if lost > SAVE_INTERVAL:
+            raise Survival(f"{lost} steps are lost, with a save every {SAVE_INTERVAL}")
+        self.same(self.finish(folder, *more))
+
+    def same(self, state):
+        for key in ("weights", "ema", "optimizer", "samples"):
+            if not equal(state[key], self.wanted[key]):
+                raise Survival(f"the {key} at the end differ from the undisturbed run's")
+
+    @staticmethod
+    def logged(folder):
+        """The last step of the run's table."""
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            return int((folder / "progress.csv").read_text().splitlines()[-1].split(",")[0])
+        return 0
+
+    def wait(self, condition, run):
+        while not condition():
+            if run.poll() is not None:
+                raise Survival(f"it ended before the fault: {run.communicate()[0][-500:]}")
+            time.sleep(0.005)
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+# -- the faults: each a function of the campaign and a random generator, which returns or raises Survival --------------
+
+
+def killed(campaign, chance):
+    """SIGKILL at a random moment, several times over in one run."""
+    folder = campaign.folder()
+    for _ in range(chance.randint(1, 3)):
+        run = campaign.start(folder)
+        begun = campaign.logged(folder)
+        wait = chance.random()
+        if wait < 0.8:  # while it trains and saves; else while it starts
+            campaign.wait(lambda: campaign.logged(folder) > begun or run.poll() is not None, run) if begun < STEPS else None
+            time.sleep(chance.random() * campaign.seconds * 0.3)
+        else:
+            time.sleep(chance.random() * campaign.seconds)
+        run.kill()
+        run.communicate()
+    campaign.survives(folder)
+
+
+def full_disk(campaign, chance):
+    """A limit on the size of files, which a checkpoint exceeds."""
+    folder = campaign.folder()
+    campaign.finish(folder, "--iterations=4")
+    run = campaign.start(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)))
+    text, _ = run.communicate()
+    if run.returncode != 2 or "File too large" not in text or "Traceback" in text:
+        raise Survival(f"it ended with {run.returncode}: {text[-500:]}")
+    campaign.survives(folder)
+
+
+def damaged(change):
+    def fault(campaign, chance):
+        folder = campaign.folder()
+        campaign.finish(folder, "--iterations=10")
+        newest = folder / "savedmodel000010.pt"
+        content = newest.read_bytes()
+        newest.unlink()  # and not only the second name's content
+        newest.write_bytes(change(bytearray(content), chance))
+        campaign.same(campaign.finish(folder))
+
+    return fault
+
+
+def truncate(content, chance):
+    return content[: chance.randrange(len(content))]
+
+
+def flip_bits(content, chance):
+    for _ in range(chance.randint(1, 5)):
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    return content
+
+
+def reader_killed(campaign, chance):
+    """One of two processes that read cases."""
+    folder = campaign.folder()
+    run = campaign.start(folder, "--num_workers=2")
+    campaign.wait(lambda: campaign.logged(folder) >= 5, run)
+    readers = children_of(run.pid)
+    os.kill(chance.choice(readers), signal.SIGKILL)
+    text, _ = run.communicate()
+    if run.returncode or "reads cases died" not in text:
+        raise Survival(f"it ended with {run.returncode}: {text[-500:]}")
+    campaign.same(torch.load(folder / "savedmodel.pt", weights_only=True))
+
+
+def process_killed(campaign, chance):
+    """One of two processes, half the batch each, under torchrun --max-restarts."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=3")
+    ends = []
+    for disturbed in (False, True):
+        folder = campaign.folder()
+        run = campaign.start(folder, "--batch_size=2", launcher=launcher)
+        if disturbed:
+            step = chance.randint(2, STEPS // 2)
+            campaign.wait(lambda: campaign.logged(folder) >= step, run)
+            os.kill(chance.choice(children_of(run.pid)), signal.SIGKILL)
+        text, _ = run.communicate()
+        if run.returncode:
+            raise Survival(f"torchrun ended with {run.returncode}: {text[-500:]}")
+        ends.append(torch.load(folder / "savedmodel.pt", weights_only=True))
+    if not equal(ends[0]["weights"], ends[1]["weights"]):
+        raise Survival("the weights at the end differ from those of two undisturbed processes")
+
+
+def image_damaged(campaign, chance):
+    """An image that becomes unreadable while the run goes on, and is mended afterwards."""
+    folder = campaign.folder()
+    image = chance.choice(sorted(campaign.data.glob("*/image_*.png")))
+    content = image.read_bytes()
+    run = campaign.start(folder)
+    campaign.wait(lambda: campaign.logged(folder) >= 2, run)
+    image.write_bytes(b"no picture")
+    try:
+        text, _ = run.communicate()
+        if run.returncode:
+            raise Survival(f"it ended with {run.returncode}: {text[-500:]}")
+        campaign.same(torch.load(folder / "savedmodel.pt", weights_only=True))
+        again = campaign.start(folder, "--iterations=0")
+        text, _ = again.communicate()
+        if again.returncode != 2 or str(image) not in text:
+            raise Survival(f"started again, it did not name the image: {text[-500:]}")
+    finally:
+        image.write_bytes(content)
+
+
+def not_finite(campaign, chance):
+    """Three steps in a row whose loss is not finite, once."""
+    folder, first = campaign.folder(), chance.randint(1, STEPS - 4)
+    command = [sys.executable, "-c", NAN_PROGRAM, ",".join(str(first + k) for k in range(3)), str(SCRIPT)]
+    command += [f"--data_dir={campaign.data}", f"--log_dir={folder}", *FLAGS, "--max_bad_steps=3"]
+    done = subprocess.run(command, env=campaign.environment, capture_output=True, text=True)
+    if done.returncode != 1 or f"step {first + 3}: loss term" not in done.stderr:
+        raise Survival(f"it ended with {done.returncode}: {done.stderr[-500:]}")
+    campaign.survives(folder, "--max_bad_steps=3")
+
+
+def asked_to_end(number):
+    def fault(campaign, chance):
+        folder = campaign.folder()
+        run = campaign.start(folder)
+        step = chance.randint(1, STEPS - 10)
+        campaign.wait(lambda: campaign.logged(folder) >= step, run)
+        run.send_signal(number)
+        text, _ = run.communicate()
+        if run.returncode or (CheckpointFolder(str(folder)).newest()[0]["step"] != campaign.logged(folder)):
+            raise Survival(f"it ended with {run.returncode}: {text[-500:]}")
+        campaign.survives(folder)
+
+    return fault
+
+
+FAULTS = {
+    "killed at random moments": killed,
+    "the disk is full": full_disk,
+    "newest checkpoint cut off": damaged(truncate),
+    "bits of the newest checkpoint flipped": damaged(flip_bits),
+    "a process that reads cases killed": reader_killed,
+    "one of two processes killed": process_killed,
+    "an image becomes unreadable": image_damaged,
+    "loss not finite": not_finite,
+    "SIGTERM": asked_to_end(signal.SIGTERM),
+    "SIGINT": asked_to_end(signal.SIGINT),
+}
+
+
+def run_campaign(config, tell=print):
+    """[{"fault", "tried", "survived", "failures"}]; the first fault is tried config.kills times, the others a tenth as often."""
+    rows, chance = [], random.Random(config.seed)
+    with tempfile.TemporaryDirectory() as work:
+        campaign = Campaign(work)
+        for name, fault in FAULTS.items():
+            tries, failures = config.kills if fault is killed else max(1, config.kills // 10), []
+            for _ in range(tries):
+                try:
+                    fault(campaign, chance)
+                except Survival as failure:
+                    failures.append(str(failure))
+            rows.append({"fault": name, "tried": tries, "survived": tries - len(failures), "failures": failures})
+            tell(f"| {name} | {tries} | {tries - len(failures)} |")
+    return rows
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/faults.py"):
+        given, _ = script_util.parse_command_line((FaultsConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, FaultsConfig)
+        print("| fault | tried | survived |\n|---|---|---|")
+        rows = run_campaign(config, lambda line: print(line, flush=True))
+        if config.out:
+            with open(config.out, "w", encoding="utf-8") as file:
+                file.write(json.dumps({"machine": machine_name(), "rows": rows}, indent=1) + "\n")
+        failures = [f"{row['fault']}: {failure}" for row in rows for failure in row["failures"]]
+        print("\n".join(failures))
+        sys.exit(1 if failures else 0)
+
+
+if __name__ == "__main__":
+    main()
