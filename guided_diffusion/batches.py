@@ -31,7 +31,10 @@ def collate(cases):
     raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
     for row, case in zip(raters, cases):
         row[: len(case.raters)] = case.raters
-    return Batch([case.id for case in cases], torch.stack([case.image for case in cases]), raters, counts)
+    channels = len(cases[0].image)
+    repeated = all(case.image.stride(0) == 0 for case in cases)  # one plane, expanded: it is enough to copy that
+    image = torch.stack([case.image[:1] if repeated else case.image for case in cases]).expand(-1, channels, -1, -1)
+    return Batch([case.id for case in cases], image, raters, counts)
 
 
 def pick_rater(batch, u):

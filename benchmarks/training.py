@@ -1,0 +1,221 @@
+"""
+Images per second in training: a plain loop with the published habits, and this project; its loader; two processes.
+
+    python benchmarks/training.py --out benchmarks/results/training_cpu.json
+    python benchmarks/training.py --batch_size 20 --amp bf16 --compile --out benchmarks/results/training_gpu.json
+
+The network is the paper's README's at 128x128. The plain loop is float32 and eager, computes attention again in the backward
+pass, has its encoders in float64, and steps and averages each weight by itself. The two take turns; a time is the median over
+the rounds, and a ratio is the median of the ratios within a round. The loader is timed from the cache of decoded cases; two
+processes of half the batch each are timed against one, by what their logs say.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from machine import machine_name
+from sampling import flop_of_call, matrix_products, seconds
+from torch.distributions import kl_divergence
+from torch.utils.checkpoint import checkpoint
+
+from guided_diffusion import phantom, script_util
+from guided_diffusion.batches import EndlessSampler, collate, endless_batches
+from guided_diffusion.compute import ComputeConfig, peak_memory, reset_peak_memory
+from guided_diffusion.dist_util import Processes
+from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.presets import PRESETS
+from guided_diffusion.train_config import TrainConfig
+from guided_diffusion.train_util import Trainer
+from guided_diffusion.unet import AttentionBlock
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
+LOADED = 500  # cases that the loader reads
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    batch_size: Annotated[int, "masks per step"] = 2
+    rounds: Annotated[int, "turns"] = 5
+    steps: Annotated[int, "steps that are timed in each turn"] = 2
+    amp: Annotated[str, "precision of this project's network: none or bf16"] = "none"
+    compile: Annotated[bool, "compile this project's network"] = False
+    image_size: Annotated[int, "pixels; other sizes than 128 are for trying the script out"] = 128
+    num_channels: Annotated[int, "as above"] = 128
+    scaling: Annotated[bool, "time two processes against one"] = True
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+def flags_of(config):
+    flags = {**PRESETS["cimd"], "image_size": config.image_size, "num_channels": config.num_channels}
+    if config.image_size != 128:
+        flags["channel_mult"] = (1, 1, 2, 3, 4)
+    return {**flags, "batch_size": config.batch_size}
+
+
+# -- the two loops: each a function that makes one step ----------------------------------------------------------------
+
+
+def attend_plainly(block, x):
+    """An attention block by two matrix products and a softmax."""
+    B, C, H, W = x.shape
+    flat = x.reshape(B, C, H * W)
+    q, k, v = block.qkv(block.norm(flat)).reshape(B * block.num_heads, -1, H * W).chunk(3, dim=1)
+    scale = q.shape[1] ** -0.25
+    weight = torch.softmax(torch.einsum("bct,bcs->bts", q * scale, k * scale), dim=-1)
+    h = torch.einsum("bts,bcs->bct", weight, v).reshape(B, C, H * W)
+    return x + block.proj_out(h).reshape(B, C, H, W)
+
+
+def plain_loop(config, device, dataset):
+    torch.manual_seed(0)
+    segmenter = script_util.create_segmenter(script_util.pick_flags(flags_of(config), *script_util.MODEL_CONFIGS)).to(device)
+    for block in segmenter.modules():
+        if isinstance(block, AttentionBlock):
+            block.forward = lambda x, block=block: checkpoint(attend_plainly, block, x, use_reentrant=False)
+    segmenter.prior.double()
+    segmenter.posterior.double()
+    parameters, diffusion = list(segmenter.parameters()), segmenter.diffusion
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, foreach=False)
+    averages = [p.detach().clone() for p in parameters]
+
+    def step():
+        batch = collate([dataset[k % len(dataset)] for k in range(config.batch_size)])
+        image, mask = batch.image.contiguous().to(device), batch.raters[:, :1].to(device)
+        t, noise = torch.randint(0, 1000, (len(mask),), device=device), torch.randn_like(mask)
+        x_t = diffusion.q_sample(mask, t, noise)
+        output = segmenter.model(torch.cat([image, x_t], dim=1), t)
+        terms = diffusion.hybrid_loss(output, mask, x_t, t, noise)
+        grey = image[:, :1].double()
+        kl = kl_divergence(segmenter.posterior(grey, mask.double()), segmenter.prior(grey, output[:, :1].double()))
+        (terms["loss"] + 1e-3 * kl).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for average, p in zip(averages, parameters):
+                average.mul_(0.9999).add_(p, alpha=1e-4)
+
+    return step
+
+
+def our_loop(config, device, dataset, folder):
+    torch.manual_seed(0)
+    flags = {**flags_of(config), "log_dir": folder}
+    segmenter = script_util.create_segmenter(script_util.pick_flags(flags, *script_util.MODEL_CONFIGS))
+    (train,) = script_util.configs_from_flags(flags, TrainConfig)
+    processes = Processes({})
+    trainer = Trainer(segmenter, dataset, train, processes, flags, how=ComputeConfig(config.amp, config.compile))
+    batches = endless_batches(dataset, trainer.sampler, 0, lambda: trainer.samples, print)
+
+    def step():
+        trainer.step(next(batches))
+        trainer.reports.read()
+
+    return step
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def time_loops(config, device, dataset, folder):
+    loops = {"plain loop": plain_loop(config, device, dataset), "this project": our_loop(config, device, dataset, folder)}
+    product, product_flop = matrix_products(torch.bfloat16 if config.amp == "bf16" else torch.float32, device)
+    flop = 3 * flop_of_call(config)  # the backward pass computes twice what the forward pass does
+    times, rates, memory = {name: [] for name in loops}, [], {}
+    for name, step in loops.items():
+        reset_peak_memory(device)
+        for _ in range(2):
+            step()
+        memory[name] = peak_memory(device) / 1e9
+    for _ in range(config.rounds):
+        rates.append(product_flop / seconds(product, device))
+        for name, step in loops.items():
+            times[name].append(seconds(lambda: [step() for _ in range(config.steps)], device) / config.steps)
+    rate = statistics.median(rates)
+    rows = []
+    for name, taken in times.items():
+        images = config.batch_size / statistics.median(taken)
+        rows.append({
+            "name": name, "images_per_second": images, "seconds_per_image": 1 / images, "tflops": flop * images / 1e12,
+            "share_of_matrix_products": flop * images / rate, "peak_memory_gb": memory[name],
+            "times_plain": statistics.median(plain / own for plain, own in zip(times["plain loop"], taken)), "seconds": taken,
+        })  # fmt: skip
+    return {"gflop_per_image": flop / 1e9, "matrix_product_tflops": rate / 1e12, "rows": rows}
+
+
+def time_loader(folder):
+    """Decoded 128x128 cases of 4 raters a second, from the cache, in batches of 20 in shuffled order, in this process."""
+    data = os.path.join(folder, "loaded")
+    phantom.write_set(data, num_cases=LOADED, seed=2, size=128, num_raters=4)
+    dataset = LIDCDataset(data, 128, 4, cache_dir=os.path.join(folder, "cache"))
+    rates = []
+    for start in range(5):
+        sampler, begun, count = EndlessSampler(len(dataset), 20, seed=start), time.perf_counter(), 0
+        for indices in sampler:
+            collate([dataset[index] for index in indices])
+            count += len(indices)
+            if count >= 4 * LOADED:
+                break
+        rates.append(count / (time.perf_counter() - begun))
+    return statistics.median(rates)
+
+
+def time_processes(config, folder, data):
+    """{processes: images a second} of one process with the whole batch and of two with half of it each."""
+    told = {1: [], 2: []}
+    for turn in range(3):
+        for processes in told:
+            out = os.path.join(folder, f"scaling{processes}-{turn}")
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(SCRIPT), "--preset=cimd",
+                       f"--data_dir={data}", f"--log_dir={out}", f"--image_size={config.image_size}", f"--num_channels={config.num_channels}",
+                       "--channel_mult=1,1,2,3,4", f"--batch_size={max(2, config.batch_size) // processes}", "--iterations=6", "--log_interval=2",
+                       "--save_interval=1000", f"--cache_dir={folder}/cache"]  # fmt: skip
+            subprocess.run(command, check=True, capture_output=True)
+            with open(os.path.join(out, "progress.csv"), encoding="utf-8") as file:
+                told[processes] += [float(row["samples_per_second"]) for row in csv.DictReader(file)][1:]
+            os.unlink(os.path.join(out, "savedmodel.pt"))
+            os.unlink(os.path.join(out, "savedmodel000006.pt"))
+    return {processes: statistics.median(rates) for processes, rates in told.items()}
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/training.py"):
+        given, _ = script_util.parse_command_line((BenchmarkConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, BenchmarkConfig)
+        device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        with tempfile.TemporaryDirectory() as folder:
+            data = os.path.join(folder, "data")
+            phantom.write_set(data, num_cases=max(8, config.batch_size), seed=1, size=config.image_size, num_raters=4)
+            dataset = LIDCDataset(data, config.image_size, 4, cache_dir=os.path.join(folder, "cache"))
+            result = {"machine": machine_name(device), **{k: v for k, v in vars(config).items() if k != "out"}}
+            result |= time_loops(config, device, dataset, os.path.join(folder, "log"))
+            result["loader_cases_per_second"] = time_loader(folder)
+            if config.scaling:
+                result["images_per_second_by_processes"] = time_processes(config, folder, data)
+
+        print(f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP an image; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s")
+        print("| | images/s | s an image | TFLOP/s | share of matrix products | peak GB | times plain loop |\n|---|---|---|---|---|---|---|")
+        for row in result["rows"]:
+            print(
+                f"| {row['name']} | {row['images_per_second']:.3f} | {row['seconds_per_image']:.2f} | {row['tflops']:.3f} | "
+                f"{100 * row['share_of_matrix_products']:.0f} % | {row['peak_memory_gb']:.1f} | {row['times_plain']:.2f} |"
+            )
+        print(f"loader: {result['loader_cases_per_second']:.0f} cases a second")
+        for processes, rate in result.get("images_per_second_by_processes", {}).items():
+            print(f"{processes} processes: {rate:.3f} images a second")
+        if config.out:
+            with open(config.out, "w", encoding="utf-8") as file:
+                file.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
