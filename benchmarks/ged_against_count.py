@@ -15,8 +15,8 @@ from typing import Annotated
 import numpy as np
 
 from guided_diffusion import ensemble, metrics, script_util
+from guided_diffusion.case_reader import CaseReader, find_cases
 from guided_diffusion.evaluation import mean_and_interval
-from guided_diffusion.lidcloader import CaseReader, find_cases
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import binarise
 

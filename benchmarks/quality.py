@@ -17,9 +17,10 @@ import numpy as np
 from machine import machine_name
 
 from guided_diffusion import metrics, script_util
+from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
-from guided_diffusion.lidcloader import DataConfig, LIDCDataset
+from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
 

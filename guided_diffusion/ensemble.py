@@ -16,7 +16,6 @@ from .image_files import DataError, read_label
 from .nn import ConfigError, seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
 
-
 LARGEST_GAP = 64  # among a case's masks, that is looked for
 
 
@@ -267,7 +266,7 @@ def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):
     """
     left = []
     for index in indices:
-        path = samples_path(out_dir, dataset.folders[index][0])
+        path = samples_path(out_dir, dataset.ids[index])
         if overwrite or not os.path.exists(path):
             left.append(index)
             continue

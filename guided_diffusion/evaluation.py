@@ -14,8 +14,9 @@ from scipy import stats
 from tqdm import tqdm
 
 from . import fidelity, metrics, storage
+from .case_reader import find_cases
 from .compute import usable_cores
-from .lidcloader import DataError, find_cases
+from .image_files import DataError
 from .nn import ConfigError
 from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config

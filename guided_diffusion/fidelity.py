@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from .case_reader import resize_masks
 from .image_files import DataError, read_label
-from .lidcloader import resize_masks
 from .metrics import iou_matrix
 
 IMPLAUSIBLE = -1

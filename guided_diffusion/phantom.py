@@ -4,9 +4,10 @@ CT-like images of a nodule with an ambiguous outline, and raters drawn from a di
 A nodule has a solid core, a hazy halo around it, and a lobe that grows out of it on one side. A rater gives one of four
 answers: the core alone (tight), core and halo (loose), core and lobe (lobulated), or nothing at all (absent). How often
 each is given can be seen in the image: the brighter the halo the more often loose, the brighter the lobe the more often
-lobulated, the fainter the whole nodule the more often absent.
+lobulated, the fainter the whole nodule the more often absent. Of several nodules each is answered by itself.
 """
 
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -24,10 +25,15 @@ LUNG, WALL = 0.16, 0.62  # grey of air-filled lung and of the chest wall, in [0,
 class Phantom:
     """One case; the masks of modes and raters are bool."""
 
-    image: np.ndarray  # [H, W] float in [0, 1]
-    modes: dict[str, np.ndarray]  # {name: mask [H, W]}
+    images: list[np.ndarray]  # each modality's, [H, W] float in [0, 1]
+    modes: dict[str, np.ndarray]  # {name: mask [H, W]}; of several nodules "tight+absent" and so on
     probabilities: dict[str, float]  # {name: probability}, summing to 1
     drawn: list[str]  # the answer of each rater, R names
+
+    @property
+    def image(self):
+        """The first modality's image."""
+        return self.images[0]
 
     @property
     def raters(self):
@@ -35,14 +41,41 @@ class Phantom:
         return np.stack([self.modes[name] for name in self.drawn])
 
 
-def make_phantom(seed, index, size=128, num_raters=8):
-    """Case number `index` of the set `seed`: a function of its arguments alone. `size` is the side in pixels."""
+def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES, probabilities=None, num_modalities=1):
+    """
+    Case number `index` of the set `seed`: a function of its arguments alone.
+
+    size            side, pixels
+    modes           the answers that are given at all, of MODES
+    probabilities   of these; None: they are drawn for each nodule, as the image shows them
+    """
     rng = np.random.default_rng((seed, index))
-    probabilities = draw_probabilities(rng)
-    masks = draw_outlines(rng, size)
-    drawn = rng.choice(MODES, size=num_raters, p=[probabilities[name] for name in MODES])
-    image = render(rng, masks, probabilities, size)  # last, for only this draws more numbers for a larger image
-    return Phantom(image, masks, probabilities, [str(name) for name in drawn])
+    nodules = []  # (outlines, probabilities) of each
+    for place in range(num_nodules):
+        chances = draw_probabilities(rng)
+        if probabilities is not None:
+            chances = {name: 0.0 for name in MODES} | dict(zip(modes, probabilities))
+        chances = {name: chance if name in modes else 0.0 for name, chance in chances.items()}
+        chances = {name: chance / sum(chances.values()) for name, chance in chances.items()}
+        nodules.append((draw_outlines(rng, size, *where(place, num_nodules)), chances))
+
+    answers = list(itertools.product(modes, repeat=num_nodules))
+    masks = {"+".join(answer): np.any([outlines[name] for name, (outlines, _) in zip(answer, nodules)], axis=0) for answer in answers}
+    truth = {"+".join(answer): float(np.prod([chances[name] for name, (_, chances) in zip(answer, nodules)])) for answer in answers}
+    drawn = rng.choice(list(masks), size=num_raters, p=list(truth.values()))
+    images = [render(rng, nodules, size)]  # last, for only this draws more numbers for a larger image
+    for k in range(1, num_modalities):  # the same scene, in turns dark and bright, with noise of its own
+        image = images[0] if k % 2 == 0 else 1 - images[0]
+        images.append(np.clip(0.2 + 0.6 * image + 0.02 * smooth_noise(rng, size, 1 + k), 0, 1))
+    return Phantom(images, masks, truth, [str(name) for name in drawn])
+
+
+def where(place, num_nodules):
+    """The middle of a nodule, as a share of the image's side, and its size as a share of a lone one's."""
+    if num_nodules == 1:
+        return (0.5, 0.5), 1.0
+    angle = 2 * np.pi * place / num_nodules
+    return (0.5 + 0.25 * np.sin(angle), 0.5 + 0.25 * np.cos(angle)), 1.2 / (1 + num_nodules)
 
 
 def draw_probabilities(rng):
@@ -52,10 +85,11 @@ def draw_probabilities(rng):
     return {**{name: float(p) for name, p in zip(MODES, present)}, "absent": float(absent)}
 
 
-def draw_outlines(rng, size):
-    """{mode: mask [H, W] bool} of a nodule near the centre of the image."""
-    centre = size * (0.5 + rng.uniform(-0.08, 0.08, size=2))
-    y, x = np.mgrid[:size, :size] + 0.5
+def draw_outlines(rng, size, middle=(0.5, 0.5), scale=1.0):
+    """{mode: mask [H, W] bool} of a nodule near `middle`, a share of the side `size`; `scale` is its size."""
+    centre = size * (np.array(middle) + scale * rng.uniform(-0.08, 0.08, size=2))
+    whole, size = size, scale * size
+    y, x = np.mgrid[:whole, :whole] + 0.5
     rho, theta = np.hypot(y - centre[0], x - centre[1]), np.arctan2(y - centre[0], x - centre[1])
 
     core = size * rng.uniform(0.12, 0.16) * (1 + wave(rng, theta, 0.10))
@@ -63,7 +97,7 @@ def draw_outlines(rng, size):
     angle, reach, radius = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.20, 0.24), size * rng.uniform(0.11, 0.13)
     beyond = np.hypot(y - centre[0] - reach * np.sin(angle), x - centre[1] - reach * np.cos(angle))
     lobe = beyond < radius * (1 + wave(rng, theta, 0.08))
-    return {"tight": rho < core, "loose": rho < halo, "lobulated": (rho < core) | lobe, "absent": np.zeros((size, size), bool)}
+    return {"tight": rho < core, "loose": rho < halo, "lobulated": (rho < core) | lobe, "absent": np.zeros((whole, whole), bool)}
 
 
 def wave(rng, theta, amplitude):
@@ -71,8 +105,8 @@ def wave(rng, theta, amplitude):
     return sum(amplitude / k * rng.normal() * np.cos(k * theta + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
 
 
-def render(rng, masks, probabilities, size):
-    """The image [H, W] in [0, 1]: the nodule whose grey levels show the probabilities, on lung with vessels."""
+def render(rng, nodules, size):
+    """The image [H, W] in [0, 1]: on lung with vessels, each nodule (outlines, probabilities), whose grey levels show the latter."""
     pixel = size / 128
     image = LUNG + 0.02 * smooth_noise(rng, size, 6 * pixel)
     for _ in range(rng.integers(3, 7)):
@@ -80,12 +114,13 @@ def render(rng, masks, probabilities, size):
     if rng.random() < 0.4:
         image = np.where(half_plane(rng, size), WALL + 0.02 * smooth_noise(rng, size, 3 * pixel), image)
 
-    contrast = 0.62 - 1.4 * probabilities["absent"]
-    nodule = np.zeros((size, size))  # how solid it is: 1 in the core
-    for name in ("loose", "lobulated"):
-        nodule = np.maximum(nodule, masks[name] * (0.2 + 0.65 * probabilities[name]))
-    nodule = ndimage.gaussian_filter(np.maximum(nodule, masks["tight"]), 0.6 * pixel)
-    image = image * (1 - nodule) + (LUNG + contrast) * nodule
+    for masks, probabilities in nodules:
+        contrast = 0.62 - 1.4 * min(probabilities["absent"], MAX_ABSENT)
+        nodule = np.zeros((size, size))  # how solid it is: 1 in the core
+        for name in ("loose", "lobulated"):
+            nodule = np.maximum(nodule, masks[name] * (0.2 + 0.65 * probabilities[name]))
+        nodule = ndimage.gaussian_filter(np.maximum(nodule, masks["tight"]), 0.6 * pixel)
+        image = image * (1 - nodule) + (LUNG + contrast) * nodule
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), 0.5)
     return np.clip(image + 0.012 * noise, 0, 1)
 
@@ -113,9 +148,9 @@ def half_plane(rng, size):
     return across > rng.uniform(0.38, 0.5) - 0.3 * along**2
 
 
-def write_set(out, num_cases, seed, size=128, num_raters=8):
+def write_set(out, num_cases, seed, size=128, num_raters=8, **more):
     """
-    Write cases into the folder `out`, and truth.json beside them.
+    Write cases into the folder `out`, and truth.json beside them. `more` are arguments of make_phantom.
 
         CASE/image_CASE.png, CASE/label0_.png ...    what a program trains on
         CASE/mode_tight.png ...                      the mask of every answer
@@ -124,10 +159,12 @@ def write_set(out, num_cases, seed, size=128, num_raters=8):
     truth = {"seed": seed, "size": size, "raters": num_raters, "cases": {}}
     for index in range(num_cases):
         name = f"phantom{index:04d}"
-        phantom = make_phantom(seed, index, size, num_raters)
+        phantom = make_phantom(seed, index, size, num_raters, **more)
         folder = os.path.join(out, name)
         os.makedirs(folder, exist_ok=True)
-        save_png(os.path.join(folder, f"image_{name}.png"), np.round(phantom.image * 255).astype(np.uint8))
+        for k, image in enumerate(phantom.images):
+            title = f"image_{name}" if len(phantom.images) == 1 else f"image{k}_{name}"
+            save_png(os.path.join(folder, f"{title}.png"), np.round(image * 255).astype(np.uint8))
         for rater, mask in enumerate(phantom.raters):
             save_png(os.path.join(folder, f"label{rater}_.png"), mask)
         for mode, mask in phantom.modes.items():
@@ -135,7 +172,7 @@ def write_set(out, num_cases, seed, size=128, num_raters=8):
         truth["cases"][name] = {
             "modes": {
                 mode: {"probability": round(phantom.probabilities[mode], 6), "mask": f"{name}/mode_{mode}.png"}
-                for mode in MODES
+                for mode in phantom.modes
             },
             "drawn": phantom.drawn,
         }

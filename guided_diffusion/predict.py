@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from . import postprocess, script_util
-from .ensemble import SampleConfig, check_sample_config, draw_ensembles
 from .compute import ComputeConfig, compile_model, prepare
-from .lidcloader import DataError, make_case
+from .ensemble import SampleConfig, check_sample_config, draw_ensembles
+from .image_files import DataError
+from .lidcloader import make_case
 from .nn import ConfigError
 from .postprocess import PostprocessConfig, binarise
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from . import ensemble, fidelity, metrics, visualize
-from .lidcloader import CaseReader, DataConfig, DataError, make_case
+from .case_reader import CaseReader, DataConfig
+from .image_files import DataError
+from .lidcloader import make_case
 from .nn import ConfigError
 from .postprocess import binarise
 

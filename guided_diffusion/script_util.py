@@ -10,10 +10,11 @@ import typing
 from dataclasses import fields
 
 from . import checkpoint, respace
+from .case_reader import DataConfig
 from .checkpoint import CheckpointError
 from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
 from .gaussian_diffusion import DiffusionConfig
-from .lidcloader import DataConfig, DataError
+from .image_files import DataError
 from .nn import ConfigError
 from .presets import FAST, PRESETS
 from .sampling import SamplerConfig

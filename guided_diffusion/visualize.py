@@ -30,9 +30,16 @@ def sheet(image, raters, masks, num_shown=None):
         [(f"rater {k}", mask) for k, mask in enumerate(raters)],
         [(f"sample {k}", mask) for k, mask in enumerate(masks[:num_shown])],
     ]
-    rows = [row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)]
+    return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
 
-    height, width = image.shape
+
+def grid(rows):
+    """
+    Labelled tiles side by side, PIL image in grey.
+
+    rows  [[(label, [H, W] in [0, 1] or bool)]], all tiles of one size
+    """
+    height, width = rows[0][0][1].shape
     scale = max(1, TILE // max(height, width))
     step_x, step_y = width * scale + MARGIN, height * scale + LABEL_HEIGHT + MARGIN
     page = Image.new("L", (max(map(len, rows)) * step_x + MARGIN, len(rows) * step_y + MARGIN), PAPER)

@@ -10,7 +10,7 @@ samples. docs/metrics.md says what the figures are. Several folders side by side
 """
 
 from guided_diffusion import evaluation, script_util
-from guided_diffusion.lidcloader import DataConfig
+from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.scoring import EvaluateConfig
 

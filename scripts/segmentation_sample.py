@@ -18,10 +18,11 @@ from functools import partial
 from tqdm import tqdm
 
 from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
-from guided_diffusion.compute import ComputeConfig
-from guided_diffusion.lidcloader import DataConfig, LIDCDataset
+from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.sampling import SamplerConfig
@@ -86,7 +87,7 @@ def main(argv=None):
             with processes:
                 processes.barrier()
             if processes.is_main:
-                names = {dataset.folders[index][0] for index in chosen}
+                names = {dataset.ids[index] for index in chosen}
                 evaluation.evaluate(EvaluateConfig(config.data_dir, config.out_dir), {}, names)
 
 

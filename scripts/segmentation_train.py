@@ -13,9 +13,11 @@ import os
 import torch
 
 from guided_diffusion import compute, script_util, storage
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.case_store import default_cache_dir
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
-from guided_diffusion.lidcloader import DataConfig, LIDCDataset, default_cache_dir
+from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.train_config import TrainConfig, check_processes, check_train_config, find_start, load_start

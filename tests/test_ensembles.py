@@ -16,8 +16,8 @@ import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, run_script
 
 from guided_diffusion import checkpoint, compute, ensemble, predict, script_util
-from guided_diffusion.image_files import read_image
-from guided_diffusion.lidcloader import DataError, LIDCDataset
+from guided_diffusion.image_files import DataError, read_image
+from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 

@@ -16,13 +16,22 @@ ALLOWED = {
     "losses": set(),
     "phantom": set(),
     "metrics": set(),
-    "fidelity": {"image_files", "lidcloader", "metrics"},
+    "fidelity": {"case_reader", "image_files", "metrics"},
     "report": {"metrics"},
-    "scoring": {"nn", "ensemble", "fidelity", "lidcloader", "metrics", "postprocess", "visualize"},
-    "evaluation": {"compute", "fidelity", "lidcloader", "metrics", "nn", "report", "scoring", "storage"},
+    "scoring": {"nn", "case_reader", "ensemble", "fidelity", "image_files", "lidcloader", "metrics", "postprocess", "visualize"},
+    "evaluation": {"case_reader", "compute", "fidelity", "image_files", "metrics", "nn", "report", "scoring", "storage"},
     "postprocess": {"nn"},
     "image_files": set(),
-    "lidcloader": {"image_files", "packed"},
+    "case_reader": {"image_files"},
+    "case_store": {"case_reader", "image_files", "packed"},
+    "lidcloader": {"case_reader", "case_store"},
+    "case_folder": {"image_files", "storage"},
+    "safe_pickle": {"image_files"},
+    "converters": {"nn", "case_folder", "image_files", "safe_pickle"},
+    "lidc_idri": {"image_files"},
+    "prepare": {"nn", "case_folder", "compute", "image_files", "lidc_idri", "storage"},
+    "phantom_files": {"phantom"},
+    "data_check": {"case_folder", "case_reader", "image_files", "metrics", "storage", "visualize"},
     "packed": {"image_files", "storage"},
     "batches": set(),
     "dist_util": {"nn"},
@@ -38,7 +47,7 @@ ALLOWED = {
     "ema": {"dist_util"},
     "presets": set(),
     "compute": {"nn"},
-    "predict": {"nn", "compute", "ensemble", "lidcloader", "postprocess", "script_util"},
+    "predict": {"nn", "compute", "ensemble", "image_files", "lidcloader", "postprocess", "script_util"},
     "resample": {"nn"},
     "unet": {"nn"},
     "distribution": {"nn"},
@@ -52,11 +61,11 @@ ALLOWED = {
         "step_reports", "train_config",
     },
     "script_util": {
-        "nn", "checkpoint", "distribution", "gaussian_diffusion", "lidcloader", "presets", "respace", "sampling", "segmentation",
-        "train_config", "unet",
+        "nn", "case_reader", "checkpoint", "distribution", "gaussian_diffusion", "image_files", "presets", "respace", "sampling",
+        "segmentation", "train_config", "unet",
     },
 }  # fmt: skip
-OPTIONAL = {"visdom", "mpi4py", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}
+OPTIONAL = {"visdom", "mpi4py", "defusedxml", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}
 
 
 def imports(path):

@@ -6,11 +6,9 @@ import torch
 from PIL import Image
 
 from guided_diffusion.batches import Batch, EndlessSampler, collate, pick_rater
-from guided_diffusion.lidcloader import (
-    DataConfig,
-    DataError,
-    LIDCDataset,
-)  # fmt: skip
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.image_files import DataError
+from guided_diffusion.lidcloader import LIDCDataset
 
 
 def picture(path, array):
@@ -82,7 +80,7 @@ def test_links_to_cases_are_followed_once(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "store" / "a")
     (tmp_path / "store" / "a" / "loop").symlink_to(tmp_path / "data")
-    assert [name for name, _ in LIDCDataset(tmp_path / "data").folders] == ["linked"]
+    assert LIDCDataset(tmp_path / "data").ids == ["linked"]
 
 
 def test_modalities_must_fill_the_channels(tmp_path):
@@ -137,7 +135,7 @@ def test_resizing_keeps_labels_binary_and_is_said(tmp_path):
 def test_nested_cases_have_distinct_names(tmp_path):
     case(tmp_path / "patient1", "s1")
     case(tmp_path / "patient2", "s1")
-    assert [name for name, _ in LIDCDataset(tmp_path).folders] == ["patient1-s1", "patient2-s1"]
+    assert LIDCDataset(tmp_path).ids == ["patient1-s1", "patient2-s1"]
     case(tmp_path, "patient1-s1")
     with pytest.raises(DataError, match="patient1-s1"):
         LIDCDataset(tmp_path)

@@ -11,9 +11,10 @@ from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion import lidcloader, phantom
+from guided_diffusion import case_store, phantom
+from guided_diffusion.case_reader import CaseReader, DataConfig
 from guided_diffusion.image_files import DataError
-from guided_diffusion.lidcloader import CaseReader, DataConfig, LIDCDataset
+from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.packed import PackedCases, write_pack
 
 
@@ -117,9 +118,9 @@ def test_broken_cases_are_named_and_leave_no_cache(tmp_path):
 
 def test_processes_that_start_together_decode_once(cases, tmp_path):
     code = """
-import sys; from guided_diffusion import lidcloader
-read, count = lidcloader.CaseReader.read, []
-lidcloader.CaseReader.read = lambda self, folder: count.append(1) or read(self, folder)
+import sys; from guided_diffusion import case_reader, lidcloader
+read, count = case_reader.CaseReader.read, []
+case_reader.CaseReader.read = lambda self, folder: count.append(1) or read(self, folder)
 data = lidcloader.LIDCDataset(sys.argv[1], 16, cache_dir=sys.argv[2])
 print(len(count), float(data[2].image.sum()))
 """
@@ -129,5 +130,5 @@ print(len(count), float(data[2].image.sum()))
 
 
 def test_the_default_cache_is_the_users():
-    assert lidcloader.default_cache_dir({"XDG_CACHE_HOME": "/x"}) == "/x/ambiguous-segmentation"
-    assert lidcloader.default_cache_dir({}) == os.path.expanduser("~/.cache/ambiguous-segmentation")
+    assert case_store.default_cache_dir({"XDG_CACHE_HOME": "/x"}) == "/x/ambiguous-segmentation"
+    assert case_store.default_cache_dir({}) == os.path.expanduser("~/.cache/ambiguous-segmentation")

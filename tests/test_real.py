@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers import TINY, as_arguments, call_script
 
-from guided_diffusion.lidcloader import DataConfig, LIDCDataset
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.lidcloader import LIDCDataset
 
 SETS = {"lidc": (19, 4), "brain_growth": (27, 7)}
 FLAGS = as_arguments({**TINY, "image_size": 32})

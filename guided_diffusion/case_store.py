@@ -1,0 +1,128 @@
+"""Where decoded cases are: in memory, in a mapped file of the user's cache, or in a file that pack_data.py wrote."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+
+from tqdm import tqdm
+
+from .case_reader import IMAGE, LABEL, CaseReader, DataConfig, find_cases
+from .image_files import DataError
+from .packed import PackedCases, write_pack
+
+CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
+FAULTS_SHOWN = 20
+
+
+class MemoryStore:
+    """Decoded cases in memory; those that have no room are read again each time."""
+
+    def __init__(self, reader, folders):
+        self.reader, self.folders, self.kept, self.room = reader, folders, {}, CACHE_BYTES
+
+    def keep(self, index, arrays):
+        size = sum(array.nbytes for array in arrays)
+        if size <= self.room:
+            self.kept[index] = arrays
+            self.room -= size
+
+    def arrays(self, index):
+        return self.kept.get(index) or self.reader.read(self.folders[index][1])
+
+
+def decode(reader, folders):
+    """Yield (name, image, raters) of every case. DataError, at the end: the broken ones, all at once."""
+    faults = []
+    shown = tqdm(folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
+    for name, folder in shown:
+        try:
+            image, raters = reader.read(folder)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        yield name, image, raters
+    if faults:
+        more = [f"... and {len(faults) - FAULTS_SHOWN} more broken cases"] if len(faults) > FAULTS_SHOWN else []
+        raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
+
+
+# -- the cache of decoded cases ---------------------------------------------------------------------------------------
+
+
+def default_cache_dir(environ=os.environ):
+    """ambiguous-segmentation in the user's cache folder."""
+    return os.path.join(environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ambiguous-segmentation")
+
+
+def hash_cases(folders, settings):
+    """16 hexadecimal digits of the SHA-256 of every case's name and files, and of the settings that they are read with."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, folder in folders:
+        digest.update(repr(name).encode())
+        for file in sorted(file for file in os.listdir(folder) if IMAGE.match(file) or LABEL.match(file)):
+            with open(os.path.join(folder, file), "rb") as opened:
+                digest.update(f"{file}:{hashlib.sha256(opened.read()).hexdigest()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def open_cache(cache_dir, fingerprint, reader, folders):
+    """The PackedCases of these cases in `cache_dir`, decoded into it first if need be, by one process while others wait."""
+    path = os.path.join(cache_dir, f"{fingerprint}.pack")
+    try:
+        os.makedirs(cache_dir, exist_ok=True)
+        with open(os.path.join(cache_dir, f".{fingerprint}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.path.exists(path):
+                with contextlib.suppress(DataError):  # damaged: it is made anew
+                    return PackedCases(path)
+            write_pack(path, decode(reader, folders), lambda: {"fingerprint": fingerprint, "notes": reader.notes(len(folders))})
+    except OSError as error:
+        raise DataError(f"{cache_dir}: decoded cases cannot be kept there ({error}); name another folder (--cache_dir)") from error
+    return PackedCases(path)
+
+
+# -- packed by the user ------------------------------------------------------------------------------------------------
+
+
+class FittedCases:
+    """Packed cases, brought to the reader's image_size as they are read."""
+
+    def __init__(self, pack, reader):
+        self.pack, self.reader, self.ids, self.header = pack, reader, pack.ids, pack.header
+
+    def arrays(self, index):
+        return self.reader._fit(self.ids[index], *self.pack.arrays(index))
+
+
+def open_pack(path, reader):
+    """
+    The cases of a file of pack_data.py, for a CaseReader.
+
+    DataError: packed with other rules than the reader's, or cases that it would refuse.
+    """
+    pack = PackedCases(path)
+    rules = dataclasses.asdict(reader.config)
+    for name in ("label_threshold", "merge_labels", "intensity_range"):
+        now, then = (list(x) if isinstance(x, (tuple, list)) else x for x in (rules[name], pack.header["rules"][name]))
+        if now != then:
+            raise DataError(f"{path}: packed with --{name} {then}, not {now}; pack it again")
+    for name, channels, raters, height, width, _ in pack.entries:
+        if raters == 0 and reader.require_raters:
+            raise DataError(f"{path}: {name} has no raters")
+        if reader.image_channels and channels not in (1, reader.image_channels):
+            raise DataError(f"{path}: {name} has {channels} images, but --image_channels {reader.image_channels}")
+    if reader.image_size and any(entry[3:5] != [reader.image_size] * 2 for entry in pack.entries):
+        pack = FittedCases(pack, reader)
+        for index, entry in enumerate(pack.pack.entries):  # what will be told, or refused, without reading a pixel
+            reader.check_size(entry[0], (entry[3], entry[4]))
+    return pack
+
+
+def pack_folder(directory, path, image_size=None, config=DataConfig()):
+    """Write the cases below `directory` into the file `path`; returns lines to tell. DataError: broken cases, all of them."""
+    reader, folders = CaseReader(image_size, None, config), find_cases(directory)
+    header = {"fingerprint": hash_cases(folders, reader.settings), "rules": dataclasses.asdict(config)}
+    write_pack(path, decode(reader, folders), lambda: {**header, "notes": reader.notes(len(folders))})
+    return reader.notes(len(folders))

@@ -1,0 +1,346 @@
+"""
+The LIDC-IDRI download: CT series in DICOM, and what four radiologists drew on them, in XML.
+
+A reader's outline runs through the pixels just outside what is marked: pixels strictly inside it belong to the nodule. An outline
+with inclusion FALSE cuts a hole by the same rule. A nodule of a single point is smaller than 3 mm and has no outline.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .image_files import DataError
+
+MOST_READERS = 4
+PUBLISHED_SLICES = 15_096  # slices with an outline that the field's preparations count
+
+
+# -- outlines ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One closed outline on one slice."""
+
+    sop_uid: str
+    z: float  # mm
+    points: np.ndarray  # [N, 2] whole numbers: x (column), y (row)
+    inclusion: bool
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What one reader drew of one nodule."""
+
+    reader: int
+    nodule_id: str
+    outlines: list[Outline]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One XML file: what the readers drew on one series."""
+
+    path: str
+    series_uid: str
+    num_readers: int
+    annotations: list[Annotation]
+    points: int  # nodules of a single point, which have no outline
+
+
+def fill_inside(points):
+    """
+    Pixels strictly inside a closed polygon: (mask [h, w] bool, x, y of its corner). Points [N, 2] are whole numbers (x, y).
+
+    Even-odd rule on pixel centres, in whole numbers; pixels on the polygon itself are outside.
+    """
+    points = np.asarray(points, dtype=np.int64)
+    x_min, y_min = points.min(0)
+    x_max, y_max = points.max(0)
+    x, y = np.arange(x_min, x_max + 1)[None, :], np.arange(y_min, y_max + 1)[:, None]
+    inside, on_edge = np.zeros((2, y.size, x.size), dtype=bool)
+    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0)):
+        side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)  # 0 on the line; its sign tells the side
+        within = (np.minimum(ax, bx) <= x) & (x <= np.maximum(ax, bx)) & (np.minimum(ay, by) <= y) & (y <= np.maximum(ay, by))
+        on_edge |= (side == 0) & within
+        if ay != by:  # the ray from a pixel to the right crosses edges that span its row, upper end included
+            inside ^= ((ay > y) != (by > y)) & ((side > 0) == (by > ay))
+    return inside & ~on_edge, int(x_min), int(y_min)
+
+
+def draw(outlines, shape):
+    """The mask [H, W] bool of a reader's outlines on one slice: inclusions, less exclusions; parts beyond the image are cut."""
+    masks = {True: np.zeros(shape, dtype=bool), False: np.zeros(shape, dtype=bool)}
+    for outline in outlines:
+        filled, x, y = fill_inside(outline.points)
+        top, left = max(0, -y), max(0, -x)
+        bottom, right = min(filled.shape[0], shape[0] - y), min(filled.shape[1], shape[1] - x)
+        if top < bottom and left < right:
+            masks[outline.inclusion][y + top : y + bottom, x + left : x + right] |= filled[top:bottom, left:right]
+    return masks[True] & ~masks[False]
+
+
+# -- XML --------------------------------------------------------------------------------------------------------------
+
+
+def read_xml(path):
+    """
+    The `Reading` of an XML file; None: one of another kind (a chest radiograph's).
+
+    Tags are read without their namespaces. DataError: no XML, or entities that would expand, or not to be read as LIDC's.
+    """
+    try:
+        from defusedxml.ElementTree import parse
+    except ImportError:
+        raise DataError('XML needs defusedxml; pip install "ambiguous-segmentation-diffusion[medical]"') from None
+    try:
+        root = parse(path, forbid_dtd=True).getroot()
+        series = _find(root, "SeriesInstanceUid")
+        if _tag(root) != "LidcReadMessage" or series is None:
+            return None
+        sessions = [child for child in root if _tag(child) == "readingSession"]
+        annotations, points = [], 0
+        for reader, session in enumerate(sessions):
+            for nodule in (child for child in session if _tag(child) == "unblindedReadNodule"):
+                outlines = [_read_roi(roi) for roi in nodule if _tag(roi) == "roi"]
+                outlines = [outline for outline in outlines if len(outline.points)]
+                if sum(len(outline.points) for outline in outlines) == 1:
+                    points += 1
+                elif outlines:
+                    annotations.append(Annotation(reader, _text(nodule, "noduleID"), [o for o in outlines if len(o.points) > 2]))
+        return Reading(path, series.text.strip(), len(sessions), annotations, points)
+    except DataError:
+        raise
+    except Exception as error:  # the parser's own errors, refused entities among them, and values that are no numbers
+        raise DataError(f"{path}: cannot be read as LIDC's XML ({type(error).__name__}: {error}); replace or remove it") from error
+
+
+def _tag(element):
+    return element.tag.rpartition("}")[2]
+
+
+def _find(element, tag):
+    return next((child for child in element.iter() if _tag(child) == tag), None)
+
+
+def _text(element, tag):
+    found = _find(element, tag)
+    return "" if found is None or found.text is None else found.text.strip()
+
+
+def _read_roi(roi):
+    points = [(int(_text(edge, "xCoord")), int(_text(edge, "yCoord"))) for edge in roi if _tag(edge) == "edgeMap"]
+    if max((abs(n) for point in points for n in point), default=0) > 2**15:
+        raise ValueError(f"an outline that reaches to {points}"[:100])
+    points = np.array(points, dtype=np.int64).reshape(-1, 2)
+    return Outline(_text(roi, "imageSOP_UID"), float(_text(roi, "imageZposition") or "nan"), points, _text(roi, "inclusion").upper() != "FALSE")
+
+
+# -- DICOM ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Series:
+    """The slices of one CT series, by z from below, each once."""
+
+    uid: str
+    patient: str
+    spacing: tuple[float, float]  # mm between rows, between columns
+    shape: tuple[int, int]  # rows, columns
+    files: list[str]
+    z: list[float]
+    sop_uids: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    def slice_of(self, outline):
+        """The number of the slice that an outline is drawn on, by its UID or else by its z; None: there is none."""
+        if outline.sop_uid in self.sop_uids:
+            return self.sop_uids.index(outline.sop_uid)
+        distance = abs(np.array(self.z) - outline.z)
+        nearest = int(np.nanargmin(distance)) if np.isfinite(distance).any() else 0
+        return nearest if distance[nearest] < 0.01 else None
+
+    def hounsfield(self, index):
+        """The slice number `index` in Hounsfield units, [H, W] float32. DataError: its pixels cannot be read."""
+        import pydicom
+
+        path = self.files[index]
+        try:
+            data = pydicom.dcmread(path)
+            slope, intercept = (float(data.get(tag, default)) for tag, default in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+            pixels = data.pixel_array
+        except Exception as error:  # a damaged file can fail anywhere in the reader
+            raise DataError(f"{path}: its pixels cannot be read ({error}); download it again") from error
+        if pixels.shape != self.shape:
+            raise DataError(f"{path}: {pixels.shape} pixels, yet its series has {self.shape}")
+        return pixels.astype(np.float32) * slope + intercept
+
+
+def find_series(folder):
+    """{series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over."""
+    try:
+        import pydicom
+    except ImportError:
+        raise DataError('DICOM needs pydicom; pip install "ambiguous-segmentation-diffusion[medical]"') from None
+    found = {}
+    for base, _, files in os.walk(folder):
+        for name in sorted(files):
+            path = os.path.join(base, name)
+            if name.lower().endswith((".xml", ".csv", ".txt", ".json")):
+                continue
+            try:
+                data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
+            except Exception:  # no DICOM
+                continue
+            if data.get("Modality", "CT") == "CT" and "SeriesInstanceUID" in data:
+                found.setdefault(str(data.SeriesInstanceUID), []).append(path)
+    return found
+
+
+def read_series(uid, files):
+    """`Series` of the files of one series, whatever their order; a slice that is there twice is taken once. DataError: it is none."""
+    import pydicom
+
+    tags = ["SOPInstanceUID", "PatientID", "ImagePositionPatient", "SliceLocation", "PixelSpacing", "Rows", "Columns", "RescaleSlope", "RescaleIntercept"]
+    slices, notes = {}, []
+    for path in files:
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        missing = [tag for tag in ("SOPInstanceUID", "PixelSpacing", "Rows", "Columns") if tag not in data]
+        position = data.get("ImagePositionPatient")
+        z = position[2] if position else data.get("SliceLocation")
+        if missing or z is None:
+            raise DataError(f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used")
+        if "RescaleSlope" not in data or "RescaleIntercept" not in data:
+            notes.append("without rescale slope or intercept: 1 and 0 are taken")
+        slices.setdefault(str(data.SOPInstanceUID), (float(z), path, data))
+    ordered = sorted((z, sop, path, data) for sop, (z, path, data) in slices.items())
+    first = ordered[0][3]
+    spacing, shape = tuple(float(mm) for mm in first.PixelSpacing), (int(first.Rows), int(first.Columns))
+    if len(slices) < len(files):
+        notes.append(f"{len(files) - len(slices)} files are there twice")
+    return Series(
+        uid, str(first.get("PatientID", "") or uid), spacing, shape, [path for _, _, path, _ in ordered], [z for z, *_ in ordered],
+        [sop for _, sop, *_ in ordered], list(dict.fromkeys(notes)),
+    )  # fmt: skip
+
+
+# -- nodules ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nodule:
+    """What the readers drew of one nodule: {slice number: masks [R, H, W] bool}, R readers; those who drew nothing have empty masks."""
+
+    masks: dict[int, np.ndarray]
+
+    @property
+    def centre(self):
+        """Row and column of the middle of the box around all masks."""
+        drawn = np.any([masks.any(0) for masks in self.masks.values()], axis=0)
+        rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
+        return (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
+
+
+def find_nodules(series, readings):
+    """
+    ([Nodule], lines to tell) of a series: annotations of several readers are of one nodule where they overlap, directly or through
+    others.
+
+    Of several annotations of one reader in one nodule the masks are united. Of more than four readers the first four count.
+    """
+    notes = list(series.notes)
+    annotations = [(reader, annotation) for reader, annotation in _of_readers(readings, notes)]
+    drawn = []  # (reader, {slice: mask}) of each annotation
+    lost = 0
+    for reader, annotation in annotations:
+        by_slice = {}
+        for outline in annotation.outlines:
+            index = series.slice_of(outline)
+            lost += index is None
+            if index is not None:
+                by_slice.setdefault(index, []).append(outline)
+        masks = {index: draw(outlines, series.shape) for index, outlines in by_slice.items()}
+        masks = {index: mask for index, mask in masks.items() if mask.any()}
+        if masks:
+            drawn.append((reader, masks))
+    if lost:
+        notes.append(f"{lost} outlines are on no slice of the series")
+    if not drawn:
+        return [], notes
+
+    pairs = [(i, j) for i in range(len(drawn)) for j in range(i) if overlap(drawn[i][1], drawn[j][1])]
+    rows, columns = zip(*pairs) if pairs else ((), ())
+    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(drawn), len(drawn)))
+    _, group_of = connected_components(graph, directed=False)
+    num_readers = min(MOST_READERS, max(1 + max(reader for reader, _ in drawn), *(reading.num_readers for reading in readings)))
+    nodules, united = [], 0
+    for group in range(group_of.max() + 1):
+        members = [drawn[k] for k in np.flatnonzero(group_of == group)]
+        united += len(members) > len({reader for reader, _ in members})
+        nodules.append(_unite(members, num_readers, series.shape))
+    if united:
+        notes.append(f"{united} nodules of which a reader drew several parts, which are united")
+    return nodules, notes
+
+
+def _of_readers(readings, notes):
+    """(reader, annotation) of all readings of a series; readers of a second XML file are further ones."""
+    before, readers = 0, set()
+    for reading in readings:
+        for annotation in reading.annotations:
+            readers.add(before + annotation.reader)
+            if before + annotation.reader < MOST_READERS:
+                yield before + annotation.reader, annotation
+        before += reading.num_readers
+    if max(readers, default=0) >= MOST_READERS:
+        notes.append(f"{max(readers) + 1} readers, of which the first {MOST_READERS} are taken")
+
+
+def overlap(a, b):
+    """Whether two annotations {slice: mask} have a pixel in common."""
+    return any((a[index] & b[index]).any() for index in a.keys() & b.keys())
+
+
+def _unite(members, num_readers, shape):
+    slices = sorted({index for _, masks in members for index in masks})
+    united = {index: np.zeros((num_readers, *shape), dtype=bool) for index in slices}
+    for reader, masks in members:
+        for index, mask in masks.items():
+            united[index][reader] |= mask
+    return Nodule(united)
+
+
+# -- crops ------------------------------------------------------------------------------------------------------------
+
+
+def crop(plane, centre, spacing, side, pixel_mm, fill):
+    """
+    A square [side, side] float32 of `plane` [H, W] around `centre` (row, column), `fill` beyond the edges.
+
+    spacing   mm between rows and between columns
+    pixel_mm  of the crop, by linear interpolation; None: pixels stay as they are
+    """
+    steps = (1.0, 1.0) if pixel_mm is None else tuple(pixel_mm / mm for mm in spacing)
+    middle = [np.floor(c) if pixel_mm is None or step == 1 else c for c, step in zip(centre, steps)]
+    rows, columns = (m + (np.arange(side) - side // 2) * step for m, step in zip(middle, steps))
+    if steps == (1.0, 1.0):
+        padded = np.pad(plane.astype(np.float32), side, constant_values=fill)
+        top, left = int(rows[0]) + side, int(columns[0]) + side
+        return padded[top : top + side, left : left + side]
+    where = np.meshgrid(rows, columns, indexing="ij")
+    return ndimage.map_coordinates(plane.astype(np.float32), where, order=1, mode="constant", cval=fill)
+
+
+def crop_mask(mask, centre, *where):
+    """`crop` of a mask, bool: foreground where more than half of a pixel is. `where` is what else `crop` takes, without `fill`."""
+    nudged = tuple(c + 1e-3 for c in centre)  # pixels that halve exactly fall to one side of the mask in, to the other out
+    return crop(mask, nudged, *where, 0) > 0.5
+
+
+def to_window(hounsfield, low, high):
+    """Hounsfield units as 8-bit grey: `low` and below is 0, `high` and above 255."""
+    return np.round(np.clip((hounsfield - low) / (high - low), 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,30 @@
+"""
+Look for faults in a folder of cases, and tell what is in it:
+
+    python scripts/check_data.py data/training
+
+Names every fault with its file and the remedy, and ends with status 1 if there are any.
+"""
+
+import sys
+
+from guided_diffusion import script_util
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.data_check import CheckConfig, check_data
+from guided_diffusion.nn import ConfigError
+
+
+def main(argv=None):
+    with script_util.one_line_errors("check_data.py"):
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words and not words[0].startswith("-"):
+            words[0] = f"--data_dir={words[0]}"
+        given, _ = script_util.parse_command_line((CheckConfig, DataConfig), __doc__, words)
+        config, data_config = script_util.configs_from_flags(given, CheckConfig, DataConfig)
+        if not config.data_dir:
+            raise ConfigError("the folder comes first: python scripts/check_data.py data/training")
+        sys.exit(1 if check_data(config, data_config) else 0)
+
+
+if __name__ == "__main__":
+    main()

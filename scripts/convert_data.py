@@ -1,0 +1,28 @@
+"""
+Turn a published data set or preparation into cases to train on:
+
+    python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
+
+FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md says what each is.
+"""
+
+import sys
+
+from guided_diffusion import script_util
+from guided_diffusion.converters import FORMATS, ConvertConfig, convert
+from guided_diffusion.nn import ConfigError
+
+
+def main(argv=None):
+    with script_util.one_line_errors("convert_data.py"):
+        words = list(sys.argv[1:] if argv is None else argv)
+        name = words.pop(0) if words and not words[0].startswith("-") else None
+        given, _ = script_util.parse_command_line((ConvertConfig,), __doc__, words)
+        if name is None:
+            raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
+        (config,) = script_util.configs_from_flags(given, ConvertConfig)
+        convert(name, config)
+
+
+if __name__ == "__main__":
+    main()
