@@ -18,7 +18,7 @@ setup(
         "report": ["matplotlib>=3.7"],
         "tensorboard": ["tensorboard>=2.14"],
         "bench": ["diffusers", "monai"],
-        "test": ["pytest>=8", "nibabel>=5", "diffusers>=0.30", "hypothesis>=6", "SimpleITK>=2.3", "playwright>=1.40", "tensorboard>=2.14"],
+        "test": ["pytest>=8", *MEDICAL, "diffusers>=0.30", "hypothesis>=6", "SimpleITK>=2.3", "playwright>=1.40", "tensorboard>=2.14"],
     },
     license="MIT",
 )

@@ -20,6 +20,7 @@ from .nn import ConfigError
 SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
 MASK = re.compile(r"mask|label|seg|gt|rater|expert|annot", re.IGNORECASE)
+MOST_PIXELS = 2**28  # of an image or a volume
 BRATS = ("flair", "t1", "t1ce", "t2")
 MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of each modality
 
@@ -87,12 +88,16 @@ def lidc_hdf5(config):
             images, labels = file[group]["images"], file[group]["labels"]
             if images.ndim != 3 or labels.ndim != 4 or len(images) != len(labels):
                 raise DataError(f"{config.src}, {group}: images {images.shape} and labels {labels.shape} do not belong together")
+            _refuse_huge(images.shape[1:], f"{config.src}, {group}")
             last = labels.shape[1:3] == images.shape[1:]
             for k in range(len(images)):  # one at a time: the files are large
-                masks = np.moveaxis(labels[k], -1, 0) if last else labels[k]
                 name = f"{group}{k:05d}"
-                image = _in_unit_range(np.asarray(images[k], dtype=np.float64) + 0.5, f"{config.src}, {name}")
-                yield RawCase(name, {"": image}, masks > 0, name, SPLIT_NAMES[group])
+                try:
+                    image, masks = np.asarray(images[k], dtype=np.float64) + 0.5, np.asarray(labels[k]) > 0
+                except OSError as error:
+                    raise DataError(f"{config.src}, {name}: cannot be read ({error}); download the file again") from error
+                masks = np.moveaxis(masks, -1, 0) if last else masks
+                yield RawCase(name, {"": _in_unit_range(image, f"{config.src}, {name}")}, masks, name, SPLIT_NAMES[group])
 
 
 def lidc_crops(config):
@@ -198,6 +203,12 @@ FORMATS = {
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
+def _refuse_huge(shape, source):
+    """Refuse what no image of the field is before memory is taken for it."""
+    if int(np.prod(shape, dtype=object)) > MOST_PIXELS:
+        raise DataError(f"{source}: images of {'x'.join(map(str, shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?")
+
+
 def _folders(path):
     if not os.path.isdir(path):
         raise DataError(f"{path}: no such folder")
@@ -234,7 +245,11 @@ def _nifti(path):
     except ImportError:
         raise DataError('NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
     try:
-        array = np.asarray(nibabel.load(path).dataobj)
+        stored = nibabel.load(path).dataobj
+        _refuse_huge(stored.shape, path)
+        array = np.asarray(stored)
+    except DataError:
+        raise
     except Exception as error:  # a damaged file can fail anywhere in the reader
         raise DataError(f"{path}: cannot be read ({error}); replace or remove it") from error
     return np.swapaxes(array, 0, 1) if array.ndim != 3 or array.shape[0] > 8 else np.swapaxes(array, 1, 2)

@@ -1,0 +1,48 @@
+"""
+Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the download's size (512x512 pixels):
+
+    python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+from machine import machine_name
+
+from guided_diffusion import phantom_files, script_util
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    cases: Annotated[int, "slices, two for each series"] = 600
+    processes: Annotated[int, "series at a time"] = 2
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+def main():
+    with script_util.one_line_errors("benchmarks/prepare_lidc.py"):
+        given, _ = script_util.parse_command_line((BenchmarkConfig,), __doc__)
+        (config,) = script_util.configs_from_flags(given, BenchmarkConfig)
+        script = os.path.join(os.path.dirname(__file__), "..", "scripts", "prepare_lidc.py")
+        with tempfile.TemporaryDirectory() as folder:
+            phantom_files.write_lidc(folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4))
+            started = time.monotonic()
+            command = [sys.executable, script, f"--dicom={folder}/dicom", f"--xml={folder}/xml", f"--out={folder}/out", f"--processes={config.processes}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            seconds = time.monotonic() - started
+        told = {"machine": machine_name(), "slices": config.cases, "processes": config.processes, "seconds": round(seconds, 1),
+                "slices a minute": round(60 * config.cases / seconds)}  # fmt: skip
+        print(json.dumps(told, indent=1))
+        if config.out:
+            with open(config.out, "w", encoding="utf-8") as file:
+                file.write(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Converters: every round trip is exact; what is malicious or broken is refused by name; nothing is written outside."""
+
+import collections
+import csv
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+from helpers import TINY, as_arguments, assert_refused, call_script
+from PIL import Image
+
+from guided_diffusion import phantom_files, safe_pickle
+from guided_diffusion.converters import FORMATS
+from guided_diffusion.image_files import DataError
+from guided_diffusion.lidcloader import LIDCDataset
+
+h5py = pytest.importorskip("h5py")
+nibabel = pytest.importorskip("nibabel")
+
+GREY = phantom_files.make_cases(12, seed=3, size=48, num_raters=4)
+MODALITIES = phantom_files.make_cases(12, seed=3, size=48, num_raters=2, num_modalities=4)
+
+
+def convert(name, src, out, *more):
+    return call_script("convert_data", name, f"--src={src}", f"--out={out}", *more)
+
+
+def read(out):
+    """{case: Case} of all splits, and the manifest's rows."""
+    cases = {}
+    for split in ("training", "validation", "testing"):
+        if (out / split).is_dir():
+            dataset = LIDCDataset(out / split, image_channels=None)
+            cases |= {dataset[k].id: dataset[k] for k in range(len(dataset))}
+    with open(out / "manifest.csv") as file:
+        return cases, {row["case"]: row for row in csv.DictReader(file)}
+
+
+def scaled(plane):
+    """A plane as the converters of NIfTI scale it: by its own range."""
+    grey = np.round(plane * 255)
+    return (grey - grey.min()) / (grey.max() - grey.min())
+
+
+def hdf5_name(k):
+    return f"{('train', 'val', 'test')[k % 3]}{k // 3:05d}"
+
+
+# format -> (writer, source below the folder, cases, name of case k, what its planes become, its masks)
+ROUND_TRIPS = {
+    "lidc-pickle": (lambda folder: phantom_files.write_pickle(folder / "x", GREY), GREY, lambda k: f"case{k:03d}", lambda p: p, None),
+    "lidc-hdf5": (lambda folder: phantom_files.write_hdf5(folder / "x", GREY), GREY, hdf5_name, lambda p: p, None),
+    "lidc-hdf5 ccdm": (lambda folder: phantom_files.write_hdf5(folder / "x", GREY, raters_last=False), GREY, hdf5_name, lambda p: p, None),
+    "lidc-crops": (lambda folder: phantom_files.write_crops(folder / "x", GREY), GREY, lambda k: f"patient{k // 2:03d}_z-{k}.5_c0", lambda p: p, None),
+    "qubiq": (lambda folder: phantom_files.write_qubiq(folder / "x", GREY), GREY, lambda k: f"case{k:03d}", scaled, None),
+    "qubiq 4": (lambda folder: phantom_files.write_qubiq(folder / "x", MODALITIES), MODALITIES, lambda k: f"case{k:03d}", scaled, None),
+    "brats": (lambda folder: phantom_files.write_brats(folder / "x", MODALITIES), MODALITIES, lambda k: f"brats_train_{k // 2:03d}_{k:03d}_w", scaled, 1),
+    "ms-mri": (lambda folder: phantom_files.write_ms(folder / "x", MODALITIES), MODALITIES, lambda k: f"training{k // 2 + 1:02d}_01_z{k % 2:03d}", None, None),
+    "folders": (lambda folder: phantom_files.write_folders(folder / "x", GREY), GREY, lambda k: f"case{k:03d}", lambda p: p, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROUND_TRIPS)
+def test_round_trips_are_exact(name, tmp_path):
+    write, cases, name_of, planes_of, num_raters = ROUND_TRIPS[name]
+    write(tmp_path)
+    done = convert(name.split()[0], tmp_path / "x", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    got, rows = read(tmp_path / "out")
+    assert len(got) == len(rows) == 12 and "12 cases" in done.stdout
+    for k, (_, _, planes, raters) in enumerate(cases):
+        case = got[name_of(k)]
+        np.testing.assert_array_equal(case.raters.numpy() > 0, raters[:num_raters])
+        assert rows[case.id]["areas"] == " ".join(str(mask.sum()) for mask in raters[:num_raters])
+        assert len(case.image) == len(planes)
+        if planes_of:  # volumes are scaled as a whole, below
+            for plane, wanted in zip(case.image.numpy(), planes.values()):
+                np.testing.assert_allclose(plane, planes_of(wanted), atol=0.5 / 65535 + 1e-7)
+    if name == "ms-mri":
+        for modality, title in enumerate(phantom_files.MODALITIES):
+            volume = np.stack([np.round(planes[title] * 255) for _, patient, planes, _ in cases if patient == "patient000"])
+            wanted = (volume - volume.min()) / (volume.max() - volume.min())
+            for z in range(2):
+                np.testing.assert_allclose(got[f"training01_01_z{z:03d}"].image[modality].numpy(), wanted[z], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lidc-pickle", "lidc-crops", "brats", "ms-mri"])
+def test_a_patient_is_never_on_both_sides(name, tmp_path):
+    ROUND_TRIPS[name][0](tmp_path)
+    assert convert(name, tmp_path / "x", tmp_path / "out").returncode == 0
+    _, rows = read(tmp_path / "out")
+    sides = collections.defaultdict(set)
+    for row in rows.values():
+        sides[row["patient"]].add(row["split"])
+    assert len(sides) == 6 and all(len(where) == 1 for where in sides.values())
+    assert set.union(*sides.values()) == {"training", "validation", "testing"}
+    split = json.loads((tmp_path / "out" / "split.json").read_text())["patients"]
+    assert {patient: {name} for name, patients in split.items() for patient in patients} == sides
+    again = convert(name, tmp_path / "x", tmp_path / "again")
+    assert again.returncode == 0 and read(tmp_path / "again")[1] == rows  # the seed decides
+    assert call_script("check_data", tmp_path / "out", "--sheet=").returncode == 0
+
+
+def test_single_rater_modalities_train_without_encoders(tmp_path):
+    """The implicit-ensembles system: four modalities, one rater."""
+    phantom_files.write_brats(tmp_path / "x", MODALITIES)
+    assert convert("brats", tmp_path / "x", tmp_path / "out").returncode == 0
+    flags = as_arguments({**TINY, "image_channels": 4, "train_encoders": False, "kl_weight": 0, "iterations": 2, "batch_size": 2})
+    done = call_script("segmentation_train", f"--data_dir={tmp_path / 'out' / 'training'}", f"--log_dir={tmp_path / 'log'}", *flags)
+    assert done.returncode == 0, done.stderr
+
+
+def test_brats_slices_of_the_published_size_are_cut(tmp_path):
+    for modality in ("flair", "t1", "t1ce", "t2", "seg"):
+        pixels = np.zeros((240, 240), np.int16)
+        pixels[8, 8], pixels[231, 231] = 1, 2
+        nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / f"brats_train_001_{modality}_070_w.nii.gz")
+    assert convert("brats", tmp_path, tmp_path / "out").returncode == 0
+    (case,) = read(tmp_path / "out")[0].values()
+    assert case.image.shape == (4, 224, 224) and case.raters[0, 0, 0] == 1 == case.raters[0, -1, -1] and case.raters.sum() == 2
+
+
+def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
+    phantom_files.write_folders(tmp_path / "x", GREY)
+    done = convert("folders", tmp_path / "x", tmp_path / "out", "--min_raters=4")
+    wanted = sum(raters.any((1, 2)).sum() >= 4 for *_, raters in GREY)
+    assert 0 < wanted < 12 and f"{wanted} cases" in done.stdout and f"{12 - wanted} with too few raters" in done.stdout
+
+
+def test_jpeg_masks_of_folders_are_cut_at_half_of_full_scale(tmp_path):
+    (tmp_path / "x" / "bone7").mkdir(parents=True)
+    mask = np.kron(np.random.default_rng(0).random((6, 6)) > 0.5, np.ones((8, 8), bool))
+    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "x" / "bone7" / "bone_label2.jpg", quality=60)
+    Image.fromarray(np.full((48, 48), 90, np.uint8)).save(tmp_path / "x" / "bone7" / "bone.jpg")
+    assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
+    case = read(tmp_path / "out")[0]["bone7"]
+    assert (case.raters[0].numpy() > 0).tolist() == mask.tolist()
+
+
+# -- untrusted --------------------------------------------------------------------------------------------------------
+
+
+class Payload:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_that_would_run_something_is_refused_without_running_it(tmp_path, protocol):
+    marker = tmp_path / "owned"
+    for content in (Payload(f"touch {marker}"), {"a": {"image": Payload(f"touch {marker}"), "masks": [], "series_uid": "1"}}):
+        with open(tmp_path / "bad.pickle", "wb") as file:
+            pickle.dump(content, file, protocol=protocol)
+        done = convert("lidc-pickle", tmp_path / "bad.pickle", tmp_path / "out")
+        assert_refused(done, "bad.pickle", "system")
+        assert not marker.exists()
+
+
+def test_pickles_of_arrays_and_plain_containers_open_whatever_the_protocol(tmp_path):
+    content = {"a": [np.arange(6.0).reshape(2, 3), np.float32(2.5), (1, "x", None, True, b"y")], "b": collections.OrderedDict(c=np.asfortranarray(np.eye(3)))}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with open(tmp_path / "good.pickle", "wb") as file:
+            pickle.dump(content, file, protocol=protocol)
+        got = safe_pickle.load(tmp_path / "good.pickle")
+        np.testing.assert_array_equal(got["a"][0], content["a"][0])
+        np.testing.assert_array_equal(got["b"]["c"], np.eye(3))
+        assert got["a"][1] == 2.5 and got["a"][2] == content["a"][2]
+    for bad in (np.array([print, os.system]), np.array([{}], dtype=object)[0].__class__.__subclasses__):
+        with open(tmp_path / "bad.pickle", "wb") as file:
+            pickle.dump(bad, file)
+        with pytest.raises(DataError, match="bad.pickle: refused"):
+            safe_pickle.load(tmp_path / "bad.pickle")
+
+
+@pytest.mark.parametrize("key", ["../escaped", "/tmp/escaped", "a/b", "..", "", "x" * 200, ".hidden"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, key):
+    with open(tmp_path / "x.pickle", "wb") as file:
+        pickle.dump({key: {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, file)
+    done = convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "deep" / "out")
+    assert_refused(done, "x.pickle", "cannot be a file's")
+    assert not [path for path in tmp_path.rglob("*escaped*")] and sorted(path.name for path in tmp_path.iterdir()) == ["deep", "x.pickle"]
+
+
+def test_a_file_that_grows_enormously_when_opened_is_refused_by_name(tmp_path):
+    """HDF5 and NIfTI that claim to be huge, in a few kilobytes."""
+    with h5py.File(tmp_path / "bomb.h5", "w") as file:
+        group = file.create_group("train")
+        group.create_dataset("images", shape=(10**6, 10**5, 10**5), dtype="f4", chunks=(1, 64, 64), compression="gzip")
+        group.create_dataset("labels", shape=(10**6, 10**5, 10**5, 4), dtype="u1", chunks=(1, 64, 64, 1), compression="gzip")
+    assert_refused(convert("lidc-hdf5", tmp_path / "bomb.h5", tmp_path / "out"), "bomb.h5, train", "100000x100000 pixels")
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((32000, 32000, 32000))
+    (tmp_path / "q" / "a").mkdir(parents=True)
+    import gzip
+
+    with gzip.open(tmp_path / "q" / "a" / "image.nii.gz", "wb") as file:
+        file.write(header.binaryblock + bytes(4 + 2**20))
+    (tmp_path / "q" / "a" / "task01_seg01.nii.gz").write_bytes((tmp_path / "q" / "a" / "image.nii.gz").read_bytes())
+    assert_refused(convert("qubiq", tmp_path / "q", tmp_path / "out"), "image.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ([1, 2], "a dict of cases"),
+        ({"a": {"image": np.zeros((8, 8))}}, "masks"),
+        ({"a": {"image": np.full((8, 8), 7.0), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, "[0, 1]"),
+        ({"a": {"image": np.full((8, 8), np.nan), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, "[0, 1]"),
+        ({"a": {"image": np.zeros((8, 8)), "masks": [np.zeros((7, 8))], "series_uid": "1"}}, "shapes"),
+    ],
+)
+def test_pickles_of_other_things_are_refused(tmp_path, content, words):
+    with open(tmp_path / "x.pickle", "wb") as file:
+        pickle.dump(content, file)
+    assert_refused(convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "out"), "x.pickle", words)
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_refused(convert("nifti", tmp_path, tmp_path / "out"), "nifti is unknown", ", ".join(FORMATS))
+    assert_refused(call_script("convert_data", f"--src={tmp_path}"), "the format comes first")
+    assert_refused(convert("qubiq", "/nowhere", tmp_path / "out"), "/nowhere", "--src")
+    assert_refused(convert("qubiq", tmp_path / "empty", tmp_path / "out"), "no folder with image.nii.gz")
+    assert_refused(convert("folders", tmp_path / "empty", tmp_path / "out"), "no case of the format folders")
+    (tmp_path / "text").write_text("no HDF5")
+    assert_refused(convert("lidc-hdf5", tmp_path / "text", tmp_path / "out"), "text", "HDF5")
+    phantom_files.write_ms(tmp_path / "ms", MODALITIES)
+    next((tmp_path / "ms").rglob("*_pd_pp*")).unlink()
+    assert_refused(convert("ms-mri", tmp_path / "ms", tmp_path / "out"), "has no pd")

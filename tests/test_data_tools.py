@@ -1,0 +1,244 @@
+"""Checking and packing folders of cases, fitting of sizes, and the phantoms' options."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, as_arguments, assert_refused, call_script
+from PIL import Image
+
+from guided_diffusion import metrics, phantom
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.case_store import pack_folder
+from guided_diffusion.image_files import DataError
+from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.packed import write_pack
+
+
+@pytest.fixture
+def split(tmp_path):
+    """A folder of two splits, with a manifest."""
+    rows = ["case,split,patient,areas"]
+    for name, count, seed in (("training", 4, 1), ("testing", 2, 2)):
+        phantom.write_set(tmp_path / "data" / name, count, seed, size=16, num_raters=3)
+        for k in range(count):
+            case = f"{name}{k}"
+            (tmp_path / "data" / name / f"phantom{k:04d}").rename(tmp_path / "data" / name / case)
+            rows.append(f"{case},{name},{name}-patient{k // 2},1")
+    (tmp_path / "data" / "manifest.csv").write_text("\n".join(rows))
+    return tmp_path / "data"
+
+
+def check(*arguments):
+    return call_script("check_data", *arguments)
+
+
+# -- check_data -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_folder_is_described(split, tmp_path):
+    done = check(split, f"--sheet={tmp_path / 'sheet.png'}")
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 cases can be read: testing 2, training 4" in done.stdout and "no faults" in done.stdout
+    assert "sizes: 16x16 in 6 cases" in done.stdout and "raters: 3 in 6 cases" in done.stdout
+    raters = [dataset[k].raters.numpy() > 0 for dataset in map(LIDCDataset, (split / "training", split / "testing")) for k in range(len(dataset))]
+    empty = sum(int((~masks.any((1, 2))).sum()) for masks in raters)
+    assert f"empty masks: {empty} of 18" in done.stdout
+    pairs = ~np.eye(3, dtype=bool)
+    for title, table in (("IoU of two raters", metrics.iou_matrix), ("Dice of two raters", metrics.dice_matrix)):
+        assert f"{title}: {np.mean([table(m, m)[pairs].mean() for m in raters]):.3f}" in done.stdout
+    alone = np.mean([np.mean([metrics.squared_ged(m[None], masks).total for m in masks]) for masks in raters])
+    assert f"GED of one rater against all: {alone:.3f} on average over 6 cases" in done.stdout
+    sheet = Image.open(tmp_path / "sheet.png")
+    tile = np.asarray(sheet)[18 : 18 + 128, 4 : 4 + 128]  # the first case's image, eight times as large
+    with Image.open(next((split / "testing" / "testing0").glob("image*"))) as image:
+        assert abs(tile[::8, ::8].astype(int) - np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR))[::8, ::8]).max() <= 1
+
+
+def test_every_fault_is_told_in_one_pass(split):
+    training = split / "training"
+    (training / "training0" / "label1_.png").unlink()
+    next((training / "training1").glob("image*")).write_bytes(b"no picture")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(training / "training2" / "label0_.png")
+    name = next((training / "training3").glob("image*"))
+    Image.fromarray(np.full((16, 16), 7, np.uint8)).save(name)
+    done = check(split, "--sheet=")
+    assert done.returncode == 1 and "4 faults" in done.stdout
+    for words in ("label1_* is missing", "training1", "256 levels", f"{training / 'training3'}: the image has a single grey level"):
+        assert words in done.stdout, words
+
+
+def test_patients_on_both_sides_of_a_split_are_told(split):
+    (split / "testing" / "training1").mkdir()
+    for path in (split / "training" / "training0").iterdir():
+        shutil.copy(path, split / "testing" / "training1")
+    shutil.rmtree(split / "training" / "training1")
+    (split / "manifest.csv").write_text((split / "manifest.csv").read_text().replace("training1,training", "training1,testing"))
+    done = check(split, "--sheet=")
+    assert done.returncode == 1 and "patient training-patient0 is in testing and training" in done.stdout
+    told = {"seed": 0, "patients": {"training": ["a", "b"], "validation": [], "testing": ["b"]}}
+    (split / "split.json").write_text(json.dumps(told))
+    assert "patient b is in two splits" in check(split, "--sheet=").stdout
+
+
+def test_jpeg_levels_and_refusals(tmp_path):
+    phantom.write_set(tmp_path / "data", 2, 1, size=32, num_raters=2)
+    with Image.open(tmp_path / "data" / "phantom0000" / "label0_.png") as label:
+        label.convert("L").save(tmp_path / "data" / "phantom0000" / "label0_.jpg", quality=50)
+    (tmp_path / "data" / "phantom0000" / "label0_.png").unlink()
+    assert "1 JPEG labels have more than two levels" in check(tmp_path / "data", "--sheet=").stdout
+    assert_refused(check(), "the folder comes first")
+    assert_refused(check("/nowhere"), "/nowhere")
+
+
+# -- packed files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_packed_file_stands_for_its_folder(split, tmp_path):
+    done = call_script("pack_data", f"--data_dir={split}", f"--out={tmp_path / 'packed'}")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["testing.pack", "training.pack"]
+    for size in (16, 8):
+        folder, pack = LIDCDataset(split / "training", size), LIDCDataset(tmp_path / "packed" / "training.pack", size)
+        assert len(pack) == 4 and pack.notes == folder.notes
+        for a, b in zip(folder, pack):
+            assert a.id == b.id and torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters)
+    runs = []
+    for data in (split / "training", tmp_path / "packed" / "training.pack"):
+        log = tmp_path / f"log-{data.name}"
+        done = call_script("segmentation_train", f"--data_dir={data}", f"--log_dir={log}", "--iterations=3", "--batch_size=2", *as_arguments(TINY))
+        assert done.returncode == 0, done.stderr
+        runs.append(torch.load(log / "savedmodel.pt", weights_only=True)["weights"])
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    done = call_script("segmentation_sample", f"--data_dir={tmp_path / 'packed' / 'testing.pack'}", f"--model_path={log}/savedmodel.pt",
+                       f"--out_dir={tmp_path / 'out'}", "--num_ensemble=1", "--timestep_respacing=2")  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "out" / "testing1_output0.png").exists(), done.stderr
+
+
+def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
+    path = str(tmp_path / "x.pack")
+    pack_folder(split / "training", path)
+    with pytest.raises(DataError, match="x.pack: packed with --label_threshold 0.5, not 0.1"):
+        LIDCDataset(path, config=DataConfig(label_threshold=0.1))
+    with pytest.raises(DataError, match="training0: 16x16 pixels, but --image_size 8 and --resize False"):
+        LIDCDataset(path, 8, config=DataConfig(resize=False))
+    two = np.zeros((2, 16, 16), np.float32)
+    rules = {"label_threshold": 0.5, "merge_labels": False, "intensity_range": None}
+    write_pack(path, [("a", two, two[:0] > 1)], lambda: {"rules": rules, "notes": [], "fingerprint": "x"})
+    with pytest.raises(DataError, match="a has no raters"):
+        LIDCDataset(path, 16, 2)
+    with pytest.raises(DataError, match="a has 2 images, but --image_channels 4"):
+        LIDCDataset(path, 16, 4, require_raters=False)
+    assert_refused(call_script("pack_data", "--data_dir=/nowhere", f"--out={tmp_path}"), "/nowhere", "--data_dir")
+    assert_refused(call_script("pack_data", f"--data_dir={split}"), "--out is missing")
+
+
+@pytest.mark.slow
+def test_as_many_cases_as_lidc_has_open_in_a_second_and_take_no_memory(tmp_path):
+    path, image = str(tmp_path / "lidc.pack"), np.zeros((1, 128, 128), np.float32)
+    raters = np.zeros((4, 128, 128), bool)
+    rules = {"label_threshold": 0.5, "merge_labels": False, "intensity_range": None}
+    write_pack(path, ((f"case{k:05d}", image, raters) for k in range(15_096)), lambda: {"rules": rules, "notes": [], "fingerprint": "x"})
+    from guided_diffusion.compute import peak_memory, reset_peak_memory
+
+    reset_peak_memory("cpu")
+    before, started = peak_memory("cpu"), time.perf_counter()
+    dataset = LIDCDataset(path, 128)
+    assert len(dataset) == 15_096 and time.perf_counter() - started < 1
+    assert dataset[15_095].image.shape == (4, 128, 128)
+    assert peak_memory("cpu") - before < 100e6  # of a file of 1.1 GB
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def write_case(folder, height, width):
+    rng = np.random.default_rng(0)
+    (folder / "a").mkdir(parents=True)
+    Image.fromarray(rng.integers(1, 255, (height, width), dtype=np.uint8)).save(folder / "a" / "image.png")
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 4 : width // 2] = True
+    Image.fromarray(mask).save(folder / "a" / "label0_.png")
+    return folder, mask
+
+
+@pytest.mark.parametrize("height, width, side", [(10, 20, 20), (10, 20, 32), (40, 20, 16), (8, 8, 16)])
+def test_padding_keeps_shapes_and_labels_binary(tmp_path, height, width, side):
+    folder, mask = write_case(tmp_path, height, width)
+    case = LIDCDataset(folder, side, config=DataConfig(pad=True))[0]
+    assert case.image.shape[1:] == case.raters.shape[1:] == (side, side) and set(case.raters.unique().tolist()) == {0.0, 1.0}
+    scale = side / max(height, width, side)
+    assert case.raters.sum().item() == pytest.approx(mask.sum() * scale**2, rel=0.15)
+    if scale == 1:  # nothing is resized: the pixels are the file's, black around them
+        top, left = (side - height) // 2, (side - width) // 2
+        with Image.open(folder / "a" / "image.png") as image:
+            np.testing.assert_allclose(case.image[0, top : top + height, left : left + width].numpy(), np.asarray(image) / 255, atol=1e-6)
+        assert case.image[0].sum().item() == pytest.approx(np.asarray(Image.open(folder / "a" / "image.png")).sum() / 255, rel=1e-5)
+    stretched = LIDCDataset(folder, side)[0]
+    assert set(stretched.raters.unique().tolist()) == {0.0, 1.0}
+
+
+def test_without_resizing_another_size_is_refused_with_the_flag_that_helps(tmp_path):
+    folder, _ = write_case(tmp_path, 10, 20)
+    with pytest.raises(DataError, match=r"20x10 pixels, but --image_size 32 and --resize False: give --resize True, or --pad True"):
+        LIDCDataset(folder, 32, config=DataConfig(resize=False))
+    assert LIDCDataset(folder, 32, config=DataConfig(resize=False, pad=True))[0].image.shape == (4, 32, 32)
+    with pytest.raises(DataError, match="or --image_size 20"):
+        LIDCDataset(folder, 16, config=DataConfig(resize=False, pad=True))
+
+
+# -- phantoms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [32, 256])
+def test_phantoms_of_every_kind(tmp_path, size):
+    done = call_script("make_phantom", f"--out={tmp_path / 'set'}", "--num_cases=2", f"--size={size}", "--raters=3", "--modalities=3", "--nodules=2",
+                       "--modes=tight,loose", "--probabilities=0.25,0.75")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    case = LIDCDataset(tmp_path / "set", size, 3)[0]
+    assert case.image.shape == (3, size, size) and len(case.raters) == 3
+    modes = json.loads((tmp_path / "set" / "truth.json").read_text())["cases"][case.id]["modes"]
+    assert {mode: told["probability"] for mode, told in modes.items()} == {
+        "tight+tight": 0.0625, "tight+loose": 0.1875, "loose+tight": 0.1875, "loose+loose": 0.5625}  # fmt: skip
+    from scipy import ndimage
+
+    assert all(ndimage.label(mask)[1] >= 2 for mask in case.raters.numpy() > 0)
+    planes = case.image.numpy()
+    assert all(abs(np.corrcoef(planes[0].ravel(), plane.ravel())[0, 1]) > 0.5 for plane in planes[1:])
+
+
+def test_raters_of_two_nodules_follow_the_product_of_their_probabilities():
+    made = phantom.make_phantom(1, 0, 32, num_raters=4000, num_nodules=2, modes=("tight", "loose", "absent"))
+    assert len(made.modes) == 9 and sum(made.probabilities.values()) == pytest.approx(1)
+    for name, probability in made.probabilities.items():
+        assert abs(made.drawn.count(name) / 4000 - probability) < 5 * np.sqrt(probability * (1 - probability) / 4000) + 1e-9
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--modes=tight,round"], ["--modes tight,round", "lobulated"]),
+        (["--probabilities=0.5,0.5"], ["--probabilities", "one for each"]),
+        (["--modes=tight,loose", "--probabilities=0.5,0.6"], ["--probabilities", "1 in all"]),
+        (["--modalities=9"], ["--modalities"]),
+        (["--format=dicom"], ["--format dicom", "lidc"]),
+    ],
+)
+def test_phantoms_that_cannot_be(tmp_path, flags, words):
+    assert_refused(call_script("make_phantom", f"--out={tmp_path / 'x'}", *flags), *words)
+
+
+@pytest.mark.parametrize("form", ["lidc", "pickle", "hdf5", "crops", "qubiq", "folders"])
+def test_phantoms_in_real_formats_are_what_the_tools_take(tmp_path, form):
+    done = call_script("make_phantom", f"--out={tmp_path / 'x'}", "--num_cases=6", "--size=48", "--raters=4", f"--format={form}")
+    assert done.returncode == 0, done.stderr
+    out = f"--out={tmp_path / 'cases'}"
+    if form == "lidc":
+        done = call_script("prepare_lidc", f"--dicom={tmp_path / 'x' / 'dicom'}", f"--xml={tmp_path / 'x' / 'xml'}", out)
+    else:
+        name, src = {"pickle": ("lidc-pickle", "data_lidc.pickle"), "hdf5": ("lidc-hdf5", "data_lidc.hdf5"), "crops": ("lidc-crops", "")}.get(form, (form, ""))
+        done = call_script("convert_data", name, f"--src={tmp_path / 'x' / src}", out)
+    assert done.returncode == 0 and "6 " in done.stdout, done.stderr
