@@ -87,6 +87,8 @@ def prepare(config, tell=print):
             notes += told["notes"]
             faults += told["faults"]
     out.finish(rows, split, config.seed)
+    written = {"settings": settings, "notes": notes, "faults": faults}
+    storage.write_atomically(os.path.join(config.out, "prepared.json"), lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()))
 
     tell(
         f"{len(rows)} slices of {len({(row['series'], row['nodule']) for row in rows})} nodules in {len({row['series'] for row in rows})} series of "

@@ -299,6 +299,8 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
         assert abs(image.astype(int) - grey).max() <= 1  # Hounsfield units are whole numbers
     for split_name in ("training", "validation", "testing"):
         assert len(LIDCDataset(tmp_path / "out" / split_name, 64)) > 0
+    told = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    assert told["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0} and told["faults"] == []
     check = call_script("check_data", tmp_path / "out", "--sheet=")
     assert check.returncode == 0 and "no faults" in check.stdout, check.stdout
 
