@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from tqdm import tqdm
 
-from . import metrics, storage, visualize
+from . import metrics, pictures, storage
 from .case_folder import read_split
 from .case_reader import CaseReader, case_files, find_cases
 from .image_files import DataError, read_label, resize
@@ -66,7 +66,7 @@ def check_data(config, data_config, tell=print):
         tell(f"{title + (' of two raters' if title in ('IoU', 'Dice') else '')}: {np.mean(values):.3f} on average over {len(values)} cases")
     if config.sheet and rows:
         storage.make_folder(os.path.dirname(config.sheet) or ".")
-        storage.write_atomically(config.sheet, lambda file: visualize.grid(rows).save(file, format="PNG"))
+        storage.write_atomically(config.sheet, lambda file: pictures.grid(rows).save(file, format="PNG"))
         tell(f"{len(rows)} of the cases: {config.sheet}")
     for fault in faults:
         tell(f"fault: {fault}")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from . import checkpoint, storage, visualize
+from . import checkpoint, pictures, storage
 from .image_files import DataError, read_label
 from .nn import ConfigError, seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
@@ -35,6 +35,7 @@ class SampleConfig:
     ] = "none"
     seed: Annotated[int, "of the noise; a mask depends on seed, case and number alone"] = 0
     overwrite: Annotated[bool, "draw cases again that are there already"] = False
+    movie: Annotated[bool, "write ID_movie.gif, the chain of each case's first mask"] = False
     evaluate: Annotated[bool, "score the samples against the raters when all are drawn"] = False
 
 
@@ -79,7 +80,7 @@ def image_hash(case):
 
 
 @torch.inference_mode()
-def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda count: None, even=False):
+def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda count: None, *, even=False, watch=None):
     """
     Yield (case, samples [M, H, W] float32) for each case number of `indices`, in order.
 
@@ -89,6 +90,7 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
     sampler  SamplerConfig; its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
     on_mask  called with the number of masks finished, after each batch
     even     fill every batch up to batch_size with masks that are thrown away: a compiled network wants one size
+    watch    ChainWatch, which sees the chains; None: nobody does
     """
     device = next(segmenter.parameters()).device
     total, members = len(indices) * config.num_ensemble, []
@@ -101,17 +103,22 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
         cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
         image = to_device(torch.stack([cases[index].image for index, _ in batch]), device)
         generators = [seeded_generator(config.seed, "mask", cases[index].id, member) for index, member in batch]
-        samples = segmenter.sample_masks(image, generators, sampler).cpu().numpy()[:count]
+        if watch:
+            watch.begin([(cases[index], member) for index, member in batch[:count]])
+        on_step = watch.step if watch and watch.wants_steps else None
+        samples = segmenter.sample_masks(image, generators, sampler, on_step).cpu().numpy()[:count]
         on_mask(count)
 
         for (index, _), sample in zip(batch, samples):
             members.append(sample[0])
+            if watch:
+                watch.finished(cases[index], members)
             if len(members) == config.num_ensemble:
                 yield cases[index], np.stack(members)
                 members = []
 
 
-def write_case(out_dir, case, samples, drawn_by, finished_by):
+def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
     """
     Write a case's raw samples, masks and sheet into `out_dir`.
 
@@ -121,17 +128,21 @@ def write_case(out_dir, case, samples, drawn_by, finished_by):
     samples      [M, H, W] float32
     drawn_by     what `identity` gave
     finished_by  what `finish` gave
+    frames       of the movie of its first mask, [[H, W]]; None: it has none, and an older one stays if its samples do
     """
     drawn_by = {**drawn_by, "image": image_hash(case)}
     _write_samples(out_dir, case, samples, drawn_by)
     masks = binarise(samples, postprocess_of(finished_by))
     _remove_pictures(out_dir, case.id, len(masks))
     for k, mask in enumerate(masks):
-        _write_picture(mask_path(out_dir, case.id, k), visualize.to_grey(mask))
+        _write_picture(mask_path(out_dir, case.id, k), pictures.to_grey(mask))
     if finished_by["consensus"] != "none":
         one = CONSENSUS[finished_by["consensus"]](masks)
-        _write_picture(consensus_path(out_dir, case.id), visualize.to_grey(one))
-    page = visualize.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
+        _write_picture(consensus_path(out_dir, case.id), pictures.to_grey(one))
+    if frames:
+        film = pictures.movie(case.image[0].numpy(), frames)
+        storage.write_atomically(movie_path(out_dir, case.id), lambda file: file.write(film))
+    page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
     _write_picture(os.path.join(out_dir, f"{case.id}_sheet.png"), page)
     _write_samples(out_dir, case, samples, {**drawn_by, **finished_by})
 
@@ -154,7 +165,7 @@ def _write_samples(out_dir, case, samples, made_by):
 
 class CaseWriter:
     """
-    Calls `write(case, samples)` in a thread of its own, while the next cases are drawn.
+    Calls `write(case, samples, ...)` in a thread of its own, while the next cases are drawn.
 
     Use as a context: at its end everything is written. What goes wrong in the thread is raised by a later call, or there.
     """
@@ -168,10 +179,10 @@ class CaseWriter:
         self.pool = ThreadPoolExecutor(1)
         return self
 
-    def __call__(self, case, samples):
+    def __call__(self, case, samples, **more):
         while len(self.waiting) >= self.MOST_WAITING or (self.waiting and self.waiting[0].done()):
             self.waiting.popleft().result()
-        self.waiting.append(self.pool.submit(self.write, case, samples))
+        self.waiting.append(self.pool.submit(self.write, case, samples, **more))
 
     def __exit__(self, kind, *exception):
         self.pool.shutdown()
@@ -192,6 +203,11 @@ def mask_path(out_dir, case_id, k):
 def consensus_path(out_dir, case_id):
     """The picture of a case's consensus."""
     return os.path.join(out_dir, f"{case_id}_consensus.png")
+
+
+def movie_path(out_dir, case_id):
+    """The movie of a case's first mask."""
+    return os.path.join(out_dir, f"{case_id}_movie.gif")
 
 
 def samples_path(out_dir, case_id):

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from . import ensemble, fidelity, metrics, visualize
+from . import ensemble, fidelity, metrics, pictures
 from .case_reader import CaseReader, DataConfig
 from .image_files import DataError
 from .lidcloader import make_case
@@ -120,7 +120,7 @@ class Scorer:
         score.figures[folder] = figures
         if self.config.report:
             file = io.BytesIO()
-            visualize.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
+            pictures.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
             shown = f"{folder}, the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else folder
             score.pictures[shown] = file.getvalue()
 

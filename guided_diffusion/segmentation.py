@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 
 from .nn import ConfigError, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
-from .sampling import SamplerConfig, sample
+from .sampling import SamplerConfig, sample_loop
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,25 @@ class AmbiguousSegmenter(nn.Module):
         """
         return lambda x, timesteps: self.model(torch.cat([image, x], dim=1), timesteps[:1]).clone()
 
-    def sample_masks(self, image, generators, config=SamplerConfig()):
+    def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None):
         """
         One mask for each image of the batch, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
 
         image       [B, C, H, W] in [0, 1]
         generators  B CPU generators; row b's start and noise come from generators[b] alone
         config      SamplerConfig; its steps and spacing are those of `spaced`, which comes before
+        on_step     called with (k, masks as they are after the k-th step, [B, 1, H, W]) after each step
         """
         shape = (1, *image.shape[2:])
 
         def draw(k, x):
             return to_device(stack_randn(generators, shape), image.device)
 
-        x_0 = sample(
+        chain = sample_loop(
             self.sampling_denoiser(image), self.diffusion, draw(None, None), config.sampler, config.eta, draw,
             clip_denoised=config.clip_denoised,
         )  # fmt: skip
-        return self.to_mask(x_0)
+        for k, (_, x, _) in enumerate(chain):
+            if on_step:
+                on_step(k, self.to_mask(x))
+        return self.to_mask(x)

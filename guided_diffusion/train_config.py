@@ -11,7 +11,7 @@ from .nn import ConfigError
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {
     "log_interval", "save_interval", "keep", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers", "cache_dir",
-    "max_bad_steps", "tensorboard", "use_checkpoint", "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble",
+    "max_bad_steps", "tensorboard", "visdom", "visdom_server", "visdom_port", "visdom_env", "visdom_log", "use_checkpoint", "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble",
     "eval_steps", "sampler", "steps", "spacing", "eta", "clip_denoised",
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from .resample import create_named_schedule_sampler
 from .signals import Signals
 from .step_reports import StepReports
 from .train_config import TrainingError, check_train_config, load_start, what_changed
+from .windows import NullWindows, show_metrics
 
 
 class Trainer:
@@ -31,11 +32,15 @@ class Trainer:
     start         what find_start gave
     validator     Validator; None: no validation
     how           ComputeConfig
+    windows       Windows or NullWindows, closed when the run ends
     """
 
-    def __init__(self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None, how=ComputeConfig()):
+    def __init__(
+        self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None, *, how=ComputeConfig(), windows=NullWindows()
+    ):  # fmt: skip
         check_train_config(config)
         self.config, self.processes, self.flags, self.validator = config, processes, flags, validator
+        self.windows = windows
         self.dataset, self.folder = dataset, CheckpointFolder(config.log_dir, config.keep)
         self.steps_done, self.samples, self.bad_steps, self.bad_in_a_row = 0, 0, 0, 0
         self.scores, self.best, self.saved = {}, None, None
@@ -93,6 +98,7 @@ class Trainer:
             if self.validator and self.best:
                 self.logger.info(f"best: step {self.best['step']}, {self.validator.names[0]} {self.best['score']:.4f} ({BEST})")
         finally:
+            self.windows.close()
             self.logger.close()
 
     def look_around(self, bar):
@@ -205,6 +211,8 @@ class Trainer:
         self.logged = (self.logged[0] + time.monotonic() - then, self.logged[1])  # the speed logged is that of training
         if not self.scores:
             return
+        if self.validator.sheet is not None:
+            self.windows.picture("validation samples", self.validator.sheet, f"step {self.steps_done}")
         score, settings = self.scores[self.validator.names[0]], self.validator.settings
         if math.isfinite(score) and (self.best is None or self.best["settings"] != settings or score < self.best["score"]):
             self.best = {"settings": settings, "step": self.steps_done, "score": score}
@@ -237,12 +245,14 @@ class Trainer:
         means = self.meter.read(self.processes)
         (then, steps_then), self.logged = self.logged, (time.monotonic(), self.steps_done)
         drawn = (self.steps_done - steps_then) * self.config.batch_size * self.processes.world_size
-        self.logger.metrics({
+        told = {
             "step": self.steps_done, "samples": self.samples, **{k: means[k] for k in self.columns() if k in means},
             **self.scores, "grad_norm": float(self.grad_norm), "lr": self.optimizer.param_groups[0]["lr"],
             "bad_steps": self.bad_steps, "samples_per_second": drawn / (self.logged[0] - then),
             "memory_gb": compute.peak_memory(self.processes.device) / 1e9,
-        })  # fmt: skip
+        }  # fmt: skip
+        self.logger.metrics(told)
+        show_metrics(self.windows, told)
         bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", "mse", "vb", "kl") if name in means})
         self.scores = {}
 

@@ -9,6 +9,7 @@ import torch
 from .ensemble import SampleConfig, draw_ensembles
 from .metrics import mean_mask_dice, squared_ged
 from .nn import ConfigError
+from .pictures import sheet
 from .postprocess import binarise
 
 
@@ -46,6 +47,7 @@ class Validator:
         self.sampler = replace(sampler, steps=config.eval_steps or sampler.steps or 50)
         self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
+        self.sheet = None  # of the last validation's first case, on its process
         self.mine = [int(index) for index in chosen[processes.rank :: processes.world_size]]
 
     @property
@@ -68,10 +70,13 @@ class Validator:
         """
         segmenter.eval()
         spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.diffusion.config.diffusion_steps)))
+        self.sheet = None
         total = torch.zeros(4, dtype=torch.float64)  # of both scores, the number of cases, and of processes that gave up
         try:
             for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)):
                 masks, raters = binarise(samples), case.raters.numpy() > 0.5
+                if self.sheet is None:
+                    self.sheet = sheet(case.image[0].numpy(), raters, masks)
                 soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
                 scores = float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0
                 total[:3] += soundness * torch.tensor(scores)

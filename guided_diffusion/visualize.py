@@ -1,53 +1,157 @@
-"""Picture sheets: a case's image, its raters, the samples, their mean and their uncertainty, side by side."""
+"""
+Looking at runs in Visdom:
 
-import numpy as np
-from PIL import Image, ImageDraw
+    python -m guided_diffusion.visualize serve                              a server on this machine, also without internet
+    python -m guided_diffusion.visualize inspect --samples results/samples --data_dir data/testing
+    python -m guided_diffusion.visualize replay results/windows.log         what --visdom_log recorded
 
-from .postprocess import mean_mask, variance_map
+`--visdom` of training and sampling shows them while they run.
+"""
 
-TILE = 128  # pixels; smaller pictures are enlarged by whole factors
-MARGIN, LABEL_HEIGHT = 4, 14
-COLUMNS = 8
-PAPER, INK = 255, 0
+import contextlib
+import io
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tarfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import Annotated
+
+from . import script_util
+from .image_files import DataError
+from .inspector import InspectConfig, Inspector
+from .nn import ConfigError
+from .windows import PACKAGE, VisdomConfig, connect
+
+# The parts of Visdom's page that its package does not bring: file below its folder static -> (npm package, file in it)
+ASSETS = {
+    "js/jquery.min.js": ("jquery/-/jquery-3.7.1.tgz", "package/dist/jquery.min.js"),
+    "js/plotly-plotly.min.js": ("plotly.js-dist-min/-/plotly.js-dist-min-2.35.2.tgz", "package/plotly.min.js"),
+    "js/layout_bin_packer.js": ("layout-bin-packer/-/layout-bin-packer-1.4.0.tgz", "package/dist/layout-bin-packer.js"),
+    "css/bootstrap.min.css": ("bootstrap/-/bootstrap-3.3.7.tgz", "package/dist/css/bootstrap.min.css"),
+}
+REGISTRY = "https://registry.npmjs.org"
 
 
-def to_grey(values):
-    """[H, W] in [0, 1], or bool -> 8-bit grey picture."""
-    return Image.fromarray(np.round(np.clip(np.asarray(values, dtype=np.float32), 0, 1) * 255).astype(np.uint8))
+@dataclass(frozen=True)
+class ServeConfig:
+    port: Annotated[int, "to listen on"] = 8097
+    env_path: Annotated[str, "folder in which environments are kept"] = os.path.join("~", ".visdom")
+    assets: Annotated[str, "folder with the page's scripts (jquery.min.js, ...), where the npm registry is out of reach"] = ""
+    public: Annotated[bool, "listen on all interfaces; VISDOM_USERNAME and VISDOM_PASSWORD must be set, to log in with"] = False
 
 
-def sheet(image, raters, masks, num_shown=None):
+@dataclass(frozen=True)
+class ReplayConfig:
+    file: Annotated[str, "what --visdom_log recorded"] = ""
+
+
+def static_folder():
+    """Where the installed Visdom looks for its page. ConfigError: it is not installed."""
+    try:
+        import visdom
+    except ImportError as error:
+        raise ConfigError(PACKAGE) from error
+    return os.path.join(os.path.dirname(visdom.__file__), "static")
+
+
+def install_assets(static, folder="", registry=REGISTRY):
     """
-    A picture sheet, PIL image in grey.
+    Put what is missing of ASSETS into `static`, from a folder or else from the npm registry. Returns the files' names.
 
-    image      [H, W] in [0, 1]
-    raters     [R, H, W] bool; R may be 0
-    masks      [M, H, W] bool, the samples; their variance is shown four times enhanced, so that white is the most possible
-    num_shown  show only so many of the samples; mean and uncertainty are of all
+    DataError: a file can be had from neither; the message says where to put it.
     """
-    rows = [
-        [("image", image), ("mean of samples", mean_mask(masks)), ("uncertainty", 4 * variance_map(masks))],
-        [(f"rater {k}", mask) for k, mask in enumerate(raters)],
-        [(f"sample {k}", mask) for k, mask in enumerate(masks[:num_shown])],
-    ]
-    return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
+    done = []
+    for name, (package, member) in ASSETS.items():
+        path = os.path.join(static, name)
+        if os.path.exists(path):
+            continue
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            if folder:
+                shutil.copyfile(os.path.join(folder, os.path.basename(name)), path)
+            else:
+                with urllib.request.urlopen(f"{registry}/{package}", timeout=60) as answer:
+                    archive = tarfile.open(fileobj=io.BytesIO(answer.read()), mode="r:gz")
+                with open(f"{path}.new", "wb") as file:
+                    file.write(archive.extractfile(member).read())
+                os.replace(f"{path}.new", path)
+        except (OSError, KeyError, tarfile.TarError) as error:
+            raise DataError(
+                f"{path}: missing, and not to be had from {folder or f'{registry}/{package}'} ({error}); get {os.path.basename(member)} of that "
+                f"package, name it {os.path.basename(name)}, and give its folder as --assets"
+            ) from error
+        done.append(name)
+    return done
 
 
-def grid(rows):
-    """
-    Labelled tiles side by side, PIL image in grey.
+def serve(config, environ=os.environ):
+    """Start a Visdom server in this process, which ends with it. ConfigError: open to others without a login."""
+    credential = None
+    if config.public:
+        username, password = environ.get("VISDOM_USERNAME"), environ.get("VISDOM_PASSWORD")
+        if not username or not password:
+            raise ConfigError("--public wants a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine")
+    if not 0 < config.port < 65536:
+        raise ConfigError(f"--port {config.port}: 1 to 65535 are possible")
+    for name in install_assets(static_folder(), config.assets):
+        print(f"installed {name}")
+    from visdom.server.run_server import start_server
+    from visdom.utils.server_utils import hash_password, set_cookie
 
-    rows  [[(label, [H, W] in [0, 1] or bool)]], all tiles of one size
-    """
-    height, width = rows[0][0][1].shape
-    scale = max(1, TILE // max(height, width))
-    step_x, step_y = width * scale + MARGIN, height * scale + LABEL_HEIGHT + MARGIN
-    page = Image.new("L", (max(map(len, rows)) * step_x + MARGIN, len(rows) * step_y + MARGIN), PAPER)
-    draw = ImageDraw.Draw(page)
-    for y, row in enumerate(rows):
-        for x, (label, tile) in enumerate(row):
-            corner = (MARGIN + x * step_x, MARGIN + y * step_y)
-            draw.text(corner, label, fill=INK)
-            picture = to_grey(tile).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            page.paste(picture, (corner[0], corner[1] + LABEL_HEIGHT))
-    return page
+    env_path = os.path.join(os.path.expanduser(config.env_path), "")
+    os.makedirs(env_path, exist_ok=True)
+    if config.public:
+        os.makedirs(os.path.expanduser("~/.visdom"), exist_ok=True)
+        set_cookie(secrets.token_hex(32))
+        credential = {"username": username, "password": hash_password(hash_password(password))}
+    where = "all interfaces, with a login" if config.public else "this machine only"
+    print(f"Visdom at http://localhost:{config.port} ({where}); Ctrl-C ends it", flush=True)
+    logging.disable(logging.ERROR)  # it complains of scripts that its page can do without
+    with contextlib.redirect_stdout(io.StringIO()):  # what it greets with
+        start_server(port=config.port, base_url="", env_path=env_path, bind_local=not config.public, user_credential=credential)
+
+
+def replay(config, visdom_config):
+    """Send what --visdom_log recorded to a server."""
+    if not os.path.isfile(config.file):
+        raise DataError(f"{config.file or 'replay'}: the file that --visdom_log recorded is wanted")
+    try:
+        connect(visdom_config).replay_log(config.file)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{config.file}: not what --visdom_log recorded ({error})") from error
+
+
+def inspect(config, visdom_config):
+    """Show finished samples until interrupted."""
+    inspector = Inspector(connect(visdom_config, listening=True), config)
+    inspector.start()
+    print(f"{len(inspector.names)} cases at {visdom_config.visdom_server}:{visdom_config.visdom_port}/env/{visdom_config.visdom_env}; Ctrl-C ends it", flush=True)
+    while True:
+        time.sleep(1)
+
+
+def main(argv=None):
+    with script_util.one_line_errors("guided_diffusion.visualize"):
+        words = list(sys.argv[1:] if argv is None else argv)
+        commands = {"serve": (ServeConfig,), "inspect": (InspectConfig, VisdomConfig), "replay": (ReplayConfig, VisdomConfig)}
+        if not words or words[0] not in commands:
+            raise ConfigError(f"serve, inspect or replay comes first\n{__doc__}" if words[:1] in ([], ["--help"]) else f"{words[0]} is unknown: serve, inspect or replay")
+        command = words.pop(0)
+        if command == "replay" and words and not words[0].startswith("-"):
+            words[0] = f"--file={words[0]}"
+        given, _ = script_util.parse_command_line(commands[command], __doc__, words)
+        configs = script_util.configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
+        try:
+            {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
+        except ConnectionError as error:
+            where = f"{configs[-1].visdom_server}:{configs[-1].visdom_port}"
+            raise DataError(f"no Visdom server at {where}: python -m guided_diffusion.visualize serve") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util
 from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.chain_watch import ChainWatch
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
@@ -27,14 +28,15 @@ from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
+from guided_diffusion.windows import VisdomConfig, open_windows
 
-CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
     with script_util.one_line_errors("segmentation_sample.py"):
         given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
-        config, how, postprocess = script_util.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig)
+        config, how, postprocess, visdom = script_util.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
         ensemble.check_sample_config(config)
         script_util.refuse_remote("out_dir", config.out_dir)
         for name in ("data_dir", "model_path"):
@@ -80,9 +82,12 @@ def main(argv=None):
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
             compute.memory_told(processes.device, f"--batch_size {config.batch_size} is too much, give a smaller one, or auto"),
             ensemble.CaseWriter(write) as writer,
+            open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):
-            for case, samples in ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile):
-                writer(case, samples)
+            watch = ChainWatch(segmenter.diffusion.num_timesteps, config.movie, windows)
+            drawn = ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile, watch=watch)
+            for case, samples in drawn:
+                writer(case, samples, frames=watch.case_done(case, samples))
         if config.evaluate:
             with processes:
                 processes.barrier()

@@ -23,8 +23,9 @@ from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.train_config import TrainConfig, check_processes, check_train_config, find_start, load_start
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
+from guided_diffusion.windows import VisdomConfig, open_windows
 
-CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
 def main(argv=None):
@@ -33,7 +34,7 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, validation, sampler, how, data_config, unet = configs[:6]
+        config, validation, sampler, how, visdom, data_config, unet = configs[:7]
         check_train_config(config)
         check_validation_config(validation)
         if not config.data_dir:
@@ -59,7 +60,8 @@ def main(argv=None):
 
         with processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size) for d in eval_dataset]
-            Trainer(segmenter, dataset, config, processes, flags, start, *(validators or [None]), how).run()
+            windows = open_windows(visdom, processes.is_main)
+            Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows).run()
 
 
 if __name__ == "__main__":

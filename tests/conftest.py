@@ -1,5 +1,6 @@
 import os
 import pathlib
+import shutil
 
 import pytest
 import torch
@@ -33,3 +34,18 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set CIMD_REAL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium: the system's, or Playwright's own. Without one tests are skipped, or fail if CIMD_REQUIRE_BROWSER is set."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as p:
+        try:
+            browser = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        except playwright.Error:
+            absent = pytest.fail if os.environ.get("CIMD_REQUIRE_BROWSER") else pytest.skip
+            absent("no Chromium: apt-get install chromium, or playwright install chromium")
+        yield browser
+        browser.close()

@@ -53,7 +53,7 @@ def test_a_sound_folder_is_described(split, tmp_path):
     alone = np.mean([np.mean([metrics.squared_ged(m[None], masks).total for m in masks]) for masks in raters])
     assert f"GED of one rater against all: {alone:.3f} on average over 6 cases" in done.stdout
     sheet = Image.open(tmp_path / "sheet.png")
-    tile = np.asarray(sheet)[18 : 18 + 128, 4 : 4 + 128]  # the first case's image, eight times as large
+    tile = np.asarray(sheet)[18 : 18 + 128, 4 : 4 + 128, 0]  # the first case's image, eight times as large
     with Image.open(next((split / "testing" / "testing0").glob("image*"))) as image:
         assert abs(tile[::8, ::8].astype(int) - np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR))[::8, ::8]).max() <= 1
 

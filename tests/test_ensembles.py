@@ -28,7 +28,7 @@ def write_checkpoint(path, **flags):
     classes = (script_util.DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
     flags = script_util.flags_from_configs(*script_util.configs_from_flags({**TINY, **flags}, *classes))
     weights = nonzero(script_util.create_segmenter(flags)).state_dict()
-    state = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "flags": flags, "weights": weights, "ema": {}}
+    state = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
     torch.save(state, path)
     return path
 

@@ -11,7 +11,7 @@ import pytest
 from helpers import assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import ensemble, evaluation, metrics, phantom, report, visualize
+from guided_diffusion import ensemble, evaluation, metrics, phantom, pictures, report
 from guided_diffusion.image_files import DataError, read_image, read_label
 
 CASES, RATERS, SIZE = 5, 3, 24
@@ -300,21 +300,6 @@ def test_refusals(data, samples, tmp_path):
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium: the system's, or Playwright's own. Without one tests are skipped, or fail if CIMD_REQUIRE_BROWSER is set."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as p:
-        try:
-            browser = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        except playwright.Error:
-            absent = pytest.fail if os.environ.get("CIMD_REQUIRE_BROWSER") else pytest.skip
-            absent("no Chromium: apt-get install chromium, or playwright install chromium")
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser, data, samples):
     """The page of an evaluation, opened from its file in a browser without a network."""
@@ -375,9 +360,9 @@ def test_pictures_on_the_page_are_the_cases_sheets(page, data, samples):
     )
     width, height, pixels = encoded
     image = read_image(str(data / name / f"image_{name}.png"))
-    expected = visualize.sheet(image, raters_of(data, name), masks_of(samples, name))
+    expected = pictures.sheet(image, raters_of(data, name), masks_of(samples, name))
     assert (width, height) == expected.size
-    np.testing.assert_array_equal(np.array(pixels, dtype=np.uint8).reshape(height, width, 4)[..., 0], np.asarray(expected))
+    np.testing.assert_array_equal(np.array(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3], np.asarray(expected))
 
 
 def test_page_is_safe_with_any_name(browser, data, tmp_path):
@@ -395,6 +380,6 @@ def test_page_is_safe_with_any_name(browser, data, tmp_path):
 
 def test_a_sheet_shows_no_more_samples_than_asked():
     many = np.zeros((40, 8, 8), dtype=bool)
-    few = visualize.sheet(np.zeros((8, 8)), many[:2], many, num_shown=8)
-    assert few.size[1] < visualize.sheet(np.zeros((8, 8)), many[:2], many).size[1]
+    few = pictures.sheet(np.zeros((8, 8)), many[:2], many, num_shown=8)
+    assert few.size[1] < pictures.sheet(np.zeros((8, 8)), many[:2], many).size[1]
     few.save(io.BytesIO(), format="PNG")

@@ -1,0 +1,128 @@
+"""Finished samples in Visdom: a case chosen from a list, its raters and samples over its image, a threshold that can be moved."""
+
+import csv
+import io
+import os
+from dataclasses import dataclass, fields
+from typing import Annotated
+
+import numpy as np
+
+from . import ensemble, pictures, storage
+from .case_reader import CaseReader, DataConfig, find_cases
+from .image_files import DataError
+from .postprocess import PostprocessConfig, binarise, variance_map
+
+SORTED_BY = ("name", "uncertainty", "ged", "ci")  # what cases can be sorted by; the last two where metrics.csv has them
+CHOICE, PAGE, TEXT = "cases", "masks", "figures"  # windows
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
+MOST_SHOWN = 16  # samples
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    samples: Annotated[str, "folder that segmentation_sample.py wrote"] = "results/samples"
+    data_dir: Annotated[str, "folder of the cases, for their images and raters; empty: samples alone"] = ""
+
+
+def read_figures(folder):
+    """{case: {figure: value}} of a folder's metrics.csv; empty where there is none."""
+    text = (storage.read_bytes(os.path.join(folder, "metrics.csv")) or b"").decode(errors="replace")
+    rows = {row["case"]: row for row in csv.DictReader(io.StringIO(text)) if row.get("case")}
+    return {case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x} for case, row in rows.items()}
+
+
+class Inspector:
+    """
+    What is shown, and how it answers to changes in the window of choices. DataError: no samples, or no such folder.
+
+    client  a Visdom client with an incoming socket
+    """
+
+    def __init__(self, client, config):
+        self.client, self.config = client, config
+        if not os.path.isdir(config.samples):
+            raise DataError(f"{config.samples}: no such folder (--samples)")
+        names = sorted(name.removesuffix("_samples.npz") for name in os.listdir(config.samples) if name.endswith("_samples.npz"))
+        if not names:
+            raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
+        self.folders = dict(find_cases(config.data_dir)) if config.data_dir else {}
+        self.figures = read_figures(config.samples)
+        self.spread = {name: float(variance_map(binarise(self._samples(name)[0])).mean()) for name in names}
+        self.order, self.names = "name", names
+        self.case, self.threshold = names[0], 0.5
+
+    def _samples(self, name):
+        return ensemble.read_case(ensemble.samples_path(self.config.samples, name))
+
+    def figure(self, name, order):
+        """A case's value of what cases are sorted by; None: it has none."""
+        if order == "uncertainty":
+            return self.spread[name]
+        return next((value for figure, value in self.figures.get(name, {}).items() if figure.rpartition("_")[0] == order), None)
+
+    def sorted_names(self):
+        """The cases, those with the greatest value first; those without one last."""
+        if self.order == "name":
+            return sorted(self.names)
+        values = {name: self.figure(name, self.order) for name in self.names}
+        return sorted(self.names, key=lambda name: (values[name] is None, -(values[name] or 0), name))
+
+    def label(self, name):
+        value = None if self.order == "name" else self.figure(name, self.order)
+        return name if value is None else f"{name}  {self.order} {value:.4f}"
+
+    # -- what is shown ------------------------------------------------------------------------------------------------
+
+    def show(self):
+        """Send all windows."""
+        names = self.sorted_names()
+        self.client.properties([
+            {"type": "select", "name": "sorted by", "value": SORTED_BY.index(self.order), "values": list(SORTED_BY)},
+            {"type": "select", "name": "case", "value": names.index(self.case), "values": [self.label(name) for name in names]},
+            {"type": "select", "name": "threshold", "value": THRESHOLDS.index(self.threshold), "values": [f"{x:.2f}" for x in THRESHOLDS]},
+        ], win=CHOICE, opts={"title": CHOICE})  # fmt: skip
+        page = self.page()
+        self.client.image(np.moveaxis(np.asarray(page), -1, 0), win=PAGE, opts={"title": PAGE, "caption": f"{self.case}, threshold {self.threshold:g}"})
+        rows = "".join(f"<tr><td>{name}</td><td>{value:.4f}</td></tr>" for name, value in self.figures.get(self.case, {}).items())
+        self.client.text(f"<b>{self.case}</b><table>{rows}</table>", win=TEXT, opts={"title": TEXT})
+
+    def page(self):
+        """The case's sheet at the threshold."""
+        samples, made_by = self._samples(self.case)
+        masks = binarise(samples, PostprocessConfig(threshold=self.threshold))
+        image, raters = self._image(samples, made_by)
+        return pictures.sheet(image, raters, masks, MOST_SHOWN)
+
+    def _image(self, samples, made_by):
+        """Image [H, W] and raters [R, H, W], read as the samples were made; the samples' mean and none where the case is unknown."""
+        if self.case not in self.folders:
+            return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
+        made_by = ensemble.spread(made_by) if "flags" in made_by else made_by
+        known = {f.name: tuple(v) if isinstance(v, list) else v for f in fields(DataConfig) if (v := made_by.get(f.name)) is not None}
+        side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
+        image, raters = CaseReader(side, config=DataConfig(**known), require_raters=False).read(self.folders[self.case])
+        return image[0], raters
+
+    # -- how it answers -----------------------------------------------------------------------------------------------
+
+    def start(self):
+        """Show the first case and listen."""
+        self.show()
+        self.client.register_event_handler(self.on_event, CHOICE)
+
+    def on_event(self, event):
+        """What Visdom tells of a change in the window of choices; values that cannot be are passed over."""
+        if event.get("event_type") != "PropertyUpdate":
+            return
+        try:
+            place, value = int(event["propertyId"]), event["value"]
+            if place == 0:
+                self.order = SORTED_BY[int(value)]
+            elif place == 1:
+                self.case = self.sorted_names()[int(value)]
+            else:
+                self.threshold = THRESHOLDS[int(value)]
+        except (ValueError, IndexError, KeyError, TypeError):
+            return
+        self.show()

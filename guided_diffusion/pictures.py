@@ -1,0 +1,108 @@
+"""Picture sheets: a case's image, its raters and samples as masks and as outlines, their mean and their uncertainty; movies."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from .postprocess import entropy_map, mean_mask, variance_map
+
+TILE = 128  # pixels; smaller pictures are enlarged by whole factors
+MARGIN, LABEL_HEIGHT = 4, 14
+COLUMNS = 8
+PAPER, INK = (255, 255, 255), (0, 0, 0)
+
+# Colours that the colour-blind tell apart (Okabe and Ito), bright ones first: they lie on dark images
+PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
+MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
+
+
+def to_grey(values):
+    """[H, W] in [0, 1], or bool -> 8-bit grey picture."""
+    return Image.fromarray(np.round(np.clip(np.asarray(values, dtype=np.float32), 0, 1) * 255).astype(np.uint8))
+
+
+def outlines(image, masks, scale=1):
+    """
+    The image [H, W] in [0, 1], enlarged by a whole factor, with a line around each mask [N, H, W] bool, in the colours of
+    PALETTE in turn: [H', W', 3] uint8. A line is the outermost pixel of the enlarged mask.
+    """
+    page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
+    for k, mask in enumerate(masks):
+        large = np.asarray(mask, dtype=bool).repeat(scale, 0).repeat(scale, 1)
+        page[large & ~ndimage.binary_erosion(large)] = PALETTE[k % len(PALETTE)]
+    return page
+
+
+def enlargement(shape):
+    """The whole factor by which pictures of `shape` (height, width) are enlarged on a sheet."""
+    return max(1, TILE // max(shape))
+
+
+def sheet(image, raters, masks, num_shown=None):
+    """
+    A picture sheet, PIL image in colour.
+
+    image      [H, W] in [0, 1]
+    raters     [R, H, W] bool; R may be 0
+    masks      [M, H, W] bool, the samples; their variance is shown four times enhanced, so that white is the most possible
+    num_shown  show only so many of the samples; mean, uncertainty and entropy are of all
+    """
+    shown, scale = masks[:num_shown], enlargement(image.shape)
+    rows = [
+        [("image", image), ("mean of samples", mean_mask(masks)), ("uncertainty", 4 * variance_map(masks)), ("entropy", entropy_map(masks)),
+         ("raters", outlines(image, raters, scale)), ("samples", outlines(image, shown, scale))],
+        [(f"rater {k}", mask) for k, mask in enumerate(raters)],
+        [(f"sample {k}", mask) for k, mask in enumerate(shown)],
+    ]  # fmt: skip
+    return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
+
+
+def grid(rows):
+    """
+    Labelled tiles side by side, PIL image in colour.
+
+    rows  [[(label, tile)]]; a tile is [H, W] in [0, 1] or bool, all of one size, or what `outlines` gave at their `enlargement`
+    """
+    height, width = rows[0][0][1].shape[:2]
+    scale = enlargement((height, width))
+    step_x, step_y = width * scale + MARGIN, height * scale + LABEL_HEIGHT + MARGIN
+    page = Image.new("RGB", (max(map(len, rows)) * step_x + MARGIN, len(rows) * step_y + MARGIN), PAPER)
+    draw = ImageDraw.Draw(page)
+    for y, row in enumerate(rows):
+        for x, (label, tile) in enumerate(row):
+            corner = (MARGIN + x * step_x, MARGIN + y * step_y)
+            draw.text(corner, label, fill=INK, font=_font())
+            if np.ndim(tile) == 3:
+                picture = Image.fromarray(tile)
+            else:
+                picture = to_grey(tile).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            page.paste(picture, (corner[0], corner[1] + LABEL_HEIGHT))
+    return page
+
+
+def _font():
+    return ImageFont.load_default(size=11)
+
+
+# -- movies -----------------------------------------------------------------------------------------------------------
+
+
+def movie_steps(num_steps):
+    """Which of the steps 0 .. num_steps - 1 of a chain are frames of its movie: at most MOVIE_FRAMES, the last among them."""
+    return {int(k) for k in np.linspace(0, num_steps - 1, min(MOVIE_FRAMES, num_steps)).round()}
+
+
+def movie(image, frames):
+    """
+    A chain as an animated GIF, bytes.
+
+    image   [H, W] in [0, 1], shown beside
+    frames  [[H, W]]: x_t on the scale on which masks are 0 and 1, from noise to the mask
+    """
+    pages = [grid([[("image", image), (f"{k + 1} of {len(frames)}", frame)]]) for k, frame in enumerate(frames)]
+    pages += [pages[-1]] * 5  # the result stays for a while
+    file = io.BytesIO()
+    pages[0].save(file, format="GIF", save_all=True, append_images=pages[1:], duration=int(1000 * MOVIE_SECONDS / len(frames)), loop=0)
+    return file.getvalue()

@@ -1,0 +1,233 @@
+"""
+Visdom windows of a run: named, updated in place, sent by a thread of their own, and never in the way of the run.
+
+What a window should show is kept here, once for each name: lines as points, a picture as the latest. The thread brings the server
+up to that. So there is nothing to queue up: a picture that comes before the last one was sent takes its place, and a server that
+comes back is sent everything again.
+"""
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+
+from .nn import ConfigError
+
+PACKAGE = (
+    "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "
+    "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
+)
+TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
+MOST_POINTS = 4000  # of a line; beyond that every other one goes
+MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
+
+
+@dataclass(frozen=True)
+class VisdomConfig:
+    visdom: Annotated[bool, "show the run in Visdom windows"] = False
+    visdom_server: Annotated[str, "of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in"] = "http://localhost"
+    visdom_port: Annotated[int, "of the Visdom server"] = 8097
+    visdom_env: Annotated[str, "environment of the windows"] = "main"
+    visdom_log: Annotated[str, "file to record the windows in, to be shown by `python -m guided_diffusion.visualize replay FILE`"] = ""
+
+
+class NullWindows:
+    """Shows nothing."""
+
+    shown = False
+
+    def lines(self, window, step, values):
+        pass
+
+    def picture(self, window, picture, caption=""):
+        pass
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+@dataclass
+class _Lines:
+    steps: dict[str, list] = field(default_factory=dict)  # of each series
+    values: dict[str, list] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)  # points that the server has
+
+    def forget_sent(self):
+        self.sent = {}
+
+
+@dataclass
+class _Picture:
+    pixels: np.ndarray  # [3, H, W] uint8
+    caption: str
+    sent: bool = False
+
+    def forget_sent(self):
+        self.sent = False
+
+
+def connect(config, listening=False):
+    """
+    A Visdom client that raises ConnectionError where there is no server, within TIMEOUT; with --visdom_log it records, and
+    without --visdom it does only that. ConfigError: the package is missing.
+
+    listening  for what is done in the windows, by a thread
+    """
+    try:
+        import visdom
+    except ImportError as error:
+        raise ConfigError(PACKAGE) from error
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of every session that it sets up
+
+    class Client(visdom.Visdom):
+        def _handle_post(self, url, data=None):
+            response = self.session.post(url, data=data or {}, timeout=TIMEOUT)
+            response.raise_for_status()
+            return response.text
+
+        def win_exists(self, win, env=None):
+            """Asked before points are appended: on a server that was started afresh, everything has to be sent again."""
+            if self._win_exists_wrap(win, env) == "false":
+                raise ConnectionError("the windows are gone")
+            return True
+
+    return Client(
+        server=config.visdom_server, port=config.visdom_port, env=config.visdom_env, raise_exceptions=True, use_incoming_socket=listening,
+        username=os.environ.get("VISDOM_USERNAME"), password=os.environ.get("VISDOM_PASSWORD"),
+        log_to_filename=config.visdom_log or None, offline=not config.visdom,
+    )  # fmt: skip
+
+
+class Windows(NullWindows):
+    """
+    Windows on the server that a VisdomConfig names; it is connected to when there is something to show.
+
+    tell   called with one line when the server does not answer, once
+    retry  seconds until a lost server is tried again
+    """
+
+    shown = True
+
+    def __init__(self, config, tell=print, retry=5.0):
+        self.config, self.tell, self.retry = config, tell, retry
+        self.content = OrderedDict()  # {window: _Lines or _Picture}
+        self.client, self.told, self.closing = None, False, False
+        self.lock, self.news = threading.Lock(), threading.Event()
+        try:
+            import visdom  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(PACKAGE) from error
+        self.thread = threading.Thread(target=self._run, daemon=True, name="visdom")
+        self.thread.start()
+
+    # -- for the run: these return at once ----------------------------------------------------------------------------
+
+    def lines(self, window, step, values):
+        """Continue the lines of a window: {series: value} at a step."""
+        with self.lock:
+            lines = self.content.setdefault(window, _Lines())
+            for series, value in values.items():
+                steps, points = lines.steps.setdefault(series, []), lines.values.setdefault(series, [])
+                steps.append(step)
+                points.append(float(value))
+                if len(steps) > MOST_POINTS:
+                    del steps[1::2], points[1::2]
+                    lines.sent.pop(series, None)
+        self.news.set()
+
+    def picture(self, window, picture, caption=""):
+        """Show a PIL image, in place of what the window showed."""
+        pixels = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
+        with self.lock:
+            self.content.pop(window, None)
+            self.content[window] = _Picture(pixels, caption)
+            pictures = [name for name, what in self.content.items() if isinstance(what, _Picture)]
+            for name in pictures[:-MOST_PICTURES]:
+                del self.content[name]
+        self.news.set()
+
+    def close(self, seconds=5.0):
+        """Send what is left, for so long at most."""
+        self.closing = True
+        self.news.set()
+        self.thread.join(seconds)
+
+    # -- for the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self):
+        while True:
+            self.news.wait()
+            self.news.clear()
+            closing = self.closing
+            try:
+                self._send_all()
+            except Exception as error:  # the client raises anything at all, of requests, sockets and its own
+                self._lost(error)
+                if closing:
+                    return
+                threading.Event().wait(self.retry)  # the run goes on, and its news wait
+                self.news.set()
+            if closing:
+                return
+
+    def _lost(self, error):
+        self.client = None
+        with self.lock:
+            for what in self.content.values():
+                what.forget_sent()
+        if not self.told:
+            where = f"{self.config.visdom_server}:{self.config.visdom_port}"
+            self.tell(f"Visdom at {where} does not take pictures ({type(error).__name__}); the run goes on, and it is tried again")
+        self.told = True
+
+    def _send_all(self):
+        self.client = self.client or connect(self.config)
+        for name in list(self.content):
+            with self.lock:
+                what = self.content.get(name)
+            if isinstance(what, _Picture) and not what.sent:
+                self.client.image(what.pixels, win=name, opts={"title": name, "caption": what.caption})
+                what.sent = True
+            elif isinstance(what, _Lines):
+                self._send_lines(name, what)
+
+    def _send_lines(self, name, lines):
+        with self.lock:
+            waiting = {series: (list(steps), list(lines.values[series])) for series, steps in lines.steps.items()}
+        for series, (steps, values) in waiting.items():
+            first = lines.sent.get(series, 0)
+            if first == len(steps):
+                continue
+            update = "append" if first else "replace" if lines.sent else None
+            self.client.line(
+                Y=np.array(values[first:]), X=np.array(steps[first:]), win=name, name=series, update=update,
+                opts={"title": name, "xlabel": "step", "showlegend": len(waiting) > 1},
+            )  # fmt: skip
+            lines.sent[series] = len(steps)
+
+
+def open_windows(config, is_main=True, tell=print):
+    """Windows for the first process of a run that wants them; NullWindows otherwise. ConfigError: the package is missing."""
+    return Windows(config, tell) if is_main and (config.visdom or config.visdom_log) else NullWindows()
+
+
+def show_metrics(windows, values):
+    """A line of the log {column: number} as a window for each column, the quartiles of a loss term together in one."""
+    grouped = {}
+    for column, value in values.items():
+        term, _, quartile = column.rpartition("_q")
+        window, series = (f"{term} by quartile of t", f"q{quartile}") if term and quartile.isdigit() else (column, column)
+        if column not in ("step", "samples"):
+            grouped.setdefault(window, {})[series] = value
+    for window, series in grouped.items():
+        windows.lines(window, values["step"], series)

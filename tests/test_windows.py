@@ -1,0 +1,472 @@
+"""Visdom: windows on a real server, which may be absent, die, hang or come back; recorded and replayed; the page in a browser."""
+
+import base64
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
+from PIL import Image
+
+from guided_diffusion import pictures, visualize
+from guided_diffusion.image_files import DataError, read_image
+from guided_diffusion.inspector import InspectConfig, Inspector
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.windows import MOST_PICTURES, MOST_POINTS, NullWindows, VisdomConfig, Windows, connect, open_windows, show_metrics
+
+pytest.importorskip("visdom")
+
+RED, BLUE = (Image.new("RGB", (20, 10), colour) for colour in ((255, 0, 0), (0, 0, 255)))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Server:
+    """A Visdom server of the tests, on a free port, by the project's own command."""
+
+    def __init__(self, folder):
+        self.port, self.folder, self.process = free_port(), folder, None
+
+    def start(self):
+        command = [sys.executable, "-m", "guided_diffusion.visualize", "serve", f"--port={self.port}", f"--env_path={self.folder}"]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        end = time.monotonic() + 90
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > end:
+                    pytest.skip(f"no Visdom server: {self.process.communicate(timeout=5)[0][-300:]}")
+                time.sleep(0.1)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def config(self, env, **more):
+        return VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=self.port, visdom_env=env, **more)
+
+    def flags(self, env):
+        return ["--visdom", "--visdom_server=http://127.0.0.1", f"--visdom_port={self.port}", f"--visdom_env={env}"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("visdom"))
+    server.start()
+    yield server
+    server.kill()
+
+
+def windows_of(client):
+    """{name: content} of every window of the client's environment."""
+    return {name: window["content"] for name, window in json.loads(client.get_window_data(None)).items()}
+
+
+def points_of(content):
+    return {trace["name"]: (trace["x"], trace["y"]) for trace in content["data"]}
+
+
+def picture_of(content):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content["src"].split(",")[1]))).convert("RGB"))
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def there(client, *names):
+    """Whether the server has all these windows."""
+    try:
+        return set(names) <= windows_of(client).keys()
+    except (ConnectionError, ValueError):
+        return False
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+def test_windows_hold_the_numbers_and_pictures_that_were_sent(server):
+    config = server.config("numbers")
+    with Windows(config) as windows:
+        for step in range(50):
+            windows.lines("loss", step, {"mse": step / 10, "vb": -step})
+        windows.picture("sheet", BLUE, "old")
+        windows.picture("sheet", RED, "new")
+    content = windows_of(connect(config))
+    assert content.keys() == {"loss", "sheet"}
+    points = points_of(content["loss"])
+    assert points["mse"] == (list(range(50)), pytest.approx([step / 10 for step in range(50)])) and points["vb"][1][-1] == -49
+    assert content["sheet"]["caption"] == "new" and (picture_of(content["sheet"]) == (255, 0, 0)).all()
+
+
+def test_windows_are_updated_in_place_and_old_pictures_go(server):
+    config = server.config("inplace")
+    windows = Windows(config)
+    client = connect(config)
+    for step in range(3):
+        windows.lines("loss", step, {"mse": step})
+        wait_for(lambda step=step: there(client, "loss") and len(points_of(windows_of(client)["loss"])["mse"][0]) == step + 1)
+    for k in range(MOST_PICTURES + 5):
+        windows.picture(f"picture {k}", RED)
+    assert sum(name.startswith("picture") for name in windows.content) == MOST_PICTURES
+    windows.close()
+    assert "loss" in windows_of(client)
+
+
+def test_long_lines_are_thinned_out_not_cut():
+    windows = Windows.__new__(Windows)
+    windows.content, windows.lock, windows.news = {}, threading.Lock(), threading.Event()
+    for step in range(3 * MOST_POINTS):
+        windows.lines("loss", step, {"mse": step})
+    steps = windows.content["loss"].steps["mse"]
+    assert MOST_POINTS / 3 < len(steps) <= MOST_POINTS and steps[0] == 0 and steps[-1] == 3 * MOST_POINTS - 1 and steps == sorted(steps)
+
+
+def test_a_server_that_dies_and_comes_back_is_sent_everything_again(tmp_path):
+    server, told = Server(tmp_path), []
+    server.start()
+    config = server.config("back")
+    windows = Windows(config, told.append, retry=0.2)
+    windows.lines("loss", 0, {"mse": 1})
+    windows.picture("sheet", RED)
+    wait_for(lambda: there(connect(config), "loss", "sheet"))
+    server.kill()
+    windows.lines("loss", 1, {"mse": 2})
+    wait_for(lambda: told)
+    shutil.rmtree(tmp_path)  # what the server had kept
+    server.start()
+    wait_for(lambda: there(connect(config), "loss", "sheet"))
+    assert points_of(windows_of(connect(config))["loss"])["mse"] == ([0, 1], [1, 2])
+    server.kill()  # and once more, so fast that no message was lost on the way
+    shutil.rmtree(tmp_path)
+    server.start()
+    windows.lines("loss", 2, {"mse": 3})
+    wait_for(lambda: there(connect(config), "loss", "sheet"))
+    windows.close()
+    assert points_of(windows_of(connect(config))["loss"])["mse"] == ([0, 1, 2], [1, 2, 3])
+    server.kill()
+    assert len(told) == 1 and str(server.port) in told[0]
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.send_error(403)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["absent", "silent", "refusing"])
+def test_a_server_that_is_none_costs_one_line_and_no_time(kind, capfd):
+    """Absent; accepting and never answering; answering no."""
+    told, port = [], free_port()
+    if kind == "silent":
+        listener = socket.create_server(("127.0.0.1", port))
+    if kind == "refusing":
+        listener = http.server.ThreadingHTTPServer(("127.0.0.1", port), Refusing)
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+    windows = Windows(VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=port), told.append, retry=0.1)
+    longest = 0.0
+    for step in range(300):
+        started = time.perf_counter()
+        windows.lines("loss", step, {"mse": step})
+        windows.picture("sheet", RED)
+        longest = max(longest, time.perf_counter() - started)
+        time.sleep(0.001)
+    if kind != "silent":  # which is noticed after some seconds only
+        wait_for(lambda: told)
+        time.sleep(0.5)
+        assert len(told) == 1 and f"127.0.0.1:{port} does not take pictures" in told[0]
+    started = time.perf_counter()
+    windows.close(seconds=0.5)
+    assert time.perf_counter() - started < 2 and longest < 0.5  # a step of a run is never held up by the seconds of a timeout
+    assert capfd.readouterr() == ("", "")
+    if kind != "absent":
+        getattr(listener, "shutdown", lambda how=None: None)() if kind == "refusing" else listener.close()
+
+
+def test_without_being_asked_nothing_is_imported_or_connected(monkeypatch):
+    monkeypatch.setitem(sys.modules, "visdom", None)
+    assert type(open_windows(VisdomConfig())) is NullWindows and not open_windows(VisdomConfig()).shown
+    assert type(open_windows(VisdomConfig(visdom=True), is_main=False)) is NullWindows
+    with pytest.raises(ConfigError, match="pip install 'ambiguous-segmentation-diffusion\\[visdom\\]'"):
+        open_windows(VisdomConfig(visdom=True))
+
+
+def test_quartiles_share_a_window():
+    class Kept(NullWindows):
+        def __init__(self):
+            self.seen = {}
+
+        def lines(self, window, step, values):
+            self.seen[window] = (step, values)
+
+    kept = Kept()
+    show_metrics(kept, {"step": 7, "samples": 28, "loss": 1.0, "loss_q0": 2.0, "loss_q3": 3.0, "lr": 0.1, "ged_4": 0.5})
+    assert kept.seen == {"loss": (7, {"loss": 1.0}), "loss by quartile of t": (7, {"q0": 2.0, "q3": 3.0}), "lr": (7, {"lr": 0.1}), "ged_4": (7, {"ged_4": 0.5})}
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(cases, server, tmp_path_factory):
+    """The log folder of a run with windows and a recording."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=6", "--batch_size=2", "--log_interval=2",
+                       f"--eval_data_dir={cases}", "--eval_interval=3", "--eval_cases=2", "--eval_steps=2", f"--visdom_log={folder}/windows.log",
+                       *server.flags("training"), *as_arguments(TINY))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_training_shows_its_numbers_and_validation_samples(server, trained):
+    content = windows_of(connect(server.config("training")))
+    names = {"loss", "mse", "vb", "kl", "loss by quartile of t", "grad_norm", "lr", "samples_per_second", "ged_4", "dice_4", "validation samples"}
+    assert names <= content.keys()
+    import csv
+
+    with open(trained / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    for column in ("loss", "grad_norm", "ged_4"):
+        told = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        steps, values = points_of(content[column])[column]
+        assert list(zip(steps, values)) == [(step, pytest.approx(value, rel=1e-4)) for step, value in told]
+    assert picture_of(content["validation samples"]).shape[0] > 100 and content["validation samples"]["caption"] == "step 6"
+
+
+def test_what_was_recorded_is_replayed(server, trained, tmp_path):
+    log = trained / "windows.log"
+    done = subprocess.run([sys.executable, "-m", "guided_diffusion.visualize", "replay", str(log), *server.flags("training")[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone = tmp_path / "alone.log"  # without a server at all
+    with Windows(VisdomConfig(visdom_env="replayed", visdom_log=str(alone))) as windows:
+        windows.lines("loss", 1, {"mse": 2})
+        windows.picture("sheet", BLUE)
+    connect(server.config("replayed")).replay_log(str(alone))
+    content = windows_of(connect(server.config("replayed")))
+    assert points_of(content["loss"]) == {"mse": ([1], [2])} and (picture_of(content["sheet"]) == (0, 0, 255)).all()
+
+
+@pytest.fixture(scope="module")
+def sampled(cases, server, trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sampled")
+    done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={folder}", "--num_ensemble=3",
+                       "--timestep_respacing=5", "--movie", "--evaluate", *server.flags("sampling"))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_sampling_shows_the_chain_and_the_latest_cases_and_writes_movies(server, cases, sampled):
+    content = windows_of(connect(server.config("sampling")))
+    assert content.keys() == {"case", "x_t", "masks", "mean and uncertainty", "latest 0", "latest 1", "latest 2", "latest 3"}
+    assert content["latest 1"]["caption"] == "phantom0005" and content["latest 3"]["caption"] == "phantom0003"  # six cases, four windows
+    np.testing.assert_array_equal(picture_of(content["latest 1"]), np.asarray(Image.open(sampled / "phantom0005_sheet.png")))
+    for k in range(6):
+        film = Image.open(sampled / f"phantom000{k}_movie.gif")
+        frames = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            frames.append(np.asarray(film.convert("L")))
+        assert film.n_frames >= 5
+        last = frames[-1][pictures.MARGIN + pictures.LABEL_HEIGHT :, 2 * pictures.MARGIN + 128 :][:128, :128][4::8, 4::8]
+        with np.load(sampled / f"phantom000{k}_samples.npz") as file:
+            np.testing.assert_allclose(last, np.clip(file["samples"][0], 0, 1) * 255, atol=3)
+
+
+def test_windows_change_nothing_of_a_run(cases, trained, sampled, tmp_path):
+    done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={tmp_path}", "--num_ensemble=3",
+                       "--timestep_respacing=5")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for k in range(6):
+        with np.load(tmp_path / f"phantom000{k}_samples.npz") as a, np.load(sampled / f"phantom000{k}_samples.npz") as b:
+            np.testing.assert_array_equal(a["samples"], b["samples"])
+    assert not list(tmp_path.glob("*_movie.gif"))
+
+
+# -- inspecting -------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """A client that keeps what it is told."""
+
+    def __init__(self):
+        self.shown, self.handlers = {}, {}
+
+    def properties(self, data, win, opts):
+        self.shown[win] = data
+
+    def image(self, pixels, win, opts):
+        self.shown[win] = (pixels, opts["caption"])
+
+    def text(self, text, win, opts):
+        self.shown[win] = text
+
+    def register_event_handler(self, handler, win):
+        self.handlers[win] = handler
+
+    def change(self, place, value):
+        self.handlers["cases"]({"event_type": "PropertyUpdate", "propertyId": place, "value": value})
+
+
+def test_cases_are_chosen_by_their_figures_and_masks_follow_the_threshold(cases, sampled):
+    client = Recorder()
+    Inspector(client, InspectConfig(str(sampled), str(cases))).start()
+    assert [item["name"] for item in client.shown["cases"]] == ["sorted by", "case", "threshold"]
+    client.change(0, 2)  # by energy distance
+    labels = client.shown["cases"][1]["values"]
+    values = [float(re.search(r"ged ([\d.]+)", label)[1]) for label in labels]
+    assert values == sorted(values, reverse=True) and len(values) == 6
+    client.change(1, "0")
+    worst = labels[0].split()[0]
+    pixels, caption = client.shown["masks"]
+    assert caption == f"{worst}, threshold 0.5" and f"<b>{worst}</b>" in client.shown["figures"]
+    np.testing.assert_array_equal(np.moveaxis(pixels, 0, -1), np.asarray(Image.open(sampled / f"{worst}_sheet.png")))
+    thresholds = client.shown["cases"][2]["values"]
+    for threshold in ("0.20", "0.80"):
+        client.change(2, str(thresholds.index(threshold)))
+        pixels, caption = client.shown["masks"]
+        with np.load(sampled / f"{worst}_samples.npz") as file:
+            masks = file["samples"] > float(threshold)
+        image = read_image(str(cases / worst / f"image_{worst}.png"))
+        raters = np.stack([np.asarray(Image.open(cases / worst / f"label{k}_.png")) for k in range(3)])
+        np.testing.assert_array_equal(np.moveaxis(pixels, 0, -1), np.asarray(pictures.sheet(image, raters, masks)))
+    before = dict(client.shown)
+    for place, value in ((2, "99"), (2, "x"), (1, "99"), (0, None)):  # passed over
+        client.change(place, value)
+    assert client.shown["masks"][1] == before["masks"][1]
+
+
+def test_inspecting_refuses_what_is_not_there(tmp_path):
+    for folder, words in (("/nowhere", "no such folder"), (str(tmp_path), "no samples")):
+        with pytest.raises(DataError, match=words):
+            Inspector(Recorder(), InspectConfig(folder))
+
+
+# -- commands ---------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "guided_diffusion.visualize", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+
+
+def test_refusals(tmp_path):
+    (tmp_path / "text").write_text("no log\n")
+    port = free_port()
+    closed = {name: value for name, value in os.environ.items() if not name.startswith("VISDOM")}
+    for arguments, words in [
+        (["show"], ["show is unknown: serve, inspect or replay"]),
+        (["serve", "--public"], ["--public wants a login", "VISDOM_USERNAME"]),
+        (["serve", "--port=0"], ["--port 0"]),
+        (["replay", "/nowhere"], ["/nowhere"]),
+        (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no Visdom server", str(port), "visualize serve"]),
+        (["inspect", "--samples=/nowhere", f"--visdom_port={port}"], ["no Visdom server"]),
+    ]:
+        assert_refused(command(*arguments, env=closed), *words)
+
+
+def test_assets_come_from_a_folder_where_there_is_no_registry(tmp_path):
+    given = tmp_path / "given"
+    given.mkdir()
+    for name in visualize.ASSETS:
+        (given / os.path.basename(name)).write_text(name)
+    assert visualize.install_assets(str(tmp_path / "static"), str(given)) == list(visualize.ASSETS)
+    assert visualize.install_assets(str(tmp_path / "static"), "/nowhere") == []  # all there
+    assert (tmp_path / "static" / "css" / "bootstrap.min.css").read_text() == "css/bootstrap.min.css"
+    (tmp_path / "static" / "js" / "jquery.min.js").unlink()
+    with pytest.raises(DataError, match="jquery.min.js: missing.*--assets"):
+        visualize.install_assets(str(tmp_path / "static"), "/nowhere")
+    with pytest.raises(DataError, match="jquery.min.js: missing.*--assets"):
+        visualize.install_assets(str(tmp_path / "static"), registry=f"http://127.0.0.1:{free_port()}")
+
+
+def test_the_server_listens_on_this_machine_only(server):
+    with open("/proc/net/tcp") as file:
+        rows = [line.split() for line in file.readlines()[1:]]
+    listening = {row[1].split(":")[0] for row in rows if int(row[1].split(":")[1], 16) == server.port and row[3] == "0A"}
+    assert listening == {"0100007F"}  # 127.0.0.1
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def visit(browser, server):
+    """visit(env) opens the environment's page."""
+    page = browser.new_page(viewport={"width": 1500, "height": 1100})
+
+    def open_page(env):
+        page.goto(f"http://127.0.0.1:{server.port}/env/{env}")
+        page.wait_for_selector(".window", timeout=30_000)
+        return page
+
+    yield open_page
+    page.close()
+
+
+def test_the_page_shows_training(visit, server, trained):
+    page = visit("training")
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length >= 8", timeout=30_000)
+    drawn = page.evaluate(
+        "Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')].map(plot => [plot.layout.title.text ?? plot.layout.title, [...plot.data[0].y]]))"
+    )
+    sent = points_of(windows_of(connect(server.config("training")))["loss"])["loss"][1]
+    assert drawn["loss"] == pytest.approx(sent)
+    source = page.locator(".window img.content-image").first.get_attribute("src") or page.locator(".window img").first.get_attribute("src")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
+    np.testing.assert_array_equal(shown, picture_of(windows_of(connect(server.config("training")))["validation samples"]))
+    if os.environ.get("CIMD_SCREENSHOTS"):
+        page.screenshot(path=os.path.join(os.environ["CIMD_SCREENSHOTS"], "visdom_training.png"))
+
+
+def test_the_page_answers_when_a_threshold_is_moved(visit, server, cases, sampled):
+    arguments = [f"--samples={sampled}", f"--data_dir={cases}", "--visdom_server=http://127.0.0.1", f"--visdom_port={server.port}", "--visdom_env=inspect"]
+    process = subprocess.Popen([sys.executable, "-m", "guided_diffusion.visualize", "inspect", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert "6 cases at" in process.stdout.readline()
+        page = visit("inspect")
+
+        def shown():
+            source = page.locator(".window img").first.get_attribute("src")
+            return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
+
+        page.wait_for_selector(".window img")
+        np.testing.assert_array_equal(shown(), np.asarray(Image.open(sampled / "phantom0000_sheet.png")))
+        page.locator(".content-properties select").nth(2).select_option(label="0.90")
+        with np.load(sampled / "phantom0000_samples.npz") as file:
+            masks = file["samples"] > 0.9
+        image = read_image(str(cases / "phantom0000" / "image_phantom0000.png"))
+        raters = np.stack([np.asarray(Image.open(cases / "phantom0000" / f"label{k}_.png")) for k in range(3)])
+        expected = np.asarray(pictures.sheet(image, raters, masks))
+        wait_for(lambda: np.array_equal(shown(), expected))
+        if os.environ.get("CIMD_SCREENSHOTS"):
+            page.screenshot(path=os.path.join(os.environ["CIMD_SCREENSHOTS"], "visdom_inspect.png"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+
+
+def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(cases, tmp_path):
+    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=3", "--batch_size=2", "--visdom",
+                      "--visdom_server=http://127.0.0.1", f"--visdom_port={free_port()}", *as_arguments(TINY))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("does not take pictures") == 1 and "Traceback" not in done.stdout + done.stderr
