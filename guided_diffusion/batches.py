@@ -97,7 +97,7 @@ def endless_batches(dataset, sampler, num_workers, place, on_death):
     Yield the sampler's batches from place() on, without end. Reading processes that die are replaced.
 
     place     () -> the place of the stream at which the next batch begins
-    on_death  called with a line for each time that readers died; RuntimeError goes on when they die before a batch came
+    on_death  called with a line for each time that readers died; the error goes on when they die before a batch came
     """
     loader = DataLoader(
         dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers,
@@ -111,8 +111,8 @@ def endless_batches(dataset, sampler, num_workers, place, on_death):
                 # The loader's own handler would raise in the middle of a step; so, the dead are missed at the next batch.
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or place() == first:
+        except (RuntimeError, OSError, EOFError) as error:  # of its absence, or of a batch that it was handing over
+            if not num_workers or place() == first or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                 raise
             on_death(f"a process that reads cases died ({error}); new ones are started")
 

@@ -26,7 +26,8 @@ class Processes:
     """
 
     def __init__(self, environ=os.environ, timeout=None):
-        self.timeout, self.address = timeout, None
+        self.timeout, self.address = timeout, "env://"
+        self.attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if "RANK" not in environ and any(int(environ.get(name, 1)) > 1 for name in MPI_SIZES):
             self.rank, self.world_size, self.local_rank, self.local_size, self.address = ask_mpi()
         else:
@@ -44,8 +45,13 @@ class Processes:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
-            where = {"init_method": self.address, "rank": self.rank, "world_size": self.world_size} if self.address else {}
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=self.timeout, **where)
+            # torchrun --max-restarts keeps its store: without a prefix of its own, an attempt could read the addresses of
+            # processes that the one before left there, and wait for them.
+            store, _, _ = next(dist.rendezvous(self.address, self.rank, self.world_size))
+            dist.init_process_group(
+                "nccl" if self.device.type == "cuda" else "gloo", store=dist.PrefixStore(f"attempt{self.attempt}", store),
+                rank=self.rank, world_size=self.world_size, timeout=self.timeout,
+            )  # fmt: skip
         return self
 
     def __enter__(self):
