@@ -28,6 +28,6 @@ for set in lidc brain; do
     ls "$source" | awk '{print (NR % 3 == 0 ? "testing" : "training"), $0}' | while read -r split case; do
         ln -sfn "$source/$case" "$WORK/$set/$split/$case"
     done
-    train $set "$WORK/$set/training" $PAPER --image_size 64 --channel_mult 1,2,2,2 --attention_resolutions 8 --lr_anneal_steps 2500
-    quality $set "$WORK/$set/testing" --cases 6 --steps 1000,50,20,10,5,2
+    train $set "$WORK/$set/training" $PAPER --lr_anneal_steps 2500
+    quality $set "$WORK/$set/testing" --cases 6 --steps 1000,100,50,20,10,5,2
 done

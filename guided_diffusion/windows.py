@@ -6,6 +6,7 @@ up to that. So there is nothing to queue up: a picture that comes before the las
 comes back is sent everything again.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -22,6 +23,7 @@ PACKAGE = (
     "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
 )
 TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
+INTERVAL = 1.0  # seconds between two rounds of sending: what comes meanwhile goes together
 MOST_POINTS = 4000  # of a line; beyond that every other one goes
 MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
 
@@ -121,8 +123,8 @@ class Windows(NullWindows):
     def __init__(self, config, tell=print, retry=5.0):
         self.config, self.tell, self.retry = config, tell, retry
         self.content = OrderedDict()  # {window: _Lines or _Picture}
-        self.client, self.told, self.closing = None, False, False
-        self.lock, self.news = threading.Lock(), threading.Event()
+        self.client, self.told = None, False
+        self.lock, self.news, self.closing = threading.Lock(), threading.Event(), threading.Event()
         try:
             import visdom  # noqa: F401
         except ImportError as error:
@@ -158,27 +160,29 @@ class Windows(NullWindows):
 
     def close(self, seconds=5.0):
         """Send what is left, for so long at most."""
-        self.closing = True
+        self.closing.set()
         self.news.set()
         self.thread.join(seconds)
 
     # -- for the thread -----------------------------------------------------------------------------------------------
 
     def _run(self):
-        while True:
+        while not self.closing.is_set():
             self.news.wait()
+            last = self.closing.is_set()
             self.news.clear()
-            closing = self.closing
             try:
                 self._send_all()
+                pause = INTERVAL
             except Exception as error:  # the client raises anything at all, of requests, sockets and its own
                 self._lost(error)
-                if closing:
-                    return
-                threading.Event().wait(self.retry)  # the run goes on, and its news wait
-                self.news.set()
-            if closing:
+                pause = self.retry
+                self.news.set()  # the run goes on, and its news wait
+            if last:
                 return
+            self.closing.wait(pause)
+        with contextlib.suppress(Exception):
+            self._send_all()
 
     def _lost(self, error):
         self.client = None
