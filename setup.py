@@ -10,7 +10,7 @@ setup(
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
     package_data={"guided_diffusion": ["*.html"]},
     python_requires=">=3.10",
-    install_requires=["torch>=2.6", "numpy>=1.24", "pillow>=10", "scipy>=1.15", "blobfile>=3", "tqdm>=4.65"],
+    install_requires=["torch>=2.7", "numpy>=1.24", "pillow>=10", "scipy>=1.15", "blobfile>=3", "tqdm>=4.65"],
     extras_require={
         "visdom": VISDOM,
         "mpi": ["mpi4py>=4", "mpich"],

@@ -144,6 +144,7 @@ def find_cases(directory):
             subfolders.clear()
             continue
         seen.add(os.path.realpath(folder))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # half-written ones among them
         if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
             continue
         relative = os.path.relpath(folder, directory)

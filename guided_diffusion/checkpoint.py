@@ -12,7 +12,7 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     optimizer, schedule_sampler, scaler
     random               the seed; each step's randomness follows from it and the place in the data
     best                 {settings, step, score} of the best validation so far; None: there was none
-    bad_steps            steps left out so far, because a loss or a gradient was not finite
+    bad_steps            [steps left out so far, because a loss or a gradient was not finite; the last ones of them in a row]
 
 Bare state dicts of the published code, and of the implicit-ensembles code, are read too.
 """
@@ -68,7 +68,8 @@ def _is_whole(content):
         return isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items())
 
     return (
-        isinstance(content.get("step"), int)
+        all(isinstance(content.get(name, 0), int) and content.get(name, 0) >= 0 for name in ("step", "samples"))
+        and isinstance(content.get("optimizer"), dict | None)
         and isinstance(content.get("flags"), dict)
         and is_state(content.get("weights"))
         and isinstance(content.get("ema"), dict)
@@ -172,7 +173,8 @@ def check_optimizer(state, parameters, source):
     """CheckpointError: an optimizer's stored state does not fit the first of the `parameters`, to which it belongs."""
     entries = state.get("state") if isinstance(state, dict) else None
     fits = isinstance(entries, dict) and all(
-        index < len(parameters) and "exp_avg" in entry and entry["exp_avg"].shape == parameters[index].shape
+        isinstance(index, int) and 0 <= index < len(parameters) and isinstance(entry, dict)
+        and all(getattr(entry.get(name), "shape", None) == parameters[index].shape for name in ("exp_avg", "exp_avg_sq"))
         for index, entry in entries.items()
     )
     if not fits:

@@ -82,7 +82,7 @@ class CheckpointFolder:
                 if name in sums and sha256(path) != sums[name]:
                     raise CheckpointError(f"{path}: damaged, its SHA-256 is not that of {MANIFEST}; an older one is taken")
                 return load(path), path, skipped
-            except CheckpointError as error:
+            except (CheckpointError, OSError) as error:
                 skipped.append(str(error))
         if skipped:
             raise CheckpointError(f"{skipped[0]}; no checkpoint in {self.folder} is whole: use another --log_dir")

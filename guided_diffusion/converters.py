@@ -20,7 +20,7 @@ from .nn import ConfigError
 SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
 MASK = re.compile(r"mask|label|seg|gt|rater|expert|annot", re.IGNORECASE)
-MOST_PIXELS = 2**28  # of an image or a volume
+MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
 BRATS = ("flair", "t1", "t1ce", "t2")
 MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of each modality
 
@@ -62,10 +62,12 @@ def lidc_pickle(config):
     for key, entry in content.items():
         source = f"{config.src}, {str(key)[:80]}"
         try:
-            image, masks, patient = entry["image"], np.stack([np.asarray(mask) for mask in entry["masks"]]), str(entry["series_uid"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            image, masks, patient = entry["image"], list(entry["masks"]), str(entry["series_uid"])
+            if not masks or not all(isinstance(array, np.ndarray) and array.shape == image.shape for array in (image, *masks)):
+                raise ValueError(f"arrays of unlike shapes {sorted({np.shape(array) for array in (image, *masks)}, key=str)}")
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise DataError(f"{source}: image, masks and series_uid are wanted ({error})") from error
-        yield RawCase(str(key), {"": _in_unit_range(image, source)}, masks > 0.5, patient, told={"series": patient})
+        yield RawCase(str(key), {"": _in_unit_range(image, source)}, [mask > 0.5 for mask in masks], patient, told={"series": patient})
 
 
 def lidc_hdf5(config):
@@ -88,7 +90,9 @@ def lidc_hdf5(config):
             images, labels = file[group]["images"], file[group]["labels"]
             if images.ndim != 3 or labels.ndim != 4 or len(images) != len(labels):
                 raise DataError(f"{config.src}, {group}: images {images.shape} and labels {labels.shape} do not belong together")
-            _refuse_huge(images.shape[1:], f"{config.src}, {group}")
+            _refuse_huge(labels.shape[1:], f"{config.src}, {group}")
+            if any(d.external or d.is_virtual or d.file.filename != file.filename for d in (images, labels)):
+                raise DataError(f"{config.src}, {group}: it takes its values from other files, which is refused")
             last = labels.shape[1:3] == images.shape[1:]
             for k in range(len(images)):  # one at a time: the files are large
                 name = f"{group}{k:05d}"
@@ -290,7 +294,8 @@ def convert(name, config, tell=print):
     drawn = assign_splits({patient for patient, own, _ in staged if own is None}, config.seed, known)
     rows = []
     for patient, own, row in staged:
-        split[patient] = own or drawn[patient]
+        if split.setdefault(patient, own or drawn[patient]) != (own or drawn[patient]):
+            raise DataError(f"{config.src}: patient {patient} is in {split[patient]} and {own}; put all cases of a patient into one split")
         rows.append(out.move(row, split[patient]))
     out.finish(rows, split, config.seed)
     counts = ", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in ("training", "validation", "testing"))

@@ -57,8 +57,8 @@ class Processes:
     def __enter__(self):
         return self.start()
 
-    def __exit__(self, *exception):
-        if self.world_size > 1:
+    def __exit__(self, kind, *exception):
+        if self.world_size > 1 and kind is None:  # else the others may be waiting for this one, and it for them
             dist.destroy_process_group()
 
     @property
@@ -152,12 +152,12 @@ def full(tensor):
 
 
 def whole(state):
-    """A nested state with every sharded tensor whole."""
+    """A nested state with every tensor whole and on the CPU, one after another."""
     if isinstance(state, dict):
         return {key: whole(value) for key, value in state.items()}
     if isinstance(state, list):
         return [whole(value) for value in state]
-    return full(state) if isinstance(state, torch.Tensor) else state
+    return full(state).cpu() if isinstance(state, torch.Tensor) else state
 
 
 def local(tensor):

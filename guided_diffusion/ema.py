@@ -13,6 +13,7 @@ class EMA:
     """
 
     def __init__(self, module, rates):
+        self.module = module
         self.live = list(module.state_dict().values())  # these follow the module's weights
         self.weights = {str(rate): {k: v.clone() for k, v in module.state_dict().items()} for rate in rates}
 
@@ -26,8 +27,10 @@ class EMA:
         live = list(map(local, self.live))
         moved = torch.as_tensor(moved, dtype=torch.float32, device=live[0].device)
         for rate, weights in self.weights.items():
-            share = (1 - min(float(rate), (1 + step) / (10 + step))) * moved
-            torch._foreach_lerp_(list(map(local, weights.values())), live, [share] * len(live))
+            averages = list(map(local, weights.values()))
+            change = torch._foreach_sub(live, averages)
+            torch._foreach_mul_(change, (1 - min(float(rate), (1 + step) / (10 + step))) * moved)
+            torch._foreach_add_(averages, change)
 
     @contextmanager
     def applied(self):
@@ -37,6 +40,9 @@ class EMA:
         try:
             yield
         finally:
+            for part in self.module.modules():  # a sharded one may hold on to whole weights, which are averages now
+                if hasattr(part, "reshard"):
+                    part.reshard()
             self._swap(averages)
 
     @torch.no_grad()

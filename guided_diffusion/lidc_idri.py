@@ -6,6 +6,7 @@ with inclusion FALSE cuts a hole by the same rule. A nodule of a single point is
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from .image_files import DataError
 
 MOST_READERS = 4
+MOST_SIDE = 4096  # pixels of a scan
 PUBLISHED_SLICES = 15_096  # slices with an outline that the field's preparations count
 
 
@@ -112,11 +114,17 @@ def read_xml(path):
                     points += 1
                 elif outlines:
                     annotations.append(Annotation(reader, _text(nodule, "noduleID"), [o for o in outlines if len(o.points) > 2]))
-        return Reading(path, series.text.strip(), len(sessions), annotations, points)
+        return Reading(path, _uid(series.text.strip()), len(sessions), annotations, points)
     except DataError:
         raise
     except Exception as error:  # the parser's own errors, refused entities among them, and values that are no numbers
         raise DataError(f"{path}: cannot be read as LIDC's XML ({type(error).__name__}: {error}); replace or remove it") from error
+
+
+def _uid(text):
+    if not re.fullmatch(r"[0-9.]{1,64}", text) or set(text) == {"."}:
+        raise ValueError(f"{text[:80]!r} is no UID")
+    return text
 
 
 def _tag(element):
@@ -134,7 +142,7 @@ def _text(element, tag):
 
 def _read_roi(roi):
     points = [(int(_text(edge, "xCoord")), int(_text(edge, "yCoord"))) for edge in roi if _tag(edge) == "edgeMap"]
-    if max((abs(n) for point in points for n in point), default=0) > 2**15:
+    if max((abs(n) for point in points for n in point), default=0) > MOST_SIDE:
         raise ValueError(f"an outline that reaches to {points}"[:100])
     points = np.array(points, dtype=np.int64).reshape(-1, 2)
     return Outline(_text(roi, "imageSOP_UID"), float(_text(roi, "imageZposition") or "nan"), points, _text(roi, "inclusion").upper() != "FALSE")
@@ -171,7 +179,8 @@ class Series:
         path = self.files[index]
         try:
             data = pydicom.dcmread(path)
-            slope, intercept = (float(data.get(tag, default)) for tag, default in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
+            told = (("RescaleSlope", 1), ("RescaleIntercept", 0))
+            slope, intercept = (float(default if data.get(tag) in (None, "") else data.get(tag)) for tag, default in told)
             pixels = data.pixel_array
         except Exception as error:  # a damaged file can fail anywhere in the reader
             raise DataError(f"{path}: its pixels cannot be read ({error}); download it again") from error
@@ -196,30 +205,41 @@ def find_series(folder):
                 data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
             except Exception:  # no DICOM
                 continue
-            if data.get("Modality", "CT") == "CT" and "SeriesInstanceUID" in data:
+            if data.get("Modality", "CT") == "CT" and re.fullmatch(r"[0-9.]{1,64}", str(data.get("SeriesInstanceUID", ""))):
                 found.setdefault(str(data.SeriesInstanceUID), []).append(path)
     return found
 
 
 def read_series(uid, files):
     """`Series` of the files of one series, whatever their order; a slice that is there twice is taken once. DataError: it is none."""
+    try:
+        return _read_series(uid, files)
+    except DataError:
+        raise
+    except Exception as error:  # tags that are empty, or no numbers
+        raise DataError(f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); download it again") from error
+
+
+def _read_series(uid, files):
     import pydicom
 
     tags = ["SOPInstanceUID", "PatientID", "ImagePositionPatient", "SliceLocation", "PixelSpacing", "Rows", "Columns", "RescaleSlope", "RescaleIntercept"]
     slices, notes = {}, []
     for path in files:
         data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        missing = [tag for tag in ("SOPInstanceUID", "PixelSpacing", "Rows", "Columns") if tag not in data]
+        missing = [tag for tag in ("SOPInstanceUID", "PixelSpacing", "Rows", "Columns") if data.get(tag) in (None, "")]
         position = data.get("ImagePositionPatient")
         z = position[2] if position else data.get("SliceLocation")
         if missing or z is None:
             raise DataError(f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used")
-        if "RescaleSlope" not in data or "RescaleIntercept" not in data:
+        if data.get("RescaleSlope") in (None, "") or data.get("RescaleIntercept") in (None, ""):
             notes.append("without rescale slope or intercept: 1 and 0 are taken")
         slices.setdefault(str(data.SOPInstanceUID), (float(z), path, data))
     ordered = sorted((z, sop, path, data) for sop, (z, path, data) in slices.items())
     first = ordered[0][3]
     spacing, shape = tuple(float(mm) for mm in first.PixelSpacing), (int(first.Rows), int(first.Columns))
+    if len(spacing) != 2 or not all(0 < mm < 100 for mm in spacing) or not 0 < max(shape) <= MOST_SIDE:
+        raise DataError(f"{files[0]}: series {uid} has {shape[1]}x{shape[0]} pixels of {spacing} mm, which no scan has")
     if len(slices) < len(files):
         notes.append(f"{len(files) - len(slices)} files are there twice")
     return Series(
@@ -253,7 +273,9 @@ def find_nodules(series, readings):
     Of several annotations of one reader in one nodule the masks are united. Of more than four readers the first four count.
     """
     notes = list(series.notes)
-    annotations = [(reader, annotation) for reader, annotation in _of_readers(readings, notes)]
+    annotations = list(_of_readers(readings, notes))
+    if points := sum(reading.points for reading in readings):
+        notes.append(f"{points} nodules of a single point, which have no outline, are left out")
     drawn = []  # (reader, {slice: mask}) of each annotation
     lost = 0
     for reader, annotation in annotations:
@@ -276,7 +298,7 @@ def find_nodules(series, readings):
     rows, columns = zip(*pairs) if pairs else ((), ())
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(drawn), len(drawn)))
     _, group_of = connected_components(graph, directed=False)
-    num_readers = min(MOST_READERS, max(1 + max(reader for reader, _ in drawn), *(reading.num_readers for reading in readings)))
+    num_readers = min(MOST_READERS, max(1 + max(reader for reader, _ in drawn), sum(reading.num_readers for reading in readings)))
     nodules, united = [], 0
     for group in range(group_of.max() + 1):
         members = [drawn[k] for k in np.flatnonzero(group_of == group)]

@@ -46,16 +46,19 @@ class Logger(NullLogger):
         self.folder, self.columns = folder, columns
         storage.make_folder(folder)
         rows = [row for row in read_rows(self._path("progress.csv")) if int(row["step"]) <= start_step]
+        kept = io.StringIO(newline="")
+        writer = csv.DictWriter(kept, columns, restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
         if storage.is_remote(folder):
             before = (storage.read_bytes(self._path("log.txt")) or b"").decode()
-            self.text, self.table = io.StringIO(), io.StringIO(newline="")
+            self.text, self.table = io.StringIO(), kept
             self.text.write(before)
         else:
             self.text = open(self._path("log.txt"), "a", buffering=1, encoding="utf-8")
-            self.table = open(self._path("progress.csv"), "w", buffering=1, newline="", encoding="utf-8")
+            storage.write_atomically(self._path("progress.csv"), lambda file: file.write(kept.getvalue().encode()))
+            self.table = open(self._path("progress.csv"), "a", buffering=1, newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
-        self.writer.writeheader()
-        self.writer.writerows(rows)
         self.events = event_writer(self._path("tensorboard"), start_step) if tensorboard else None
 
     def _path(self, name):

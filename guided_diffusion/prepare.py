@@ -1,7 +1,9 @@
 """From the LIDC-IDRI download to a folder of cases, series by series in several processes."""
 
+import hashlib
 import json
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,7 +12,7 @@ from typing import Annotated
 from tqdm import tqdm
 
 from . import lidc_idri, storage
-from .case_folder import CaseFolder, RawCase, assign_splits, read_split
+from .case_folder import CaseFolder, RawCase, assign_splits, read_split, write_split
 from .compute import usable_cores
 from .image_files import DataError
 from .nn import ConfigError
@@ -78,14 +80,19 @@ def prepare(config, tell=print):
     settings["window"] = list(settings["window"])
     storage.make_folder(os.path.join(config.out, DONE))
     work = partial(_prepare_series, config=config, settings=settings)
+    write_split(config.out, split, config.seed)  # before any case: whatever happens, a patient stays where it is
     rows, notes = [], []
-    with ProcessPoolExecutor(config.processes or usable_cores()) as pool:
+    with ProcessPoolExecutor(config.processes or usable_cores(), initializer=_leave_interrupts_to_the_parent) as pool:
         waiting = [pool.submit(work, *job, split=split[job[0]]) for job in jobs]
-        for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
-            told = future.result()
-            rows += told["rows"]
-            notes += told["notes"]
-            faults += told["faults"]
+        try:
+            for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
+                told = future.result()
+                rows += told["rows"]
+                notes += told["notes"]
+                faults += told["faults"]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     out.finish(rows, split, config.seed)
     written = {"settings": settings, "notes": notes, "faults": faults}
     storage.write_atomically(os.path.join(config.out, "prepared.json"), lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()))
@@ -110,52 +117,73 @@ def _xml_files(folder):
     return (os.path.join(base, name) for base, _, names in os.walk(folder) for name in names if name.lower().endswith(".xml"))
 
 
+def _leave_interrupts_to_the_parent():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _jobs(readings, files, faults):
-    """[(patient, number of the series among the patient's, its UID, files, readings)], and the patients; a header of each is read."""
-    by_patient = {}
+    """[(patient, UID of the series, its files, readings)], and the patients; a header of each series is read."""
+    jobs = []
     for uid in sorted(readings.keys() & files.keys()):
         try:
             patient = lidc_idri.read_series(uid, files[uid][:1]).patient
         except DataError as error:
             faults.append(str(error))
             continue
-        by_patient.setdefault(patient, []).append(uid)
-    jobs = [(patient, k, uid, files[uid], readings[uid]) for patient, uids in sorted(by_patient.items()) for k, uid in enumerate(uids)]
-    return jobs, list(by_patient)
+        jobs.append((patient, uid, files[uid], readings[uid]))
+    return sorted(jobs, key=lambda job: job[:2]), {patient for patient, *_ in jobs}
 
 
-def _prepare_series(patient, number, uid, files, readings, *, config, settings, split):
-    """Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time."""
-    done = os.path.join(config.out, DONE, f"{uid}.json")
+def _source_hash(files, readings):
+    """What the series is made from: names and sizes of its files and of the readers' XML."""
+    paths = sorted([*files, *(reading.path for reading in readings)])
+    return hashlib.sha256(repr([(os.path.basename(path), os.path.getsize(path)) for path in paths]).encode()).hexdigest()[:16]
+
+
+def _prepare_series(patient, uid, files, readings, *, config, settings, split):
+    """
+    Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time, until other files
+    than now make the series, or a case of it is gone. The name of a case has a hash of the series, which other series do not change.
+    """
+    done, source = os.path.join(config.out, DONE, f"{uid}.json"), _source_hash(files, readings)
     before = storage.read_bytes(done)
-    if before is not None:
+    if before is not None and json.loads(before)["source"] == source and all(
+        os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in json.loads(before)["rows"]
+    ):
         told = json.loads(before)
         if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
             raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
         return told
-    out, told = CaseFolder(config.out, patient), {"settings": settings, "rows": [], "notes": [], "faults": []}
+    out = CaseFolder(config.out, f"{files[0]}, patient {patient}")
+    told = {"settings": settings, "source": source, "rows": [], "notes": [], "faults": []}
     try:
         series = lidc_idri.read_series(uid, files)
         nodules, notes = lidc_idri.find_nodules(series, readings)
-        told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
-        for k, nodule in enumerate(nodules):
-            for case in _cases(series, nodule, f"{patient}_s{number}_n{k + 1}", config):
-                told["rows"].append(out.write(case, split))
     except DataError as error:
-        told["faults"].append(str(error))  # not kept, so that it is tried again
-        return told
+        return {**told, "faults": [str(error)]}
+    told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
+    stem = f"{patient}_{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
+    for k, nodule in enumerate(nodules):
+        centre = nodule.centre
+        for index, masks in sorted(nodule.masks.items()):
+            try:
+                if case := _case(series, index, masks, centre, f"{stem}_n{k + 1}", config):
+                    told["rows"].append(out.write(case, split))
+            except DataError as error:
+                told["faults"].append(str(error))
+    if told["faults"]:
+        return told  # not kept, so that it is tried again
     storage.write_atomically(done, lambda file: file.write(json.dumps(told).encode()))
     return told
 
 
-def _cases(series, nodule, name, config):
-    """Yield a RawCase for each slice of a nodule that enough readers drew on."""
-    for index, masks in sorted(nodule.masks.items()):
-        if masks.any((1, 2)).sum() < config.min_raters:
-            continue
-        where = (nodule.centre, series.spacing, config.crop, config.pixel_mm)
-        hounsfield = lidc_idri.crop(series.hounsfield(index), *where, config.window[0])
-        raters = [lidc_idri.crop_mask(mask, *where) for mask in masks]
-        told = {"series": series.uid, "slice": index, "nodule": name}
-        grey = lidc_idri.to_window(hounsfield, *config.window)
-        yield RawCase(f"{name}_z{index:03d}", {"": grey}, raters, series.patient, told=told)
+def _case(series, index, masks, centre, nodule, config):
+    """The RawCase of a nodule's slice; None where too few readers drew on what the crop shows."""
+    where = (centre, series.spacing, config.crop, config.pixel_mm)
+    raters = [lidc_idri.crop_mask(mask, *where) for mask in masks]
+    if sum(bool(mask.any()) for mask in raters) < config.min_raters:
+        return None
+    hounsfield = lidc_idri.crop(series.hounsfield(index), *where, config.window[0])
+    grey = lidc_idri.to_window(hounsfield, *config.window)
+    told = {"series": series.uid, "slice": index, "nodule": nodule}
+    return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, told=told)

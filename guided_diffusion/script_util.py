@@ -9,6 +9,8 @@ import types
 import typing
 from dataclasses import fields
 
+import blobfile
+
 from . import checkpoint, respace
 from .case_reader import DataConfig
 from .checkpoint import CheckpointError
@@ -167,7 +169,7 @@ def one_line_errors(program):
     """What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback."""
     try:
         yield
-    except (ConfigError, DataError, CheckpointError, OSError) as error:
+    except (ConfigError, DataError, CheckpointError, OSError, blobfile.Error) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingError as error:  # nothing in the command is wrong

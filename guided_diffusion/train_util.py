@@ -1,6 +1,7 @@
 """The training loop."""
 
 import math
+import os
 import time
 
 import torch
@@ -44,13 +45,14 @@ class Trainer:
         self.dataset, self.folder = dataset, CheckpointFolder(config.log_dir, config.keep)
         self.steps_done, self.samples, self.bad_steps, self.bad_in_a_row = 0, 0, 0, 0
         self.scores, self.best, self.saved = {}, None, None
+        self.stop, self.save_wanted = False, False  # what the processes agreed on
         load_start(segmenter, start)
 
+        if config.shard:  # before anything whole goes to the device
+            processes.shard(segmenter.shardable())
         self.segmenter = compute.prepare(segmenter.train(), how, processes.device, channels_last=not config.shard)
         if how.compile:
             compute.compile_model(segmenter, cuda_graphs=False)
-        if config.shard:
-            processes.shard(segmenter.shardable())
         self.module = segmenter if config.shard else processes.wrap(segmenter)
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -60,7 +62,7 @@ class Trainer:
 
         state, path, lines = start
         if state is not None:
-            lines = lines + self.resume(state)
+            lines = lines + self.resume(state, own=os.path.dirname(path) == config.log_dir)
         self.meter = LossMeter(segmenter.diffusion.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
@@ -104,18 +106,16 @@ class Trainer:
     def look_around(self, bar):
         """After a step: validate, log and save where that is due or asked for. Returns whether the run ends here."""
         config, at_end = self.config, self.steps_done == self.config.last_step
-        reports = self.reports.read(all_of_them=at_end)
-        stop = any(report.stop for report in reports)
-        self.count_bad(reports)
-        if self.validator and not stop and (self.steps_done % self.eval_interval == 0 or at_end):
+        self.read_reports(all_of_them=at_end)
+        if self.validator and not self.stop and (self.steps_done % self.eval_interval == 0 or at_end):
             self.validate()
         if self.scores or self.steps_done % config.log_interval == 0 or at_end:
             self.log(bar)
-        if self.steps_done % config.save_interval == 0 or at_end or stop or any(report.save for report in reports):
+        if self.steps_done % config.save_interval == 0 or at_end or self.stop or self.save_wanted:
             self.save()
-        if stop:
+        if self.stop:
             self.logger.info(f"{self.signals.stop or 'a signal'}: ended after step {self.steps_done}; the same command goes on")
-        return stop or at_end
+        return self.stop or at_end
 
     def step(self, batch):
         """One optimizer step on one batch."""
@@ -173,18 +173,25 @@ class Trainer:
         self.samples += self.processes.world_size * self.config.batch_size
         self.reports.post(self.steps_done, ids, terms, flags)
 
-    def count_bad(self, reports):
-        """Count steps that were left out. TrainingError: --max_bad_steps of them in a row."""
-        for report in reports:
+    def read_reports(self, all_of_them=False):
+        """
+        Take in what the processes agreed on in earlier steps. TrainingError: --max_bad_steps in a row were left out.
+        """
+        reports = self.reports.read(all_of_them)
+        while reports:
+            report = reports.pop(0)
+            self.stop |= report.stop
+            self.save_wanted |= report.save
             self.bad_in_a_row = self.bad_in_a_row + 1 if report.bad else 0
             self.bad_steps += report.bad
             if self.bad_in_a_row == self.config.max_bad_steps:
-                self.give_up(report)
+                reports += self.reports.read(all_of_them=True)
+                if all(later.bad for later in reports):  # else the row has ended meanwhile
+                    self.give_up(report, len(reports))
 
-    def give_up(self, report):
-        """Save what was before the bad steps, none of which has moved a weight, and raise TrainingError."""
-        for later in self.reports.read(all_of_them=True):
-            self.bad_in_a_row = self.bad_in_a_row + 1 if later.bad else 0
+    def give_up(self, report, more):
+        """Save what was before the bad steps, `more` of which came after the report; no one moved a weight. Raises TrainingError."""
+        self.bad_in_a_row += more
         self.steps_done -= self.bad_in_a_row
         self.samples -= self.bad_in_a_row * self.processes.world_size * self.config.batch_size
         self.bad_in_a_row = 0
@@ -207,7 +214,8 @@ class Trainer:
         """Score the averaged weights, for the next line of the log, and keep the checkpoint if it is the best so far."""
         then = time.monotonic()
         with self.ema.applied():
-            self.scores = self.validator.score(self.segmenter, give_up=lambda: self.signals.stop)
+            # Processes that share weights have to make the same network calls.
+            self.scores = self.validator.score(self.segmenter, give_up=lambda: self.signals.stop and not self.config.shard)
         self.logged = (self.logged[0] + time.monotonic() - then, self.logged[1])  # the speed logged is that of training
         if not self.scores:
             return
@@ -271,17 +279,19 @@ class Trainer:
 
     def save(self):
         """Write a checkpoint; every process waits until it is whole."""
-        self.count_bad(self.reports.read(all_of_them=True))
+        self.read_reports(all_of_them=True)
+        self.save_wanted = False
         state = self.state()
         if self.processes.is_main:
             self.saved = self.folder.save(state)
             self.logger.info(f"saved {self.saved}")
         self.processes.barrier()
 
-    def resume(self, state):
+    def resume(self, state, own):
         """
         Take over a checkpoint's state, or as much of it as a published one has; its weights are the segmenter's already.
 
+        own  it is this run's, and not one that another run starts from
         Returns lines that say what will not be as it would have been without a stop.
         """
         self.ema.load(state["weights"], state["ema"])
@@ -295,9 +305,10 @@ class Trainer:
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
         if state["flags"] is None:
             return []
-        self.best = state.get("best")
-        self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
+        if own:
+            self.best = state.get("best")
+            self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
         self.scaler.load_state_dict(state["scaler"])
         if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
             self.schedule_sampler.load_state_dict(state["schedule_sampler"])
-        return what_changed(state, self.config, self.processes.world_size, self.dataset.fingerprint)
+        return [] if not own else what_changed(state, self.config, self.processes.world_size, self.dataset.fingerprint)

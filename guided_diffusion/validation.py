@@ -40,15 +40,16 @@ class Validator:
     sampler     SamplerConfig; ValidationConfig.eval_steps comes before its steps
     seed        of the masks: every validation starts from the same noise, so that scores differ by the weights alone
     batch_size  masks in flight
+    shared      each process takes a part of the cases; False: each takes all, for processes that share the weights
     """
 
-    def __init__(self, dataset, config, sampler, processes, seed, batch_size):
+    def __init__(self, dataset, config, sampler, processes, seed, batch_size, shared=True):
         self.dataset, self.config, self.processes = dataset, config, processes
         self.sampler = replace(sampler, steps=config.eval_steps or sampler.steps or 50)
         self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
         self.sheet = None  # of the last validation's first case, on its process
-        self.mine = [int(index) for index in chosen[processes.rank :: processes.world_size]]
+        self.mine = [int(index) for index in (chosen[processes.rank :: processes.world_size] if shared else chosen)]
 
     @property
     def settings(self):

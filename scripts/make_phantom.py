@@ -53,7 +53,8 @@ def main(argv=None):
     with script_util.one_line_errors("make_phantom.py"):
         given, _ = script_util.parse_command_line((PhantomConfig,), __doc__, argv)
         (config,) = script_util.configs_from_flags(given, PhantomConfig)
-        more = {"num_nodules": config.nodules, "modes": check(config), "probabilities": config.probabilities, "num_modalities": config.modalities}
+        modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # which these formats have
+        more = {"num_nodules": config.nodules, "modes": check(config), "probabilities": config.probabilities, "num_modalities": modalities}
         if config.format == "cases":
             phantom.write_set(config.out, config.num_cases, config.seed, config.size, config.raters, **more)
         else:

@@ -59,7 +59,7 @@ def main(argv=None):
         storage.make_folder(config.log_dir)
 
         with processes:
-            validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size) for d in eval_dataset]
+            validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
             windows = open_windows(visdom, processes.is_main)
             Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows).run()
 

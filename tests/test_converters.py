@@ -192,7 +192,7 @@ def test_a_file_that_grows_enormously_when_opened_is_refused_by_name(tmp_path):
         group = file.create_group("train")
         group.create_dataset("images", shape=(10**6, 10**5, 10**5), dtype="f4", chunks=(1, 64, 64), compression="gzip")
         group.create_dataset("labels", shape=(10**6, 10**5, 10**5, 4), dtype="u1", chunks=(1, 64, 64, 1), compression="gzip")
-    assert_refused(convert("lidc-hdf5", tmp_path / "bomb.h5", tmp_path / "out"), "bomb.h5, train", "100000x100000 pixels")
+    assert_refused(convert("lidc-hdf5", tmp_path / "bomb.h5", tmp_path / "out"), "bomb.h5, train", "100000x100000x4 pixels")
     header = nibabel.Nifti1Header()
     header.set_data_shape((32000, 32000, 32000))
     (tmp_path / "q" / "a").mkdir(parents=True)

@@ -106,8 +106,8 @@ def test_a_picture_of_billions_of_pixels_is_refused_by_name_without_reading_it(t
     case.mkdir()
     Image.fromarray(np.zeros((60_000, 8), dtype=bool)).save(case / "label0_.png")
     content = bytearray((case / "label0_.png").read_bytes())
-    content[16:20] = (60_000).to_bytes(4)  # the width, and with it the header's checksum
-    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4)
+    content[16:20] = (60_000).to_bytes(4, "big")  # the width, and with it the header's checksum
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     (case / "image.png").write_bytes(content)
     with pytest.raises(DataError, match="image.png.*3600000000 pixels"):
         LIDCDataset(tmp_path)

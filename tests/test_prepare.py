@@ -344,8 +344,8 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = manifest_of(tmp_path / "out")
     own = [row for row in rows if row["patient"] == "patient000"]
-    assert {row["series"][-3:] for row in own} == {"8.1".rjust(3)[-3:], ".77"} and len({row["split"] for row in own}) == 1
-    assert {row["case"].split("_")[1] for row in own} == {"s0", "s1"}
+    assert len({row["series"] for row in own}) == 2 and len({row["split"] for row in own}) == 1
+    assert len({row["case"].split("_")[1] for row in own}) == 2 and len({row["case"] for row in rows}) == len(rows)
     wanted = sum(raters.any((1, 2)).sum() >= 3 for *_, raters in [*cases, *other])
     assert len(rows) == wanted and all(sum(area != "0" for area in row["areas"].split()) >= 3 for row in rows)
 

@@ -209,3 +209,39 @@ def test_a_blob_store_serves_as_log_dir(train, monkeypatch):  # noqa: F811
     assert "starting afresh" in log and "continuing gs://bucket/run/savedmodel000003.pt at step 3" in log
     assert [line.split(",")[0] for line in table.splitlines()] == ["step", "2", "3", "4", "6"]
     assert checkpoint.load("gs://bucket/run/savedmodel.pt")["step"] == 6
+
+
+# -- as on a GPU, where reports come some steps late ------------------------------------------------------------------
+
+
+@pytest.fixture
+def late(monkeypatch):
+    monkeypatch.setitem(StepReports.LAG, "cpu", 2)
+
+
+@pytest.mark.parametrize("save_interval", [1, 2, 3])
+def test_late_reports_of_a_signal_are_heeded_however_often_is_saved(train, late, save_interval):  # noqa: F811
+    with pytest.MonkeyPatch.context() as patch:
+        step = Trainer.step
+        patch.setattr(Trainer, "step", lambda self, batch: self.steps_done == 3 and os.kill(os.getpid(), signal.SIGTERM) or step(self, batch))
+        stopped = train("run", iterations=30, save_interval=save_interval)
+    assert 4 <= stopped.steps_done <= 6
+    assert same(learnt(train("straight", iterations=12)), learnt(train("run", iterations=12, save_interval=save_interval)))
+
+
+def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late, nan_at):  # noqa: F811
+    straight = learnt(train("straight", iterations=10))
+    with pytest.MonkeyPatch.context() as patch:
+        step = Trainer.step
+        nan_at(set(range(4, 20)))
+        with pytest.raises(TrainingError, match="savedmodel000004.pt is from before"):
+            train("run", iterations=10, max_bad_steps=3, save_interval=8)
+        patch.setattr(Trainer, "step", step)
+        resumed = learnt(train("run", iterations=10, max_bad_steps=3, save_interval=8))
+    for key in ("weights", "ema", "optimizer", "samples"):
+        assert same(straight[key], resumed[key])
+
+
+def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train, late, nan_at):  # noqa: F811
+    nan_at({4, 5, 6})
+    assert train("run", iterations=10, max_bad_steps=3).steps_done == 10

@@ -23,7 +23,16 @@ from guided_diffusion import pictures, visualize
 from guided_diffusion.image_files import DataError, read_image
 from guided_diffusion.inspector import InspectConfig, Inspector
 from guided_diffusion.nn import ConfigError
-from guided_diffusion.windows import MOST_PICTURES, MOST_POINTS, NullWindows, VisdomConfig, Windows, connect, open_windows, show_metrics
+from guided_diffusion.windows import (
+    MOST_PICTURES,
+    MOST_POINTS,
+    NullWindows,
+    VisdomConfig,
+    Windows,
+    connect,
+    open_windows,
+    show_metrics,
+)
 
 pytest.importorskip("visdom")
 
