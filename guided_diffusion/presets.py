@@ -16,4 +16,4 @@ PRESETS = {
 }  # fmt: skip
 
 # --fast: docs/sampling.md says how it was chosen
-FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
+FAST = {"sampler": "ddim", "steps": 20, "spacing": "linear", "eta": 1.0}
