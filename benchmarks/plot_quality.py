@@ -8,6 +8,7 @@ reference, and draws with matplotlib (pip install matplotlib).
 """
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def draw(results, path):
         first = told["rows"][0][ged]
         axis.axhspan(first["mean"] - first["se"], first["mean"] + first["se"], alpha=0.15, color="grey", label="reference, one s. e.")
         ticks = sorted({row["steps"] for row in told["rows"]})
-        axis.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylabel=ged, ylim=(0, 0.8), title=told["model"].split("/")[-2])
+        axis.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylabel=ged, ylim=(0, 0.8), title=told["name"])
         axis.minorticks_off()
     axes[0][-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
@@ -75,7 +76,7 @@ def main():
         results = []
         for path in config.results:
             with open(path, encoding="utf-8") as file:
-                results.append(json.load(file))
+                results.append({**json.load(file), "name": os.path.basename(path).removeprefix("quality_").removesuffix(".json")})
             print_table(results[-1])
         draw(results, config.out)
 
