@@ -11,9 +11,13 @@ from .nn import ConfigError
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {
     "log_interval", "save_interval", "keep", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers", "cache_dir",
-    "max_bad_steps", "tensorboard", "visdom", "visdom_server", "visdom_port", "visdom_env", "visdom_log", "use_checkpoint", "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble",
-    "eval_steps", "sampler", "steps", "spacing", "eta", "clip_denoised",
+    "max_bad_steps", "tensorboard", "visdom", "visdom_server", "visdom_port", "visdom_env", "visdom_log", "use_checkpoint",
+    "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble", "eval_steps", "sampler", "steps", "spacing", "eta", "clip_denoised",
 }  # fmt: skip
+# These too, for they change how numbers are rounded and not what they mean; the run says so
+ROUNDING_FLAGS = {"microbatch", "amp", "compile", "shard", "use_fp16"}
+# What a new run from another's checkpoint may change besides how it trains: the weights and their meaning stay
+NEW_RUN_FLAGS = {"dropout", "train_encoders", "kl_weight", "label_threshold", "merge_labels", "intensity_range", "resize", "pad"}
 
 
 class TrainingError(RuntimeError):
@@ -105,7 +109,7 @@ def find_start(config, flags):
     else:
         state, path, lines = CheckpointFolder(config.log_dir).newest()
         if state is not None:
-            _refuse_other_flags(state, path, flags, FREE_FLAGS, "use another --log_dir, or the folder's flags")
+            _refuse_other_flags(state, path, flags, FREE_FLAGS | ROUNDING_FLAGS, "use another --log_dir, or the folder's flags")
             if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"]["resume_checkpoint"]:
                 raise checkpoint.CheckpointError(
                     f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
@@ -116,7 +120,7 @@ def find_start(config, flags):
     if not config.resume_checkpoint:
         return None, None, []
     state = checkpoint.load(config.resume_checkpoint)
-    training = set(TrainConfig.__dataclass_fields__) | FREE_FLAGS  # a new run may train otherwise, not another model
+    training = set(TrainConfig.__dataclass_fields__) | FREE_FLAGS | ROUNDING_FLAGS | NEW_RUN_FLAGS
     _refuse_other_flags(state, config.resume_checkpoint, flags, training, "give the checkpoint's flags")
     return state, config.resume_checkpoint, []
 
@@ -141,9 +145,10 @@ def load_start(segmenter, start):
         checkpoint.check_optimizer(state["optimizer"], [p for p in segmenter.parameters() if p.requires_grad], path)
 
 
-def what_changed(state, config, world_size, fingerprint):
+def what_changed(state, config, flags, world_size, fingerprint):
     """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop."""
-    lines = []
+    unlike = checkpoint.differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
+    lines = [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"] if unlike else []
     if state.get("processes", world_size) != world_size:
         lines.append(
             f"{world_size} processes go on with a run of {state['processes']}: a step has now {world_size * config.batch_size} masks; "

@@ -14,7 +14,7 @@ from .compute import ComputeConfig
 from .dist_util import full, gradient_traffic, like, whole
 from .ema import EMA
 from .logger import QUARTILES, Logger, LossMeter, NullLogger
-from .nn import seeded_generator, stack_randn, to_device
+from .nn import ConfigError, seeded_generator, stack_randn, to_device
 from .resample import create_named_schedule_sampler
 from .signals import Signals
 from .step_reports import StepReports
@@ -63,6 +63,9 @@ class Trainer:
         state, path, lines = start
         if state is not None:
             lines = lines + self.resume(state, own=os.path.dirname(path) == config.log_dir)
+        starts = processes.gather_objects([self.steps_done, self.samples, dataset.fingerprint])
+        if any(other != starts[0] for other in starts):
+            raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")
         self.meter = LossMeter(segmenter.diffusion.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
@@ -90,10 +93,11 @@ class Trainer:
         batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.samples, self.logger.info)
         self.logged = (time.monotonic(), self.steps_done)
         try:
-            with self.signals, self.logger.progress(self.steps_done, end, "step") as bar:
+            remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
+            told = compute.memory_told(self.processes.device, remedy)
+            with told, self.signals, self.logger.progress(self.steps_done, end, "step") as bar:
                 for batch in batches:
-                    with compute.memory_told(self.processes.device, "give a smaller --microbatch, --use_checkpoint True or --amp bf16"):
-                        self.step(batch)
+                    self.step(batch)
                     bar.update()
                     if self.look_around(bar):
                         break
@@ -158,7 +162,9 @@ class Trainer:
         flags = self.processes.sum(flags)
 
         self.scaler.unscale_(self.optimizer)
-        self.grad_norm = full(torch.nn.utils.get_total_norm([p.grad for p in self.trained]))
+        gradients = [p.grad for p in self.trained]
+        assert not any(gradient is None for gradient in gradients), "a part that is to be trained had no part in the loss"
+        self.grad_norm = full(torch.nn.utils.get_total_norm(gradients))
         flags[0] += ~torch.isfinite(self.grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.steps_done)
@@ -311,4 +317,4 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
             self.schedule_sampler.load_state_dict(state["schedule_sampler"])
-        return [] if not own else what_changed(state, self.config, self.processes.world_size, self.dataset.fingerprint)
+        return [] if not own else what_changed(state, self.config, self.flags, self.processes.world_size, self.dataset.fingerprint)
