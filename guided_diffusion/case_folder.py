@@ -43,11 +43,12 @@ class CaseFolder:
     """
     Writes cases into OUT/SPLIT/CASE, each appearing when it is whole, and OUT/manifest.csv and OUT/split.json at the end.
 
-    source  what the cases are made from, in words, for messages
+    source   what the cases are made from, in words, for messages
+    written  names of the cases that it wrote
     """
 
     def __init__(self, out, source):
-        self.out, self.source = out, source
+        self.out, self.source, self.written = out, source, set()
         storage.make_folder(out)
 
     def write(self, case, split):
@@ -68,6 +69,7 @@ class CaseFolder:
         os.makedirs(os.path.dirname(folder), exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
+        self.written.add(name)
         height, width = next(iter(sizes))
         areas = " ".join(str(int(mask.sum())) for mask in case.raters)
         return {"case": name, "split": split, "patient": case.patient, **case.told,

@@ -19,7 +19,7 @@ from .nn import ConfigError
 
 SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
-MASK = re.compile(r"mask|label|seg|gt|rater|expert|annot", re.IGNORECASE)
+MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
 BRATS = ("flair", "t1", "t1ce", "t2")
 MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of each modality
@@ -111,7 +111,7 @@ def lidc_crops(config):
             continue
         for patient in _folders(os.path.join(config.src, split, "images")):
             images, labels = (os.path.join(config.src, split, kind, patient) for kind in ("images", "gt"))
-            for file in _files(images):
+            for file in filter(PICTURE.search, _files(images)):
                 stem, _ = os.path.splitext(file)
                 masks = [f for f in _files(labels) if re.fullmatch(re.escape(stem) + r"_l\d+\.png", f)]
                 masks = sorted(masks, key=lambda f: int(re.search(r"_l(\d+)\.", f)[1]))
@@ -194,7 +194,8 @@ def folders(config):
             raise DataError(f"{base}: {len(images)} pictures whose names are no mask's, {images[0]} and {images[1]}; one is wanted")
         name = os.path.relpath(base, config.src).replace(os.sep, "-")
         name = os.path.basename(os.path.abspath(base)) if name == "." else name
-        raters = [_mask(os.path.join(base, mask), config) for mask in masks]
+        in_order = sorted(masks, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file)])
+        raters = [_mask(os.path.join(base, mask), config) for mask in in_order]
         yield RawCase(name, {"": _picture(os.path.join(base, images[0]))}, raters, name)
 
 
@@ -281,10 +282,16 @@ def convert(name, config, tell=print):
             raise ConfigError(f"--{flag} is missing")
     if not os.path.exists(config.src):
         raise DataError(f"{config.src}: no such file or folder (--src)")
+    if config.seed < 0 or config.min_raters < 0 or config.task < 0 or not 0 <= config.label_threshold < 1:
+        raise ConfigError("--seed, --min_raters and --task want at least 0, --label_threshold from 0 to below 1")
+    if os.path.exists(os.path.join(config.out, "manifest.csv")):
+        raise ConfigError(f"--out {config.out} holds converted cases already: name a new folder")
     out, split = CaseFolder(config.out, config.src), {}
     known, _ = read_split(config.out)
     staged, passed_over = [], 0
     for case in FORMATS[name](config):
+        if case.id in out.written:
+            raise DataError(f"{config.src}: two cases are named {case.id}; rename one")
         if sum(bool(np.any(mask)) for mask in case.raters) < config.min_raters:
             passed_over += 1
             continue

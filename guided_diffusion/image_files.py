@@ -1,8 +1,11 @@
 """Grey images and masks from PNG, JPEG, NPY and NIfTI files, and the faults that files can have."""
 
+import math
+
 import numpy as np
 from PIL import Image
 
+MOST_PIXELS = 2**27  # of a NIfTI file; Pillow has a limit of its own
 JPEG = (".jpg", ".jpeg")
 
 
@@ -51,7 +54,10 @@ def _read_nifti(file):
         import nibabel
     except ImportError:
         raise DataError(f'{file}: NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
-    return np.asarray(nibabel.load(file).dataobj).T
+    stored = nibabel.load(file).dataobj
+    if math.prod(stored.shape) > MOST_PIXELS:
+        raise DataError(f"{file}: {'x'.join(map(str, stored.shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?")
+    return np.asarray(stored).T
 
 
 def read_image(file, intensity_range=None):

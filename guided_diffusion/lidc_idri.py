@@ -75,15 +75,20 @@ def fill_inside(points):
 
 
 def draw(outlines, shape):
-    """The mask [H, W] bool of a reader's outlines on one slice: inclusions, less exclusions; parts beyond the image are cut."""
-    masks = {True: np.zeros(shape, dtype=bool), False: np.zeros(shape, dtype=bool)}
-    for outline in outlines:
-        filled, x, y = fill_inside(outline.points)
+    """
+    The mask [H, W] bool of a reader's outlines on one slice; parts beyond the image are cut.
+
+    Larger outlines come first, so that an exclusion cuts what surrounds it, and an inclusion within a hole stays.
+    """
+    mask = np.zeros(shape, dtype=bool)
+    filled = [(*fill_inside(outline.points), outline.inclusion) for outline in outlines]
+    for inside, x, y, inclusion in sorted(filled, key=lambda item: -int(item[0].sum())):
         top, left = max(0, -y), max(0, -x)
-        bottom, right = min(filled.shape[0], shape[0] - y), min(filled.shape[1], shape[1] - x)
+        bottom, right = min(inside.shape[0], shape[0] - y), min(inside.shape[1], shape[1] - x)
         if top < bottom and left < right:
-            masks[outline.inclusion][y + top : y + bottom, x + left : x + right] |= filled[top:bottom, left:right]
-    return masks[True] & ~masks[False]
+            part = mask[y + top : y + bottom, x + left : x + right]
+            part[inside[top:bottom, left:right]] = inclusion
+    return mask
 
 
 # -- XML --------------------------------------------------------------------------------------------------------------

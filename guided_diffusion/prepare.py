@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -162,7 +163,7 @@ def _prepare_series(patient, uid, files, readings, *, config, settings, split):
     except DataError as error:
         return {**told, "faults": [str(error)]}
     told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
-    stem = f"{patient}_{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
+    stem = f"{re.sub(r'[^A-Za-z0-9_-]', '_', patient).lstrip('-') or 'patient'}_{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
     for k, nodule in enumerate(nodules):
         centre = nodule.centre
         for index, masks in sorted(nodule.masks.items()):

@@ -220,6 +220,27 @@ def test_pickles_of_other_things_are_refused(tmp_path, content, words):
     assert_refused(convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "out"), "x.pickle", words)
 
 
+def test_two_cases_of_one_name_and_a_used_folder_are_refused(tmp_path):
+    image = {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}
+    with open(tmp_path / "x.pickle", "wb") as file:
+        pickle.dump({"1": image, 1: image}, file)
+    assert_refused(convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "out"), "two cases are named 1")
+    phantom_files.write_folders(tmp_path / "x", GREY)
+    assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
+    assert_refused(convert("folders", tmp_path / "x", tmp_path / "out"), str(tmp_path / "out"), "converted cases already")
+    assert_refused(convert("folders", tmp_path / "x", tmp_path / "new", "--seed=-1"), "--seed")
+
+
+def test_crafted_types_of_numpy_are_refused(tmp_path):
+    """A type whose state denies that it holds objects would have bytes taken for pointers."""
+    evil = (b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+            b"bU\x08AAAAAAAA\x86R.")  # fmt: skip
+    (tmp_path / "evil.pickle").write_bytes(evil)
+    (tmp_path / "memo.pickle").write_bytes(b"\x80\x02]r\xff\xff\xff\x0f.")  # a memo of 2^28 places, for one of which there is use
+    assert_refused(convert("lidc-pickle", tmp_path / "evil.pickle", tmp_path / "out"), "evil.pickle", "arrays of the type 'O8'")
+    assert_refused(convert("lidc-pickle", tmp_path / "memo.pickle", tmp_path / "out"), "memo.pickle", "a dict of cases")
+
+
 def test_refusals(tmp_path):
     (tmp_path / "empty").mkdir()
     assert_refused(convert("nifti", tmp_path, tmp_path / "out"), "nifti is unknown", ", ".join(FORMATS))

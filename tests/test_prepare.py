@@ -187,6 +187,14 @@ def test_outlines_of_the_phantoms_are_read_back_pixel_for_pixel():
             np.testing.assert_array_equal(draw(outlines, mask.shape), mask, err_msg=name)
 
 
+def test_an_island_in_a_hole_stays():
+    frame = np.zeros((20, 20), bool)
+    frame[2:18, 2:18], frame[5:15, 5:15], frame[8:12, 8:12] = True, False, True
+    outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in phantom_files.outlines_of(frame)]
+    for order in (outlines, outlines[::-1]):
+        np.testing.assert_array_equal(draw(order, frame.shape), frame)
+
+
 def test_outlines_that_leave_the_image_are_cut():
     points = np.array([[-3, -3], [4, -3], [4, 4], [-3, 4]])
     mask = draw([Outline("", 0, points, True)], (8, 8))
