@@ -23,7 +23,7 @@ PACKAGE = (
     "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
 )
 TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
-INTERVAL = 1.0  # seconds between two rounds of sending: what comes meanwhile goes together
+INTERVAL = 3.0  # seconds between two rounds of sending: what comes meanwhile goes together
 MOST_POINTS = 4000  # of a line; beyond that every other one goes
 MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
 
