@@ -59,7 +59,7 @@ class CaseReader:
         labels = [self._read_label(file) for file in label_files]
         same_size(image_files[:1] + label_files, [image[0]] + labels)
         raters = np.stack(labels) if labels else np.zeros((0, *image.shape[1:]), dtype=bool)
-        return self._fit(folder, image, raters)
+        return self.fit(folder, image, raters)
 
     def _read_label(self, file):
         mask, levels = read_label(file, self.config.label_threshold, self.config.merge_labels)
@@ -67,7 +67,7 @@ class CaseReader:
             self._levels.add(file)
         return mask
 
-    def _fit(self, name, image, raters):
+    def fit(self, name, image, raters):
         """Image and raters at `image_size`, by padding and resizing where that is wanted."""
         side = self.image_size
         if side is None or image.shape[1:] == (side, side):

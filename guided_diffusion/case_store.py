@@ -93,7 +93,7 @@ class FittedCases:
         self.pack, self.reader, self.ids, self.header = pack, reader, pack.ids, pack.header
 
     def arrays(self, index):
-        return self.reader._fit(self.ids[index], *self.pack.arrays(index))
+        return self.reader.fit(self.ids[index], *self.pack.arrays(index))
 
 
 def open_pack(path, reader):

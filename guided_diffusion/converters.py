@@ -35,12 +35,12 @@ class ConvertConfig:
     seed: Annotated[int, "of the split by patient, where the source has none"] = 0
 
 
-def _scaled(values, low=None, high=None):
-    """Grey levels of any range as floats in [0, 1]."""
+def _scaled(values):
+    """Grey levels of any range as floats in [0, 1], by their own least and greatest."""
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataError("grey levels that are not finite")
-    low, high = values.min() if low is None else low, values.max() if high is None else high
+    low, high = values.min(), values.max()
     return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
 
 

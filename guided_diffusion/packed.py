@@ -2,7 +2,7 @@
 Decoded cases in one memory-mapped file: opened at once, however many they are, and read as they are wanted.
 
     cases     of each, at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], a bit per pixel
-    header    JSON: {fingerprint, settings, notes, cases: [[id, C, R, H, W, offset], ...]}
+    header    JSON: {cases: [[id, C, R, H, W, offset], ...]} beside what else was kept: fingerprint, notes, rules
     end       length of the header (8 bytes, little-endian), and MAGIC
 """
 

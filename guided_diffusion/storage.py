@@ -4,6 +4,7 @@ Files in a folder or in a blob store (gs://, az://), written so that a reader ne
 In a folder a file is written aside, flushed to the disk, and renamed; a blob store shows an object only when it is whole.
 """
 
+import errno
 import os
 import tempfile
 
@@ -78,7 +79,7 @@ def make_folder(path):
         return
     os.makedirs(path, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(13, "no permission to write", path)
+        raise PermissionError(errno.EACCES, "no permission to write", path)
 
 
 def names(folder):

@@ -170,7 +170,7 @@ def test_pickles_of_arrays_and_plain_containers_open_whatever_the_protocol(tmp_p
         np.testing.assert_array_equal(got["a"][0], content["a"][0])
         np.testing.assert_array_equal(got["b"]["c"], np.eye(3))
         assert got["a"][1] == 2.5 and got["a"][2] == content["a"][2]
-    for bad in (np.array([print, os.system]), np.array([{}], dtype=object)[0].__class__.__subclasses__):
+    for bad in (np.array([print, os.system]), dict.fromkeys):
         with open(tmp_path / "bad.pickle", "wb") as file:
             pickle.dump(bad, file)
         with pytest.raises(DataError, match="bad.pickle: refused"):
