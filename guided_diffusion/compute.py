@@ -81,9 +81,8 @@ def fitting_batch_size(segmenter, image_shape, device, most):
     peaks = []
     for count in (1, 3):
         image = torch.zeros(count, *image_shape, device=device)
-        timesteps = torch.zeros(count, dtype=torch.long, device=device)
         reset_peak_memory(device)
-        segmenter.sampling_denoiser(image)(image[:, :1], timesteps)
+        segmenter.one_call(image)
         peaks.append(peak_memory(device))
     each = (peaks[1] - peaks[0]) / 2
     room = peaks[0] + SHARE_OF_MEMORY * free_memory(device) - peaks[1]

@@ -35,9 +35,13 @@ class TrainConfig:
         Literal["none", "flip", "rotate", "flip+rotate"], "mirror at random, turn by right angles at random, or both"
     ] = "none"
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
-    lr_anneal_steps: Annotated[int, "anneal the learning rate linearly to 0 over so many steps, and end there; 0: do not"] = 0
+    lr_anneal_steps: Annotated[int, "anneal the learning rate to 0 over so many steps, and end there; 0: do not"] = 0
+    lr_shape: Annotated[Literal["linear", "cosine"], "how it falls with --lr_anneal_steps"] = "linear"
+    lr_warmup_steps: Annotated[int, "raise the learning rate linearly from 0 over so many steps"] = 0
     weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
     ema_rate: Annotated[tuple[float, ...], "rates of the moving averages; samples are drawn with the first"] = (0.9999,)
+    ema_halflife: Annotated[int, "one average that forgets half within so many masks, in place of --ema_rate; 0: --ema_rate"] = 0
+    raters_per_image: Annotated[int, "masks of one image, of different raters, that follow each other in a batch"] = 1
     schedule_sampler: Annotated[Literal["uniform", "loss-second-moment"], "which timesteps to train on"] = "uniform"
     max_bad_steps: Annotated[int, "stop after so many steps in a row whose loss or gradient is not finite"] = 10
     shard: Annotated[bool, "share weights, averages and optimizer out over the processes, for models that do not fit"] = False
@@ -59,21 +63,34 @@ class TrainConfig:
 
     def learning_rate(self, step):
         """The learning rate of the step after `step` done ones."""
-        return self.lr * max(0.0, 1 - step / self.lr_anneal_steps) if self.lr_anneal_steps else self.lr
+        rate = self.lr
+        if self.lr_anneal_steps:
+            left = max(0.0, 1 - step / self.lr_anneal_steps)
+            rate *= left if self.lr_shape == "linear" else (1 - math.cos(math.pi * left)) / 2
+        return rate * min(1.0, (step + 1) / self.lr_warmup_steps) if self.lr_warmup_steps else rate
+
+    def averages(self, masks_per_step):
+        """{name: rate} of the moving averages, the one to sample with first."""
+        if self.ema_halflife:
+            return {f"halflife{self.ema_halflife}": 0.5 ** (masks_per_step / self.ema_halflife)}
+        return {str(rate): rate for rate in self.ema_rate}
 
 
 def check_train_config(config):
     """Refuse, by the flag's name, what cannot be trained with."""
-    for name in ("batch_size", "log_interval", "save_interval", "max_bad_steps"):
+    for name in ("batch_size", "log_interval", "save_interval", "max_bad_steps", "raters_per_image"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
-    for name in ("iterations", "lr_anneal_steps", "num_workers", "seed", "weight_decay"):
+    for name in ("iterations", "lr_anneal_steps", "lr_warmup_steps", "ema_halflife", "num_workers", "seed", "weight_decay"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
     for name, all_of in (("microbatch", "the whole batch"), ("keep", "all")):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: at least 1 is needed, or -1 for {all_of}")
+    for name in ("batch_size", "microbatch"):
+        if (getattr(config, name) or 0) % config.raters_per_image:
+            raise ConfigError(f"--{name} {getattr(config, name)}: a multiple of --raters_per_image {config.raters_per_image} is needed")
     if not math.isfinite(config.weight_decay):
         raise ConfigError(f"--weight_decay {config.weight_decay}: a number is needed")
     if not 0 < config.lr < math.inf:
@@ -88,10 +105,10 @@ def check_processes(config, num_cases, world_size):
     """Refuse what so many processes cannot share: a step that wants more cases than there are, one process's weights."""
     if config.shard and world_size == 1:
         raise ConfigError("--shard wants several processes: start them with torchrun --nproc_per_node=N")
-    wanted = config.batch_size * world_size
+    wanted = config.batch_size // config.raters_per_image * world_size
     if wanted > num_cases:
         each = f" ({world_size} processes of --batch_size {config.batch_size})" if world_size > 1 else " (--batch_size)"
-        fewer = num_cases // world_size
+        fewer = num_cases // world_size * config.raters_per_image
         remedy = f"--batch_size {fewer}" if fewer else f"at most {num_cases} processes"
         raise ConfigError(f"{config.data_dir} has {num_cases} cases, fewer than the {wanted} of a step{each}: use {remedy}")
 

@@ -7,7 +7,7 @@ import time
 import torch
 
 from . import compute
-from .batches import EndlessSampler, augment, endless_batches, pick_rater
+from .batches import EndlessSampler, augment, endless_batches, pick_raters
 from .checkpoint import BEST, FORMAT, VERSION
 from .checkpoint_folder import CheckpointFolder
 from .compute import ComputeConfig
@@ -56,9 +56,9 @@ class Trainer:
         self.module = segmenter if config.shard else processes.wrap(segmenter)
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(segmenter, config.ema_rate)
-        self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.diffusion.num_timesteps)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=getattr(segmenter.model.config, "use_fp16", False))
+        self.ema = EMA(segmenter, config.averages(config.batch_size * processes.world_size))
+        self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.num_timesteps)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=segmenter.model.autocast_dtype == torch.float16)
 
         state, path, lines = start
         if state is not None:
@@ -66,10 +66,10 @@ class Trainer:
         starts = processes.gather_objects([self.steps_done, self.samples, dataset.fingerprint])
         if any(other != starts[0] for other in starts):
             raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")
-        self.meter = LossMeter(segmenter.diffusion.num_timesteps, processes.device)
+        self.meter = LossMeter(segmenter.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
-            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.samples
+            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.samples, config.raters_per_image
         )
         self.logger = NullLogger()
         if processes.is_main:
@@ -123,23 +123,26 @@ class Trainer:
 
     def step(self, batch):
         """One optimizer step on one batch."""
-        config, batch_size = self.config, len(batch.ids)
+        config, batch_size, K = self.config, self.config.batch_size, self.config.raters_per_image
         generators = [seeded_generator(config.seed, "draw", p) for p in self.sampler.places(self.samples)]
         u = torch.stack([torch.rand(2, generator=g) for g in generators])
-        image, mask = batch.image, pick_rater(batch, u[:, 0])
+        image, mask = batch.image, pick_raters(batch, u[::K, 0], K)
         t, weights = self.schedule_sampler.sample(u[:, 1])
-        noise = stack_randn(generators, mask.shape[1:])
+        noise = stack_randn(generators, self.segmenter.noise_shape(mask.shape[2:]))
         if config.augment != "none":
-            image, mask = augment(image, mask, config.augment, torch.cat([torch.rand(1, generator=g) for g in generators]))
+            turns = torch.cat([torch.rand(1, generator=g) for g in generators])[::K]
+            image, mask = augment(image, mask.unflatten(0, (-1, K)).squeeze(2), config.augment, turns)
+            mask = mask.flatten(0, 1)[:, None]
         self._seed_dropout()
 
         image, mask, t, weights, noise = (to_device(x, self.processes.device) for x in (image, mask, t, weights, noise))
         size = config.microbatch or batch_size
-        parts = [slice(i, i + size) for i in range(0, batch_size, size)]
+        parts = [slice(i, min(i + size, batch_size)) for i in range(0, batch_size, size)]
         done = []
         for part in parts:
             with gradient_traffic(self.module, part is parts[-1]):  # the processes share gradients once a step
-                terms = self.module(image[part], mask[part], t[part], noise[part])
+                rows = None if K == 1 else torch.arange(part.stop - part.start, device=image.device) // K
+                terms = self.module(image[part.start // K : part.stop // K], mask[part], t[part], noise[part], rows)
                 loss = (weights[part] * terms["loss"]).sum() / batch_size
                 self.scaler.scale(loss).backward()
             done.append({name: values.detach() for name, values in terms.items()})
@@ -239,7 +242,7 @@ class Trainer:
 
     def columns(self):
         """The columns of progress.csv."""
-        terms = ("loss", "mse", "vb", "kl")
+        terms = ("loss", *self.segmenter.terms)
         quartiles = [f"{term}_q{q}" for term in terms for q in range(QUARTILES)]
         scores = self.validator.names if self.validator else []
         return ["step", "samples", *terms, *scores, *quartiles, "grad_norm", "lr", "bad_steps", "samples_per_second", "memory_gb"]
@@ -250,7 +253,7 @@ class Trainer:
         count = sum(p.numel() for p in self.segmenter.model.parameters())
         end = self.config.last_step or "no last"
         return (
-            f"{start}: {len(self.dataset)} cases, U-Net of {count:,} parameters, {self.processes.world_size} x "
+            f"{start}: {len(self.dataset)} cases, network of {count:,} parameters, {self.processes.world_size} x "
             f"{self.processes.device}, to step {end}, into {self.config.log_dir}"
         )
 
@@ -267,7 +270,7 @@ class Trainer:
         }  # fmt: skip
         self.logger.metrics(told)
         show_metrics(self.windows, told)
-        bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", "mse", "vb", "kl") if name in means})
+        bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.segmenter.terms) if name in means})
         self.scores = {}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------

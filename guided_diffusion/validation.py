@@ -70,7 +70,7 @@ class Validator:
         give_up  () -> whether to end early; then, if it said so on some process, there are no scores: {}
         """
         segmenter.eval()
-        spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.diffusion.config.diffusion_steps)))
+        spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.max_steps)))
         self.sheet = None
         total = torch.zeros(4, dtype=torch.float64)  # of both scores, the number of cases, and of processes that gave up
         try:

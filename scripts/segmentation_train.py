@@ -34,7 +34,8 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, validation, sampler, how, visdom, data_config, unet = configs[:7]
+        config, validation, sampler, how, visdom, data_config, method, unet = configs[:8]
+        script_util.refuse_foreign_flags(method.method, given)
         check_train_config(config)
         check_validation_config(validation)
         if not config.data_dir:

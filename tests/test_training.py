@@ -99,7 +99,7 @@ def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
 
 def test_ema_warms_up_and_is_saved(train):
     module = torch.nn.Linear(1, 1, bias=False)
-    ema = EMA(module, (0.9999,))
+    ema = EMA(module, {"0.9999": 0.9999})
     with torch.no_grad():
         average = module.weight.item()
         for step in range(20):
