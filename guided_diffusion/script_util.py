@@ -209,13 +209,17 @@ def check_flags(flags):
         )
 
 
+def foreign_flags(method):
+    """Names of the flags that mean nothing to a method."""
+    if method in BASELINES:
+        unread = {f.name for f in fields(UNetConfig)} - {"image_size", "image_channels", "dropout"}
+        return unread | {"use_ddim", "fast"} | {f.name for cls in CHAIN_CONFIGS for f in fields(cls)}
+    return {f.name for f in fields(MethodConfig)} - {"method"}
+
+
 def refuse_foreign_flags(method, given):
     """Refuse flags that were given, {name: value}, and that mean nothing to the method."""
-    if method in BASELINES:
-        foreign = {"use_ddim", "fast"} | {f.name for cls in CHAIN_CONFIGS for f in fields(cls)}
-        foreign |= {f.name for f in fields(UNetConfig)} - {"image_size", "image_channels", "dropout"}
-    else:
-        foreign = {f.name for f in fields(MethodConfig)} - {"method"}
+    foreign = foreign_flags(method)
     if named := [name for name in given if name in foreign]:
         raise ConfigError(f"--{named[0]} means nothing to --method {method}: leave it away")
 
