@@ -1,6 +1,7 @@
 """The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
 
 import csv
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -60,7 +61,11 @@ def learnt(trainer):
     return {key: value for key, value in trainer.state().items() if key != "flags"}
 
 
-@pytest.mark.parametrize("flags", [{}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True}])
+@pytest.mark.parametrize("flags", [
+    {}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True},
+    {"raters_per_image": 2, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1,1"},
+    {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"},
+])  # fmt: skip
 def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
     straight = train("straight", **flags)
     train("parts", iterations=3, **flags)
@@ -73,6 +78,19 @@ def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
 
 def test_microbatches_are_all_used_and_averaged(train):
     whole, parts = train("whole", dropout=0.0, iterations=1), train("parts", dropout=0.0, iterations=1, microbatch=3)
+    assert_same_step(whole, parts)
+
+
+@pytest.mark.parametrize("architecture", ["unet", "shared-encoder"])
+def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
+    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "architecture": architecture, "denoiser_mult": "1,1"}
+    whole, parts = train("whole", **flags), train("parts", **flags, microbatch=2)
+    assert_same_step(whole, parts)
+    with pytest.raises(ConfigError, match="--microbatch 3: a multiple of --raters_per_image 2"):
+        train("odd", **flags, microbatch=3)
+
+
+def assert_same_step(whole, parts):
     assert float(whole.grad_norm) == pytest.approx(float(parts.grad_norm), rel=1e-4)
     for a, b in zip(whole.optimizer.state.values(), parts.optimizer.state.values()):
         assert a["exp_avg"].any()
@@ -95,6 +113,21 @@ def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
     assert trainer.steps_done == 4
     rows = rows_of(trainer.config.log_dir)
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.75e-3, 0.25e-3])
+
+
+def test_learning_rate_may_warm_up_and_fall_as_a_cosine():
+    config = TrainConfig(lr=1.0, lr_anneal_steps=100, lr_shape="cosine", lr_warmup_steps=10)
+    assert config.learning_rate(0) == pytest.approx(0.1)
+    assert config.learning_rate(4) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.04)) / 2)
+    assert config.learning_rate(50) == pytest.approx(0.5)
+    assert config.learning_rate(100) == 0
+    assert TrainConfig(lr=1.0, lr_warmup_steps=4).learning_rate(9) == 1
+
+
+def test_an_average_forgets_half_within_its_half_life():
+    ((name, rate),) = TrainConfig(ema_halflife=600).averages(masks_per_step=20).items()
+    assert name == "halflife600" and rate**30 == pytest.approx(0.5)
+    assert TrainConfig(ema_rate=(0.9, 0.99)).averages(20) == {"0.9": 0.9, "0.99": 0.99}
 
 
 def test_ema_warms_up_and_is_saved(train):
