@@ -15,6 +15,7 @@ from . import storage
 from .image_files import DataError
 
 SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
+SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 COLUMNS = ("case", "split", "patient", "series", "slice", "nodule", "height", "width", "raters", "areas")

@@ -13,11 +13,10 @@ from typing import Annotated
 import numpy as np
 
 from . import safe_pickle
-from .case_folder import STAGE, CaseFolder, RawCase, assign_splits, read_split, safe_name
+from .case_folder import SPLIT_NAMES, STAGE, CaseFolder, RawCase, assign_splits, read_split, safe_name
 from .image_files import DataError, read_pixels
 from .nn import ConfigError
 
-SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
