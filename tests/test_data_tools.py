@@ -176,6 +176,14 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
         LIDCDataset(path, 16, 2)
     with pytest.raises(DataError, match="a has 2 images, but --image_channels 4"):
         LIDCDataset(path, 16, 4, require_raters=False)
+    header = {"rules": rules, "notes": [], "fingerprint": "x"}
+    for changed, word in (({"rules": None}, "rules"), ({"rules": {}}, "label_threshold"), ({"notes": "x"}, "notes"), ({"fingerprint": 1}, "fingerprint")):
+        write_pack(path, [("a", two, two[:1] > 1)], lambda: {**header, **changed})
+        with pytest.raises(DataError, match=f"x.pack: not a file of pack_data.py .{word} is missing"):
+            LIDCDataset(path, 16, 2)
+    LIDCDataset(split / "training", 16, cache_dir=tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").glob("*.pack")
+    assert_refused(call_script("segmentation_train", f"--data_dir={cached}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY)), str(cached), "rules")
     assert_refused(call_script("pack_data", "--data_dir=/nowhere", f"--out={tmp_path}"), "/nowhere", "--data_dir")
     assert_refused(call_script("pack_data", f"--data_dir={split}"), "--out is missing")
 
