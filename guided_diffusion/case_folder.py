@@ -18,7 +18,7 @@ SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
 SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-COLUMNS = ("case", "split", "patient", "series", "slice", "nodule", "height", "width", "raters", "areas")
+COLUMNS = ("case", "split", "patient", "series", "slice", "z", "sop_uid", "nodule", "height", "width", "raters", "areas")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RawCase:
     raters: np.ndarray  # [R, H, W] bool
     patient: str  # cases of one patient are never split
     split: str | None = None  # of SPLITS, where the source has one; None: to be drawn
-    told: dict[str, object] = field(default_factory=dict)  # more columns of the manifest: series, slice, nodule
+    told: dict[str, object] = field(default_factory=dict)  # more columns of the manifest: series, slice, z (mm), sop_uid, nodule
 
 
 def safe_name(name, source):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
+from .folder_walk import walk
 from .image_files import DataError, is_jpeg, read_image, read_levels, resize, to_mask
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
@@ -144,12 +145,8 @@ def find_cases(directory):
     """
     if not os.path.isdir(directory):
         raise DataError(f"{directory}: no such folder (--data_dir)")
-    cases, seen = {}, set()
-    for folder, subfolders, files in os.walk(directory, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            subfolders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
+    cases = {}
+    for folder, subfolders, files in walk(directory):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # half-written ones among them
         if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
             continue

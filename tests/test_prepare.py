@@ -2,17 +2,24 @@
 
 import csv
 import json
+import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
-from helpers import assert_refused, call_script
+from helpers import ROOT, assert_refused, call_script
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from guided_diffusion import lidc_idri, phantom_files
+from guided_diffusion import lidc_dicom, lidc_idri, phantom_files
 from guided_diffusion.image_files import DataError, read_label
-from guided_diffusion.lidc_idri import Outline, draw, fill_inside, find_nodules, find_series, read_series, read_xml
+from guided_diffusion.lidc_dicom import Series, find_series, read_series
+from guided_diffusion.lidc_idri import Outline, draw, fill_inside, find_nodules, read_xml
 from guided_diffusion.lidcloader import LIDCDataset
 
 pytest.importorskip("pydicom")
@@ -210,7 +217,7 @@ def square_at(x, y, side=6, sop="1.1"):
     return Outline(sop, 0.0, np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]]), True)
 
 
-SERIES = lidc_idri.Series("1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [0.0, 2.0], ["1.1", "1.2"])
+SERIES = Series("1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [0.0, 2.0], ["1.1", "1.2"])
 
 
 def test_annotations_are_grouped_across_readers_by_overlap_directly_or_through_others():
@@ -237,6 +244,81 @@ def test_slices_are_found_by_uid_or_else_by_height(tmp_path):
         assert SERIES.slice_of(Outline("unknown", z, np.zeros((3, 2)), True)) == index
     nodules, notes = find_nodules(SERIES, [reading_of((0, "a", [Outline("unknown", 9.0, np.array([[0, 0], [4, 0], [4, 4]]), True)]))])
     assert nodules == [] and notes == ["1 outlines are on no slice of the series"]
+
+
+def test_heights_are_slicelocations_where_more_outlines_lie_on_those():
+    """The sign differs in some scans; by ImagePositionPatient one of these outlines would be found, on the wrong slice."""
+    series = Series("1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [-2.0, 0.0], ["1.1", "1.2"], locations=[2.0, float("nan")])
+    square = np.array([[2, 2], [8, 2], [8, 8], [2, 8]])
+    for outlines, slices, by_location in (
+        ([Outline("x", 2.0, square, True), Outline("1.2", 0.0, square + 20, True)], {0: [2, 7], 1: [22, 27]}, True),
+        ([Outline("x", -2.0, square, True)], {0: [2, 7]}, False),
+        ([Outline("1.2", 2.0, square, True)], {1: [2, 7]}, False),  # the UID comes before any height
+    ):
+        nodules, notes = find_nodules(series, [reading_of(*[(0, str(k), [outline]) for k, outline in enumerate(outlines)])])
+        drawn = {index: np.flatnonzero(masks[0].any(0)) for nodule in nodules for index, masks in nodule.masks.items()}
+        assert {index: [columns[0] - 1, columns[-1]] for index, columns in drawn.items()} == slices
+        assert ("the readers' heights are those of SliceLocation, not of ImagePositionPatient" in notes) == by_location
+
+
+def test_of_slices_at_one_height_the_one_that_readers_drew_on_is_taken(tmp_path):
+    files = [tmp_path / f"{name}.dcm" for name in "abcd"]
+    for path, uid, z, hounsfield in zip(files, ("1.1", "1.2", "1.3", "1.4"), (0.0, 0.004, 2.5, 0.0), (10, 20, 30, 40)):
+        phantom_files.write_slice(path, np.full((40, 40), hounsfield), z, series_uid="1", sop_uid=uid, patient="P")
+    files = [str(path) for path in files]
+    for drawn, uid, hounsfield in (({"1.2", "1.3"}, "1.2", 20), (set(), "1.1", 10)):
+        series = read_series("1", files, drawn)
+        assert series.sop_uids == [uid, "1.3"] and (series.hounsfield(0) == hounsfield).all()
+        assert series.notes == ["2 slices at the height of another are left out; outlines on them are taken to that one"]
+        outlines = [square_at(2 + 10 * k, 2, sop=uid) for k, uid in enumerate(("1.1", "1.2", "1.4"))]
+        nodules, notes = find_nodules(series, [reading_of(*[(0, str(k), [outline]) for k, outline in enumerate(outlines)])])
+        assert [list(nodule.masks) for nodule in nodules] == [[0]] * 3 and notes == series.notes
+
+
+def test_links_are_followed_once(hand_drawn):
+    (hand_drawn / "linked").mkdir()
+    (hand_drawn / "linked" / "scan").symlink_to(hand_drawn / "dicom" / "a")
+    (hand_drawn / "dicom" / "a" / "back").symlink_to(hand_drawn / "linked")
+    (hand_drawn / "dicom" / "a" / "nothing.dcm").symlink_to(hand_drawn / "nowhere.dcm")
+    faults = []
+    found = find_series(hand_drawn / "linked", faults=faults)["9.8.7"]
+    assert len(found) == 4 and len(faults) == 1 and "nothing.dcm: cannot be read" in faults[0]
+
+
+def test_deflated_dicom_is_refused_by_name_before_it_grows(hand_drawn, monkeypatch):
+    import zlib
+
+    import pydicom
+
+    path = hand_drawn / "dicom" / "a" / "z.dcm"
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    data.save_as(path)
+
+    def inflate(*arguments):
+        raise AssertionError("inflated")
+
+    monkeypatch.setattr(zlib, "decompress", inflate)
+    faults = []
+    assert len(find_series(hand_drawn / "dicom", faults=faults)["9.8.7"]) == 3
+    assert len(faults) == 1 and "z.dcm: deflated DICOM is refused" in faults[0]
+    with pytest.raises(DataError, match="z.dcm: deflated"):
+        read_series("9.8.7", [str(path)])
+
+
+def test_more_pixels_or_frames_than_the_series_has_are_refused_before_they_are_decoded(tmp_path):
+    import pydicom
+
+    path = tmp_path / "a.dcm"
+    phantom_files.write_slice(path, np.zeros((8, 8)), 1.0, series_uid="1", sop_uid="1.1", patient="P")
+    series, data = read_series("1", [str(path)]), pydicom.dcmread(path)
+    for tag, value in (("Rows", 60_000), ("NumberOfFrames", 10**9)):
+        changed = pydicom.dcmread(path)
+        setattr(changed, tag, value)
+        changed.save_as(path)
+        with pytest.raises(DataError, match=rf"a.dcm: 8x{changed.Rows} pixels in {changed.get('NumberOfFrames', 1)} frames"):
+            series.hounsfield(0)
+        data.save_as(path)
 
 
 @pytest.mark.parametrize("tag", ["PixelSpacing", "ImagePositionPatient", "RescaleSlope"])
@@ -293,6 +375,7 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
     assert {row["split"] for row in rows} == {"training", "validation", "testing"} and len(rows) == 10
     for row in rows:
         assert row["patient"] in split["patients"][row["split"]]
+        assert float(row["z"]) == -100 + 2.5 * int(row["slice"]) and row["sop_uid"] == f"{row['series']}.{int(row['slice']) + 1}"
         name, patient, planes, raters = cases[2 * int(row["patient"][-3:]) + int(row["slice"])]
         case = tmp_path / "out" / row["split"] / row["case"]
         got = np.stack([read_label(str(case / f"label{k}_.png"))[0] for k in range(4)])
@@ -332,6 +415,31 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(download, tmp
     assert all(set(before[split]) <= set(after[split]) for split in before)
     assert_refused(prepare(folder, out, "--window=-500,500"), str(out), "--window")
     assert [row["case"] for row in manifest_of(tmp_path / "whole")] == [row["case"] for row in manifest_of(out)]
+
+
+def test_files_are_read_by_the_other_processes_alone(download, tmp_path, monkeypatch):
+    read, own = lidc_dicom.read_dicom, os.getpid()
+
+    def read_elsewhere(*arguments, **more):
+        assert os.getpid() != own
+        return read(*arguments, **more)
+
+    monkeypatch.setattr(lidc_dicom, "read_dicom", read_elsewhere)
+    assert prepare(download[0], tmp_path / "out").returncode == 0
+
+
+def test_sigterm_ends_the_script_in_one_line_with_all_its_processes(download, tmp_path):
+    (tmp_path / "dicom").mkdir()
+    os.mkfifo(tmp_path / "dicom" / "endless.dcm")  # whoever reads it waits
+    command = [sys.executable, ROOT / "scripts" / "prepare_lidc.py", f"--dicom={tmp_path}/dicom", f"--xml={download[0]}/xml", f"--out={tmp_path}/out"]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while not children.read_text():
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(signal.SIGTERM)
+    _, told = running.communicate(timeout=60)  # its pipes are open as long as a process of its lives
+    assert running.returncode == 130 and len(told.strip().splitlines()) == 1 and "interrupted" in told, told
 
 
 def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
@@ -401,7 +509,7 @@ def test_faults_of_single_files_are_told_and_the_others_prepared(download, tmp_p
     path.write_bytes(path.read_bytes()[:-5000])
     (broken / "xml" / "bad.xml").write_text("<LidcReadMessage>")
     done = prepare(broken, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert f"fault: {path}: its pixels cannot be read" in done.stdout and "bad.xml" in done.stdout
     assert {row["patient"] for row in manifest_of(tmp_path / "out")} >= {"patient000", "patient002", "patient003", "patient004"}
     shutil.copy(folder / "dicom" / "patient001" / "000.dcm", path)  # mended, it is prepared
