@@ -110,17 +110,21 @@ def to_picture(plane):
 
 def assign_splits(patients, seed, known=None):
     """
-    {patient: split}, drawn with `seed`: 60 % training, 20 % validation, 20 % testing, the last ones at least one patient
-    where there are three.
+    {patient: split}, drawn with `seed`: of all patients 60 % training, 20 % validation, 20 % testing, the last ones at least one
+    patient where there are three.
 
-    known  {patient: split} that stand already, and stay
+    known  {patient: split} that stand already, and stay; new patients first fill what these leave validation and testing short of
     """
     known = dict(known or {})
     new = sorted(set(patients) - known.keys())
     order = [new[k] for k in np.random.default_rng(seed).permutation(len(new))]
-    held_out = max(1, round(SPLITS["testing"] * len(order))) if len(order) >= 3 else 0
+    total = len(known) + len(new)
+    held_out = max(1, round(SPLITS["testing"] * total)) if total >= 3 else 0
+    short = {name: max(0, held_out - sum(split == name for split in known.values())) for name in ("testing", "validation")}
+    while sum(short.values()) > len(new):
+        short[max(short, key=short.get)] -= 1
     for k, patient in enumerate(order):
-        known[patient] = "testing" if k < held_out else "validation" if k < 2 * held_out else "training"
+        known[patient] = "testing" if k < short["testing"] else "validation" if k < sum(short.values()) else "training"
     return known
 
 

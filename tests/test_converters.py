@@ -12,6 +12,7 @@ from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
 from guided_diffusion import phantom_files, safe_pickle
+from guided_diffusion.case_folder import assign_splits
 from guided_diffusion.converters import FORMATS
 from guided_diffusion.image_files import DataError
 from guided_diffusion.lidcloader import LIDCDataset
@@ -101,6 +102,21 @@ def test_a_patient_is_never_on_both_sides(name, tmp_path):
     again = convert(name, tmp_path / "x", tmp_path / "again")
     assert again.returncode == 0 and read(tmp_path / "again")[1] == rows  # the seed decides
     assert call_script("check_data", tmp_path / "out", "--sheet=").returncode == 0
+
+
+@pytest.mark.parametrize("steps", [[1] * 40, [2, 2, 2, 4], [3, 1, 1], [2, 30], [40]])
+def test_a_split_that_grows_keeps_its_shares_and_moves_nobody(steps):
+    split, count = {}, 0
+    for step in steps:
+        before, count = split, count + step
+        split = assign_splits([f"p{k}" for k in range(count)], 5, before)
+        assert split == assign_splits([f"p{k}" for k in reversed(range(count))], 5, before)
+        assert all(split[patient] == side for patient, side in before.items()) and len(split) == count
+    shares = collections.Counter(split.values())
+    for name in ("validation", "testing"):
+        assert shares[name] == max(1, round(0.2 * count)), shares
+    few = assign_splits(["a", "b"], 5, {f"p{k}": "training" for k in range(20)})
+    assert sorted([few["a"], few["b"]]) == ["testing", "validation"]  # both are short of more than there are
 
 
 def test_single_rater_modalities_train_without_encoders(tmp_path):
