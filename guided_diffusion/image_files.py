@@ -19,7 +19,7 @@ def is_jpeg(file):
 
 def read_pixels(file):
     """
-    The values of a grey image file, [H, W], and the full scale of its type (None for NPY and NIfTI).
+    The values of a grey image file, [H, W], and the full scale of its type (None for NPY, NIfTI, and TIFF of 32 bits).
 
     Colour is turned into luminance. DataError: unreadable, or not a picture of two dimensions.
     """
@@ -43,7 +43,8 @@ def read_pixels(file):
 def _read_picture(file):
     with Image.open(file) as picture:
         if picture.mode.startswith("I") or picture.mode == "F":
-            return np.asarray(picture).astype(np.float64), 65535
+            thirty_two_bits = picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG")  # some Pillows have 16 bits of PNG in mode I
+            return np.asarray(picture).astype(np.float64), None if thirty_two_bits else 65535
         if picture.mode == "1":
             return np.asarray(picture).astype(np.uint8) * 255, 255
         return np.asarray(picture.convert("L")), 255
