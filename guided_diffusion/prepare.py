@@ -163,20 +163,29 @@ def _source_hash(files, readings):
     return hashlib.sha256(repr([(os.path.basename(path), os.path.getsize(path)) for path in paths]).encode()).hexdigest()[:16]
 
 
+def _told_before(path, source, config, settings):
+    """
+    What the file `path` in DONE tells of a finished series; None where there is none, other files than now make the series, or a case
+    of it is gone. ConfigError: it was prepared with other settings.
+    """
+    content = storage.read_bytes(path)
+    told = json.loads(content) if content is not None else None
+    if told is None or told["source"] != source or not all(os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in told["rows"]):
+        return None
+    if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
+        raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
+    return told
+
+
 def _prepare_series(patient, uid, files, readings, *, config, settings, split):
     """
-    Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time, until other files
-    than now make the series, or a case of it is gone. The name of a case has a hash of the series, which other series do not change.
+    Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time.
+
+    The name of a case has a hash of the series, which other series do not change.
     """
     done, source = os.path.join(config.out, DONE, f"{uid}.json"), _source_hash(files, readings)
-    before = storage.read_bytes(done)
-    if before is not None and json.loads(before)["source"] == source and all(
-        os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in json.loads(before)["rows"]
-    ):
-        told = json.loads(before)
-        if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
-            raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
-        return told
+    if before := _told_before(done, source, config, settings):
+        return before
     out = CaseFolder(config.out, f"{files[0]}, patient {patient}")
     told = {"settings": settings, "source": source, "rows": [], "notes": [], "faults": []}
     try:
@@ -187,14 +196,19 @@ def _prepare_series(patient, uid, files, readings, *, config, settings, split):
         return {**told, "faults": [str(error)]}
     told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
     stem = f"{re.sub(r'[^A-Za-z0-9_-]', '_', patient).lstrip('-') or 'patient'}_{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
+    passed_over = 0
     for k, nodule in enumerate(nodules):
         centre = nodule.centre
         for index, masks in sorted(nodule.masks.items()):
             try:
-                if case := _case(series, index, masks, centre, f"{stem}_n{k + 1}", config):
+                case = _case(series, index, masks, centre, f"{stem}_n{k + 1}", config)
+                passed_over += case is None
+                if case:
                     told["rows"].append(out.write(case, split))
             except DataError as error:
                 told["faults"].append(str(error))
+    if passed_over:
+        told["notes"].append(f"{patient}, series {uid}: {passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop")
     if told["faults"]:
         return told  # not kept, so that it is tried again
     storage.write_atomically(done, lambda file: file.write(json.dumps(told).encode()))

@@ -294,3 +294,13 @@ def test_phantoms_in_real_formats_are_what_the_tools_take(tmp_path, form):
         name, src = {"pickle": ("lidc-pickle", "data_lidc.pickle"), "hdf5": ("lidc-hdf5", "data_lidc.hdf5"), "crops": ("lidc-crops", "")}.get(form, (form, ""))
         done = call_script("convert_data", name, f"--src={tmp_path / 'x' / src}", out)
     assert done.returncode == 0 and "6 " in done.stdout, done.stderr
+
+
+def test_phantoms_of_few_cases_and_large_ones_in_real_formats(tmp_path):
+    assert call_script("make_phantom", f"--out={tmp_path / 'few'}", "--num_cases=2", "--size=16", "--format=hdf5").returncode == 0
+    done = call_script("convert_data", "lidc-hdf5", f"--src={tmp_path / 'few' / 'data_lidc.hdf5'}", f"--out={tmp_path / 'few' / 'cases'}")
+    assert "2 cases" in done.stdout and "training 1, validation 1, testing 0" in done.stdout
+    assert call_script("make_phantom", f"--out={tmp_path / 'large'}", "--num_cases=1", "--size=600", "--modes=tight", "--format=lidc").returncode == 0
+    folders = [f"--dicom={tmp_path / 'large' / 'dicom'}", f"--xml={tmp_path / 'large' / 'xml'}", f"--out={tmp_path / 'large' / 'cases'}"]
+    done = call_script("prepare_lidc", *folders, "--crop=300")
+    assert done.returncode == 0 and "1 slices of 1 nodules" in done.stdout, done.stderr

@@ -463,6 +463,7 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     assert len({row["series"] for row in own}) == 2 and len({row["split"] for row in own}) == 1
     assert len({row["case"].split("_")[1] for row in own}) == 2 and len({row["case"] for row in rows}) == len(rows)
     wanted = sum(raters.any((1, 2)).sum() >= 3 for *_, raters in [*cases, *other])
+    assert done.stdout.count("fewer than 3 readers drew within the crop") >= 1
     assert len(rows) == wanted and all(sum(area != "0" for area in row["areas"].split()) >= 3 for row in rows)
 
 
