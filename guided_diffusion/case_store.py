@@ -14,6 +14,7 @@ from .packed import PackedCases, write_pack
 
 CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
 FAULTS_SHOWN = 20
+RULES = ("label_threshold", "merge_labels", "intensity_range")  # of DataConfig: those that packed cases were decoded by
 
 
 class MemoryStore:
@@ -100,11 +101,12 @@ def open_pack(path, reader):
     """
     The cases of a file of pack_data.py, for a CaseReader.
 
-    DataError: packed with other rules than the reader's, or cases that it would refuse.
+    DataError: not of pack_data.py, packed with other rules than the reader's, or cases that it would refuse.
     """
     pack = PackedCases(path)
+    _check_header(path, pack.header)
     rules = dataclasses.asdict(reader.config)
-    for name in ("label_threshold", "merge_labels", "intensity_range"):
+    for name in RULES:
         now, then = (list(x) if isinstance(x, (tuple, list)) else x for x in (rules[name], pack.header["rules"][name]))
         if now != then:
             raise DataError(f"{path}: packed with --{name} {then}, not {now}; pack it again")
@@ -118,6 +120,14 @@ def open_pack(path, reader):
         for index, entry in enumerate(pack.pack.entries):  # what will be told, or refused, without reading a pixel
             reader.check_size(entry[0], (entry[3], entry[4]))
     return pack
+
+
+def _check_header(path, header):
+    """Refuse packed cases of another kind, those of the cache among them, which are for the settings of one run."""
+    kinds = {"fingerprint": str, "notes": list, "rules": dict}
+    lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [name for name in RULES if name not in header["rules"]]
+    if lacking:
+        raise DataError(f"{path}: not a file of pack_data.py ({lacking[0]} is missing); name the folder of the cases, or pack that again")
 
 
 def pack_folder(directory, path, image_size=None, config=DataConfig()):

@@ -1,0 +1,45 @@
+"""Processes that work for one end with it, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+from guided_diffusion.workers import worker_pool
+
+CODE = """
+import os, time
+from guided_diffusion.workers import worker_pool
+
+def work(k):
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+
+with worker_pool(2) as pool:
+    list(pool.map(work, range(4)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_process_that_started_them(number):
+    running = subprocess.Popen([sys.executable, "-c", CODE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    workers = {int(running.stdout.readline()) for _ in range(2)}
+    assert len(workers) == 2 and running.pid not in workers
+    running.send_signal(number)
+    running.communicate(timeout=30)  # its pipe is open as long as a worker lives
+    assert running.returncode != 0
+
+
+def test_an_error_ends_the_workers_and_the_handler_of_sigterm_is_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError):
+        with worker_pool(1) as pool:
+            pid = pool.submit(os.getpid).result()
+            assert signal.getsignal(signal.SIGTERM) != before
+            pool.submit(divmod, 1, 0).result()
+    assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
