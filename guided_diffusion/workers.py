@@ -7,6 +7,8 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 
+STOPS = {signal.SIGINT, signal.SIGTERM}
+
 
 @contextlib.contextmanager
 def worker_pool(processes):
@@ -18,6 +20,8 @@ def worker_pool(processes):
     pool = ProcessPoolExecutor(processes, initializer=_heed_the_parent_alone)
     with _sigterm_as_interrupt():
         try:
+            with _stops_held_back():
+                pool.submit(int)  # all workers are forked at the first task
             yield pool
         except BaseException:
             for worker in set(multiprocessing.active_children()) - others:
@@ -42,10 +46,21 @@ def _sigterm_as_interrupt():
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _stops_held_back():
+    """Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _heed_the_parent_alone():
     """In a worker: Ctrl-C, which a terminal sends to all, is the parent's to answer; SIGTERM ends it, and so does the parent's end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # held back as it was forked
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 

@@ -1,9 +1,11 @@
 """Processes that work for one end with it, however it ends."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from helpers import ROOT
@@ -31,6 +33,17 @@ def test_workers_end_with_the_process_that_started_them(number):
     running.send_signal(number)
     running.communicate(timeout=30)  # its pipe is open as long as a worker lives
     assert running.returncode != 0
+
+
+def test_a_signal_as_the_workers_are_forked_is_not_lost():
+    for delay in (0, 0, 0, 0.0005, 0.001, 0.003):
+        running = subprocess.Popen([sys.executable, "-c", CODE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while not children.read_text():
+            assert running.poll() is None
+        time.sleep(delay)
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=30)
 
 
 def test_an_error_ends_the_workers_and_the_handler_of_sigterm_is_given_back():
