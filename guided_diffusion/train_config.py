@@ -1,5 +1,6 @@
 """The flags of training, and what a run starts from."""
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -82,12 +83,18 @@ def check_train_config(config):
         raise ConfigError("--ema_rate: rates from 0 to below 1 are needed, e.g. 0.9999")
     if config.tensorboard and storage.is_remote(config.log_dir):
         raise ConfigError(f"--tensorboard writes into folders only, not into --log_dir {config.log_dir}")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError('--tensorboard needs a package: pip install "ambiguous-segmentation-diffusion[tensorboard]"')
 
 
-def check_processes(config, num_cases, world_size):
-    """Refuse what so many processes cannot share: a step that wants more cases than there are, one process's weights."""
+def check_processes(config, world_size):
+    """Refuse what wants more processes than there are."""
     if config.shard and world_size == 1:
         raise ConfigError("--shard wants several processes: start them with torchrun --nproc_per_node=N")
+
+
+def check_num_cases(config, num_cases, world_size):
+    """Refuse a step that wants more cases than there are."""
     wanted = config.batch_size * world_size
     if wanted > num_cases:
         each = f" ({world_size} processes of --batch_size {config.batch_size})" if world_size > 1 else " (--batch_size)"

@@ -20,7 +20,14 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.train_config import TrainConfig, check_processes, check_train_config, find_start, load_start
+from guided_diffusion.train_config import (
+    TrainConfig,
+    check_num_cases,
+    check_processes,
+    check_train_config,
+    find_start,
+    load_start,
+)
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 from guided_diffusion.windows import VisdomConfig, open_windows
@@ -36,7 +43,9 @@ def main(argv=None):
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
         config, validation, sampler, how, visdom, data_config, unet = configs[:7]
         check_train_config(config)
-        check_validation_config(validation)
+        check_validation_config(validation, given)
+        if how.compile:
+            compute.check_compiler()
         if not config.data_dir:
             raise ConfigError("--data_dir is missing: name the folder of cases to train on")
         flags = script_util.flags_from_configs(*configs)
@@ -45,6 +54,7 @@ def main(argv=None):
 
         # Everything that can be refused is, before the processes meet
         processes = Processes()
+        check_processes(config, processes.world_size)
         compute.share_cores(processes.local_size)
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
@@ -55,7 +65,7 @@ def main(argv=None):
         dataset, *eval_dataset = (
             LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
         )
-        check_processes(config, len(dataset), processes.world_size)
+        check_num_cases(config, len(dataset), processes.world_size)
         storage.make_folder(config.log_dir)
 
         with processes:
