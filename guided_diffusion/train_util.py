@@ -1,7 +1,6 @@
 """The training loop."""
 
 import math
-import os
 import time
 
 import torch
@@ -18,7 +17,7 @@ from .nn import ConfigError, seeded_generator, stack_randn, to_device
 from .resample import create_named_schedule_sampler
 from .signals import Signals
 from .step_reports import StepReports
-from .train_config import TrainingError, check_train_config, load_start, what_changed
+from .train_config import TrainingError, check_train_config, is_own, load_start, what_changed
 from .windows import NullWindows, show_metrics
 
 
@@ -62,7 +61,7 @@ class Trainer:
 
         state, path, lines = start
         if state is not None:
-            lines = lines + self.resume(state, own=os.path.dirname(path) == config.log_dir)
+            lines = lines + self.resume(state, own=is_own(path, config))
         starts = processes.gather_objects([self.steps_done, self.samples, dataset.fingerprint])
         if any(other != starts[0] for other in starts):
             raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")

@@ -22,6 +22,7 @@ from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.train_config import (
     TrainConfig,
+    check_cases,
     check_num_cases,
     check_processes,
     check_train_config,
@@ -58,7 +59,7 @@ def main(argv=None):
         compute.share_cores(processes.local_size)
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
-        start = find_start(config, flags)
+        start = find_start(config, flags, processes.world_size)
         load_start(segmenter, start)
         folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
         cache = config.cache_dir or default_cache_dir()
@@ -66,6 +67,7 @@ def main(argv=None):
             LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
         )
         check_num_cases(config, len(dataset), processes.world_size)
+        check_cases(start, config, flags, dataset.fingerprint)
         storage.make_folder(config.log_dir)
 
         with processes:

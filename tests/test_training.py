@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, as_arguments, call_script, nonzero
+from helpers import TINY, as_arguments, assert_refused, call_script, nonzero
 
 from guided_diffusion import checkpoint, script_util
 from guided_diffusion.batches import endless_batches
+from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
 from guided_diffusion.lidcloader import LIDCDataset
@@ -257,6 +258,35 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
         assert done.returncode == 0, done.stderr
         assert ("are not those that the run began with" in done.stdout) == (iterations == 4)
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
+
+
+def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, tmp_path):
+    def run(data, iterations):
+        return call_script("segmentation_train", f"--data_dir={tmp_path / data}", f"--log_dir={tmp_path / 'log'}/", f"--iterations={iterations}",
+                           "--batch_size=2", *as_arguments(TINY))  # fmt: skip
+
+    shutil.copytree(cases, tmp_path / "old")
+    assert run("old", 1).returncode == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = run("new", 2)
+    assert moved.returncode == 0 and "continuing" in moved.stdout and "bit for bit" not in moved.stdout, moved.stderr
+    shutil.copytree(cases, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "phantom0003")
+    assert_refused(run("other", 3), "--data_dir ../new, not ../other", "other cases")
+
+
+@pytest.mark.parametrize("dropout, words", [(0.0, "only rounding differs"), (0.1, "the same but for dropout's")])
+def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_path, dropout, words):
+    """What two processes of 2 masks each left, one process of 4 goes on with; there it is, here, bit for bit its own."""
+    straight = train("straight", iterations=2, dropout=dropout)
+    train("parts", iterations=1, dropout=dropout)
+    state = checkpoint.load(str(tmp_path / "parts" / "savedmodel.pt"))
+    CheckpointFolder(str(tmp_path / "parts")).save({**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}})
+    with pytest.raises(checkpoint.CheckpointError, match="--batch_size 2, not 3"):
+        train("parts", iterations=2, dropout=dropout, batch_size=3)
+    assert same(learnt(straight), learnt(train("parts", iterations=2, dropout=dropout)))
+    told = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit for bit" in line]
+    assert len(told) == 1 and told[0].startswith("1 processes go on with a run of 2") and words in told[0]
 
 
 def test_every_trained_part_must_get_a_gradient(train):
