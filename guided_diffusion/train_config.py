@@ -112,7 +112,8 @@ def find_start(config, flags, world_size=1):
     CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to check_cases.
     """
     if config.resume == "never":
-        if used := [name for name in storage.names(config.log_dir) if name != ".gitkeep"]:  # which keeps an empty folder in git
+        empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
+        if used := [name for name in storage.names(config.log_dir) if name not in empty]:
             raise checkpoint.CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
     else:
         state, path, lines = CheckpointFolder(config.log_dir).newest()

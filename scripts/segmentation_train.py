@@ -36,6 +36,23 @@ from guided_diffusion.windows import VisdomConfig, open_windows
 CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
+def check_flags(given, config, validation, how):
+    """Refuse, by its name, a flag that can be refused without reading a file."""
+    check_train_config(config)
+    check_validation_config(validation, given)
+    if how.compile:
+        compute.check_compiler()
+    if not config.data_dir:
+        raise ConfigError("--data_dir is missing: name the folder of cases to train on")
+
+
+def open_datasets(config, validation, unet, data_config):
+    """The cases to train on, and then, if they are given, those to validate on."""
+    folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
+    cache = config.cache_dir or default_cache_dir()
+    return [LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders]
+
+
 def main(argv=None):
     with script_util.one_line_errors("segmentation_train.py"):
         given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
@@ -43,12 +60,7 @@ def main(argv=None):
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
         config, validation, sampler, how, visdom, data_config, unet = configs[:7]
-        check_train_config(config)
-        check_validation_config(validation, given)
-        if how.compile:
-            compute.check_compiler()
-        if not config.data_dir:
-            raise ConfigError("--data_dir is missing: name the folder of cases to train on")
+        check_flags(given, config, validation, how)
         flags = script_util.flags_from_configs(*configs)
         if not storage.is_remote(config.log_dir):
             flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
@@ -59,18 +71,17 @@ def main(argv=None):
         compute.share_cores(processes.local_size)
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
+        lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
+        lock.take()  # before it is read, where it is there
         start = find_start(config, flags, processes.world_size)
         load_start(segmenter, start)
-        folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
-        cache = config.cache_dir or default_cache_dir()
-        dataset, *eval_dataset = (
-            LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
-        )
+        dataset, *eval_dataset = open_datasets(config, validation, unet, data_config)
         check_num_cases(config, len(dataset), processes.world_size)
         check_cases(start, config, flags, dataset.fingerprint)
         storage.make_folder(config.log_dir)
+        lock.take()
 
-        with processes:
+        with lock, processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
             windows = open_windows(visdom, processes.is_main)
             Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows).run()

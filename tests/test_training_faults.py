@@ -11,13 +11,14 @@ import time
 import pytest
 import torch
 from blob_store import BlobStore
-from helpers import ROOT
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script
 from test_training import learnt, rows_of, same, train  # noqa: F401  (train is a fixture)
 
 from guided_diffusion import checkpoint
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.signals import Signals
 from guided_diffusion.step_reports import StepReports
+from guided_diffusion.storage import FolderLock
 from guided_diffusion.train_config import TrainingError
 from guided_diffusion.train_util import Trainer
 
@@ -232,6 +233,39 @@ def test_no_memory_is_one_line_with_the_flags_that_help(train, monkeypatch):  # 
     monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(ConfigError, match=r"out of memory, .*GiB in use.*--microbatch, --use_checkpoint True or --amp bf16"):
         train("run")
+
+
+# Holds a folder as a run does whose readers of cases outlive it
+HOLDER = """
+import os, sys, time
+from guided_diffusion.storage import FolderLock
+lock = FolderLock(sys.argv[1])
+lock.take()
+reader = os.fork()
+if reader:
+    print(os.getpid(), reader, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_however_it_does(cases, tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    holder, reader = map(int, run.stdout.readline().split())
+    try:
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(TINY))
+        assert_refused(done, f"{tmp_path}: another run writes into it (process {holder} on ", "--log_dir")
+        FolderLock(str(tmp_path), wanted=False).take()
+        run.kill()
+        run.wait()
+        os.kill(reader, 0)  # it lives on
+        with FolderLock(str(tmp_path)) as lock:
+            lock.take()
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--resume=never", "--iterations=1", *as_arguments(TINY))
+        assert done.returncode == 0, done.stderr
+    finally:
+        os.kill(reader, signal.SIGKILL)
+        run.kill()
+        run.stdout.close()
 
 
 def test_a_blob_store_serves_as_log_dir(train, monkeypatch):  # noqa: F811
