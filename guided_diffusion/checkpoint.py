@@ -46,6 +46,8 @@ def load(path):
     A bare state dict of published code comes as {"step", "samples", "flags": None, "weights", "ema", "optimizer"},
     with the average and the optimizer that lie beside it. CheckpointError: missing, truncated, unsafe or foreign.
     """
+    if reason := storage.unknown_store(path):
+        raise CheckpointError(f"{path}: {reason}")
     path = resolve(path)
     content = _load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:

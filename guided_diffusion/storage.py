@@ -20,6 +20,12 @@ def is_remote(path):
     return "://" in str(path)
 
 
+def unknown_store(path):
+    """Why `path` cannot be used, in words, if it is in a kind of store that is not known; else None."""
+    kinds = ("gs://", "az://")
+    return None if not is_remote(path) or str(path).startswith(kinds) else f"only folders, {' and '.join(kinds)} can be read and written"
+
+
 def write_atomically(path, write):
     """
     Call write(file) on a new file and put it in the place of `path` when it is whole.

@@ -82,6 +82,8 @@ def check_train_config(config):
         raise ConfigError(f"--lr {config.lr}: a positive number is needed")
     if not config.ema_rate or not all(0 <= rate < 1 for rate in config.ema_rate):
         raise ConfigError("--ema_rate: rates from 0 to below 1 are needed, e.g. 0.9999")
+    if reason := storage.unknown_store(config.log_dir):
+        raise ConfigError(f"--log_dir {config.log_dir}: {reason}")
     if config.tensorboard and storage.is_remote(config.log_dir):
         raise ConfigError(f"--tensorboard writes into folders only, not into --log_dir {config.log_dir}")
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:

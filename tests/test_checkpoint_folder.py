@@ -117,6 +117,7 @@ def test_a_blob_store_gets_whole_objects_and_then_the_manifest(store, monkeypatc
     assert folder.newest() == (None, None, [])
     for step in (10, 20, 30):
         folder.save(state(step))
+    assert not [path for path in blobs.read if path.endswith(".pt")]  # what is written is not downloaded again
     assert [name for kind, name in blobs.log[-3:]] == [f"{store}/savedmodel000030.pt", f"{store}/manifest.json", f"{store}/savedmodel000010.pt"]
     assert sorted(blobs.objects) == [f"{store}/{name}" for name in ("manifest.json", "savedmodel000020.pt", "savedmodel000030.pt")]
     assert folder.newest()[0]["step"] == 30

@@ -282,6 +282,9 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
         (["--intensity_range", "5,-1000"], ["--intensity_range (5.0, -1000.0)", "lower first"]),
         (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1.0"]),
         (["--log_dir=gs://bucket/run", "--tensorboard"], ["--log_dir gs://bucket/run", "--tensorboard"]),
+        (["--log_dir=s3://bucket/run"], ["--log_dir s3://bucket/run", "only folders, gs:// and az://"]),
+        (["--resume_checkpoint=s3://bucket/m.pt"], ["s3://bucket/m.pt", "only folders, gs:// and az://"]),
+        (["--data_dir=gs://bucket/cases"], ["gs://bucket/cases", "no such folder"]),
         (["--batch_size=7"], ["6 cases", "fewer than the 7 of a step (--batch_size)", "--batch_size 6"]),
         (["--use_fp16", "--amp=bf16"], ["--use_fp16", "--amp bf16", "contradict"]),
         (["--shard", "--data_dir={modalities}"], ["--shard", "several processes"]),  # before a case is read
