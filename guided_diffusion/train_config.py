@@ -164,11 +164,12 @@ def _refuse_other_flags(state, path, flags, free, remedy):
 def load_start(segmenter, start):
     """
     Put the weights of what find_start gave into `segmenter`. CheckpointError: they, or the averages, or the optimizer's
-    state, do not fit it.
+    state, do not fit it, or something is missing that a run wants.
     """
     state, path, _ = start
     if state is None:
         return
+    checkpoint.check_complete(state, path)
     prefix = "model." if state["flags"] is None else ""  # published ones hold the U-Net alone
     for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
         checkpoint.load_weights(segmenter, weights, path, prefix)

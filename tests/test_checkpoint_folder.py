@@ -100,7 +100,10 @@ def test_a_kill_between_any_two_writes_leaves_the_old_or_the_new_one(tmp_path, m
             assert folder.newest()[0]["step"] == 30
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"checkpoints": [1]}', '{"checkpoints": [{"file": "../x"}]}', '{"checkpoints": {"a": 1}}'])
+NO_STEP = '{"checkpoints": [{"file": "savedmodel000010.pt", "step": "10", "sha256": ""}]}'
+
+
+@pytest.mark.parametrize("text", [NO_STEP, "", "{", "[]", '{"checkpoints": [1]}', '{"checkpoints": [{"file": "../x"}]}', '{"checkpoints": {"a": 1}}'])
 def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     folder = CheckpointFolder(str(tmp_path))
     folder.save(state(10))
