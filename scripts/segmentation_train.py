@@ -84,7 +84,9 @@ def main(argv=None):
         with lock, processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
             windows = open_windows(visdom, processes.is_main)
-            Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows).run()
+            trainer = Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows)
+            del start  # all of its tensors, of which the trainer has its own by now
+            trainer.run()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
 
 import csv
+import gc
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from helpers import TINY, as_arguments, assert_refused, call_script, nonzero
 
-from guided_diffusion import checkpoint, script_util
+from guided_diffusion import checkpoint, script_util, train_config
 from guided_diffusion.batches import endless_batches
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.dist_util import Processes
@@ -176,6 +178,9 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
     torch.save(other.state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
     with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
         train("ema", resume_checkpoint=str(path))
+    torch.save([1], tmp_path / "emasavedmodel_0.9999_000100.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="emasavedmodel_0.9999_000100.pt: not an average"):
+        train("ema", resume_checkpoint=str(path))
     (tmp_path / "emasavedmodel_0.9999_000100.pt").unlink()
     for bad in ({"lr": 1}, torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}}):
         torch.save(bad, tmp_path / "optsavedmodel000100.pt")
@@ -260,6 +265,29 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
 
 
+def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_path, monkeypatch):
+    held, find = [], train_config.find_start
+
+    def finding(*arguments):
+        start = find(*arguments)
+        parts = [start[0]["weights"], *start[0]["ema"].values(), *start[0]["optimizer"]["state"].values()] if start[0] else []
+        held.extend(weakref.ref(x) for part in parts for x in part.values() if x.numel() > 1)
+        return start
+
+    def look(self):
+        gc.collect()
+        assert not [reference for reference in held if reference() is not None]
+        run(self)
+
+    monkeypatch.setattr(train_config, "find_start", finding)
+    run = Trainer.run
+    for iterations in (1, 2):
+        monkeypatch.setattr(Trainer, "run", look if iterations == 2 else run)
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", *as_arguments(TINY))
+        assert done.returncode == 0, done.stderr
+    assert len(held) > 100
+
+
 def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, tmp_path):
     def run(data, iterations):
         return call_script("segmentation_train", f"--data_dir={tmp_path / data}", f"--log_dir={tmp_path / 'log'}/", f"--iterations={iterations}",
@@ -301,6 +329,7 @@ def test_what_helps_when_memory_is_short_may_be_given_to_a_run_that_goes_on(trai
     train("run", iterations=2)
     train("run", iterations=4, microbatch=2)
     assert "made with --microbatch None, not 2: its result is not bit for bit" in (tmp_path / "run" / "log.txt").read_text()
+    assert train("run", iterations=5, use_fp16=True).steps_done == 5  # whose loss scale begins afresh
     path = str(tmp_path / "run" / "savedmodel.pt")
     tuned = train("tuned", iterations=6, resume_checkpoint=path, dropout=0.0, kl_weight=0.1)
     assert tuned.steps_done == 6 and "not bit for bit" not in (tmp_path / "tuned" / "log.txt").read_text()
