@@ -130,5 +130,9 @@ def endless_batches(dataset, sampler, num_workers, place, on_death):
 
 
 def _leave_interrupts_to_the_trainer(worker):
-    """Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done."""
+    """
+    Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done. A signal to a forked
+    reader must not be counted as one to the trainer either.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)

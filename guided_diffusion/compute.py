@@ -47,11 +47,16 @@ def compile_model(segmenter, cuda_graphs=True):
 
     ConfigError: there is no compiler to compile with.
     """
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
+    check_compiler()
     graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
     segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
     return segmenter
+
+
+def check_compiler():
+    """Refuse --compile where there is no compiler to compile with."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
 
 
 def share_cores(processes):

@@ -1,14 +1,13 @@
 """The training loop."""
 
 import math
-import os
 import time
 
 import torch
 
 from . import compute
 from .batches import EndlessSampler, augment, endless_batches, pick_raters
-from .checkpoint import BEST, FORMAT, VERSION
+from .checkpoint import BEST, FORMAT, VERSION, check_schedule_sampler
 from .checkpoint_folder import CheckpointFolder
 from .compute import ComputeConfig
 from .dist_util import full, gradient_traffic, like, whole
@@ -18,7 +17,7 @@ from .nn import ConfigError, seeded_generator, stack_randn, to_device
 from .resample import create_named_schedule_sampler
 from .signals import Signals
 from .step_reports import StepReports
-from .train_config import TrainingError, check_train_config, load_start, what_changed
+from .train_config import TrainingError, check_train_config, is_own, load_start, what_changed
 from .windows import NullWindows, show_metrics
 
 
@@ -62,7 +61,7 @@ class Trainer:
 
         state, path, lines = start
         if state is not None:
-            lines = lines + self.resume(state, own=os.path.dirname(path) == config.log_dir)
+            lines = lines + self.resume(state, path)
         starts = processes.gather_objects([self.steps_done, self.samples, dataset.fingerprint])
         if any(other != starts[0] for other in starts):
             raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")
@@ -296,19 +295,19 @@ class Trainer:
             self.logger.info(f"saved {self.saved}")
         self.processes.barrier()
 
-    def resume(self, state, own):
+    def resume(self, state, path):
         """
-        Take over a checkpoint's state, or as much of it as a published one has; its weights are the segmenter's already.
-
-        own  it is this run's, and not one that another run starts from
-        Returns lines that say what will not be as it would have been without a stop.
+        Take over the state of the checkpoint at `path`, or as much of it as a published one has; its weights are the
+        segmenter's already. Returns lines that say what will not be as it would have been without a stop.
         """
+        own = is_own(path, self.config)
         self.ema.load(state["weights"], state["ema"])
         self.steps_done, self.samples = state["step"], state["samples"]
         if state["optimizer"] is not None:
             # Its settings are this run's. A published one had the U-Net's parameters, which are the first of ours.
             stored = {
-                index: {k: like(v, self.trained[index]) if k != "step" else v for k, v in entry.items()}
+                index: {name: like(entry[name], self.trained[index]) for name in ("exp_avg", "exp_avg_sq")}
+                | {"step": torch.as_tensor(entry["step"], dtype=torch.float32).reshape(())}
                 for index, entry in state["optimizer"]["state"].items()
             }
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
@@ -317,7 +316,9 @@ class Trainer:
         if own:
             self.best = state.get("best")
             self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
-        self.scaler.load_state_dict(state["scaler"])
-        if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
+        if state["scaler"]:  # the run before had one
+            self.scaler.load_state_dict(state["scaler"])
+        if state["flags"].get("schedule_sampler") == self.config.schedule_sampler:
+            check_schedule_sampler(state["schedule_sampler"], self.schedule_sampler.state_dict(), path)
             self.schedule_sampler.load_state_dict(state["schedule_sampler"])
         return [] if not own else what_changed(state, self.config, self.flags, self.processes.world_size, self.dataset.fingerprint)
