@@ -18,6 +18,7 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.logger import LossMeter
+from guided_diffusion.nn import ConfigError
 from guided_diffusion.train_config import TrainConfig, find_start
 from guided_diffusion.train_util import Trainer
 
