@@ -26,7 +26,7 @@ from typing import Annotated
 import torch
 from machine import machine_name
 
-from guided_diffusion import phantom, script_util
+from guided_diffusion import command_line, phantom
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
@@ -315,9 +315,9 @@ def run_campaign(config, tell=print):
 
 
 def main():
-    with script_util.one_line_errors("benchmarks/faults.py"):
-        given, _ = script_util.parse_command_line((FaultsConfig,), __doc__)
-        (config,) = script_util.configs_from_flags(given, FaultsConfig)
+    with command_line.one_line_errors("benchmarks/faults.py"):
+        given, _ = command_line.parse_command_line((FaultsConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, FaultsConfig)
         print("| fault | tried | survived |\n|---|---|---|")
         rows = run_campaign(config, lambda line: print(line, flush=True))
         if config.out:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import numpy as np
 
-from guided_diffusion import ensemble, metrics, script_util
+from guided_diffusion import command_line, ensemble, metrics
 from guided_diffusion.case_reader import CaseReader, find_cases
 from guided_diffusion.evaluation import mean_and_interval
 from guided_diffusion.nn import ConfigError
@@ -71,9 +71,9 @@ def draw(told, path):
 
 
 def main():
-    with script_util.one_line_errors("benchmarks/ged_against_count.py"):
-        given, _ = script_util.parse_command_line((PlotConfig,), __doc__)
-        (config,) = script_util.configs_from_flags(given, PlotConfig)
+    with command_line.one_line_errors("benchmarks/ged_against_count.py"):
+        given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, PlotConfig)
         told = measure(config)
         for point in told["points"]:
             print(f"N {point['N']:3d}  measured {point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})  theory {point['theory']:.4f}")

@@ -23,7 +23,7 @@ from machine import machine_name
 from PIL import Image
 from scipy import ndimage
 
-from guided_diffusion import metrics, script_util
+from guided_diffusion import command_line, metrics
 
 ROUNDS = 7
 
@@ -111,9 +111,9 @@ def time_against_loops(config):
 
 
 def main():
-    with script_util.one_line_errors("benchmarks/metrics.py"):
-        given, _ = script_util.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = script_util.configs_from_flags(given, BenchmarkConfig)
+    with command_line.one_line_errors("benchmarks/metrics.py"):
+        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
         with tempfile.TemporaryDirectory() as folder:
             write_cases(folder, config)
             seconds, memory = time_evaluation(folder, report=False)

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion import script_util
+from guided_diffusion import command_line
 
 FIGURES = ("ged", "hm_iou", "calibration")
 
@@ -70,9 +70,9 @@ def draw(results, path):
 
 
 def main():
-    with script_util.one_line_errors("benchmarks/plot_quality.py"):
-        given, _ = script_util.parse_command_line((PlotConfig,), __doc__)
-        (config,) = script_util.configs_from_flags(given, PlotConfig)
+    with command_line.one_line_errors("benchmarks/plot_quality.py"):
+        given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, PlotConfig)
         results = []
         for path in config.results:
             with open(path, encoding="utf-8") as file:

@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 from machine import machine_name
 
-from guided_diffusion import metrics, script_util
+from guided_diffusion import command_line, metrics, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
@@ -44,7 +44,7 @@ class QualityConfig:
 def measure(config, on_row):
     """Call on_row(row) for each sampler at each number of steps."""
     segmenter, flags, _ = script_util.load_segmenter(config.model_path, {})
-    (data_config,) = script_util.configs_from_flags(flags, DataConfig)
+    (data_config,) = command_line.configs_from_flags(flags, DataConfig)
     dataset = LIDCDataset(config.data_dir, flags["image_size"], flags["image_channels"], data_config)
     indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]
     drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
@@ -65,9 +65,9 @@ def measure(config, on_row):
 
 
 def main():
-    with script_util.one_line_errors("benchmarks/quality.py"):
-        given, _ = script_util.parse_command_line((QualityConfig,), __doc__)
-        (config,) = script_util.configs_from_flags(given, QualityConfig)
+    with command_line.one_line_errors("benchmarks/quality.py"):
+        given, _ = command_line.parse_command_line((QualityConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, QualityConfig)
         rows, names = [], [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
 
         def on_row(row):

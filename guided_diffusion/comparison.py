@@ -20,15 +20,16 @@ from typing import Annotated
 
 import numpy as np
 
-from . import script_util, storage
+from . import command_line, script_util, storage
 from .baselines.methods import BASELINES
-from .case_reader import find_cases
+from .case_reader import DataConfig, find_cases
 from .image_files import DataError
 from .lidcloader import LIDCDataset
 from .logger import read_rows
 from .nn import ConfigError
 from .predict import load
 from .presets import PRESETS
+from .sampling import SamplerConfig
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
@@ -161,7 +162,7 @@ class Comparison:
 
     def refuse_other_settings(self):
         """Keep the settings in the folder; refuse a folder with others, but for more methods."""
-        own = {name: value for name, value in script_util.flags_from_configs(self.config).items() if name != "methods"}
+        own = {name: value for name, value in command_line.flags_from_configs(self.config).items() if name != "methods"}
         text = json.dumps({**own, "flags": self.flags}, indent=1, sort_keys=True) + "\n"
         path = os.path.join(self.config.out_dir, "settings.json")
         before = storage.read_bytes(path)
@@ -196,9 +197,9 @@ class Comparison:
 
     def known(self, method, kinds):
         """Those of the flags given that the method knows and a script takes, as arguments."""
-        flags = script_util.pick_flags(self.flags, *kinds)
+        flags = command_line.pick_flags(self.flags, *kinds)
         foreign = script_util.foreign_flags(method_of(method))
-        return [word for name, value in flags.items() if name not in foreign for word in (f"--{name}", script_util.show_value(_typed(value)))]
+        return [word for name, value in flags.items() if name not in foreign for word in (f"--{name}", command_line.show_value(_typed(value)))]
 
     def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None):
         """Train, or go on; without `eval_interval`, without looking at the validation cases."""
@@ -241,9 +242,9 @@ class Comparison:
         """{"parameters": of what sampling needs, "seconds": for one case's ensemble}."""
         model = load(self.path(method, "fold0", "savedmodel.pt"))
         flags = model.flags
-        (data_config,) = script_util.configs_from_flags(flags, script_util.DataConfig)
+        (data_config,) = command_line.configs_from_flags(flags, DataConfig)
         dataset = LIDCDataset(os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config)
-        chain = {} if method_of(method) in BASELINES else script_util.pick_flags(self.flags, script_util.SamplerConfig)
+        chain = {} if method_of(method) in BASELINES else command_line.pick_flags(self.flags, SamplerConfig)
         times = []
         while len(times) < 4 and (not times or times[0] < PATIENCE):
             start = time.perf_counter()
@@ -276,8 +277,8 @@ class Comparison:
         return {"cases": summary["cases"], "rows": rows}
 
 
-TRAINING = (script_util.DataConfig, *script_util.MODEL_CONFIGS, script_util.SamplerConfig)
-SAMPLING = (script_util.SamplerConfig,)
+TRAINING = (DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)
+SAMPLING = (SamplerConfig,)
 
 
 def training_of(folder):

@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from . import postprocess, script_util
+from . import command_line, postprocess, script_util
 from .compute import ComputeConfig, compile_model, prepare
 from .ensemble import SampleConfig, check_sample_config, draw_ensembles
 from .image_files import DataError
 from .lidcloader import make_case
 from .nn import ConfigError
 from .postprocess import PostprocessConfig, binarise
+from .sampling import SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Predictor:
                       (threshold, median_blur, ...), and fast=True
         ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
         """
-        known = {f.name for cls in (script_util.SamplerConfig, PostprocessConfig) for f in fields(cls)} | {"fast"}
+        known = {f.name for cls in (SamplerConfig, PostprocessConfig) for f in fields(cls)} | {"fast"}
         if unknown := sorted(flags.keys() - known):
             raise ConfigError(f"{unknown[0]} is no flag of sampling: choose among {', '.join(sorted(known))}")
         script_util.refuse_foreign_flags(self.flags["method"], flags)
@@ -77,7 +78,7 @@ class Predictor:
         if batch_size == "auto":
             raise ConfigError("batch_size auto is the command line's: give a number")
         sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
-        (finish,) = script_util.configs_from_flags(flags, PostprocessConfig)
+        (finish,) = command_line.configs_from_flags(flags, PostprocessConfig)
         case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])
         ((_, samples),) = draw_ensembles(self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled)
         return Ensemble(samples, binarise(samples, finish))

@@ -21,7 +21,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Annotated
 
-from . import script_util
+from . import command_line
 from .image_files import DataError
 from .inspector import InspectConfig, Inspector
 from .nn import ConfigError
@@ -136,7 +136,7 @@ def inspect(config, visdom_config):
 
 
 def main(argv=None):
-    with script_util.one_line_errors("guided_diffusion.visualize"):
+    with command_line.one_line_errors("guided_diffusion.visualize"):
         words = list(sys.argv[1:] if argv is None else argv)
         commands = {"serve": (ServeConfig,), "inspect": (InspectConfig, VisdomConfig), "replay": (ReplayConfig, VisdomConfig)}
         if not words or words[0] not in commands:
@@ -144,8 +144,8 @@ def main(argv=None):
         command = words.pop(0)
         if command == "replay" and words and not words[0].startswith("-"):
             words[0] = f"--file={words[0]}"
-        given, _ = script_util.parse_command_line(commands[command], __doc__, words)
-        configs = script_util.configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
+        given, _ = command_line.parse_command_line(commands[command], __doc__, words)
+        configs = command_line.configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
         try:
             {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
         except ConnectionError as error:

@@ -8,19 +8,19 @@ Names every fault with its file and the remedy, and ends with status 1 if there 
 
 import sys
 
-from guided_diffusion import script_util
+from guided_diffusion import command_line
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.data_check import CheckConfig, check_data
 from guided_diffusion.nn import ConfigError
 
 
 def main(argv=None):
-    with script_util.one_line_errors("check_data.py"):
+    with command_line.one_line_errors("check_data.py"):
         words = list(sys.argv[1:] if argv is None else argv)
         if words and not words[0].startswith("-"):
             words[0] = f"--data_dir={words[0]}"
-        given, _ = script_util.parse_command_line((CheckConfig, DataConfig), __doc__, words)
-        config, data_config = script_util.configs_from_flags(given, CheckConfig, DataConfig)
+        given, _ = command_line.parse_command_line((CheckConfig, DataConfig), __doc__, words)
+        config, data_config = command_line.configs_from_flags(given, CheckConfig, DataConfig)
         if not config.data_dir:
             raise ConfigError("the folder comes first: python scripts/check_data.py data/training")
         sys.exit(1 if check_data(config, data_config) else 0)

@@ -11,7 +11,7 @@ for each method that knows them. The same command goes on where it was; more --m
 import json
 import os
 
-from guided_diffusion import comparison, comparison_page, script_util, storage
+from guided_diffusion import command_line, comparison, comparison_page, script_util, storage
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import CompareConfig, Comparison, check_compare_config
 from guided_diffusion.sampling import SamplerConfig
@@ -20,11 +20,11 @@ FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
 
 
 def main(argv=None):
-    with script_util.one_line_errors("compare.py"):
-        given, preset = script_util.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
-        (config,) = script_util.configs_from_flags(given, CompareConfig)
+    with command_line.one_line_errors("compare.py"):
+        given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
+        (config,) = command_line.configs_from_flags(given, CompareConfig)
         check_compare_config(config, {**preset, **given})
-        flags = script_util.json_like(script_util.pick_flags(given, *FLAGS))
+        flags = command_line.json_like(command_line.pick_flags(given, *FLAGS))
         table = Comparison(config, flags).run()
         score = f"ged_{comparison.SCORED}"
         pages = {

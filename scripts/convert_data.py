@@ -9,19 +9,19 @@ had faults, which are told; the others are written.
 
 import sys
 
-from guided_diffusion import script_util
+from guided_diffusion import command_line
 from guided_diffusion.converters import FORMATS, ConvertConfig, convert
 from guided_diffusion.nn import ConfigError
 
 
 def main(argv=None):
-    with script_util.one_line_errors("convert_data.py"):
+    with command_line.one_line_errors("convert_data.py"):
         words = list(sys.argv[1:] if argv is None else argv)
         name = words.pop(0) if words and not words[0].startswith("-") else None
-        given, _ = script_util.parse_command_line((ConvertConfig,), __doc__, words)
+        given, _ = command_line.parse_command_line((ConvertConfig,), __doc__, words)
         if name is None:
             raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
-        (config,) = script_util.configs_from_flags(given, ConvertConfig)
+        (config,) = command_line.configs_from_flags(given, ConvertConfig)
         _, faults = convert(name, config)
     sys.exit(1 if faults else 0)
 

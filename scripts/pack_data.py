@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion import script_util, storage
+from guided_diffusion import command_line, storage
 from guided_diffusion.case_folder import SPLITS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import pack_folder
@@ -25,9 +25,9 @@ class PackConfig:
 
 
 def main(argv=None):
-    with script_util.one_line_errors("pack_data.py"):
-        given, _ = script_util.parse_command_line((PackConfig, DataConfig), __doc__, argv)
-        config, data_config = script_util.configs_from_flags(given, PackConfig, DataConfig)
+    with command_line.one_line_errors("pack_data.py"):
+        given, _ = command_line.parse_command_line((PackConfig, DataConfig), __doc__, argv)
+        config, data_config = command_line.configs_from_flags(given, PackConfig, DataConfig)
         for name in ("data_dir", "out"):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")

@@ -9,14 +9,14 @@ docs/data.md says where the download comes from.
 
 import sys
 
-from guided_diffusion import script_util
+from guided_diffusion import command_line
 from guided_diffusion.prepare import PrepareConfig, prepare
 
 
 def main(argv=None):
-    with script_util.one_line_errors("prepare_lidc.py"):
-        given, _ = script_util.parse_command_line((PrepareConfig,), __doc__, argv)
-        (config,) = script_util.configs_from_flags(given, PrepareConfig)
+    with command_line.one_line_errors("prepare_lidc.py"):
+        given, _ = command_line.parse_command_line((PrepareConfig,), __doc__, argv)
+        (config,) = command_line.configs_from_flags(given, PrepareConfig)
         _, faults = prepare(config)
     sys.exit(1 if faults else 0)
 

@@ -17,7 +17,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util
+from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.chain_watch import ChainWatch
@@ -36,9 +36,9 @@ CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, Visdom
 
 
 def main(argv=None):
-    with script_util.one_line_errors("segmentation_sample.py"):
-        given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
-        config, how, postprocess, visdom = script_util.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
+    with command_line.one_line_errors("segmentation_sample.py"):
+        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv)
+        config, how, postprocess, visdom = command_line.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
         ensemble.check_sample_config(config)
         script_util.refuse_remote("out_dir", config.out_dir)
         for name in ("data_dir", "model_path"):
@@ -46,12 +46,12 @@ def main(argv=None):
                 raise ConfigError(f"--{name} is missing")
 
         # What to draw, and with what
-        model_flags = script_util.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
+        model_flags = command_line.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
         segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
         script_util.refuse_foreign_flags(flags["method"], given)
         sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
         segmenter = segmenter.spaced(sampler)
-        data_config, unet = script_util.configs_from_flags(flags, DataConfig, UNetConfig)
+        data_config, unet = command_line.configs_from_flags(flags, DataConfig, UNetConfig)
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)
 
         # Which cases are this process's, and not drawn yet

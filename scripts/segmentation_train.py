@@ -12,7 +12,7 @@ import os
 
 import torch
 
-from guided_diffusion import compute, script_util, storage
+from guided_diffusion import command_line, compute, script_util, storage
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import default_cache_dir
 from guided_diffusion.compute import ComputeConfig
@@ -54,15 +54,15 @@ def open_datasets(config, validation, unet, data_config):
 
 
 def main(argv=None):
-    with script_util.one_line_errors("segmentation_train.py"):
-        given, preset = script_util.parse_command_line(CONFIGS, __doc__, argv)
+    with command_line.one_line_errors("segmentation_train.py"):
+        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv)
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
-        configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
+        configs = command_line.configs_from_flags({**preset, **given}, *CONFIGS)
         config, validation, sampler, how, visdom, data_config, method, unet = configs[:8]
         script_util.refuse_foreign_flags(method.method, given)
         check_flags(given, config, validation, how)
-        flags = script_util.flags_from_configs(*configs)
+        flags = command_line.flags_from_configs(*configs)
         if not storage.is_remote(config.log_dir):
             flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
 

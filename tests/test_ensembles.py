@@ -15,7 +15,7 @@ import pytest
 import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, run_script
 
-from guided_diffusion import checkpoint, compute, ensemble, predict, script_util
+from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
 from guided_diffusion.image_files import DataError, read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
@@ -25,8 +25,8 @@ from guided_diffusion.sampling import SamplerConfig
 def write_checkpoint(path, **flags):
     """A checkpoint of a tiny network that was never trained, as training would store it."""
     torch.manual_seed(0)
-    classes = (script_util.DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
-    flags = script_util.flags_from_configs(*script_util.configs_from_flags({**TINY, **flags}, *classes))
+    classes = (DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+    flags = command_line.flags_from_configs(*command_line.configs_from_flags({**TINY, **flags}, *classes))
     weights = nonzero(script_util.create_segmenter(flags)).state_dict()
     state = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
     torch.save(state, path)

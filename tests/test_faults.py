@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guided_diffusion import checkpoint, script_util
+from guided_diffusion import checkpoint, command_line, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.image_files import DataError, read_image, read_label
 from guided_diffusion.lidcloader import LIDCDataset
@@ -118,8 +118,8 @@ MINUTE = {**TINY, "channel_mult": "1", "attention_resolutions": "", "batch_size"
 def trainer_of(dataset, folder, iterations):
     """A Trainer of a minute model, from what is in `folder`, as the script makes it."""
     given = {**MINUTE, "iterations": iterations, "data_dir": "cases", "log_dir": str(folder)}
-    configs = script_util.configs_from_flags(given, TrainConfig, *script_util.MODEL_CONFIGS)
-    flags = script_util.flags_from_configs(*configs)
+    configs = command_line.configs_from_flags(given, TrainConfig, *script_util.MODEL_CONFIGS)
+    flags = command_line.flags_from_configs(*configs)
     start = find_start(configs[0], flags)
     segmenter = script_util.create_segmenter(flags)
     load_start(segmenter, start)

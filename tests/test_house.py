@@ -54,7 +54,7 @@ ALLOWED = {
     "ema": {"dist_util"},
     "presets": set(),
     "compute": {"nn"},
-    "predict": {"nn", "compute", "ensemble", "image_files", "lidcloader", "postprocess", "script_util"},
+    "predict": {"nn", "command_line", "compute", "ensemble", "image_files", "lidcloader", "postprocess", "sampling", "script_util"},
     "resample": {"nn"},
     "unet": {"nn"},
     "shared_encoder": {"nn", "unet"},
@@ -67,7 +67,8 @@ ALLOWED = {
     "baselines.deterministic": {"nn", "baselines.baseline", "baselines.plain_unet"},
     "baselines.methods": {"baselines.deterministic", "baselines.prob_unet", "baselines.ssn"},
     "comparison": {
-        "baselines.methods", "case_reader", "image_files", "lidcloader", "logger", "nn", "predict", "presets", "script_util", "storage",
+        "baselines.methods", "case_reader", "command_line", "image_files", "lidcloader", "logger", "nn", "predict", "presets", "sampling",
+        "script_util", "storage",
     },
     "comparison_page": set(),
     "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "respace", "sampling"},
@@ -75,7 +76,7 @@ ALLOWED = {
     "windows": {"nn"},
     "chain_watch": {"pictures", "postprocess", "windows"},
     "inspector": {"case_reader", "ensemble", "image_files", "pictures", "postprocess", "storage"},
-    "visualize": {"image_files", "inspector", "nn", "script_util", "windows"},
+    "visualize": {"command_line", "image_files", "inspector", "nn", "windows"},
     "ensemble": {"nn", "checkpoint", "image_files", "pictures", "postprocess", "storage"},
     "validation": {"nn", "ensemble", "metrics", "pictures", "postprocess"},
     "train_config": {"nn", "checkpoint", "checkpoint_folder", "storage"},
@@ -83,9 +84,10 @@ ALLOWED = {
         "nn", "batches", "checkpoint", "checkpoint_folder", "compute", "dist_util", "ema", "logger", "resample", "signals",
         "step_reports", "train_config", "windows",
     },
+    "command_line": {"checkpoint", "image_files", "nn", "presets", "train_config"},
     "script_util": {
-        "nn", "baselines.baseline", "baselines.methods", "case_reader", "checkpoint", "distribution", "gaussian_diffusion", "image_files",
-        "presets", "respace", "sampling", "segmentation", "shared_encoder", "train_config", "unet",
+        "nn", "baselines.baseline", "baselines.methods", "case_reader", "checkpoint", "command_line", "distribution", "gaussian_diffusion",
+        "presets", "respace", "sampling", "segmentation", "shared_encoder", "unet",
     },
 }  # fmt: skip
 OPTIONAL = {"visdom", "mpi4py", "defusedxml", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}

@@ -4,8 +4,9 @@ import pytest
 import torch
 from helpers import TINY
 
+from guided_diffusion.command_line import parse_flags
 from guided_diffusion.nn import ConfigError, seeded_generator
-from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter, parse_flags
+from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 
 B = 4
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers import TINY, assert_refused, call_script, nonzero
 
-from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter, parse_flags
+from guided_diffusion.command_line import parse_flags
+from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 
 SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1", "dropout": 0.0}
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import TINY, as_arguments, assert_refused, call_script, nonzero
 
-from guided_diffusion import checkpoint, script_util, train_config
+from guided_diffusion import checkpoint, command_line, script_util, train_config
 from guided_diffusion.batches import endless_batches
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.dist_util import Processes
@@ -33,8 +33,8 @@ def train(cases, tmp_path):
     def run(name, **given):
         defaults = {"iterations": 6, "batch_size": 4, "log_interval": 2, "save_interval": 3, "lr": 1e-3, "seed": 3, "dropout": 0.1}
         given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
-        configs = script_util.configs_from_flags(given, *CONFIGS)
-        flags = script_util.flags_from_configs(*configs)
+        configs = command_line.configs_from_flags(given, *CONFIGS)
+        flags = command_line.flags_from_configs(*configs)
         start = find_start(configs[0], flags)
         torch.manual_seed(0)
         trainer = Trainer(nonzero(script_util.create_segmenter(flags)), dataset, configs[0], Processes({}), flags, start)

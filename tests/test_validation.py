@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import TINY, as_arguments, call_script, nonzero, run_script
 
-from guided_diffusion import checkpoint, ensemble, metrics, script_util
+from guided_diffusion import checkpoint, command_line, ensemble, metrics, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
@@ -28,9 +28,9 @@ def train(cases, tmp_path):
     def run(name, **given):
         defaults = {"iterations": 6, "batch_size": 4, "log_interval": 3, "save_interval": 3, "lr": 1e-3, "dropout": 0.1}
         given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
-        configs = script_util.configs_from_flags(given, *CONFIGS)
+        configs = command_line.configs_from_flags(given, *CONFIGS)
         config, validation, sampler = configs[:3]
-        flags = script_util.flags_from_configs(*configs)
+        flags = command_line.flags_from_configs(*configs)
         start = find_start(config, flags)
         torch.manual_seed(0)
         segmenter = nonzero(script_util.create_segmenter(flags))
