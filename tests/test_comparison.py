@@ -82,5 +82,5 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path):
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 1), "--folds 1", "--test_dir")
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "too few", "--folds")
     assert_refused(call_script(*compare, "--budget_images", 8, "--method", "ssn"), "--methods")
-    failed = call_script(*compare, "--budget_images", 8, "--folds", 2, "--methods", "mc-dropout", "--dropout", 2, *SMALL)
+    failed = call_script(*compare[:-1], tmp_path / "other", "--budget_images", 8, "--folds", 2, "--methods", "mc-dropout", "--dropout", 2, *SMALL)
     assert_refused(failed, "segmentation_train.py ended with status 2", "console.log")

@@ -16,6 +16,7 @@ import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, run_script
 
 from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
+from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.image_files import DataError, read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
