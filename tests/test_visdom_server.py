@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_a_server_keeps_its_windows_when_a_file_of_the_code_changes(tmp_path):
     server.start()
     client = connect(server.config("kept"))
     client.text("kept", win="kept")
+    time.sleep(2)  # files that are watched are looked at twice a second
     os.utime(code, (1, 1))
     with pytest.raises(AssertionError, match="it did not happen"):
         wait_for(lambda: not there(client, "kept"), seconds=3)
