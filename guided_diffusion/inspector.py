@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 from dataclasses import dataclass, fields
@@ -25,7 +26,7 @@ MOST_SHOWN = 16  # samples
 @dataclass(frozen=True)
 class InspectConfig:
     samples: Annotated[str, "folder that segmentation_sample.py wrote"] = "results/samples"
-    data_dir: Annotated[str, "folder of the cases, for their images and raters; empty: samples alone"] = ""
+    data_dir: Annotated[str, "folder of the cases, for their images and raters; empty: the one they were scored on, or samples alone"] = ""
 
 
 def read_figures(folder):
@@ -34,6 +35,15 @@ def read_figures(folder):
     rows = {row["case"]: row for row in csv.DictReader(io.StringIO(text)) if row.get("case")}
     known = {case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x} for case, row in rows.items()}
     return {case: {name: x for name, x in row.items() if math.isfinite(x)} for case, row in known.items()}
+
+
+def scored_on(folder):
+    """The folder of cases that a folder's metrics.json names; "" where that is not there."""
+    try:
+        path = os.path.join(folder, json.loads(storage.read_bytes(os.path.join(folder, "metrics.json")) or b"{}")["data_dir"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return path if os.path.isdir(path) else ""
 
 
 class Inspector:
@@ -50,7 +60,8 @@ class Inspector:
         names = sorted(name.removesuffix("_samples.npz") for name in os.listdir(config.samples) if name.endswith("_samples.npz"))
         if not names:
             raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
-        self.folders = dict(find_cases(config.data_dir)) if config.data_dir else {}
+        data_dir = config.data_dir or scored_on(config.samples)
+        self.folders = dict(find_cases(data_dir)) if data_dir else {}
         self.figures = read_figures(config.samples)
         self.spread = {name: float(variance_map(binarise(self._samples(name)[0])).mean()) for name in names}
         self.order, self.names = "name", names

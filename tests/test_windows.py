@@ -3,6 +3,7 @@
 import base64
 import http.server
 import io
+import json
 import os
 import re
 import shutil
@@ -304,6 +305,19 @@ def test_cases_are_chosen_by_their_figures_and_masks_follow_the_threshold(cases,
     for place, value in ((2, "99"), (2, "x"), (1, "99"), (0, None)):  # passed over
         client.change(place, value)
     assert client.shown["masks"][1] == before["masks"][1]
+
+
+def test_samples_that_were_scored_are_shown_over_their_images_wherever_both_are(cases, sampled, tmp_path):
+    shutil.copytree(cases, tmp_path / "cases")
+    shutil.copytree(sampled, tmp_path / "samples")
+    summary = json.loads((sampled / "metrics.json").read_text())
+    (tmp_path / "samples" / "metrics.json").write_text(json.dumps({**summary, "data_dir": "../cases"}))
+    for folder in (sampled, tmp_path / "samples"):
+        page = np.asarray(Inspector(Recorder(), InspectConfig(str(folder))).page())
+        np.testing.assert_array_equal(page, np.asarray(Image.open(sampled / "phantom0000_sheet.png")))
+    for text in ("{}", "none", json.dumps({"data_dir": "nowhere"})):
+        (tmp_path / "samples" / "metrics.json").write_text(text)
+        assert Inspector(Recorder(), InspectConfig(str(tmp_path / "samples"))).folders == {}
 
 
 def test_inspecting_refuses_what_is_not_there(tmp_path):
