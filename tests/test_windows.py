@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 from visdom_server import Server, free_port, picture_of, points_of, there, wait_for, windows_of
 
@@ -433,7 +433,10 @@ def test_the_page_answers_when_a_threshold_is_moved(visit, server, cases, sample
 
 
 def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(cases, tmp_path):
-    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=3", "--batch_size=2", "--visdom",
-                      "--visdom_server=http://127.0.0.1", f"--visdom_port={free_port()}", *as_arguments(TINY))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("does not take pictures") == 1 and "Traceback" not in done.stdout + done.stderr
+    command = [sys.executable, ROOT / "scripts" / "segmentation_train.py", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=3",
+               "--batch_size=2", "--log_interval=1", "--visdom", "--visdom_server=http://127.0.0.1", f"--visdom_port={free_port()}",
+               *as_arguments(TINY)]  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    told = done.stdout.decode()
+    assert done.returncode == 0 and "Traceback" not in told, told
+    assert told.count("does not take pictures") == 1 and re.search(r"[\r\n]Visdom at", told)  # not behind the bar of progress
