@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -209,18 +210,30 @@ def process_killed(campaign, chance):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=3")
     ends = []
     for disturbed in (False, True):
-        folder = campaign.folder()
+        folder, logged = campaign.folder(), 0
         run = campaign.start(folder, "--batch_size=2", launcher=launcher)
         if disturbed:
             step = chance.randint(2, STEPS // 2)
             campaign.wait(lambda: campaign.logged(folder) >= step, run)
             os.kill(chance.choice(children_of(run.pid)), signal.SIGKILL)
+            logged = campaign.logged(folder)
         text, _ = run.communicate()
         if run.returncode:
             raise Survival(f"torchrun ended with {run.returncode}: {text[-500:]}")
+        if disturbed:
+            check_restart((folder / "log.txt").read_text(), logged)
         ends.append(torch.load(folder / "savedmodel.pt", weights_only=True))
     if not equal(ends[0]["weights"], ends[1]["weights"]):
         raise Survival("the weights at the end differ from those of two undisturbed processes")
+
+
+def check_restart(log, logged):
+    """Survival: by its log, a run whose table had so many steps when it was killed did not start again, or lost steps that were saved."""
+    starts = re.findall(r"^(starting afresh|continuing .* at step (\d+)):", log, re.MULTILINE)
+    if len(starts) < 2:
+        raise Survival("it ended without having started again")
+    if (lost := logged - int(starts[1][1] or 0)) > SAVE_INTERVAL:
+        raise Survival(f"{lost} steps are lost, with a save every {SAVE_INTERVAL}")
 
 
 def image_damaged(campaign, chance):

@@ -1,5 +1,5 @@
 """
-Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the download's size (512x512 pixels):
+Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the size of the download's (512x512 pixels of 0.7 mm, resampled to 0.5 mm):
 
     python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
 """
@@ -17,6 +17,8 @@ from machine import machine_name
 
 from guided_diffusion import phantom_files, script_util
 
+SPACING = (0.7, 0.7)  # mm, of pixels; not that of the crops, so that they are resampled
+
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
@@ -31,7 +33,7 @@ def main():
         (config,) = script_util.configs_from_flags(given, BenchmarkConfig)
         script = os.path.join(os.path.dirname(__file__), "..", "scripts", "prepare_lidc.py")
         with tempfile.TemporaryDirectory() as folder:
-            phantom_files.write_lidc(folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4))
+            phantom_files.write_lidc(folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING)
             started = time.monotonic()
             command = [sys.executable, script, f"--dicom={folder}/dicom", f"--xml={folder}/xml", f"--out={folder}/out", f"--processes={config.processes}"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

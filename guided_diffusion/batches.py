@@ -39,24 +39,35 @@ def collate(cases):
 
 def pick_rater(batch, u):
     """One rater's mask per case, [B, 1, H, W]: each of its raters equally likely, by uniform numbers u [B] in [0, 1)."""
-    chosen = (u * batch.num_raters).long().clamp(max=batch.raters.shape[1] - 1)
-    return batch.raters[torch.arange(len(chosen)), chosen][:, None]
+    return pick_raters(batch, u, 1)
 
 
-def augment(image, mask, kind, u):
+def pick_raters(batch, u, K):
     """
-    Image [B, C, H, W] and mask [B, 1, H, W], each row mirrored and turned by one of SYMMETRIES[kind], all equally likely,
+    K raters' masks of each case, [B K, 1, H, W], a case's in a row: each of its raters equally likely, and none twice unless
+    it has fewer than K; by uniform numbers u [B] in [0, 1).
+    """
+    u = (u[:, None] + torch.arange(K) / K).flatten() % 1
+    rows = torch.arange(len(batch.ids)).repeat_interleave(K)
+    counts = batch.num_raters[rows]
+    chosen = torch.minimum((u * counts).long(), counts - 1)  # float32 may round up to the count
+    return batch.raters[rows, chosen][:, None]
+
+
+def augment(image, masks, kind, u):
+    """
+    Image [B, C, H, W] and its masks [B, K, H, W], each row mirrored and turned by one of SYMMETRIES[kind], all equally likely,
     by uniform numbers u [B] in [0, 1). The images are square.
     """
     symmetries = SYMMETRIES[kind]
-    both = torch.cat([image, mask], dim=1)
+    both = torch.cat([image, masks], dim=1)
     rows = []
     for row, place in zip(both, (u * len(symmetries)).long().clamp(max=len(symmetries) - 1)):
         turns, mirrored = symmetries[place]
         row = torch.rot90(row, turns, (1, 2))
         rows.append(row.flip(2) if mirrored else row)
     both = torch.stack(rows)
-    return both[:, :-1], both[:, -1:]
+    return both[:, : image.shape[1]], both[:, image.shape[1] :]
 
 
 class EndlessSampler(torch.utils.data.Sampler):
@@ -64,18 +75,19 @@ class EndlessSampler(torch.utils.data.Sampler):
     Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
 
     The stream is a function of the seed alone. At each step the processes take a global batch of it, each its shard;
-    `start` is the place of the stream at which to begin, so that a run can start at any step.
+    `start` is the place of the stream at which to begin, so that a run can start at any step. Each case takes `repeats`
+    places, and is in a batch once for them.
     """
 
-    def __init__(self, num_cases, batch_size, seed, rank=0, world_size=1, start=0):
-        self.num_cases, self.batch_size, self.seed = num_cases, batch_size, seed
+    def __init__(self, num_cases, batch_size, seed, rank=0, world_size=1, start=0, repeats=1):
+        self.num_cases, self.batch_size, self.seed, self.repeats = num_cases, batch_size, seed, repeats
         self.rank, self.world_size, self.start = rank, world_size, start
         self._epoch, self._order = None, None
 
     def __iter__(self):
         start = self.start
         while True:
-            yield [self.case_at(place) for place in self.places(start)]
+            yield [self.case_at(place) for place in self.places(start)[:: self.repeats]]
             start += self.world_size * self.batch_size
 
     def places(self, start):
@@ -85,7 +97,7 @@ class EndlessSampler(torch.utils.data.Sampler):
 
     def case_at(self, place):
         """The number of the case at a place of the stream."""
-        epoch, offset = divmod(place, self.num_cases)
+        epoch, offset = divmod(place // self.repeats, self.num_cases)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.num_cases)
@@ -118,5 +130,9 @@ def endless_batches(dataset, sampler, num_workers, place, on_death):
 
 
 def _leave_interrupts_to_the_trainer(worker):
-    """Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done."""
+    """
+    Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done. A signal to a forked
+    reader must not be counted as one to the trainer either.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)

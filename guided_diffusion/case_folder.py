@@ -15,9 +15,10 @@ from . import storage
 from .image_files import DataError
 
 SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
+SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-COLUMNS = ("case", "split", "patient", "series", "slice", "nodule", "height", "width", "raters", "areas")
+COLUMNS = ("case", "split", "patient", "series", "slice", "z", "sop_uid", "nodule", "height", "width", "raters", "areas")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class RawCase:
     raters: np.ndarray  # [R, H, W] bool
     patient: str  # cases of one patient are never split
     split: str | None = None  # of SPLITS, where the source has one; None: to be drawn
-    told: dict[str, object] = field(default_factory=dict)  # more columns of the manifest: series, slice, nodule
+    told: dict[str, object] = field(default_factory=dict)  # more columns of the manifest: series, slice, z (mm), sop_uid, nodule
 
 
 def safe_name(name, source):
@@ -109,17 +110,21 @@ def to_picture(plane):
 
 def assign_splits(patients, seed, known=None):
     """
-    {patient: split}, drawn with `seed`: 60 % training, 20 % validation, 20 % testing, the last ones at least one patient
-    where there are three.
+    {patient: split}, drawn with `seed`: of all patients 60 % training, 20 % validation, 20 % testing, the last ones at least one
+    patient where there are three.
 
-    known  {patient: split} that stand already, and stay
+    known  {patient: split} that stand already, and stay; new patients first fill what these leave validation and testing short of
     """
     known = dict(known or {})
     new = sorted(set(patients) - known.keys())
     order = [new[k] for k in np.random.default_rng(seed).permutation(len(new))]
-    held_out = max(1, round(SPLITS["testing"] * len(order))) if len(order) >= 3 else 0
+    total = len(known) + len(new)
+    held_out = max(1, round(SPLITS["testing"] * total)) if total >= 3 else 0
+    short = {name: max(0, held_out - sum(split == name for split in known.values())) for name in ("testing", "validation")}
+    while sum(short.values()) > len(new):
+        short[max(short, key=short.get)] -= 1
     for k, patient in enumerate(order):
-        known[patient] = "testing" if k < held_out else "validation" if k < 2 * held_out else "training"
+        known[patient] = "testing" if k < short["testing"] else "validation" if k < sum(short.values()) else "training"
     return known
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import numpy as np
 
-from .image_files import DataError, is_jpeg, read_image, read_label, resize
+from .folder_walk import walk
+from .image_files import DataError, is_jpeg, read_image, read_levels, resize, to_mask
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
@@ -32,13 +33,14 @@ class CaseReader:
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
     image_channels  several modalities must be so many; None: any number
     require_raters  a case without labels is an error (False: its raters are empty)
+    levels          {label file: number of levels in it} of all labels that could be decoded
     """
 
     def __init__(self, image_size=None, image_channels=None, config=DataConfig(), require_raters=True):
         check_data_config(config)
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
-        self._resized, self._levels = {}, set()
+        self.levels, self._resized = {}, {}
 
     @property
     def settings(self):
@@ -46,26 +48,31 @@ class CaseReader:
         return [self.image_size, self.image_channels, self.require_raters, dataclasses.astuple(self.config)]
 
     def read(self, folder):
-        """Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken."""
-        image_files, label_files = case_files(folder)
+        """
+        Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken; a line for each
+        of its faults.
+        """
+        image_files, label_files, faults = list_files(folder)
         if not label_files and self.require_raters:
-            raise DataError(f"{folder}: no label; each rater's mask is wanted as label0_*.png, label1_*.png, ...")
-        if self.image_channels and len(image_files) not in (1, self.image_channels):
-            raise DataError(
+            faults.append(f"{folder}: no label; each rater's mask is wanted as label0_*.png, label1_*.png, ...")
+        if self.image_channels and image_files and len(image_files) not in (1, self.image_channels):
+            faults.append(
                 f"{folder}: {len(image_files)} images, but --image_channels {self.image_channels}; "
                 "give one grey image, or as many modalities as channels"
             )
-        image = np.stack(same_size(image_files, [read_image(file, self.config.intensity_range) for file in image_files]))
-        labels = [self._read_label(file) for file in label_files]
-        same_size(image_files[:1] + label_files, [image[0]] + labels)
-        raters = np.stack(labels) if labels else np.zeros((0, *image.shape[1:]), dtype=bool)
+        planes = [_or_fault(faults, read_image, file, self.config.intensity_range) for file in image_files]
+        labels = [_or_fault(faults, read_levels, file) for file in label_files]
+        faults += size_faults(image_files + label_files, planes + [label and label[0] for label in labels])
+        masks = [label and _or_fault(faults, self._to_mask, file, *label) for file, label in zip(label_files, labels)]
+        if faults:
+            raise DataError("\n".join(faults))
+        image = np.stack(planes)
+        raters = np.stack(masks) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
         return self.fit(folder, image, raters)
 
-    def _read_label(self, file):
-        mask, levels = read_label(file, self.config.label_threshold, self.config.merge_labels)
-        if levels > 2 and is_jpeg(file):
-            self._levels.add(file)
-        return mask
+    def _to_mask(self, file, array, full_scale, levels):
+        self.levels[file] = len(levels)
+        return to_mask(file, array, full_scale, levels, self.config.label_threshold, self.config.merge_labels)
 
     def fit(self, name, image, raters):
         """Image and raters at `image_size`, by padding and resizing where that is wanted."""
@@ -101,9 +108,9 @@ class CaseReader:
             )
             if any(h != w for h, w in self._resized.values()) and not self.config.pad:
                 notes.append("some of these are not square and are stretched (--pad True keeps their shape)")
-        if self._levels:
+        if soft := sum(count > 2 and is_jpeg(file) for file, count in self.levels.items()):
             notes.append(
-                f"warning: {len(self._levels)} JPEG labels have more than two levels; foreground is what lies above "
+                f"warning: {soft} JPEG labels have more than two levels; foreground is what lies above "
                 f"{self.config.label_threshold:g} of full scale (--label_threshold)"
             )
         return notes
@@ -138,12 +145,8 @@ def find_cases(directory):
     """
     if not os.path.isdir(directory):
         raise DataError(f"{directory}: no such folder (--data_dir)")
-    cases, seen = {}, set()
-    for folder, subfolders, files in os.walk(directory, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            subfolders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
+    cases = {}
+    for folder, subfolders, files in walk(directory):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # half-written ones among them
         if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
             continue
@@ -157,29 +160,38 @@ def find_cases(directory):
     return sorted(cases.items())
 
 
-def case_files(folder):
-    """The image files, by name, and the label files, by rater, of one case. DataError: none, or a rater is missing."""
+def list_files(folder):
+    """The image files, by name, the label files, by rater, and the faults of one case, a line each: none, twice one, or one left out."""
     files = sorted(os.listdir(folder))
     images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
-    if not images:
-        raise DataError(f"{folder}: no image; one named image*.png, .jpg, .npy or .nii.gz is wanted")
+    faults = [] if images else [f"{folder}: no image; one named image*.png, .jpg, .npy or .nii.gz is wanted"]
     labels = {}
     for file in files:
         if match := LABEL.match(file):
             rater = int(match[1])
             if rater in labels:
-                raise DataError(f"{folder}: two labels of rater {rater}: {os.path.basename(labels[rater])} and {file}; keep one")
+                faults.append(f"{folder}: two labels of rater {rater}: {os.path.basename(labels[rater])} and {file}; keep one")
             labels[rater] = os.path.join(folder, file)
-    missing = set(range(len(labels))) - set(labels)
-    if missing:
-        raise DataError(f"{folder}: label{min(missing)}_* is missing, yet label{max(labels)}_* is there; number the raters from 0")
-    return images, [labels[rater] for rater in sorted(labels)]
+    if missing := set(range(len(labels))) - set(labels):
+        faults.append(f"{folder}: label{min(missing)}_* is missing, yet label{max(labels)}_* is there; number the raters from 0")
+    return images, [labels[rater] for rater in sorted(labels)], faults
 
 
-def same_size(files, arrays):
-    """The arrays, if all have one shape; otherwise DataError names the first file that differs."""
-    for file, array in zip(files, arrays):
-        if array.shape != arrays[0].shape:
-            sizes = " but ".join(f"{a.shape[1]}x{a.shape[0]} in {os.path.basename(f)}" for f, a in ((files[0], arrays[0]), (file, array)))
-            raise DataError(f"{file}: {sizes}; all files of a case must have one size")
-    return arrays
+def size_faults(files, arrays):
+    """A line for each file whose array has another shape than the first that could be read; None stands for what could not."""
+    read = [(file, array.shape) for file, array in zip(files, arrays) if array is not None]
+    faults = []
+    for file, shape in read[1:]:
+        if shape != read[0][1]:
+            sizes = " but ".join(f"{w}x{h} in {os.path.basename(f)}" for f, (h, w) in (read[0], (file, shape)))
+            faults.append(f"{file}: {sizes}; all files of a case must have one size")
+    return faults
+
+
+def _or_fault(faults, read, *arguments):
+    """What `read` returns; None where it raises a DataError, whose text then joins the faults."""
+    try:
+        return read(*arguments)
+    except DataError as error:
+        faults.append(str(error))
+        return None

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,9 @@ from .packed import PackedCases, write_pack
 
 CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
 FAULTS_SHOWN = 20
+RULES = ("label_threshold", "merge_labels", "intensity_range")  # of DataConfig: those that packed cases were decoded by
+DECODING = 1  # in the names of cached files: another number where the same files come to be decoded to other arrays
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class MemoryStore:
@@ -68,19 +72,33 @@ def hash_cases(folders, settings):
 
 
 def open_cache(cache_dir, fingerprint, reader, folders):
-    """The PackedCases of these cases in `cache_dir`, decoded into it first if need be, by one process while others wait."""
-    path = os.path.join(cache_dir, f"{fingerprint}.pack")
+    """
+    The PackedCases of these cases in `cache_dir`, decoded into it first if need be, by one process while others wait.
+
+    None: they are not there, and the folder is read-only. DataError: they cannot be kept there for another reason.
+    """
+    name = f"{fingerprint}-{DECODING}"
+    path = os.path.join(cache_dir, f"{name}.pack")
     try:
         os.makedirs(cache_dir, exist_ok=True)
-        with open(os.path.join(cache_dir, f".{fingerprint}.lock"), "w") as lock:
+        with open(os.path.join(cache_dir, f".{name}.lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.path.exists(path):
-                with contextlib.suppress(DataError):  # damaged: it is made anew
-                    return PackedCases(path)
+            if pack := _sound_pack(path):
+                return pack
             write_pack(path, decode(reader, folders), lambda: {"fingerprint": fingerprint, "notes": reader.notes(len(folders))})
     except OSError as error:
+        if error.errno in READ_ONLY:
+            return _sound_pack(path)
         raise DataError(f"{cache_dir}: decoded cases cannot be kept there ({error}); name another folder (--cache_dir)") from error
     return PackedCases(path)
+
+
+def _sound_pack(path):
+    """The PackedCases at `path`; None: there are none, or some are damaged."""
+    with contextlib.suppress(DataError):
+        pack = PackedCases(path)
+        return pack if pack.is_sound() else None
+    return None
 
 
 # -- packed by the user ------------------------------------------------------------------------------------------------
@@ -100,15 +118,16 @@ def open_pack(path, reader):
     """
     The cases of a file of pack_data.py, for a CaseReader.
 
-    DataError: packed with other rules than the reader's, or cases that it would refuse.
+    DataError: not of pack_data.py, packed with other rules than the reader's, or cases that it would refuse.
     """
     pack = PackedCases(path)
+    _check_header(path, pack.header)
     rules = dataclasses.asdict(reader.config)
-    for name in ("label_threshold", "merge_labels", "intensity_range"):
+    for name in RULES:
         now, then = (list(x) if isinstance(x, (tuple, list)) else x for x in (rules[name], pack.header["rules"][name]))
         if now != then:
             raise DataError(f"{path}: packed with --{name} {then}, not {now}; pack it again")
-    for name, channels, raters, height, width, _ in pack.entries:
+    for name, channels, raters, *_ in pack.entries:
         if raters == 0 and reader.require_raters:
             raise DataError(f"{path}: {name} has no raters")
         if reader.image_channels and channels not in (1, reader.image_channels):
@@ -118,6 +137,14 @@ def open_pack(path, reader):
         for index, entry in enumerate(pack.pack.entries):  # what will be told, or refused, without reading a pixel
             reader.check_size(entry[0], (entry[3], entry[4]))
     return pack
+
+
+def _check_header(path, header):
+    """Refuse packed cases of another kind, those of the cache among them, which are for the settings of one run."""
+    kinds = {"fingerprint": str, "notes": list, "rules": dict}
+    lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [name for name in RULES if name not in header["rules"]]
+    if lacking:
+        raise DataError(f"{path}: not a file of pack_data.py ({lacking[0]} is missing); name the folder of the cases, or pack that again")
 
 
 def pack_folder(directory, path, image_size=None, config=DataConfig()):

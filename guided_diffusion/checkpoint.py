@@ -19,6 +19,7 @@ Bare state dicts of the published code, and of the implicit-ensembles code, are 
 
 import hashlib
 import json
+import math
 import os
 import re
 
@@ -46,35 +47,27 @@ def load(path):
     A bare state dict of published code comes as {"step", "samples", "flags": None, "weights", "ema", "optimizer"},
     with the average and the optimizer that lie beside it. CheckpointError: missing, truncated, unsafe or foreign.
     """
+    if reason := storage.unknown_store(path):
+        raise CheckpointError(f"{path}: {reason}")
     path = resolve(path)
     content = _load_tensors(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
-        if content.get("version") != VERSION:
-            raise CheckpointError(f"{path}: written by another version of this program (format {content.get('version')})")
-        if not _is_whole(content):
-            raise CheckpointError(f"{path}: parts of it are missing or damaged; use another one")
+        version = content.get("version")
+        if not isinstance(version, int) or version != VERSION:
+            raise CheckpointError(f"{path}: written by another version of this program (format {version})")
+        damaged = [name for name, is_sound in PARTS.items() if name in content and not is_sound(content[name])]
+        if damaged := damaged + [name for name in TO_SAMPLE if name not in content]:
+            raise CheckpointError(f"{path}: parts of it are missing or damaged ({', '.join(damaged)}); use another one")
         return content
-    if isinstance(content, dict) and all(isinstance(key, str) for key in content) and any(
-        key.endswith("time_embed.0.weight") for key in content
-    ):
+    if _is_weights(content) and any(key.endswith("time_embed.0.weight") for key in content):
         return _published(path, content)
     raise CheckpointError(f"{path}: not a checkpoint of this program or of the published code")
 
 
-def _is_whole(content):
-    """Whether a checkpoint of this program has what every reader wants of it."""
-
-    def is_state(weights):
-        return isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items())
-
-    return (
-        all(isinstance(content.get(name, 0), int) and content.get(name, 0) >= 0 for name in ("step", "samples"))
-        and isinstance(content.get("optimizer"), dict | None)
-        and isinstance(content.get("flags"), dict)
-        and is_state(content.get("weights"))
-        and isinstance(content.get("ema"), dict)
-        and all(map(is_state, content["ema"].values()))
-    )
+def check_complete(state, path):
+    """CheckpointError: the checkpoint lacks what a run wants that goes on from it; to sample from it, it may do."""
+    if state["flags"] is not None and (missing := [name for name in TO_GO_ON if name not in state]):
+        raise CheckpointError(f"{path}: a run cannot go on from it, for it lacks {', '.join(missing)}; use another one")
 
 
 def resolve(path):
@@ -90,7 +83,7 @@ def read_manifest(folder):
     """The run's checkpoints [{step, file, sha256}], the newest last; none where there is no manifest, or a damaged one."""
     try:
         entries = json.loads(storage.read_bytes(os.path.join(folder, MANIFEST)) or b"{}").get("checkpoints", [])
-        return [entry for entry in entries if NUMBERED.fullmatch(entry["file"]) and {"step", "sha256"} <= entry.keys()]
+        return [e for e in entries if NUMBERED.fullmatch(e["file"]) and "sha256" in e and isinstance(e.get("step"), int)]
     except (ValueError, AttributeError, KeyError, TypeError):
         return []
 
@@ -122,7 +115,10 @@ def _published(path, weights):
     if number:
         for beside in sorted(bf.listdir(folder or ".")):
             if match := re.fullmatch(rf"emasavedmodel_([\d.]+)_{number[1]}\.pt", beside):
-                state["ema"][match[1]] = _unet_weights(_load_tensors(os.path.join(folder, beside)))
+                average = _load_tensors(os.path.join(folder, beside))
+                if not _is_weights(average):
+                    raise CheckpointError(f"{os.path.join(folder, beside)}: not an average of the published code; move it away")
+                state["ema"][match[1]] = _unet_weights(average)
         optimizer = os.path.join(folder, f"optsavedmodel{number[1]}.pt")
         if bf.exists(optimizer):
             state["optimizer"] = _load_tensors(optimizer)
@@ -145,6 +141,70 @@ def sha256(path):
 def fingerprint(path):
     """The first 16 hexadecimal digits of the file's SHA-256: which checkpoint made a sample."""
     return sha256(resolve(path))[:16]
+
+
+# -- what its parts must be, so that no reader of a damaged one fails ---------------------------------------------------
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
+
+
+def _is_tensor(value):
+    """Whether a value is a plain tensor in main memory."""
+    dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
+    return dense and value.dtype in DTYPES
+
+
+def _is_weights(value):
+    return isinstance(value, dict) and all(isinstance(k, str) and _is_tensor(v) for k, v in value.items())
+
+
+def _is_plain(value, depth=8):
+    """Whether a value is JSON-like, and nested no deeper."""
+    if isinstance(value, dict):
+        return depth > 0 and all(isinstance(k, str) and _is_plain(v, depth - 1) for k, v in value.items())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(v, depth - 1) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_count(value, least=0):
+    return isinstance(value, int) and value >= least
+
+
+def _is_scaler(value):
+    """Whether a value is the state of a GradScaler; an empty one is that of a scaler that is not used."""
+    if value == {}:
+        return True
+    names = ("scale", "growth_factor", "backoff_factor")
+    return (
+        _is_plain(value) and isinstance(value, dict) and all(isinstance(value.get(n), float) and 0 < value[n] < math.inf for n in names)
+        and _is_count(value.get("growth_interval"), 1) and _is_count(value.get("_growth_tracker"))
+    )  # fmt: skip
+
+
+def _is_best(value):
+    if value is None:
+        return True
+    right = _is_plain(value) and isinstance(value, dict) and isinstance(value.get("settings"), dict)
+    return right and _is_count(value.get("step")) and isinstance(value.get("score"), float)
+
+
+PARTS = {
+    "step": _is_count,
+    "samples": _is_count,
+    "processes": lambda value: _is_count(value, 1),
+    "data": lambda value: value is None or isinstance(value, str),
+    "flags": lambda value: isinstance(value, dict) and _is_plain(value),
+    "weights": _is_weights,
+    "ema": lambda value: isinstance(value, dict) and all(map(_is_weights, value.values())),
+    "optimizer": lambda value: value is None or isinstance(value, dict),
+    "schedule_sampler": _is_weights,
+    "scaler": _is_scaler,
+    "best": _is_best,
+    "bad_steps": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)),
+}
+TO_SAMPLE = ("step", "flags", "weights", "ema")
+TO_GO_ON = (*TO_SAMPLE, "samples", "optimizer", "schedule_sampler", "scaler")
 
 
 # -- weights ----------------------------------------------------------------------------------------------------------
@@ -174,11 +234,18 @@ def check_optimizer(state, parameters, source):
     entries = state.get("state") if isinstance(state, dict) else None
     fits = isinstance(entries, dict) and all(
         isinstance(index, int) and 0 <= index < len(parameters) and isinstance(entry, dict)
-        and all(getattr(entry.get(name), "shape", None) == parameters[index].shape for name in ("exp_avg", "exp_avg_sq"))
+        and all(_is_tensor(entry.get(name)) and entry[name].shape == parameters[index].shape for name in ("exp_avg", "exp_avg_sq"))
+        and (isinstance(step := entry.get("step"), (int, float)) or (_is_tensor(step) and step.numel() == 1))
         for index, entry in entries.items()
     )
     if not fits:
         raise CheckpointError(f"{source}: its optimizer does not fit the model; move optsavedmodel*.pt away to start it afresh")
+
+
+def check_schedule_sampler(state, wanted, source):
+    """CheckpointError: a sampler's stored state {name: tensor} has not the names and shapes of the `wanted` one."""
+    if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in wanted.items()}:
+        raise CheckpointError(f"{source}: its history of losses is not that of --schedule_sampler; use another one")
 
 
 def likely_flag(name, found, wanted):

@@ -7,6 +7,7 @@ The checkpoints of one run, in a folder or in a blob store: which there are, whi
     manifest.json         {checkpoints: [{step, file, sha256}]}, the newest last
 """
 
+import hashlib
 import json
 import os
 
@@ -39,8 +40,9 @@ class CheckpointFolder:
         if entries and entries[-1]["step"] >= state["step"]:  # of a future that was left: it must not judge the new file
             entries = [e for e in entries if e["step"] < state["step"]]
             self._write_manifest(entries)
-        storage.write_atomically(path, lambda file: torch.save(state, file))
-        entry = {"step": state["step"], "file": name, "sha256": sha256(path)}
+        digest = hashlib.sha256()
+        storage.write_atomically(path, lambda file: torch.save(state, HashedFile(file, digest)))
+        entry = {"step": state["step"], "file": name, "sha256": digest.hexdigest()}
         numbers = [step for step, _ in self._numbered() if step <= state["step"]]
         kept = set(numbers[-self.keep :] if self.keep else numbers)
         self._write_manifest([e for e in entries if e["step"] in kept] + [entry])
@@ -87,6 +89,17 @@ class CheckpointFolder:
         if skipped:
             raise CheckpointError(f"{skipped[0]}; no checkpoint in {self.folder} is whole: use another --log_dir")
         return None, None, []
+
+
+class HashedFile:
+    """An open file to write, whose content goes into `digest` too: read back from a blob store, it would be downloaded."""
+
+    def __init__(self, file, digest):
+        self.file, self.digest, self.flush = file, digest, file.flush
+
+    def write(self, data):
+        self.digest.update(data)
+        return self.file.write(data)
 
 
 def _link(path, name):

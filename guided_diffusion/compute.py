@@ -47,11 +47,16 @@ def compile_model(segmenter, cuda_graphs=True):
 
     ConfigError: there is no compiler to compile with.
     """
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
+    check_compiler()
     graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
     segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
     return segmenter
+
+
+def check_compiler():
+    """Refuse --compile where there is no compiler to compile with."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
 
 
 def share_cores(processes):
@@ -81,9 +86,8 @@ def fitting_batch_size(segmenter, image_shape, device, most):
     peaks = []
     for count in (1, 3):
         image = torch.zeros(count, *image_shape, device=device)
-        timesteps = torch.zeros(count, dtype=torch.long, device=device)
         reset_peak_memory(device)
-        segmenter.sampling_denoiser(image)(image[:, :1], timesteps)
+        segmenter.one_call(image)
         peaks.append(peak_memory(device))
     each = (peaks[1] - peaks[0]) / 2
     room = peaks[0] + SHARE_OF_MEMORY * free_memory(device) - peaks[1]

@@ -42,12 +42,25 @@ class Encoder(nn.Module):
         return self.layers(x)
 
 
+def initialize(module, initializers):
+    """
+    Draw the weights of every convolution in `module` anew: {"w": "he_normal" or "orthogonal", "b": "normal"}, where the
+    biases are truncated normal of deviation 0.001.
+    """
+    known = {"he_normal": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
+    if initializers.get("w") not in known or initializers.get("b", "normal") != "normal":
+        raise ConfigError(f"initializers {initializers}: 'w' is one of {', '.join(known)}, 'b' is 'normal'")
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            known[initializers["w"]](part.weight)
+            nn.init.trunc_normal_(part.bias, std=0.001, a=-0.002, b=0.002)
+
+
 class AxisAlignedConvGaussian(nn.Module):
     """
     A diagonal Gaussian over `latent_dim` dimensions, from (image [B, input_channels, H, W], mask [B, 1, H, W]).
 
-    initializers  {"w": "he_normal" or "orthogonal", "b": "normal"}; None: He-normal weights. Biases are truncated
-                  normal of deviation 0.001, those of the last layer standard normal.
+    initializers  as of `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
     posterior     says which of the two networks this is; both have the same layers
     returns       Independent(Normal), batch [B], event [latent_dim]
     """
@@ -62,20 +75,15 @@ class AxisAlignedConvGaussian(nn.Module):
         self.posterior = posterior
         self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)
         self.conv_layer = nn.Conv2d(num_filters[-1], 2 * latent_dim, 1)
-        self._initialize(initializers or HE_NORMAL)
-
-    def _initialize(self, initializers):
-        known = {"he_normal": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
-        if initializers.get("w") not in known or initializers.get("b", "normal") != "normal":
-            raise ConfigError(f"initializers {initializers}: 'w' is one of {', '.join(known)}, 'b' is 'normal'")
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                known[initializers["w"]](module.weight)
-                nn.init.trunc_normal_(module.bias, std=0.001, a=-0.002, b=0.002)
+        initialize(self, initializers or HE_NORMAL)
         nn.init.normal_(self.conv_layer.bias)
 
     def forward(self, image, mask):
-        features = self.encoder(torch.cat([image, mask], dim=1))
+        return self.of(torch.cat([image, mask], dim=1))
+
+    def of(self, planes):
+        """The same from image and mask side by side, or from any other input_channels + 1 planes [B, C, H, W]."""
+        features = self.encoder(planes)
         features = features.mean(dim=(2, 3), keepdim=True)
         mu, log_sigma = self.conv_layer(features).flatten(1).float().chunk(2, dim=1)
         return Independent(Normal(mu, log_sigma.exp()), 1)

@@ -9,13 +9,15 @@ from .dist_util import like, local
 
 class EMA:
     """
-    Exponential moving averages of a module's weights, one per rate: `weights[rate]` is a state dict, sharded like the module.
+    Exponential moving averages of a module's weights: `weights[name]` is a state dict, sharded like the module.
+
+    rates  {name: rate}, the one to sample with first
     """
 
     def __init__(self, module, rates):
-        self.module = module
+        self.module, self.rates = module, rates
         self.live = list(module.state_dict().values())  # these follow the module's weights
-        self.weights = {str(rate): {k: v.clone() for k, v in module.state_dict().items()} for rate in rates}
+        self.weights = {name: {k: v.clone() for k, v in module.state_dict().items()} for name in rates}
 
     @torch.no_grad()
     def update(self, step, moved=True):
@@ -26,15 +28,15 @@ class EMA:
         """
         live = list(map(local, self.live))
         moved = torch.as_tensor(moved, dtype=torch.float32, device=live[0].device)
-        for rate, weights in self.weights.items():
+        for name, weights in self.weights.items():
             averages = list(map(local, weights.values()))
             change = torch._foreach_sub(live, averages)
-            torch._foreach_mul_(change, (1 - min(float(rate), (1 + step) / (10 + step))) * moved)
+            torch._foreach_mul_(change, (1 - min(self.rates[name], (1 + step) / (10 + step))) * moved)
             torch._foreach_add_(averages, change)
 
     @contextmanager
     def applied(self):
-        """For as long as the context lasts, the module has the averages of the first rate, and these its weights."""
+        """For as long as the context lasts, the module has the first averages, and these its weights."""
         averages = list(next(iter(self.weights.values())).values())
         self._swap(averages)
         try:
@@ -54,8 +56,8 @@ class EMA:
 
     @torch.no_grad()
     def load(self, live, averages):
-        """Start from stored averages, and from the live weights for a rate or a name that was not averaged."""
-        for rate, weights in self.weights.items():
-            stored = {**live, **averages.get(rate, {})}
-            for name in weights.keys() & stored.keys():
-                weights[name].copy_(like(stored[name], weights[name]))
+        """Start from stored averages, and from the live weights for a name that was not averaged."""
+        for name, weights in self.weights.items():
+            stored = {**live, **averages.get(name, {})}
+            for key in weights.keys() & stored.keys():
+                weights[key].copy_(like(stored[key], weights[key]))

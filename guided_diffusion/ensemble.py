@@ -51,12 +51,12 @@ def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
     """
     What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
 
-    sampler        SamplerConfig; num_timesteps of them are taken
+    sampler        SamplerConfig, of which num_timesteps are taken; None: a method without a chain
     amp            ComputeConfig's precision
     flags          every flag of data and model that the segmenter was built with
     """
     return {
-        **asdict(sampler), "steps": num_timesteps, "seed": config.seed, "num_ensemble": config.num_ensemble,
+        **(asdict(sampler) if sampler else {"sampler": "none"}), "steps": num_timesteps, "seed": config.seed, "num_ensemble": config.num_ensemble,
         "weights": config.weights, "amp": amp, "checkpoint": checkpoint_hash, "flags": json.dumps(flags, sort_keys=True),
     }  # fmt: skip
 
@@ -101,12 +101,13 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
         if even:
             batch += batch[-1:] * (config.batch_size - count)
         cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
-        image = to_device(torch.stack([cases[index].image for index, _ in batch]), device)
+        image = to_device(torch.stack([case.image for case in cases.values()]), device)
+        rows = to_device(torch.tensor([list(cases).index(index) for index, _ in batch]), device)
         generators = [seeded_generator(config.seed, "mask", cases[index].id, member) for index, member in batch]
         if watch:
             watch.begin([(cases[index], member) for index, member in batch[:count]])
         on_step = watch.step if watch and watch.wants_steps else None
-        samples = segmenter.sample_masks(image, generators, sampler, on_step).cpu().numpy()[:count]
+        samples = segmenter.sample_masks(image, generators, sampler, on_step, rows).cpu().numpy()[:count]
         on_mask(count)
 
         for (index, _), sample in zip(batch, samples):

@@ -2,7 +2,8 @@
 The diffusion process on masks: schedules, q(x_t | x_0), its posterior, p(x_{t-1} | x_t), and the hybrid loss.
 
 DDPM: Ho et al., Denoising Diffusion Probabilistic Models (2020). Improved DDPM: Nichol and Dhariwal (2021).
-Symbols: x_0 the clean mask, x_t the noisy one, eps the noise, alpha_bar_t the cumulative product of 1 - beta_t.
+Symbols: x_0 the clean mask, x_t the noisy one, eps the noise, alpha_bar_t the cumulative product of 1 - beta_t,
+v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0, and SNR_t = alpha_bar_t / (1 - alpha_bar_t).
 """
 
 import math
@@ -23,9 +24,19 @@ class DiffusionConfig:
     timestep_respacing: Annotated[str, "timesteps to keep: '250', '10,15,20' (per section), 'ddim50'; empty: all"] = ""
     learn_sigma: Annotated[bool, "the network predicts the variance too (improved DDPM, eq. 15)"] = False
     predict_xstart: Annotated[bool, "the network predicts x_0 instead of eps"] = False
+    prediction: Annotated[Literal["eps", "x0", "v"] | None, "what the network predicts; -1: what --predict_xstart says"] = None
+    loss_weighting: Annotated[
+        Literal["uniform", "min-snr", "sigmoid"], "weight of the squared error: 1, or by SNR, at most 5 or e^2 for x_0"
+    ] = "uniform"
+    mask_scale: Annotated[float, "the noise meets a mask so many times as strong: below 1, it drowns at smaller t"] = 1.0
     use_kl: Annotated[bool, "loss is T * L_vb of the live output in place of the MSE"] = False
     rescale_timesteps: Annotated[bool, "the network sees t * 1000 / T"] = False
     rescale_learned_sigmas: Annotated[bool, "weigh L_vb by T / 1000"] = False
+
+    @property
+    def predicts(self):
+        """What the network predicts: "eps", "x0" or "v"."""
+        return self.prediction or ("x0" if self.predict_xstart else "eps")
 
 
 def linear_betas(T):
@@ -58,6 +69,31 @@ def get_named_beta_schedule(name, T):
             "use at least 21 steps, or --noise_schedule cosine"
         )
     return betas
+
+
+def scheduled_betas(config):
+    """
+    The betas [T] of a DiffusionConfig, float64 in (0, 1).
+
+    A mask times b among unit noise, with both scaled back to unit variance, is the process whose SNR is b^2 times as large
+    (Chen 2023, On the Importance of Noise Scheduling, section 2.2). ConfigError: as get_named_beta_schedule.
+    """
+    if not 0 < config.mask_scale < math.inf:
+        raise ConfigError(f"--mask_scale {config.mask_scale}: a positive number is needed")
+    betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
+    if config.mask_scale == 1:
+        return betas
+    alpha_bar, power = np.cumprod(1 - betas), config.mask_scale**2
+    alpha_bar = power * alpha_bar / (power * alpha_bar + 1 - alpha_bar)
+    return 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
+
+
+# Weight of the squared error of x_0 by SNR. The first is Hang et al. 2023, eq. 8; the second Kingma and Gao 2023, table 1:
+# sigmoid(2 - log SNR) for the error of eps, so that both weigh x_0 by the SNR up to a bound, hard or soft.
+LOSS_WEIGHTS = {"min-snr": lambda snr: np.minimum(snr, 5), "sigmoid": lambda snr: snr / (1 + snr * math.exp(-2))}
+
+# The squared error of each prediction as a multiple of that of x_0
+ERROR_SCALES = {"x0": lambda snr: 1.0, "eps": lambda snr: snr, "v": lambda snr: snr + 1}
 
 
 @dataclass(frozen=True)
@@ -114,6 +150,10 @@ class GaussianDiffusion:
         # The two ends between which a learned variance lies, and the fixed variance where none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
+        snr = alpha_bar / (1 - alpha_bar)
+        self.mse_weight = np.ones_like(snr)
+        if config.loss_weighting != "uniform":
+            self.mse_weight = LOSS_WEIGHTS[config.loss_weighting](snr) / ERROR_SCALES[config.predicts](snr)
         self._tables = {}
 
     def at(self, name, t):
@@ -145,6 +185,14 @@ class GaussianDiffusion:
     def predict_xstart_from_eps(self, x_t, t, eps):
         return self.at("sqrt_recip_alphas_cumprod", t) * x_t - self.at("sqrt_recipm1_alphas_cumprod", t) * eps
 
+    def predict_xstart_from_v(self, x_t, t, v):
+        """Salimans and Ho 2022, appendix D."""
+        return self.at("sqrt_alphas_cumprod", t) * x_t - self.at("sqrt_one_minus_alphas_cumprod", t) * v
+
+    def v_of(self, x_0, t, noise):
+        """v [B, 1, H, W] of a mask and its noise."""
+        return self.at("sqrt_alphas_cumprod", t) * noise - self.at("sqrt_one_minus_alphas_cumprod", t) * x_0
+
     def predict_eps_from_xstart(self, x_t, t, x_0):
         return (self.at("sqrt_recip_alphas_cumprod", t) * x_t - x_0) / self.at("sqrt_recipm1_alphas_cumprod", t)
 
@@ -158,7 +206,10 @@ class GaussianDiffusion:
     def predict_xstart(self, output, x_t, t):
         """The clean mask in the network's raw output [B, out_channels, H, W], not clipped: [B, 1, H, W]."""
         prediction = output[:, :1]
-        return prediction if self.config.predict_xstart else self.predict_xstart_from_eps(x_t, t, prediction)
+        if self.config.predicts == "x0":
+            return prediction
+        invert = self.predict_xstart_from_v if self.config.predicts == "v" else self.predict_xstart_from_eps
+        return invert(x_t, t, prediction)
 
     def p_mean_variance(self, output, x_t, t, clip_denoised=True):
         """
@@ -200,7 +251,7 @@ class GaussianDiffusion:
         """
         The terms of the diffusion loss, each [B] (improved DDPM, eq. 16).
 
-        mse   squared error of the prediction (absent with use_kl)
+        mse   squared error of the prediction, weighed as loss_weighting says (absent with use_kl)
         vb    L_vb; beside an MSE its gradient reaches the variance only, not the mean
         loss  what to minimise: mse + vb, or T * vb with use_kl
         """
@@ -208,8 +259,9 @@ class GaussianDiffusion:
             vb = self.vb_term(output, x_start, x_t, t)
             return {"vb": vb, "loss": self.num_timesteps * vb}
 
-        target = x_start if self.config.predict_xstart else noise
-        terms = {"mse": mean_flat((target - output[:, :1]) ** 2)}
+        targets = {"x0": lambda: x_start, "eps": lambda: noise, "v": lambda: self.v_of(x_start, t, noise)}
+        error = mean_flat((targets[self.config.predicts]() - output[:, :1]) ** 2)
+        terms = {"mse": self.at("mse_weight", t).flatten() * error}
         if self.config.learn_sigma:
             frozen = torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
             weight = self.num_timesteps / 1000 if self.config.rescale_learned_sigmas else 1.0

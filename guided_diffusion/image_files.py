@@ -19,7 +19,7 @@ def is_jpeg(file):
 
 def read_pixels(file):
     """
-    The values of a grey image file, [H, W], and the full scale of its type (None for NPY and NIfTI).
+    The values of a grey image file, [H, W], and the full scale of its type (None for NPY, NIfTI, and TIFF of 32 bits).
 
     Colour is turned into luminance. DataError: unreadable, or not a picture of two dimensions.
     """
@@ -33,7 +33,7 @@ def read_pixels(file):
     except DataError:
         raise
     except Exception as error:  # decoders raise anything at all on damaged files
-        raise DataError(f"{file}: cannot be read ({error}); replace or remove it") from error
+        raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())}); replace or remove it") from error
     array = np.squeeze(array)
     if array.ndim != 2 or array.size == 0:
         raise DataError(f"{file}: its shape is {array.shape}; one slice of two dimensions is wanted")
@@ -43,7 +43,8 @@ def read_pixels(file):
 def _read_picture(file):
     with Image.open(file) as picture:
         if picture.mode.startswith("I") or picture.mode == "F":
-            return np.asarray(picture).astype(np.float64), 65535
+            thirty_two_bits = picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG")  # some Pillows have 16 bits of PNG in mode I
+            return np.asarray(picture).astype(np.float64), None if thirty_two_bits else 65535
         if picture.mode == "1":
             return np.asarray(picture).astype(np.uint8) * 255, 255
         return np.asarray(picture.convert("L")), 255
@@ -75,23 +76,33 @@ def read_image(file, intensity_range=None):
     return np.clip((array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
 
 
-def read_label(file, label_threshold=0.5, merge_labels=False):
+def read_levels(file):
+    """The values of a label [H, W], the full scale of their type (None for NPY and NIfTI), and the levels among them, rising."""
+    array, full_scale = read_pixels(file)
+    if not np.isfinite(array).all():
+        raise DataError(f"{file}: not all values are finite; repair or remove it")
+    return array, full_scale, np.unique(array)
+
+
+def to_mask(file, array, full_scale, levels, label_threshold=0.5, merge_labels=False):
     """
-    One rater's mask [H, W] bool, and the number of levels in the file.
+    What `read_levels` read of a label as one rater's mask [H, W] bool.
 
     A lossless label has one or two levels and its foreground is the upper one (a single level: all of it, if it is not
     0); more are classes and want merge_labels. A JPEG label is cut at label_threshold.
     """
-    array, full_scale = read_pixels(file)
-    if not np.isfinite(array).all():
-        raise DataError(f"{file}: not all values are finite; repair or remove it")
-    levels = np.unique(array)
     if is_jpeg(file):
-        return array > label_threshold * full_scale, len(levels)
+        return array > label_threshold * full_scale
     if len(levels) > 2 and not merge_labels:
         raise DataError(f"{file}: {len(levels)} levels in a mask; several classes? --merge_labels takes all but 0 as foreground")
     background = 0 if merge_labels or len(levels) == 1 else levels[0]
-    return array != background, len(levels)
+    return array != background
+
+
+def read_label(file, label_threshold=0.5, merge_labels=False):
+    """One rater's mask [H, W] bool, by the rules of `to_mask`, and the number of levels in the file."""
+    array, full_scale, levels = read_levels(file)
+    return to_mask(file, array, full_scale, levels, label_threshold, merge_labels), len(levels)
 
 
 def resize(plane, side):

@@ -1,13 +1,12 @@
 """
-The LIDC-IDRI download: CT series in DICOM, and what four radiologists drew on them, in XML.
+What four radiologists drew on the series of LIDC-IDRI, in XML: outlines, masks, the nodules of several readers, and crops of them.
 
 A reader's outline runs through the pixels just outside what is marked: pixels strictly inside it belong to the nodule. An outline
 with inclusion FALSE cuts a hole by the same rule. A nodule of a single point is smaller than 3 mm and has no outline.
 """
 
-import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -15,9 +14,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .image_files import DataError
+from .lidc_dicom import MOST_SIDE
 
 MOST_READERS = 4
-MOST_SIDE = 4096  # pixels of a scan
 PUBLISHED_SLICES = 15_096  # slices with an outline that the field's preparations count
 
 
@@ -153,106 +152,6 @@ def _read_roi(roi):
     return Outline(_text(roi, "imageSOP_UID"), float(_text(roi, "imageZposition") or "nan"), points, _text(roi, "inclusion").upper() != "FALSE")
 
 
-# -- DICOM ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Series:
-    """The slices of one CT series, by z from below, each once."""
-
-    uid: str
-    patient: str
-    spacing: tuple[float, float]  # mm between rows, between columns
-    shape: tuple[int, int]  # rows, columns
-    files: list[str]
-    z: list[float]
-    sop_uids: list[str]
-    notes: list[str] = field(default_factory=list)
-
-    def slice_of(self, outline):
-        """The number of the slice that an outline is drawn on, by its UID or else by its z; None: there is none."""
-        if outline.sop_uid in self.sop_uids:
-            return self.sop_uids.index(outline.sop_uid)
-        distance = abs(np.array(self.z) - outline.z)
-        nearest = int(np.nanargmin(distance)) if np.isfinite(distance).any() else 0
-        return nearest if distance[nearest] < 0.01 else None
-
-    def hounsfield(self, index):
-        """The slice number `index` in Hounsfield units, [H, W] float32. DataError: its pixels cannot be read."""
-        import pydicom
-
-        path = self.files[index]
-        try:
-            data = pydicom.dcmread(path)
-            told = (("RescaleSlope", 1), ("RescaleIntercept", 0))
-            slope, intercept = (float(default if data.get(tag) in (None, "") else data.get(tag)) for tag, default in told)
-            pixels = data.pixel_array
-        except Exception as error:  # a damaged file can fail anywhere in the reader
-            raise DataError(f"{path}: its pixels cannot be read ({error}); download it again") from error
-        if pixels.shape != self.shape:
-            raise DataError(f"{path}: {pixels.shape} pixels, yet its series has {self.shape}")
-        return pixels.astype(np.float32) * slope + intercept
-
-
-def find_series(folder):
-    """{series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over."""
-    try:
-        import pydicom
-    except ImportError:
-        raise DataError('DICOM needs pydicom; pip install "ambiguous-segmentation-diffusion[medical]"') from None
-    found = {}
-    for base, _, files in os.walk(folder):
-        for name in sorted(files):
-            path = os.path.join(base, name)
-            if name.lower().endswith((".xml", ".csv", ".txt", ".json")):
-                continue
-            try:
-                data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
-            except Exception:  # no DICOM
-                continue
-            if data.get("Modality", "CT") == "CT" and re.fullmatch(r"[0-9.]{1,64}", str(data.get("SeriesInstanceUID", ""))):
-                found.setdefault(str(data.SeriesInstanceUID), []).append(path)
-    return found
-
-
-def read_series(uid, files):
-    """`Series` of the files of one series, whatever their order; a slice that is there twice is taken once. DataError: it is none."""
-    try:
-        return _read_series(uid, files)
-    except DataError:
-        raise
-    except Exception as error:  # tags that are empty, or no numbers
-        raise DataError(f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); download it again") from error
-
-
-def _read_series(uid, files):
-    import pydicom
-
-    tags = ["SOPInstanceUID", "PatientID", "ImagePositionPatient", "SliceLocation", "PixelSpacing", "Rows", "Columns", "RescaleSlope", "RescaleIntercept"]
-    slices, notes = {}, []
-    for path in files:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-        missing = [tag for tag in ("SOPInstanceUID", "PixelSpacing", "Rows", "Columns") if data.get(tag) in (None, "")]
-        position = data.get("ImagePositionPatient")
-        z = position[2] if position else data.get("SliceLocation")
-        if missing or z is None:
-            raise DataError(f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used")
-        if data.get("RescaleSlope") in (None, "") or data.get("RescaleIntercept") in (None, ""):
-            notes.append("without rescale slope or intercept: 1 and 0 are taken")
-        slices.setdefault(str(data.SOPInstanceUID), (float(z), path, data))
-    ordered = sorted((z, sop, path, data) for sop, (z, path, data) in slices.items())
-    first = ordered[0][3]
-    spacing, shape = tuple(float(mm) for mm in first.PixelSpacing), (int(first.Rows), int(first.Columns))
-    if len(spacing) != 2 or not all(0 < mm < 100 for mm in spacing) or not 0 < max(shape) <= MOST_SIDE:
-        raise DataError(f"{files[0]}: series {uid} has {shape[1]}x{shape[0]} pixels of {spacing} mm, which no scan has")
-    if len(slices) < len(files):
-        notes.append(f"{len(files) - len(slices)} files are there twice")
-    return Series(
-        uid, str(first.get("PatientID", "") or uid), spacing, shape, [path for _, _, path, _ in ordered], [z for z, *_ in ordered],
-        [sop for _, sop, *_ in ordered], list(dict.fromkeys(notes)),
-    )  # fmt: skip
-
-
 # -- nodules ----------------------------------------------------------------------------------------------------------
 
 
@@ -281,21 +180,7 @@ def find_nodules(series, readings):
     annotations = list(_of_readers(readings, notes))
     if points := sum(reading.points for reading in readings):
         notes.append(f"{points} nodules of a single point, which have no outline, are left out")
-    drawn = []  # (reader, {slice: mask}) of each annotation
-    lost = 0
-    for reader, annotation in annotations:
-        by_slice = {}
-        for outline in annotation.outlines:
-            index = series.slice_of(outline)
-            lost += index is None
-            if index is not None:
-                by_slice.setdefault(index, []).append(outline)
-        masks = {index: draw(outlines, series.shape) for index, outlines in by_slice.items()}
-        masks = {index: mask for index, mask in masks.items() if mask.any()}
-        if masks:
-            drawn.append((reader, masks))
-    if lost:
-        notes.append(f"{lost} outlines are on no slice of the series")
+    drawn = _draw_annotations(series, annotations, notes)
     if not drawn:
         return [], notes
 
@@ -312,6 +197,28 @@ def find_nodules(series, readings):
     if united:
         notes.append(f"{united} nodules of which a reader drew several parts, which are united")
     return nodules, notes
+
+
+def _draw_annotations(series, annotations, notes):
+    """[(reader, {slice: mask [H, W] bool})] of those (reader, annotation) that have a pixel on a slice of the series."""
+    heights, by_location = series.heights_for([outline for _, annotation in annotations for outline in annotation.outlines])
+    if by_location:
+        notes.append("the readers' heights are those of SliceLocation, not of ImagePositionPatient")
+    drawn, lost = [], 0
+    for reader, annotation in annotations:
+        by_slice = {}
+        for outline in annotation.outlines:
+            index = series.slice_of(outline, heights)
+            lost += index is None
+            if index is not None:
+                by_slice.setdefault(index, []).append(outline)
+        masks = {index: draw(outlines, series.shape) for index, outlines in by_slice.items()}
+        masks = {index: mask for index, mask in masks.items() if mask.any()}
+        if masks:
+            drawn.append((reader, masks))
+    if lost:
+        notes.append(f"{lost} outlines are on no slice of the series")
+    return drawn
 
 
 def _of_readers(readings, notes):

@@ -30,8 +30,8 @@ class LIDCDataset(torch.utils.data.Dataset):
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
     image_channels  one grey image is repeated to so many channels; several modalities must be so many; None: as they are
     require_raters  a case without labels is an error (False: its raters are empty)
-    cache_dir       decode once, into a memory-mapped file in this folder whose name says what the cases hold; None: decoded
-                    cases stay in memory, up to CACHE_BYTES
+    cache_dir       decode once, into a memory-mapped file in this folder whose name says what the cases hold; None, or a
+                    read-only folder: decoded cases stay in memory, up to CACHE_BYTES
 
     Every file is read once here, so that every broken case is named before anything starts: DataError.
     `notes` says, a line each, what was changed on the way in; `fingerprint` is a hash of all cases (None without a cache).
@@ -47,15 +47,19 @@ class LIDCDataset(torch.utils.data.Dataset):
             return
         folders = find_cases(self.directory)
         self.ids = [name for name, _ in folders]
-        if cache_dir is None:
-            self.fingerprint, store = None, MemoryStore(self.reader, folders)
-            for index, (_, *arrays) in enumerate(decode(self.reader, folders)):
-                store.keep(index, arrays)
-            self.notes, self._arrays = self.reader.notes(len(self)), store.arrays
-        else:
+        self.fingerprint, pack = None, None
+        if cache_dir is not None:
             self.fingerprint = hash_cases(folders, self.reader.settings)
             pack = open_cache(cache_dir, self.fingerprint, self.reader, folders)
+        if pack:
             self.notes, self._arrays = pack.header["notes"], pack.arrays
+            return
+        store = MemoryStore(self.reader, folders)
+        for index, (_, *arrays) in enumerate(decode(self.reader, folders)):
+            store.keep(index, arrays)
+        self.notes, self._arrays = self.reader.notes(len(self)), store.arrays
+        if cache_dir is not None:
+            self.notes.append(f"{cache_dir} is read-only: each process decodes the cases anew and keeps them in memory (--cache_dir)")
 
     def __len__(self):
         return len(self.ids)

@@ -9,7 +9,6 @@ import torch
 from tqdm import tqdm
 
 from . import storage
-from .nn import ConfigError
 
 QUARTILES = 4  # of the timesteps, in which losses are told apart
 
@@ -94,11 +93,9 @@ class Logger(NullLogger):
 
 
 def event_writer(folder, start_step):
-    """A SummaryWriter that drops what a run left beyond start_step. ConfigError: without TensorBoard."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError('--tensorboard needs a package: pip install "ambiguous-segmentation-diffusion[tensorboard]"') from error
+    """A SummaryWriter that drops what a run left beyond start_step."""
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(folder, purge_step=start_step + 1)
 
 

@@ -116,11 +116,12 @@ def write_slice(path, hounsfield, z, *, series_uid, sop_uid, patient, spacing=(0
     data.save_as(path, enforce_file_format=True)
 
 
-def write_lidc(out, cases, size=512, window=(-1000, 400)):
+def write_lidc(out, cases, size=512, window=(-1000, 400), spacing=(0.5, 0.5)):
     """
     DICOM series below OUT/dicom and XML in OUT/xml: a series for each patient, a slice for each case, with the case's pixels in its
-    middle and air around them.
+    middle and air around them; larger cases make larger slices than `size`. spacing: mm between rows and columns.
     """
+    size = max(size, *(len(_grey(planes)) for _, _, planes, _ in cases))
     by_patient = {}
     for case in cases:
         by_patient.setdefault(case[1], []).append(case)
@@ -136,7 +137,8 @@ def write_lidc(out, cases, size=512, window=(-1000, 400)):
             top = (size - len(plane)) // 2
             hounsfield = np.full((size, size), window[0], dtype=np.float64)
             hounsfield[top : top + len(plane), top : top + len(plane)] = window[0] + plane * (window[1] - window[0])
-            write_slice(os.path.join(folder, f"{index:03d}.dcm"), hounsfield, z, series_uid=series_uid, sop_uid=sop_uid, patient=patient)
+            write_slice(os.path.join(folder, f"{index:03d}.dcm"), hounsfield, z, series_uid=series_uid, sop_uid=sop_uid, patient=patient,
+                        spacing=spacing)  # fmt: skip
             for reader, mask in enumerate(raters):
                 if mask.any():
                     rois = [(sop_uid, z, inclusion, points + top) for inclusion, points in outlines_of(mask)]
@@ -162,6 +164,8 @@ def write_hdf5(path, cases, raters_last=True):
     with h5py.File(path, "w") as file:
         for k, split in enumerate(("train", "val", "test")):
             own = cases[k::3]
+            if not own:
+                continue
             labels = np.stack([raters for *_, raters in own]).astype(np.uint8)
             group = file.create_group(split)
             group["images"] = np.stack([_grey(planes) for _, _, planes, _ in own]) - 0.5

@@ -4,20 +4,21 @@ import hashlib
 import json
 import os
 import re
-import signal
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated
 
 from tqdm import tqdm
 
-from . import lidc_idri, storage
-from .case_folder import CaseFolder, RawCase, assign_splits, read_split, write_split
+from . import lidc_dicom, lidc_idri, storage
+from .case_folder import SPLITS, CaseFolder, RawCase, assign_splits, read_split, write_split
 from .compute import usable_cores
+from .folder_walk import walk
 from .image_files import DataError
 from .nn import ConfigError
+from .workers import worker_pool
 
+CHUNK = 64  # headers that a process reads at a time
 DONE = ".prepared"  # a folder of OUT with a file for each finished series
 SHOWN = 20  # notes and faults
 
@@ -57,82 +58,103 @@ def prepare(config, tell=print):
     """
     Write a case for each slice of each nodule that at least `min_raters` readers drew on, and a manifest; tell the counts.
 
-    Series that are finished are passed over, so that an interrupted run goes on. Returns the rows of the manifest.
+    Series that are finished are passed over, so that an interrupted run goes on. Returns the rows of the manifest, and the faults.
     """
     check_prepare_config(config)
-    faults, readings = [], {}
-    for path in sorted(_xml_files(config.xml or config.dicom)):
+    faults = []
+    readings = _readings(config.xml or config.dicom, faults)
+    with worker_pool(config.processes or usable_cores()) as pool:
+        over = partial(_spread, pool)
+        files = lidc_dicom.find_series(config.dicom, over, faults)
+        jobs = _jobs(readings, files, over, faults)
+        if not jobs:
+            raise DataError(f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of{'; ' + faults[0] if faults else ''}")
+        rows, notes, split = _write_cases(config, jobs, pool, faults)
+    CaseFolder(config.out, config.dicom).finish(rows, split, config.seed)
+    written = {"settings": _settings(config), "notes": notes, "faults": faults}
+    storage.write_atomically(os.path.join(config.out, "prepared.json"), lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()))
+
+    missing = sorted(readings.keys() - files.keys())
+    if missing:
+        notes = [f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one", *notes]
+    _tell_all(config, rows, notes, faults, tell)
+    return rows, faults
+
+
+def _tell_all(config, rows, notes, faults, tell):
+    tell(
+        f"{len(rows)} slices of {len({(row['series'], row['nodule']) for row in rows})} nodules in {len({row['series'] for row in rows})} series of "
+        f"{len({row['patient'] for row in rows})} patients, in {config.out}; the whole of LIDC-IDRI has {lidc_idri.PUBLISHED_SLICES:,} in published preparations"
+    )
+    tell(", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in SPLITS))
+    for title, lines in (("note", notes), ("fault", faults)):
+        for line in lines[:SHOWN]:
+            tell(f"{title}: {line}")
+        if len(lines) > SHOWN:
+            tell(f"... and {len(lines) - SHOWN} more {title}s, in {os.path.join(config.out, 'prepared.json')}")
+
+
+def _readings(folder, faults):
+    """{series UID: [Reading]} of all XML files below `folder`."""
+    readings = {}
+    paths = [os.path.join(base, name) for base, _, names in walk(folder) for name in names if name.lower().endswith(".xml")]
+    for path in tqdm(paths, desc="reading XML", unit="file", dynamic_ncols=True, delay=1):
         try:
             if reading := lidc_idri.read_xml(path):
                 readings.setdefault(reading.series_uid, []).append(reading)
         except DataError as error:
             faults.append(str(error))
     if not readings:
-        raise DataError(f"{config.xml or config.dicom}: no XML of LIDC's readers{'; ' + faults[0] if faults else ''}")
-    files = lidc_idri.find_series(config.dicom)
-    jobs, patients = _jobs(readings, files, faults)
-    if not jobs:
-        raise DataError(f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of{'; ' + faults[0] if faults else ''}")
+        raise DataError(f"{folder}: no XML of LIDC's readers{'; ' + faults[0] if faults else ''}")
+    return readings
 
-    out = CaseFolder(config.out, config.dicom)
-    known, _ = read_split(config.out)
-    split = assign_splits(patients, config.seed, known)
-    settings = {name: value for name, value in asdict(config).items() if name in ("window", "pixel_mm", "crop", "min_raters", "seed")}
-    settings["window"] = list(settings["window"])
+
+def _spread(pool, function, paths):
+    """map(function, paths) in the processes of the pool, with a progress bar: what finds the series reads a header of each file."""
+    return tqdm(pool.map(function, paths, chunksize=CHUNK), desc="reading headers", total=len(paths), unit="file", dynamic_ncols=True, delay=1)
+
+
+def _jobs(readings, files, over, faults):
+    """[(patient, UID of the series, its files, readings)], by patient; a header of each series is read."""
+    jobs, uids = [], sorted(readings.keys() & files.keys())
+    for uid, (patient, fault) in zip(uids, over(_patient_of, [(uid, files[uid][0]) for uid in uids])):
+        if fault:
+            faults.append(fault)
+        else:
+            jobs.append((patient, uid, files[uid], readings[uid]))
+    return sorted(jobs, key=lambda job: job[:2])
+
+
+def _patient_of(series):
+    """(patient, None) of (UID, one of its files), or (None, fault)."""
+    uid, path = series
+    try:
+        return lidc_dicom.read_series(uid, [path]).patient, None
+    except DataError as error:
+        return None, str(error)
+
+
+def _write_cases(config, jobs, pool, faults):
+    """(rows of the manifest, notes, {patient: split}) of the jobs, done in the processes of the pool."""
     storage.make_folder(os.path.join(config.out, DONE))
-    work = partial(_prepare_series, config=config, settings=settings)
+    known, _ = read_split(config.out)
+    split = assign_splits({patient for patient, *_ in jobs}, config.seed, known)
     write_split(config.out, split, config.seed)  # before any case: whatever happens, a patient stays where it is
+    work = partial(_prepare_series, config=config, settings=_settings(config))
     rows, notes = [], []
-    with ProcessPoolExecutor(config.processes or usable_cores(), initializer=_leave_interrupts_to_the_parent) as pool:
-        waiting = [pool.submit(work, *job, split=split[job[0]]) for job in jobs]
-        try:
-            for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
-                told = future.result()
-                rows += told["rows"]
-                notes += told["notes"]
-                faults += told["faults"]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    out.finish(rows, split, config.seed)
-    written = {"settings": settings, "notes": notes, "faults": faults}
-    storage.write_atomically(os.path.join(config.out, "prepared.json"), lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()))
-
-    tell(
-        f"{len(rows)} slices of {len({(row['series'], row['nodule']) for row in rows})} nodules in {len({row['series'] for row in rows})} series of "
-        f"{len({row['patient'] for row in rows})} patients, in {config.out}; the whole of LIDC-IDRI has {lidc_idri.PUBLISHED_SLICES:,} in published preparations"
-    )
-    tell(", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in ("training", "validation", "testing")))
-    missing = sorted(readings.keys() - files.keys())
-    if missing:
-        tell(f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one")
-    for title, lines in (("note", notes), ("fault", faults)):
-        for line in lines[:SHOWN]:
-            tell(f"{title}: {line}")
-        if len(lines) > SHOWN:
-            tell(f"... and {len(lines) - SHOWN} more {title}s")
-    return rows
+    waiting = [pool.submit(work, *job, split=split[job[0]]) for job in jobs]
+    for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
+        told = future.result()
+        rows += told["rows"]
+        notes += told["notes"]
+        faults += told["faults"]
+    return rows, notes, split
 
 
-def _xml_files(folder):
-    return (os.path.join(base, name) for base, _, names in os.walk(folder) for name in names if name.lower().endswith(".xml"))
-
-
-def _leave_interrupts_to_the_parent():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _jobs(readings, files, faults):
-    """[(patient, UID of the series, its files, readings)], and the patients; a header of each series is read."""
-    jobs = []
-    for uid in sorted(readings.keys() & files.keys()):
-        try:
-            patient = lidc_idri.read_series(uid, files[uid][:1]).patient
-        except DataError as error:
-            faults.append(str(error))
-            continue
-        jobs.append((patient, uid, files[uid], readings[uid]))
-    return sorted(jobs, key=lambda job: job[:2]), {patient for patient, *_ in jobs}
+def _settings(config):
+    """What decides the cases, beside the files; JSON-like."""
+    settings = {name: value for name, value in asdict(config).items() if name in ("window", "pixel_mm", "crop", "min_raters", "seed")}
+    return {**settings, "window": list(config.window)}
 
 
 def _source_hash(files, readings):
@@ -141,37 +163,52 @@ def _source_hash(files, readings):
     return hashlib.sha256(repr([(os.path.basename(path), os.path.getsize(path)) for path in paths]).encode()).hexdigest()[:16]
 
 
+def _told_before(path, source, config, settings):
+    """
+    What the file `path` in DONE tells of a finished series; None where there is none, other files than now make the series, or a case
+    of it is gone. ConfigError: it was prepared with other settings.
+    """
+    content = storage.read_bytes(path)
+    told = json.loads(content) if content is not None else None
+    if told is None or told["source"] != source or not all(os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in told["rows"]):
+        return None
+    if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
+        raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
+    return told
+
+
 def _prepare_series(patient, uid, files, readings, *, config, settings, split):
     """
-    Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time, until other files
-    than now make the series, or a case of it is gone. The name of a case has a hash of the series, which other series do not change.
+    Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time.
+
+    The name of a case has a hash of the series, which other series do not change.
     """
     done, source = os.path.join(config.out, DONE, f"{uid}.json"), _source_hash(files, readings)
-    before = storage.read_bytes(done)
-    if before is not None and json.loads(before)["source"] == source and all(
-        os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in json.loads(before)["rows"]
-    ):
-        told = json.loads(before)
-        if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
-            raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
-        return told
+    if before := _told_before(done, source, config, settings):
+        return before
     out = CaseFolder(config.out, f"{files[0]}, patient {patient}")
     told = {"settings": settings, "source": source, "rows": [], "notes": [], "faults": []}
     try:
-        series = lidc_idri.read_series(uid, files)
+        drawn = {outline.sop_uid for reading in readings for annotation in reading.annotations for outline in annotation.outlines}
+        series = lidc_dicom.read_series(uid, files, drawn)
         nodules, notes = lidc_idri.find_nodules(series, readings)
     except DataError as error:
         return {**told, "faults": [str(error)]}
     told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
     stem = f"{re.sub(r'[^A-Za-z0-9_-]', '_', patient).lstrip('-') or 'patient'}_{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
+    passed_over = 0
     for k, nodule in enumerate(nodules):
         centre = nodule.centre
         for index, masks in sorted(nodule.masks.items()):
             try:
-                if case := _case(series, index, masks, centre, f"{stem}_n{k + 1}", config):
+                case = _case(series, index, masks, centre, f"{stem}_n{k + 1}", config)
+                passed_over += case is None
+                if case:
                     told["rows"].append(out.write(case, split))
             except DataError as error:
                 told["faults"].append(str(error))
+    if passed_over:
+        told["notes"].append(f"{patient}, series {uid}: {passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop")
     if told["faults"]:
         return told  # not kept, so that it is tried again
     storage.write_atomically(done, lambda file: file.write(json.dumps(told).encode()))
@@ -186,5 +223,5 @@ def _case(series, index, masks, centre, nodule, config):
         return None
     hounsfield = lidc_idri.crop(series.hounsfield(index), *where, config.window[0])
     grey = lidc_idri.to_window(hounsfield, *config.window)
-    told = {"series": series.uid, "slice": index, "nodule": nodule}
+    told = {"series": series.uid, "slice": index, "z": series.z[index], "sop_uid": series.sop_uids[index], "nodule": nodule}
     return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, told=told)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, get_named_beta_schedule
+from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, scheduled_betas
 from .nn import ConfigError
 
 
@@ -58,7 +58,7 @@ def spread_timesteps(config, steps, spacing="linear"):
         raise ConfigError(f"--steps {steps}: from 1 to the {T} of --diffusion_steps are possible")
     u = np.linspace(1, 0, steps)[::-1]
     if spacing == "logsnr":
-        alpha_bar = np.cumprod(1 - get_named_beta_schedule(config.noise_schedule, T))
+        alpha_bar = np.cumprod(1 - scheduled_betas(config))
         noise_level = np.log1p(-alpha_bar) - np.log(alpha_bar)  # rises with t
         wanted = noise_level[0] + u * (noise_level[-1] - noise_level[0])
         places = np.interp(wanted, noise_level, np.arange(T))
@@ -71,7 +71,7 @@ def spread_timesteps(config, steps, spacing="linear"):
 
 def create_gaussian_diffusion(config=DiffusionConfig(), timesteps=None):
     """The process that `config` describes, on `timesteps`, ascending; by default those that config.timestep_respacing keeps."""
-    betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
+    betas = scheduled_betas(config)
     kept = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing)) if timesteps is None else timesteps
     if len(kept) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
         alpha_bar = np.cumprod(1 - betas)[kept]

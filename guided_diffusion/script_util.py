@@ -12,6 +12,8 @@ from dataclasses import fields
 import blobfile
 
 from . import checkpoint, respace
+from .baselines.baseline import MethodConfig
+from .baselines.methods import BASELINES, DIFFUSIONS
 from .case_reader import DataConfig
 from .checkpoint import CheckpointError
 from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
@@ -21,10 +23,12 @@ from .nn import ConfigError
 from .presets import FAST, PRESETS
 from .sampling import SamplerConfig
 from .segmentation import AmbiguousSegmenter, SegmenterConfig
+from .shared_encoder import ArchitectureConfig, SharedEncoderUNet
 from .train_config import TrainingError
 from .unet import UNetConfig, UNetModel
 
-MODEL_CONFIGS = (UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig)
+MODEL_CONFIGS = (MethodConfig, UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig, ArchitectureConfig)
+CHAIN_CONFIGS = (DiffusionConfig, SegmenterConfig, ArchitectureConfig, SamplerConfig)  # of the diffusions alone
 
 # Flags of the published code that mean nothing here, and why
 RETIRED = {
@@ -182,6 +186,10 @@ def one_line_errors(program):
 
 def check_flags(flags):
     """Refuse flags that contradict each other; what a part cannot be built with, it refuses itself."""
+    if flags.get("predict_xstart") and (flags.get("prediction") or "x0") != "x0":
+        raise ConfigError(f"--predict_xstart True and --prediction {flags['prediction']} contradict: give one of them")
+    if flags.get("use_kl") and flags.get("loss_weighting", "uniform") != "uniform":
+        raise ConfigError(f"--use_kl and --loss_weighting {flags['loss_weighting']} contradict: there is no squared error to weigh")
     if flags.get("use_kl") and flags.get("rescale_learned_sigmas"):
         raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
     if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):
@@ -199,6 +207,21 @@ def check_flags(flags):
             f"--iterations {flags['iterations']} goes beyond --lr_anneal_steps {flags['lr_anneal_steps']}, "
             "where the learning rate is 0: raise that too"
         )
+
+
+def foreign_flags(method):
+    """Names of the flags that mean nothing to a method."""
+    if method in BASELINES:
+        unread = {f.name for f in fields(UNetConfig)} - {"image_size", "image_channels", "dropout"}
+        return unread | {"use_ddim", "fast"} | {f.name for cls in CHAIN_CONFIGS for f in fields(cls)}
+    return {f.name for f in fields(MethodConfig)} - {"method"}
+
+
+def refuse_foreign_flags(method, given):
+    """Refuse flags that were given, {name: value}, and that mean nothing to the method."""
+    foreign = foreign_flags(method)
+    if named := [name for name in given if name in foreign]:
+        raise ConfigError(f"--{named[0]} means nothing to --method {method}: leave it away")
 
 
 def refuse_remote(name, path):
@@ -235,20 +258,30 @@ def create_model_and_diffusion(**flags):
     flags = parse_flags(flags, UNetConfig, DiffusionConfig, EncoderConfig)
     unet, diffusion_config, encoder = configs_from_flags(flags, UNetConfig, DiffusionConfig, EncoderConfig)
     diffusion = respace.create_gaussian_diffusion(diffusion_config)
-    model = UNetModel(unet, diffusion.out_channels)
-    prior, posterior = (
-        AxisAlignedConvGaussian(
-            1, encoder.num_filters, encoder.no_convs_per_block, encoder.latent_dim, HE_NORMAL, posterior=is_posterior
-        )
-        for is_posterior in (False, True)
-    )
-    return model, diffusion, prior, posterior
+    return UNetModel(unet, diffusion.out_channels), diffusion, *create_encoders(encoder)
+
+
+def create_encoders(config):
+    """(prior, posterior) of an EncoderConfig, each on one image channel and a mask."""
+    more = (config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
+    return [AxisAlignedConvGaussian(1, *more, posterior=is_posterior) for is_posterior in (False, True)]
 
 
 def create_segmenter(flags):
-    """An AmbiguousSegmenter from the flags {name: value} of MODEL_CONFIGS; other flags are passed over."""
-    built = create_model_and_diffusion(**pick_flags(flags, UNetConfig, DiffusionConfig, EncoderConfig))
-    return AmbiguousSegmenter(*built, *configs_from_flags(flags, SegmenterConfig))
+    """
+    The segmenter of --method from the flags {name: value} of MODEL_CONFIGS: an AmbiguousSegmenter, or a Baseline. Other
+    flags are passed over.
+    """
+    method, unet, diffusion_config, config, encoder, architecture = configs_from_flags(flags, *MODEL_CONFIGS)
+    if method.method in BASELINES:
+        return BASELINES[method.method](unet, encoder, method)
+    diffusion = respace.create_gaussian_diffusion(diffusion_config)
+    if architecture.architecture == "shared-encoder":
+        model = SharedEncoderUNet(unet, architecture, diffusion.out_channels)
+    else:
+        model = UNetModel(unet, diffusion.out_channels)
+    encoders = (None, None) if method.method == "implicit-ensemble" else create_encoders(encoder)
+    return AmbiguousSegmenter(model, diffusion, *encoders, config)
 
 
 # Model flags that may differ between training and sampling: they change neither the weights nor what they mean
@@ -275,7 +308,7 @@ def load_segmenter(path, flags, weights="ema"):
     segmenter = create_segmenter(flags)
     averages = list(state["ema"].values())
     chosen = averages[0] if averages and weights == "ema" else state["weights"]
-    checkpoint.load_weights(segmenter, chosen, path, "model.")
+    checkpoint.load_weights(segmenter, chosen, path, "model." if flags["method"] in DIFFUSIONS else "")
     return segmenter.eval(), flags, pick_flags(stored, SamplerConfig)
 
 
@@ -314,7 +347,7 @@ def choose_sampler(given, preset, stored, diffusion_steps):
 
 def advice(segmenter, sampler):
     """Lines to tell before sampling: what --fast would save, where masks are drawn as published."""
-    count = segmenter.diffusion.num_timesteps
+    count = segmenter.num_timesteps
     if sampler.sampler != "ddpm" or count <= FAST["steps"]:
         return []
     return [f"{count} network calls for each mask; --fast takes {FAST['steps']}, {count / FAST['steps']:.0f} times fewer (docs/sampling.md)"]

@@ -10,6 +10,7 @@ from torch.distributions import kl_divergence
 from .nn import ConfigError, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
 from .sampling import SamplerConfig, sample_loop
+from .unet import UNetModel
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,12 @@ class AmbiguousSegmenter(nn.Module):
     """
     Trains on (image, one rater's mask) and samples masks for an image.
 
-    model             UNetModel, or anything called as model(x [B, C + 1, H, W], timesteps [B])
-    prior, posterior  AxisAlignedConvGaussian: the ambiguity controlling and the ambiguity modelling network
+    model             UNetModel or SharedEncoderUNet: anything with their `bind`
+    prior, posterior  AxisAlignedConvGaussian: the ambiguity controlling and the ambiguity modelling network; None, both:
+                      without them and their loss term it is the system of Implicit Image Segmentation Ensembles
     """
+
+    terms = ("mse", "vb", "kl")  # of the loss; some may be absent
 
     def __init__(self, model, diffusion, prior, posterior, config=SegmenterConfig()):
         super().__init__()
@@ -38,8 +42,32 @@ class AmbiguousSegmenter(nn.Module):
             raise ConfigError(f"--kl_weight {config.kl_weight}: a number of at least 0 is needed")
         self.model, self.prior, self.posterior = model, prior, posterior
         self.diffusion, self.config = diffusion, config
-        for encoder in (prior, posterior):
+        for encoder in self.encoders:
             encoder.requires_grad_(config.train_encoders)
+
+    @property
+    def encoders(self):
+        """Both Gaussian encoders, or none."""
+        return [] if self.prior is None else [self.prior, self.posterior]
+
+    @property
+    def num_timesteps(self):
+        """Timesteps to train on, and network calls for a mask."""
+        return self.diffusion.num_timesteps
+
+    @property
+    def max_steps(self):
+        """The most network calls for a mask that `spaced` can be asked for."""
+        return self.diffusion.config.diffusion_steps
+
+    @property
+    def sampling_parts(self):
+        """The modules that sampling needs."""
+        return [self.model]
+
+    def noise_shape(self, size):
+        """Of one mask's noise in `forward`, for masks of `size` (H, W)."""
+        return (1, *size)
 
     def spaced(self, config):
         """The same networks, weights shared, on the timesteps that a SamplerConfig's steps and spacing choose."""
@@ -55,9 +83,10 @@ class AmbiguousSegmenter(nn.Module):
 
         Each gives a tensor, by which its gradients are found; the encoders as a whole give a distribution.
         """
-        unet, encoders = self.model, (self.prior, self.posterior)
-        blocks = [*unet.input_blocks, unet.middle_block, *unet.output_blocks]
-        return [*blocks, unet, *(part for encoder in encoders for part in (encoder.encoder, encoder.conv_layer))]
+        parts = []
+        for unet in [part for part in self.model.modules() if isinstance(part, UNetModel)]:
+            parts += [*unet.input_blocks, unet.middle_block, *unet.output_blocks, unet]
+        return [*parts, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
 
     def to_x(self, mask):
         """A mask on [0, 1] on the scale of the diffusion, [mask_low, 1]."""
@@ -67,25 +96,29 @@ class AmbiguousSegmenter(nn.Module):
         """The inverse of `to_x`."""
         return (x - self.config.mask_low) / (1 - self.config.mask_low)
 
-    def denoiser(self, image):
-        """`denoise(x, timesteps)` with the image [B, C, H, W] bound in."""
-        return lambda x, timesteps: self.model(torch.cat([image, x], dim=1), timesteps)
+    def denoiser(self, image, rows=None):
+        """`denoise(x, timesteps)` with the images bound in, as UNetModel.bind."""
+        return self.model.bind(image, rows)
 
-    def forward(self, image, mask, t, noise=None):
+    def forward(self, image, mask, t, noise=None, rows=None):
         """
         The loss terms, each [B]: mse, vb (as the diffusion has them), kl (weighted), and loss, which is to be minimised.
 
-        image  [B, C, H, W] in [0, 1]
+        image  [N, C, H, W] in [0, 1]
         mask   [B, 1, H, W], 0 or 1
         t      [B], timesteps of the diffusion
         noise  [B, 1, H, W] standard normal; None: from torch's global generator
+        rows   [B], the number of each mask's image; None: N = B, one each
         """
         noise = torch.randn_like(mask) if noise is None else noise
         x_0 = self.to_x(mask)
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        output = self.denoiser(image)(x_t, self.diffusion.network_timesteps(t))
+        output = self.denoiser(image, rows)(x_t, self.diffusion.network_timesteps(t))
 
         terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise)
+        if not self.encoders:
+            return terms
+        image = image if rows is None else image[rows]
         kl = self.config.kl_weight * self.ambiguity_kl(image, mask, output, x_t, t)
         return {**terms, "kl": kl, "loss": terms["loss"] + kl}
 
@@ -98,22 +131,28 @@ class AmbiguousSegmenter(nn.Module):
             prediction = output[:, :1]
         return kl_divergence(self.posterior(grey, mask), self.prior(grey, prediction))
 
-    def sampling_denoiser(self, image):
+    def sampling_denoiser(self, image, rows=None):
         """
         `denoiser` for batches that have one timestep in common: what follows from the timestep is computed for one row.
 
         A compiled network may write its next output over its last, so each is copied.
         """
-        return lambda x, timesteps: self.model(torch.cat([image, x], dim=1), timesteps[:1]).clone()
+        denoise = self.denoiser(image, rows)
+        return lambda x, timesteps: denoise(x, timesteps[:1]).clone()
 
-    def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None):
+    def one_call(self, image):
+        """A network call as sampling makes it, for as many masks as images [B, C, H, W]: to measure what it takes."""
+        return self.sampling_denoiser(image)(image[:, :1], torch.zeros(len(image), dtype=torch.long, device=image.device))
+
+    def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None, rows=None):
         """
-        One mask for each image of the batch, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
+        One mask for each generator, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
 
-        image       [B, C, H, W] in [0, 1]
+        image       [N, C, H, W] in [0, 1]
         generators  B CPU generators; row b's start and noise come from generators[b] alone
         config      SamplerConfig; its steps and spacing are those of `spaced`, which comes before
         on_step     called with (k, masks as they are after the k-th step, [B, 1, H, W]) after each step
+        rows        [B], the number of each mask's image; None: N = B, one each
         """
         shape = (1, *image.shape[2:])
 
@@ -121,7 +160,7 @@ class AmbiguousSegmenter(nn.Module):
             return to_device(stack_randn(generators, shape), image.device)
 
         chain = sample_loop(
-            self.sampling_denoiser(image), self.diffusion, draw(None, None), config.sampler, config.eta, draw,
+            self.sampling_denoiser(image, rows), self.diffusion, draw(None, None), config.sampler, config.eta, draw,
             clip_denoised=config.clip_denoised,
         )  # fmt: skip
         for k, (_, x, _) in enumerate(chain):

@@ -1,17 +1,21 @@
 """What the operating system asks of a run: SIGTERM and SIGINT to end in good order, SIGUSR1 to save and go on."""
 
+import contextlib
 import os
 import signal
+import socket
 import threading
 import time
+
+STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
     """
     As a context, notes signals instead of obeying them; the run looks here after each step.
 
-    A second SIGTERM or SIGINT ends the process at once. One within REPEAT seconds of the first counts as the first:
-    launchers pass on what the terminal has sent to all already.
+    A second SIGTERM or SIGINT ends the process at once, with status 128 and the signal's number. One within REPEAT seconds
+    of the first counts as the first: launchers pass on what the terminal has sent to all already.
     """
 
     REPEAT = 1.0
@@ -19,19 +23,18 @@ class Signals:
     def __init__(self):
         self.stop = None  # the name of the signal that asked for the end
         self.save = False
-        self._first = None
 
     def __enter__(self):
-        self._before = {}
+        self._undo = contextlib.ExitStack()
         if threading.current_thread() is threading.main_thread():  # elsewhere Python lets nobody set a handler
-            handlers = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGUSR1: self._on_save}
-            self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-            self._before[signal.SIGCHLD] = signal.getsignal(signal.SIGCHLD)  # which readers of cases change
+            self._undo.callback(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD))  # which readers of cases change
+            for number, handler in (*((number, self._on_stop) for number in STOP), (signal.SIGUSR1, self._on_save)):
+                self._undo.callback(signal.signal, number, signal.signal(number, handler))
+            self._undo.enter_context(second_ends_at_once(self.REPEAT))
         return self
 
     def __exit__(self, *exception):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._undo.close()
 
     def take_save(self):
         """Whether a checkpoint was asked for since the last call."""
@@ -39,12 +42,41 @@ class Signals:
         return asked
 
     def _on_stop(self, number, frame):
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self.stop = now, signal.Signals(number).name
-        elif now - self._first > self.REPEAT:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        self.stop = self.stop or signal.Signals(number).name
 
     def _on_save(self, number, frame):
         self.save = True
+
+
+@contextlib.contextmanager
+def second_ends_at_once(repeat):
+    """
+    A context in which the second signal of STOP ends the process, if it comes more than `repeat` seconds after the first.
+
+    A handler has to wait until the main thread is back from native code, which may be in a long product of matrices, or
+    wait for another process. So a thread counts the signals' numbers, which Python writes as they come.
+    """
+    reader, writer = socket.socketpair()
+    thread = threading.Thread(target=_count_stops, args=(reader, repeat), daemon=True)
+    thread.start()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.setblocking(True)
+        writer.send(b"\0")  # closing would not do: forked readers of cases have the socket too
+        thread.join()
+        reader.close()
+        writer.close()
+
+
+def _count_stops(reader, repeat):
+    """Read a signal's number at a time, until 0 comes."""
+    first = None
+    while number := reader.recv(1)[0]:
+        if number in STOP:
+            first = first or time.monotonic()
+            if time.monotonic() - first > repeat:
+                os._exit(128 + number)

@@ -5,15 +5,25 @@ In a folder a file is written aside, flushed to the disk, and renamed; a blob st
 """
 
 import errno
+import fcntl
 import os
+import socket
 import tempfile
 
 import blobfile as bf
+
+LOCK = ".lock"  # the file of a FolderLock
 
 
 def is_remote(path):
     """Whether `path` is in a blob store."""
     return "://" in str(path)
+
+
+def unknown_store(path):
+    """Why `path` cannot be used, in words, if it is in a kind of store that is not known; else None."""
+    kinds = ("gs://", "az://")
+    return None if not is_remote(path) or str(path).startswith(kinds) else f"only folders, {' and '.join(kinds)} can be read and written"
 
 
 def write_atomically(path, write):
@@ -80,6 +90,45 @@ def make_folder(path):
     os.makedirs(path, exist_ok=True)
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "no permission to write", path)
+
+
+class FolderLock:
+    """
+    Keeps other processes from writing into `folder`, until this one lets go or ends, however it ends.
+
+    The lock is one of this process alone: readers of cases that it forked, and that outlive it, do not have it. A blob
+    store, and a file system without locks, go without.
+
+    wanted  False: no lock is taken, for the processes of a run that write nothing
+    """
+
+    def __init__(self, folder, wanted=True):
+        self.folder, self.wanted, self.file = folder, wanted and not is_remote(folder), None
+
+    def take(self):
+        """Take the lock, if there is such a folder and it is not taken yet. OSError: another process has it."""
+        if not self.wanted or self.file or not os.path.isdir(self.folder):
+            return
+        file = open(os.path.join(self.folder, LOCK), "a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                file.seek(0)
+                holder = file.read(200).strip() or "one that is starting"
+                file.close()
+                raise OSError(f"{self.folder}: another run writes into it ({holder}); end that, or use another --log_dir") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        self.file = file
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        if self.file:
+            self.file.close()
 
 
 def names(folder):

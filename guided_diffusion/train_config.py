@@ -1,6 +1,8 @@
 """The flags of training, and what a run starts from."""
 
+import importlib.util
 import math
+import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -35,9 +37,13 @@ class TrainConfig:
         Literal["none", "flip", "rotate", "flip+rotate"], "mirror at random, turn by right angles at random, or both"
     ] = "none"
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
-    lr_anneal_steps: Annotated[int, "anneal the learning rate linearly to 0 over so many steps, and end there; 0: do not"] = 0
+    lr_anneal_steps: Annotated[int, "anneal the learning rate to 0 over so many steps, and end there; 0: do not"] = 0
+    lr_shape: Annotated[Literal["linear", "cosine"], "how it falls with --lr_anneal_steps"] = "linear"
+    lr_warmup_steps: Annotated[int, "raise the learning rate linearly from 0 over so many steps"] = 0
     weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
     ema_rate: Annotated[tuple[float, ...], "rates of the moving averages; samples are drawn with the first"] = (0.9999,)
+    ema_halflife: Annotated[int, "one average that forgets half within so many masks, in place of --ema_rate; 0: --ema_rate"] = 0
+    raters_per_image: Annotated[int, "masks of one image, of different raters, that follow each other in a batch"] = 1
     schedule_sampler: Annotated[Literal["uniform", "loss-second-moment"], "which timesteps to train on"] = "uniform"
     max_bad_steps: Annotated[int, "stop after so many steps in a row whose loss or gradient is not finite"] = 10
     shard: Annotated[bool, "share weights, averages and optimizer out over the processes, for models that do not fit"] = False
@@ -59,58 +65,81 @@ class TrainConfig:
 
     def learning_rate(self, step):
         """The learning rate of the step after `step` done ones."""
-        return self.lr * max(0.0, 1 - step / self.lr_anneal_steps) if self.lr_anneal_steps else self.lr
+        rate = self.lr
+        if self.lr_anneal_steps:
+            left = max(0.0, 1 - step / self.lr_anneal_steps)
+            rate *= left if self.lr_shape == "linear" else (1 - math.cos(math.pi * left)) / 2
+        return rate * min(1.0, (step + 1) / self.lr_warmup_steps) if self.lr_warmup_steps else rate
+
+    def averages(self, masks_per_step):
+        """{name: rate} of the moving averages, the one to sample with first."""
+        if self.ema_halflife:
+            return {f"halflife{self.ema_halflife}": 0.5 ** (masks_per_step / self.ema_halflife)}
+        return {str(rate): rate for rate in self.ema_rate}
 
 
 def check_train_config(config):
     """Refuse, by the flag's name, what cannot be trained with."""
-    for name in ("batch_size", "log_interval", "save_interval", "max_bad_steps"):
+    for name in ("batch_size", "log_interval", "save_interval", "max_bad_steps", "raters_per_image"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
-    for name in ("iterations", "lr_anneal_steps", "num_workers", "seed", "weight_decay"):
+    for name in ("iterations", "lr_anneal_steps", "lr_warmup_steps", "ema_halflife", "num_workers", "seed", "weight_decay"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
     for name, all_of in (("microbatch", "the whole batch"), ("keep", "all")):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: at least 1 is needed, or -1 for {all_of}")
+    for name in ("batch_size", "microbatch"):
+        if (getattr(config, name) or 0) % config.raters_per_image:
+            raise ConfigError(f"--{name} {getattr(config, name)}: a multiple of --raters_per_image {config.raters_per_image} is needed")
     if not math.isfinite(config.weight_decay):
         raise ConfigError(f"--weight_decay {config.weight_decay}: a number is needed")
     if not 0 < config.lr < math.inf:
         raise ConfigError(f"--lr {config.lr}: a positive number is needed")
     if not config.ema_rate or not all(0 <= rate < 1 for rate in config.ema_rate):
         raise ConfigError("--ema_rate: rates from 0 to below 1 are needed, e.g. 0.9999")
+    if reason := storage.unknown_store(config.log_dir):
+        raise ConfigError(f"--log_dir {config.log_dir}: {reason}")
     if config.tensorboard and storage.is_remote(config.log_dir):
         raise ConfigError(f"--tensorboard writes into folders only, not into --log_dir {config.log_dir}")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError('--tensorboard needs a package: pip install "ambiguous-segmentation-diffusion[tensorboard]"')
 
 
-def check_processes(config, num_cases, world_size):
-    """Refuse what so many processes cannot share: a step that wants more cases than there are, one process's weights."""
+def check_processes(config, world_size):
+    """Refuse what wants more processes than there are."""
     if config.shard and world_size == 1:
         raise ConfigError("--shard wants several processes: start them with torchrun --nproc_per_node=N")
-    wanted = config.batch_size * world_size
+
+
+def check_num_cases(config, num_cases, world_size):
+    """Refuse a step that wants more cases than there are."""
+    wanted = config.batch_size // config.raters_per_image * world_size
     if wanted > num_cases:
         each = f" ({world_size} processes of --batch_size {config.batch_size})" if world_size > 1 else " (--batch_size)"
-        fewer = num_cases // world_size
+        fewer = num_cases // world_size * config.raters_per_image
         remedy = f"--batch_size {fewer}" if fewer else f"at most {num_cases} processes"
         raise ConfigError(f"{config.data_dir} has {num_cases} cases, fewer than the {wanted} of a step{each}: use {remedy}")
 
 
-def find_start(config, flags):
+def find_start(config, flags, world_size=1):
     """
     The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
 
     The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues.
-    CheckpointError: flags at odds with it, or a folder in use with --resume never.
+    CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to check_cases.
     """
     if config.resume == "never":
-        if used := [name for name in storage.names(config.log_dir) if name != ".gitkeep"]:  # which keeps an empty folder in git
+        empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
+        if used := [name for name in storage.names(config.log_dir) if name not in empty]:
             raise checkpoint.CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
     else:
         state, path, lines = CheckpointFolder(config.log_dir).newest()
         if state is not None:
-            _refuse_other_flags(state, path, flags, FREE_FLAGS | ROUNDING_FLAGS, "use another --log_dir, or the folder's flags")
-            if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"]["resume_checkpoint"]:
+            free = FREE_FLAGS | ROUNDING_FLAGS | {"data_dir"} | ({"batch_size"} if _same_step(state, config, world_size) else set())
+            _refuse_other_flags(state, path, flags, free, "use another --log_dir, or the folder's flags")
+            if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"].get("resume_checkpoint"):
                 raise checkpoint.CheckpointError(
                     f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
                     "use another --log_dir"
@@ -125,6 +154,25 @@ def find_start(config, flags):
     return state, config.resume_checkpoint, []
 
 
+def is_own(path, config):
+    """Whether the checkpoint at `path` is of the run in log_dir, and not one that another run starts from."""
+    return os.path.dirname(path) == os.path.dirname(os.path.join(config.log_dir, ""))
+
+
+def _same_step(state, config, world_size):
+    """Whether a step has as many masks, over all processes, as those of the run of a checkpoint."""
+    each, rest = divmod(config.batch_size * world_size, state.get("processes", world_size))
+    return bool(state["flags"]) and rest == 0 and state["flags"].get("batch_size") == each
+
+
+def check_cases(start, config, flags, fingerprint):
+    """CheckpointError: the run goes on with another --data_dir, whose cases are not, by their hash, those that it began with."""
+    state, path, _ = start
+    if state is None or not is_own(path, config) or (fingerprint and state.get("data") == fingerprint):
+        return
+    _refuse_other_flags(state, path, {"data_dir": flags["data_dir"]}, (), "it has other cases; use another --log_dir, or the run's cases")
+
+
 def _refuse_other_flags(state, path, flags, free, remedy):
     if state["flags"] is not None and (unlike := checkpoint.differences(state["flags"], flags, free)):
         raise checkpoint.CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
@@ -133,11 +181,12 @@ def _refuse_other_flags(state, path, flags, free, remedy):
 def load_start(segmenter, start):
     """
     Put the weights of what find_start gave into `segmenter`. CheckpointError: they, or the averages, or the optimizer's
-    state, do not fit it.
+    state, do not fit it, or something is missing that a run wants.
     """
     state, path, _ = start
     if state is None:
         return
+    checkpoint.check_complete(state, path)
     prefix = "model." if state["flags"] is None else ""  # published ones hold the U-Net alone
     for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
         checkpoint.load_weights(segmenter, weights, path, prefix)
@@ -150,9 +199,12 @@ def what_changed(state, config, flags, world_size, fingerprint):
     unlike = checkpoint.differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
     lines = [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"] if unlike else []
     if state.get("processes", world_size) != world_size:
+        draws = f"a step has now {world_size * config.batch_size} masks; the draws go on in their order"
+        if _same_step(state, config, world_size):
+            draws = "the draws are the same but for dropout's" if flags.get("dropout") else "the draws are the same, only rounding differs"
         lines.append(
-            f"{world_size} processes go on with a run of {state['processes']}: a step has now {world_size * config.batch_size} masks; "
-            "the draws go on in their order, but the result is not bit for bit that of the run as it was"
+            f"{world_size} processes go on with a run of {state['processes']}: {draws}; "
+            "the result is not bit for bit that of the run as it was"
         )
     if state.get("data", fingerprint) != fingerprint:
         lines.append(f"the cases of {config.data_dir} are not those that the run began with: it goes on with these")

@@ -1,14 +1,13 @@
 """The training loop."""
 
 import math
-import os
 import time
 
 import torch
 
 from . import compute
-from .batches import EndlessSampler, augment, endless_batches, pick_rater
-from .checkpoint import BEST, FORMAT, VERSION
+from .batches import EndlessSampler, augment, endless_batches, pick_raters
+from .checkpoint import BEST, FORMAT, VERSION, check_schedule_sampler
 from .checkpoint_folder import CheckpointFolder
 from .compute import ComputeConfig
 from .dist_util import full, gradient_traffic, like, whole
@@ -18,7 +17,7 @@ from .nn import ConfigError, seeded_generator, stack_randn, to_device
 from .resample import create_named_schedule_sampler
 from .signals import Signals
 from .step_reports import StepReports
-from .train_config import TrainingError, check_train_config, load_start, what_changed
+from .train_config import TrainingError, check_train_config, is_own, load_start, what_changed
 from .windows import NullWindows, show_metrics
 
 
@@ -56,20 +55,20 @@ class Trainer:
         self.module = segmenter if config.shard else processes.wrap(segmenter)
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(segmenter, config.ema_rate)
-        self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.diffusion.num_timesteps)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=getattr(segmenter.model.config, "use_fp16", False))
+        self.ema = EMA(segmenter, config.averages(config.batch_size * processes.world_size))
+        self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.num_timesteps)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=segmenter.model.autocast_dtype == torch.float16)
 
         state, path, lines = start
         if state is not None:
-            lines = lines + self.resume(state, own=os.path.dirname(path) == config.log_dir)
+            lines = lines + self.resume(state, path)
         starts = processes.gather_objects([self.steps_done, self.samples, dataset.fingerprint])
         if any(other != starts[0] for other in starts):
             raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")
-        self.meter = LossMeter(segmenter.diffusion.num_timesteps, processes.device)
+        self.meter = LossMeter(segmenter.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
-            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.samples
+            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.samples, config.raters_per_image
         )
         self.logger = NullLogger()
         if processes.is_main:
@@ -123,23 +122,26 @@ class Trainer:
 
     def step(self, batch):
         """One optimizer step on one batch."""
-        config, batch_size = self.config, len(batch.ids)
+        config, batch_size, K = self.config, self.config.batch_size, self.config.raters_per_image
         generators = [seeded_generator(config.seed, "draw", p) for p in self.sampler.places(self.samples)]
         u = torch.stack([torch.rand(2, generator=g) for g in generators])
-        image, mask = batch.image, pick_rater(batch, u[:, 0])
+        image, mask = batch.image, pick_raters(batch, u[::K, 0], K)
         t, weights = self.schedule_sampler.sample(u[:, 1])
-        noise = stack_randn(generators, mask.shape[1:])
+        noise = stack_randn(generators, self.segmenter.noise_shape(mask.shape[2:]))
         if config.augment != "none":
-            image, mask = augment(image, mask, config.augment, torch.cat([torch.rand(1, generator=g) for g in generators]))
+            turns = torch.cat([torch.rand(1, generator=g) for g in generators])[::K]
+            image, mask = augment(image, mask.unflatten(0, (-1, K)).squeeze(2), config.augment, turns)
+            mask = mask.flatten(0, 1)[:, None]
         self._seed_dropout()
 
         image, mask, t, weights, noise = (to_device(x, self.processes.device) for x in (image, mask, t, weights, noise))
         size = config.microbatch or batch_size
-        parts = [slice(i, i + size) for i in range(0, batch_size, size)]
+        parts = [slice(i, min(i + size, batch_size)) for i in range(0, batch_size, size)]
         done = []
         for part in parts:
             with gradient_traffic(self.module, part is parts[-1]):  # the processes share gradients once a step
-                terms = self.module(image[part], mask[part], t[part], noise[part])
+                rows = None if K == 1 else torch.arange(part.stop - part.start, device=image.device) // K
+                terms = self.module(image[part.start // K : part.stop // K], mask[part], t[part], noise[part], rows)
                 loss = (weights[part] * terms["loss"]).sum() / batch_size
                 self.scaler.scale(loss).backward()
             done.append({name: values.detach() for name, values in terms.items()})
@@ -239,7 +241,7 @@ class Trainer:
 
     def columns(self):
         """The columns of progress.csv."""
-        terms = ("loss", "mse", "vb", "kl")
+        terms = ("loss", *self.segmenter.terms)
         quartiles = [f"{term}_q{q}" for term in terms for q in range(QUARTILES)]
         scores = self.validator.names if self.validator else []
         return ["step", "samples", *terms, *scores, *quartiles, "grad_norm", "lr", "bad_steps", "samples_per_second", "memory_gb"]
@@ -250,7 +252,7 @@ class Trainer:
         count = sum(p.numel() for p in self.segmenter.model.parameters())
         end = self.config.last_step or "no last"
         return (
-            f"{start}: {len(self.dataset)} cases, U-Net of {count:,} parameters, {self.processes.world_size} x "
+            f"{start}: {len(self.dataset)} cases, network of {count:,} parameters, {self.processes.world_size} x "
             f"{self.processes.device}, to step {end}, into {self.config.log_dir}"
         )
 
@@ -267,7 +269,7 @@ class Trainer:
         }  # fmt: skip
         self.logger.metrics(told)
         show_metrics(self.windows, told)
-        bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", "mse", "vb", "kl") if name in means})
+        bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.segmenter.terms) if name in means})
         self.scores = {}
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -293,19 +295,19 @@ class Trainer:
             self.logger.info(f"saved {self.saved}")
         self.processes.barrier()
 
-    def resume(self, state, own):
+    def resume(self, state, path):
         """
-        Take over a checkpoint's state, or as much of it as a published one has; its weights are the segmenter's already.
-
-        own  it is this run's, and not one that another run starts from
-        Returns lines that say what will not be as it would have been without a stop.
+        Take over the state of the checkpoint at `path`, or as much of it as a published one has; its weights are the
+        segmenter's already. Returns lines that say what will not be as it would have been without a stop.
         """
+        own = is_own(path, self.config)
         self.ema.load(state["weights"], state["ema"])
         self.steps_done, self.samples = state["step"], state["samples"]
         if state["optimizer"] is not None:
             # Its settings are this run's. A published one had the U-Net's parameters, which are the first of ours.
             stored = {
-                index: {k: like(v, self.trained[index]) if k != "step" else v for k, v in entry.items()}
+                index: {name: like(entry[name], self.trained[index]) for name in ("exp_avg", "exp_avg_sq")}
+                | {"step": torch.as_tensor(entry["step"], dtype=torch.float32).reshape(())}
                 for index, entry in state["optimizer"]["state"].items()
             }
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
@@ -314,7 +316,9 @@ class Trainer:
         if own:
             self.best = state.get("best")
             self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
-        self.scaler.load_state_dict(state["scaler"])
-        if state["flags"]["schedule_sampler"] == self.config.schedule_sampler:
+        if state["scaler"]:  # the run before had one
+            self.scaler.load_state_dict(state["scaler"])
+        if state["flags"].get("schedule_sampler") == self.config.schedule_sampler:
+            check_schedule_sampler(state["schedule_sampler"], self.schedule_sampler.state_dict(), path)
             self.schedule_sampler.load_state_dict(state["schedule_sampler"])
         return [] if not own else what_changed(state, self.config, self.flags, self.processes.world_size, self.dataset.fingerprint)

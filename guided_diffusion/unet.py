@@ -166,11 +166,12 @@ class UNetModel(nn.Module):
 
     timesteps       [1] where all rows have the same
     y               the class of each image, 0 or 1; needed with class_cond and refused without it
+    in_channels     of x; default: the image's and the mask's
     autocast_dtype  attribute: the precision in which to compute where that is safe, bfloat16 or float16; None: float32
     ConfigError: a configuration that cannot be built; the message names the flag.
     """
 
-    def __init__(self, config, out_channels):
+    def __init__(self, config, out_channels, in_channels=None):
         super().__init__()
         self.config = config
         self.autocast_dtype = torch.float16 if config.use_fp16 else None  # None: float32 throughout
@@ -198,7 +199,7 @@ class UNetModel(nn.Module):
 
         # Down: every block's output goes on the stack of skips, the resampling ones included.
         ch = skip = mult[0] * model_channels
-        first = nn.Conv2d(config.image_channels + 1, ch, 3, padding=1)
+        first = nn.Conv2d(in_channels or config.image_channels + 1, ch, 3, padding=1)
         self.input_blocks = nn.ModuleList([TimestepEmbedSequential(first)])
         skips, ds = [skip], 1
         for level, m in enumerate(mult):
@@ -231,6 +232,11 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(TimestepEmbedSequential(*layers))
 
         self.out = nn.Sequential(normalization(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1)))
+
+    def bind(self, image, rows=None):
+        """`denoise(x [B, 1, H, W], timesteps)` of masks of images [N, C, H, W]; rows [B] has each mask's image, None: one each."""
+        image = image if rows is None else image[rows]
+        return lambda x, timesteps: self(torch.cat([image, x], dim=1), timesteps)
 
     def forward(self, x, timesteps, y=None):
         if (y is not None) != self.config.class_cond:

@@ -22,12 +22,12 @@ class ValidationConfig:
     eval_steps: Annotated[int | None, "network calls for each mask; -1: those of --steps, or 50"] = None
 
 
-def check_validation_config(config):
-    """Refuse, by the flag's name, what cannot be validated with."""
-    if config.eval_interval is not None and not config.eval_data_dir:
-        raise ConfigError(f"--eval_interval {config.eval_interval} wants --eval_data_dir: a folder of cases that are not trained on")
+def check_validation_config(config, given):
+    """Refuse, by the flag's name, what cannot be validated with; `given` has the flags {name: value} that were given."""
     for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps"):
         value = getattr(config, name)
+        if name in given and not config.eval_data_dir:
+            raise ConfigError(f"--{name} {given[name]} wants --eval_data_dir: a folder of cases that are not trained on")
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: at least 1 is needed")
 
@@ -70,7 +70,7 @@ class Validator:
         give_up  () -> whether to end early; then, if it said so on some process, there are no scores: {}
         """
         segmenter.eval()
-        spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.diffusion.config.diffusion_steps)))
+        spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.max_steps)))
         self.sheet = None
         total = torch.zeros(4, dtype=torch.float64)  # of both scores, the number of cases, and of processes that gave up
         try:

@@ -3,7 +3,8 @@ Turn a published data set or preparation into cases to train on:
 
     python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
 
-FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md says what each is.
+FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md says what each is. Status 1: some cases
+had faults, which are told; the others are written.
 """
 
 import sys
@@ -21,7 +22,8 @@ def main(argv=None):
         if name is None:
             raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
         (config,) = script_util.configs_from_flags(given, ConvertConfig)
-        convert(name, config)
+        _, faults = convert(name, config)
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@ Turn the LIDC-IDRI download (CT series in DICOM, the readers' XML) into cases to
 
     python scripts/prepare_lidc.py --dicom LIDC-IDRI --xml tcia-lidc-xml --out data/lidc
 
-Run again, it goes on where it was. docs/data.md says where the download comes from.
+Run again, it goes on where it was. Status 1: some series or cases had faults, which are told; the others are written.
+docs/data.md says where the download comes from.
 """
+
+import sys
 
 from guided_diffusion import script_util
 from guided_diffusion.prepare import PrepareConfig, prepare
@@ -14,7 +17,8 @@ def main(argv=None):
     with script_util.one_line_errors("prepare_lidc.py"):
         given, _ = script_util.parse_command_line((PrepareConfig,), __doc__, argv)
         (config,) = script_util.configs_from_flags(given, PrepareConfig)
-        prepare(config)
+        _, faults = prepare(config)
+    sys.exit(1 if faults else 0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from functools import partial
 from tqdm import tqdm
 
 from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util
+from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.chain_watch import ChainWatch
 from guided_diffusion.compute import ComputeConfig
@@ -28,6 +29,7 @@ from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
+from guided_diffusion.unet import UNetConfig
 from guided_diffusion.windows import VisdomConfig, open_windows
 
 CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
@@ -46,18 +48,19 @@ def main(argv=None):
         # What to draw, and with what
         model_flags = script_util.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
         segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
+        script_util.refuse_foreign_flags(flags["method"], given)
         sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
         segmenter = segmenter.spaced(sampler)
-        (data_config,) = script_util.configs_from_flags(flags, DataConfig)
-        unet = segmenter.model.config
+        data_config, unet = script_util.configs_from_flags(flags, DataConfig, UNetConfig)
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)
 
         # Which cases are this process's, and not drawn yet
         processes = Processes(timeout=timedelta(days=7))  # they wait for each other only to score the samples
         compute.share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
+        chain = sampler if flags["method"] in DIFFUSIONS else None
         drawn_by = ensemble.identity(
-            config, sampler, segmenter.diffusion.num_timesteps, how.amp, flags, checkpoint.fingerprint(config.model_path)
+            config, chain, segmenter.num_timesteps, how.amp, flags, checkpoint.fingerprint(config.model_path)
         )
         finished_by = ensemble.finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
@@ -84,7 +87,7 @@ def main(argv=None):
             ensemble.CaseWriter(write) as writer,
             open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):
-            watch = ChainWatch(segmenter.diffusion.num_timesteps, config.movie, windows)
+            watch = ChainWatch(segmenter.num_timesteps, config.movie, windows)
             drawn = ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile, watch=watch)
             for case, samples in drawn:
                 writer(case, samples, frames=watch.case_done(case, samples))

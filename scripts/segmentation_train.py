@@ -21,12 +21,37 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.train_config import TrainConfig, check_processes, check_train_config, find_start, load_start
+from guided_diffusion.train_config import (
+    TrainConfig,
+    check_cases,
+    check_num_cases,
+    check_processes,
+    check_train_config,
+    find_start,
+    load_start,
+)
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 from guided_diffusion.windows import VisdomConfig, open_windows
 
 CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
+
+
+def check_flags(given, config, validation, how):
+    """Refuse, by its name, a flag that can be refused without reading a file."""
+    check_train_config(config)
+    check_validation_config(validation, given)
+    if how.compile:
+        compute.check_compiler()
+    if not config.data_dir:
+        raise ConfigError("--data_dir is missing: name the folder of cases to train on")
+
+
+def open_datasets(config, validation, unet, data_config):
+    """The cases to train on, and then, if they are given, those to validate on."""
+    folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
+    cache = config.cache_dir or default_cache_dir()
+    return [LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders]
 
 
 def main(argv=None):
@@ -35,34 +60,35 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = script_util.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, validation, sampler, how, visdom, data_config, unet = configs[:7]
-        check_train_config(config)
-        check_validation_config(validation)
-        if not config.data_dir:
-            raise ConfigError("--data_dir is missing: name the folder of cases to train on")
+        config, validation, sampler, how, visdom, data_config, method, unet = configs[:8]
+        script_util.refuse_foreign_flags(method.method, given)
+        check_flags(given, config, validation, how)
         flags = script_util.flags_from_configs(*configs)
         if not storage.is_remote(config.log_dir):
             flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
 
         # Everything that can be refused is, before the processes meet
         processes = Processes()
+        check_processes(config, processes.world_size)
         compute.share_cores(processes.local_size)
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
-        start = find_start(config, flags)
+        lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
+        lock.take()  # before it is read, where it is there
+        start = find_start(config, flags, processes.world_size)
         load_start(segmenter, start)
-        folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
-        cache = config.cache_dir or default_cache_dir()
-        dataset, *eval_dataset = (
-            LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
-        )
-        check_processes(config, len(dataset), processes.world_size)
+        dataset, *eval_dataset = open_datasets(config, validation, unet, data_config)
+        check_num_cases(config, len(dataset), processes.world_size)
+        check_cases(start, config, flags, dataset.fingerprint)
         storage.make_folder(config.log_dir)
+        lock.take()
 
-        with processes:
+        with lock, processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
             windows = open_windows(visdom, processes.is_main, tqdm.write)
-            Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows).run()
+            trainer = Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows)
+            del start  # all of its tensors, of which the trainer has its own by now
+            trainer.run()
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ class BlobStore:
     """
     Objects by path, whole ones only: an object is there when its file is closed without an error, as in a real store.
 
-    log  the paths written and removed, in order, ("write" or "remove", path)
+    log   the paths written and removed, in order, ("write" or "remove", path)
+    read  the paths read, in order
     """
 
     def __init__(self, monkeypatch):
-        self.objects, self.log = {}, []
+        self.objects, self.log, self.read = {}, [], []
         for name in ("BlobFile", "exists", "isdir", "listdir", "remove"):
             monkeypatch.setattr(bf, name, self._instead(getattr(bf, name), getattr(self, f"_{name}")))
 
@@ -22,6 +23,7 @@ class BlobStore:
 
     def _BlobFile(self, path, mode):
         if mode == "rb":
+            self.read.append(path)
             return io.BytesIO(self.objects[path])
         assert mode == "wb"
         return _Writing(self, path)

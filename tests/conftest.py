@@ -8,7 +8,7 @@ from helpers import ROOT
 
 from guided_diffusion import phantom
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from guided_diffusion.batches import SYMMETRIES, EndlessSampler, augment, endless_batches
+from guided_diffusion.batches import SYMMETRIES, Batch, EndlessSampler, augment, endless_batches, pick_raters
 from guided_diffusion.lidcloader import Case, LIDCDataset
 
 
@@ -24,6 +24,28 @@ def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike
         assert abs(row[1] - row[0]) == abs(row[2] - row[1]) and abs(row[1] - row[0]) in (1, 3)
     if kind == "flip":
         assert {tuple(corner) for corner in mask[:, 0, [0, -1], [0, -1]].tolist()} == {(0, 8), (2, 6), (6, 2), (8, 0)}
+
+
+@pytest.mark.parametrize("K", [1, 2, 4, 6])
+def test_raters_of_an_image_are_unlike_and_each_equally_often(K):
+    """Four raters, one pixel each; of an image with two, both come, and never a third."""
+    raters = torch.eye(4).reshape(1, 4, 2, 2).expand(400, 4, 2, 2)
+    counts = torch.tensor([4, 2]).repeat(200)
+    u = (torch.arange(400) + 0.5) / 400
+    masks = pick_raters(Batch([str(k) for k in range(400)], torch.zeros(400, 1, 2, 2), raters, counts), u, K)
+    chosen = masks.flatten(1).argmax(1).reshape(400, K)
+    assert masks.shape == (400 * K, 1, 2, 2) and (masks.sum((1, 2, 3)) == 1).all()
+    for rows, count in ((chosen[::2], 4), (chosen[1::2], 2)):
+        assert all(len(set(row.tolist())) == min(K, count) for row in rows)
+        shares = torch.bincount(rows.flatten(), minlength=4) / rows.numel()
+        assert torch.allclose(shares[:count], torch.tensor(1 / count), atol=0.01) and not shares[count:].any()
+
+
+def test_the_stream_of_cases_is_the_same_for_any_number_of_raters():
+    one, four = iter(EndlessSampler(5, 3, 7)), iter(EndlessSampler(5, 12, 7, repeats=4))
+    assert [next(one) for _ in range(6)] == [next(four) for _ in range(6)]
+    second = EndlessSampler(5, 8, 7, rank=1, world_size=2, repeats=4)
+    assert next(iter(second)) == [second.case_at(place) for place in (8, 12)]
 
 
 class Killer(torch.utils.data.Dataset):

@@ -100,7 +100,10 @@ def test_a_kill_between_any_two_writes_leaves_the_old_or_the_new_one(tmp_path, m
             assert folder.newest()[0]["step"] == 30
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"checkpoints": [1]}', '{"checkpoints": [{"file": "../x"}]}', '{"checkpoints": {"a": 1}}'])
+NO_STEP = '{"checkpoints": [{"file": "savedmodel000010.pt", "step": "10", "sha256": ""}]}'
+
+
+@pytest.mark.parametrize("text", [NO_STEP, "", "{", "[]", '{"checkpoints": [1]}', '{"checkpoints": [{"file": "../x"}]}', '{"checkpoints": {"a": 1}}'])
 def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     folder = CheckpointFolder(str(tmp_path))
     folder.save(state(10))
@@ -117,6 +120,7 @@ def test_a_blob_store_gets_whole_objects_and_then_the_manifest(store, monkeypatc
     assert folder.newest() == (None, None, [])
     for step in (10, 20, 30):
         folder.save(state(step))
+    assert not [path for path in blobs.read if path.endswith(".pt")]  # what is written is not downloaded again
     assert [name for kind, name in blobs.log[-3:]] == [f"{store}/savedmodel000030.pt", f"{store}/manifest.json", f"{store}/savedmodel000010.pt"]
     assert sorted(blobs.objects) == [f"{store}/{name}" for name in ("manifest.json", "savedmodel000020.pt", "savedmodel000030.pt")]
     assert folder.newest()[0]["step"] == 30

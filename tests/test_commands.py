@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_s
 from PIL import Image
 
 from guided_diffusion import phantom
+from guided_diffusion.dist_util import Processes
 from guided_diffusion.postprocess import PostprocessConfig, binarise, staple
 
 # The paper's README, word for word but for the notebook's leading "!"
@@ -279,16 +282,19 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
         (["--intensity_range", "5,-1000"], ["--intensity_range (5.0, -1000.0)", "lower first"]),
         (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1.0"]),
         (["--log_dir=gs://bucket/run", "--tensorboard"], ["--log_dir gs://bucket/run", "--tensorboard"]),
+        (["--log_dir=s3://bucket/run"], ["--log_dir s3://bucket/run", "only folders, gs:// and az://"]),
+        (["--resume_checkpoint=s3://bucket/m.pt"], ["s3://bucket/m.pt", "only folders, gs:// and az://"]),
+        (["--data_dir=gs://bucket/cases"], ["gs://bucket/cases", "no such folder"]),
         (["--batch_size=7"], ["6 cases", "fewer than the 7 of a step (--batch_size)", "--batch_size 6"]),
         (["--use_fp16", "--amp=bf16"], ["--use_fp16", "--amp bf16", "contradict"]),
-        (["--shard"], ["--shard", "several processes"]),
+        (["--shard", "--data_dir={modalities}"], ["--shard", "several processes"]),  # before a case is read
         (["--keep=0"], ["--keep 0", "-1 for all"]),
         (["--augment=mirror"], ["--augment mirror", "flip+rotate"]),
         (["--max_bad_steps=0"], ["--max_bad_steps 0"]),
         (["--kl_weight=nan"], ["--kl_weight nan"]),
         (["--steps=50"], ["--steps 50", "--diffusion_steps", "--iterations"]),
         (["--eta=0.5"], ["--eta 0.5", "--sampler"]),
-        (["--eval_interval=5"], ["--eval_interval 5", "--eval_data_dir"]),
+        *(([f"--{name}=5"], [f"--{name} 5", "--eval_data_dir"]) for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps")),
         (["--eval_data_dir={modalities}", "--eval_steps=0"], ["--eval_steps 0"]),
         (["--eval_data_dir=/nowhere"], ["/nowhere", "no such folder"]),
     ],
@@ -302,6 +308,15 @@ def test_bad_training_flags(cases, tmp_path, flags, words):
     done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), *flags)
     assert_refused(done, *words)
     assert not (tmp_path / "log").exists()  # nothing half-written
+
+
+def test_what_a_machine_lacks_is_said_before_the_processes_meet(cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "start", lambda self: pytest.fail("they met"))
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for flag, words in (("--tensorboard", 'pip install "ambiguous-segmentation-diffusion[tensorboard]"'), ("--compile", "C++ compiler")):
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), flag)
+        assert_refused(done, flag, words)
 
 
 def test_bad_cases(cases, trained, tmp_path):

@@ -12,6 +12,7 @@ from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
 from guided_diffusion import phantom_files, safe_pickle
+from guided_diffusion.case_folder import assign_splits
 from guided_diffusion.converters import FORMATS
 from guided_diffusion.image_files import DataError
 from guided_diffusion.lidcloader import LIDCDataset
@@ -103,6 +104,21 @@ def test_a_patient_is_never_on_both_sides(name, tmp_path):
     assert call_script("check_data", tmp_path / "out", "--sheet=").returncode == 0
 
 
+@pytest.mark.parametrize("steps", [[1] * 40, [2, 2, 2, 4], [3, 1, 1], [2, 30], [40]])
+def test_a_split_that_grows_keeps_its_shares_and_moves_nobody(steps):
+    split, count = {}, 0
+    for step in steps:
+        before, count = split, count + step
+        split = assign_splits([f"p{k}" for k in range(count)], 5, before)
+        assert split == assign_splits([f"p{k}" for k in reversed(range(count))], 5, before)
+        assert all(split[patient] == side for patient, side in before.items()) and len(split) == count
+    shares = collections.Counter(split.values())
+    for name in ("validation", "testing"):
+        assert shares[name] == max(1, round(0.2 * count)), shares
+    few = assign_splits(["a", "b"], 5, {f"p{k}": "training" for k in range(20)})
+    assert sorted([few["a"], few["b"]]) == ["testing", "validation"]  # both are short of more than there are
+
+
 def test_single_rater_modalities_train_without_encoders(tmp_path):
     """The implicit-ensembles system: four modalities, one rater."""
     phantom_files.write_brats(tmp_path / "x", MODALITIES)
@@ -127,6 +143,133 @@ def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
     done = convert("folders", tmp_path / "x", tmp_path / "out", "--min_raters=4")
     wanted = sum(raters.any((1, 2)).sum() >= 4 for *_, raters in GREY)
     assert 0 < wanted < 12 and f"{wanted} cases" in done.stdout and f"{12 - wanted} with too few raters" in done.stdout
+
+
+# format -> (what breaks a case, what is told of it)
+BREAKS = {
+    "lidc-pickle": (lambda folder: rewrite_pickle(folder / "x", "case003", masks=[]), "x, case003: image, masks and series_uid are wanted"),
+    "lidc-hdf5": (lambda folder: h5py.File(folder / "x", "a")["val/images"].write_direct(np.full((4, 48, 48), 7.0)[:1], dest_sel=np.s_[:1]), "val00000: images"),
+    "lidc-crops": (lambda folder: next((folder / "x").rglob("z-3.5_c0_l2.png")).write_bytes(b"no picture"), "z-3.5_c0_l2.png: cannot be read"),
+    "qubiq": (lambda folder: (folder / "x" / "case003" / "image.nii.gz").write_bytes(b"no NIfTI"), "image.nii.gz: cannot be read"),
+    "brats": (lambda folder: next((folder / "x").rglob("*_t1ce_003_*")).unlink(), "the modality t1ce is missing"),
+    "ms-mri": (lambda folder: next((folder / "x").rglob("training02_*_pd_*")).unlink(), "training02_01 has no pd"),
+    "folders": (lambda folder: Image.new("1", (9, 9)).save(folder / "x" / "case003" / "expert1_mask.png"), "case003 has planes and masks of the shapes"),
+}  # fmt: skip
+
+
+def rewrite_pickle(path, key, **more):
+    content = pickle.loads(path.read_bytes())
+    content[key] |= more
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_case_is_told_and_the_others_written(name, tmp_path):
+    ROUND_TRIPS[name][0](tmp_path)
+    spoil, told = BREAKS[name]
+    spoil(tmp_path)
+    done = convert(name, tmp_path / "x", tmp_path / "out")
+    left = 10 if name == "ms-mri" else 11  # whose volumes have two slices
+    assert done.returncode == 1 and f"{left} cases" in done.stdout, done.stderr
+    (fault,) = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
+    assert told in fault and len(read(tmp_path / "out")[0]) == len(read(tmp_path / "out")[1]) == left
+
+
+def test_uids_of_hdf5_are_its_patients(tmp_path):
+    phantom_files.write_hdf5(tmp_path / "x", GREY)
+    done = convert("lidc-hdf5", tmp_path / "x", tmp_path / "without")
+    assert "note: test, train, val without uids: each case counts as a patient" in done.stdout
+    with h5py.File(tmp_path / "x", "a") as file:
+        for kind, group in enumerate(("train", "val", "test")):
+            uids = [f"{group}-{k // 2}" for k in range(len(file[group]["images"]))]
+            file[group]["uids"] = np.array(uids, "S9" if kind else object)  # strings of one length, or each of its own
+    done = convert("lidc-hdf5", tmp_path / "x", tmp_path / "out")
+    assert done.returncode == 0 and "12 cases of 6 patients" in done.stdout and "note" not in done.stdout
+    assert {row["patient"] for row in read(tmp_path / "out")[1].values()} == {f"{group}-{k}" for group in ("train", "val", "test") for k in range(2)}
+    with h5py.File(tmp_path / "x", "a") as file:
+        file["val/uids"][:] = [b"test-1"] * 4
+    assert_refused(convert("lidc-hdf5", tmp_path / "x", tmp_path / "both"), "patient test-1 is in testing and validation")
+    with h5py.File(tmp_path / "x", "a") as file:
+        del file["val/uids"]
+        file["val/uids"] = np.zeros(3)
+    assert_refused(convert("lidc-hdf5", tmp_path / "x", tmp_path / "short"), "x, val", "uids (3,)", "do not belong together")
+
+
+def test_a_pickle_says_that_it_is_split_by_series(tmp_path):
+    phantom_files.write_pickle(tmp_path / "x", GREY)
+    done = convert("lidc-pickle", tmp_path / "x", tmp_path / "out")
+    assert "note: the file tells series and no patients" in done.stdout and "12 cases of 6 series" in done.stdout
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+def test_volumes_are_cut_along_the_last_axis_or_another_and_scaled_as_a_whole(tmp_path, axis):
+    rng = np.random.default_rng(0)
+    image, masks = rng.integers(0, 1000, (5, 7, 6)).astype(np.int16), rng.random((2, 5, 7, 6)) > 0.5  # few columns
+    image[0, 0, 0], image[-1, -1, -1] = 0, 1000
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "x" / "a" / "image.nii.gz")
+    for k, mask in enumerate(masks):
+        nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4)), tmp_path / "x" / "a" / f"task01_seg0{k + 1}.nii.gz")
+    assert convert("qubiq", tmp_path / "x", tmp_path / "out", *([] if axis is None else [f"--axis={axis}"])).returncode == 0
+    got, along = read(tmp_path / "out")[0], 2 if axis is None else axis
+    assert len(got) == image.shape[along]
+    for k in range(image.shape[along]):
+        np.testing.assert_allclose(got[f"a_z{k:03d}"].image[0].numpy(), image.take(k, along).T / 1000, atol=1e-5)
+        np.testing.assert_array_equal(got[f"a_z{k:03d}"].raters.numpy() > 0, np.stack([mask.take(k, along).T for mask in masks]))
+
+
+def test_modalities_lie_along_the_axis_that_the_masks_lack(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    mask = rng.random((5, 6)) > 0.5
+    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4)), tmp_path / "x" / "a" / "task01_seg01.nii.gz")
+    for k, shape in enumerate(((4, 5, 6), (5, 4, 6), (5, 6, 4))):
+        image = rng.random(shape).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "x" / "a" / "image.nii.gz")
+        assert convert("qubiq", tmp_path / "x", tmp_path / str(k)).returncode == 0
+        (case,) = read(tmp_path / str(k))[0].values()
+        assert case.image.shape == (4, 6, 5)
+        plane = image.take(3, k).T
+        np.testing.assert_allclose(case.image[3].numpy(), (plane - plane.min()) / np.ptp(plane), atol=1e-4)
+        np.testing.assert_array_equal(case.raters[0].numpy() > 0, mask.T)
+    for name in ("image.nii.gz", "task01_seg01.nii.gz"):
+        shape = (6, 6, 6) if name.startswith("image") else (6, 6)
+        nibabel.save(nibabel.Nifti1Image(rng.random(shape).astype(np.float32), np.eye(4)), tmp_path / "x" / "a" / name)
+    assert_refused(convert("qubiq", tmp_path / "x", tmp_path / "cube"), "may lie along axis 0 or 1; tell by --axis")
+    assert convert("qubiq", tmp_path / "x", tmp_path / "told", "--axis=1").returncode == 0
+
+
+def test_of_ms_volumes_that_are_there_twice_the_preprocessed_are_taken(tmp_path):
+    phantom_files.write_ms(tmp_path / "plain", MODALITIES)
+    assert convert("ms-mri", tmp_path / "plain", tmp_path / "wanted").returncode == 0
+    phantom_files.write_ms(tmp_path / "x", MODALITIES)
+    for path in sorted((tmp_path / "x").rglob("*_pp.nii.gz")):
+        for folder, name in (("orig", path.name.replace("_pp", "")), ("zzz", path.name.replace("_pp", "_n4"))):
+            path.parent.with_name(folder).mkdir(exist_ok=True)
+            other = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+            nibabel.save(other, path.parent.with_name(folder) / name.replace("mprage", "t1"))
+    done = convert("ms-mri", tmp_path / "x", tmp_path / "out")
+    assert done.returncode == 0 and "there more than once" in done.stdout, done.stderr
+    (wanted, _), (got, _) = read(tmp_path / "wanted"), read(tmp_path / "out")
+    assert wanted.keys() == got.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(got[name].image, wanted[name].image)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_tiff_of_32_bits_is_scaled_by_its_own_range(tmp_path, dtype):
+    values = np.arange(64).reshape(8, 8).astype(dtype) * 3000 - 90_000
+    (tmp_path / "x" / "a").mkdir(parents=True)
+    Image.fromarray(values).save(tmp_path / "x" / "a" / "scan.tif")
+    Image.fromarray((values > 0).astype(dtype)).save(tmp_path / "x" / "a" / "mask.tif")
+    assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
+    case = read(tmp_path / "out")[0]["a"]
+    np.testing.assert_allclose(case.image[0].numpy(), np.arange(64).reshape(8, 8) / 63, atol=1e-5)
+    np.testing.assert_array_equal(case.raters[0].numpy() > 0, values > 0)
+    if dtype == np.float32:
+        values[0, 0] = np.nan
+        Image.fromarray(values).save(tmp_path / "x" / "a" / "scan.tif")
+        assert_refused(convert("folders", tmp_path / "x", tmp_path / "not"), "scan.tif: not all values are finite")
 
 
 def test_jpeg_masks_of_folders_are_cut_at_half_of_full_scale(tmp_path):
@@ -251,5 +394,7 @@ def test_refusals(tmp_path):
     (tmp_path / "text").write_text("no HDF5")
     assert_refused(convert("lidc-hdf5", tmp_path / "text", tmp_path / "out"), "text", "HDF5")
     phantom_files.write_ms(tmp_path / "ms", MODALITIES)
-    next((tmp_path / "ms").rglob("*_pd_pp*")).unlink()
-    assert_refused(convert("ms-mri", tmp_path / "ms", tmp_path / "out"), "has no pd")
+    for path in (tmp_path / "ms").rglob("*_pd_pp*"):
+        path.unlink()
+    assert_refused(convert("ms-mri", tmp_path / "ms", tmp_path / "out"), "training01_01 has no pd (and 5 more faults)")
+    assert_refused(convert("ms-mri", tmp_path / "ms", tmp_path / "out", "--axis=3"), "--axis 3")

@@ -71,6 +71,50 @@ def test_every_fault_is_told_in_one_pass(split):
         assert words in done.stdout, words
 
 
+def test_every_fault_of_one_case_is_told(split):
+    folder = split / "training" / "training0"
+    next(folder.glob("image*")).write_bytes(b"no picture")
+    (folder / "label0_.png").unlink()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32)).save(folder / "label1_.png")
+    (folder / "label2_.png").write_bytes(b"no picture")
+    for rater, side in ((3, 32), (4, 8)):
+        Image.fromarray(np.zeros((8, side), dtype=bool)).save(folder / f"label{rater}_.png")
+    done = check(split, "--sheet=")
+    faults = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
+    for words in ("label0_* is missing", "image_phantom0000.png: cannot be read", "label1_.png: 256 levels", "label2_.png: cannot be read",
+                  "label4_.png: 32x8 in label1_.png but 8x8 in label4_.png"):  # fmt: skip
+        assert sum(words in line and str(folder) in line for line in faults) == 1, words
+    assert len(faults) == 5 and "5 faults" in done.stdout and done.returncode == 1
+    levels = [len(np.unique(np.asarray(Image.open(path)))) for path in split.rglob("label*.png") if path.name != "label2_.png" or path.parent != folder]
+    assert f"levels in lossless labels: 1 in {levels.count(1)}, 2 in {levels.count(2)}, more than 9 in 1" in done.stdout
+
+
+def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(split):
+    (split / "manifest.csv").unlink()
+    done = check(split, "--sheet=")
+    assert done.returncode == 0 and "the names of 6 cases tell no patient" in done.stdout
+    names = {"training0": "p7_abc123_n1_z012", "training1": "p7_z3.5_c0", "training2": "x-LIDC-IDRI-0004-b", "training3": "deep/a"}
+    for old, new in names.items():
+        (split / "training" / new).parent.mkdir(exist_ok=True)
+        (split / "training" / old).rename(split / "training" / new)
+    for old, new in (("testing0", "p7_def456_n2_z001"), ("testing1", "LIDC-IDRI-0004_9")):
+        (split / "testing" / old).rename(split / "testing" / new)
+    done = check(split, "--sheet=")
+    assert done.returncode == 1 and "2 faults" in done.stdout and "3 patients by the names of 6 cases (the folder between" in done.stdout
+    for patient in ("p7", "LIDC-IDRI-0004"):
+        assert f"patient {patient} is in testing and training; put all" in done.stdout
+
+
+def test_folders_and_rows_of_the_manifest_that_lack_each_other_are_told(split):
+    shutil.rmtree(split / "training" / "training1")
+    shutil.copytree(split / "training" / "training0", split / "testing" / "stranger")
+    done = check(split, "--sheet=")
+    assert "2 faults" in done.stdout and "manifest.csv: case training1 of training has no folder" in done.stdout
+    assert f"{split / 'testing' / 'stranger'}: {split / 'manifest.csv'} has no row of it" in done.stdout
+    (split / "manifest.csv").write_text("name,split\na,training\n")
+    assert "the column case is missing" in check(split, "--sheet=").stdout
+
+
 def test_patients_on_both_sides_of_a_split_are_told(split):
     (split / "testing" / "training1").mkdir()
     for path in (split / "training" / "training0").iterdir():
@@ -132,6 +176,14 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
         LIDCDataset(path, 16, 2)
     with pytest.raises(DataError, match="a has 2 images, but --image_channels 4"):
         LIDCDataset(path, 16, 4, require_raters=False)
+    header = {"rules": rules, "notes": [], "fingerprint": "x"}
+    for changed, word in (({"rules": None}, "rules"), ({"rules": {}}, "label_threshold"), ({"notes": "x"}, "notes"), ({"fingerprint": 1}, "fingerprint")):
+        write_pack(path, [("a", two, two[:1] > 1)], lambda: {**header, **changed})
+        with pytest.raises(DataError, match=f"x.pack: not a file of pack_data.py .{word} is missing"):
+            LIDCDataset(path, 16, 2)
+    LIDCDataset(split / "training", 16, cache_dir=tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").glob("*.pack")
+    assert_refused(call_script("segmentation_train", f"--data_dir={cached}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY)), str(cached), "rules")
     assert_refused(call_script("pack_data", "--data_dir=/nowhere", f"--out={tmp_path}"), "/nowhere", "--data_dir")
     assert_refused(call_script("pack_data", f"--data_dir={split}"), "--out is missing")
 
@@ -242,3 +294,13 @@ def test_phantoms_in_real_formats_are_what_the_tools_take(tmp_path, form):
         name, src = {"pickle": ("lidc-pickle", "data_lidc.pickle"), "hdf5": ("lidc-hdf5", "data_lidc.hdf5"), "crops": ("lidc-crops", "")}.get(form, (form, ""))
         done = call_script("convert_data", name, f"--src={tmp_path / 'x' / src}", out)
     assert done.returncode == 0 and "6 " in done.stdout, done.stderr
+
+
+def test_phantoms_of_few_cases_and_large_ones_in_real_formats(tmp_path):
+    assert call_script("make_phantom", f"--out={tmp_path / 'few'}", "--num_cases=2", "--size=16", "--format=hdf5").returncode == 0
+    done = call_script("convert_data", "lidc-hdf5", f"--src={tmp_path / 'few' / 'data_lidc.hdf5'}", f"--out={tmp_path / 'few' / 'cases'}")
+    assert "2 cases" in done.stdout and "training 1, validation 1, testing 0" in done.stdout
+    assert call_script("make_phantom", f"--out={tmp_path / 'large'}", "--num_cases=1", "--size=600", "--modes=tight", "--format=lidc").returncode == 0
+    folders = [f"--dicom={tmp_path / 'large' / 'dicom'}", f"--xml={tmp_path / 'large' / 'xml'}", f"--out={tmp_path / 'large' / 'cases'}"]
+    done = call_script("prepare_lidc", *folders, "--crop=300")
+    assert done.returncode == 0 and "1 slices of 1 nodules" in done.stdout, done.stderr

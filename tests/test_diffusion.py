@@ -53,14 +53,50 @@ def test_posterior_is_bayes():
         assert d.posterior_variance[t] == pytest.approx(1 / precision, rel=1e-10)
 
 
-@pytest.mark.parametrize("predict_xstart", [False, True])
-def test_mse_targets(predict_xstart):
-    d, (x_0, noise, t) = diffusion(predict_xstart=predict_xstart), drawn()
+PREDICTIONS = [{}, {"predict_xstart": True}, {"prediction": "eps"}, {"prediction": "x0"}, {"prediction": "v"}]
+
+
+@pytest.mark.parametrize("flags", PREDICTIONS)
+def test_mse_targets(flags):
+    d, (x_0, noise, t) = diffusion(**flags), drawn()
     output = torch.randn(SHAPE)
     terms = d.hybrid_loss(output, x_0, d.q_sample(x_0, t, noise), t, noise)
-    target = x_0 if predict_xstart else noise
+    alpha_bar = torch.tensor(d.alphas_cumprod)[t].float()[:, None, None, None]
+    target = {"eps": noise, "x0": x_0, "v": alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0}[d.config.predicts]
     torch.testing.assert_close(terms["mse"], ((target - output) ** 2).flatten(1).mean(1))
     assert set(terms) == {"mse", "loss"} and torch.equal(terms["loss"], terms["mse"])
+
+
+@pytest.mark.parametrize("flags", PREDICTIONS)
+def test_the_true_prediction_gives_x_0_back(flags):
+    d, (x_0, noise, t) = diffusion(noise_schedule="cosine", **flags), drawn()
+    x_t = d.q_sample(x_0, t, noise)
+    told = {"eps": noise, "x0": x_0, "v": d.v_of(x_0, t, noise)}[d.config.predicts]
+    torch.testing.assert_close(d.predict_xstart(told, x_t, t), x_0, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("weighting, expected", [("min-snr", lambda snr: min(snr, 5)), ("sigmoid", lambda snr: snr / (1 + math.exp(math.log(snr) - 2)))])
+def test_loss_weights_mean_the_same_whatever_is_predicted(weighting, expected):
+    """An error of x_0 costs the same, told as x_0, eps or v: the weight of its square, by SNR."""
+    x_0, noise, t = drawn()
+    error = 0.1 * torch.randn(SHAPE)
+    for prediction in ("x0", "eps", "v"):
+        d = diffusion(prediction=prediction, loss_weighting=weighting)
+        x_t = d.q_sample(x_0, t, noise)
+        eps = d.predict_eps_from_xstart(x_t, t, x_0 + error)
+        told = {"x0": x_0 + error, "eps": eps, "v": d.v_of(x_0 + error, t, eps)}[prediction]
+        snr = d.alphas_cumprod[t] / (1 - d.alphas_cumprod[t])
+        weights = torch.tensor([expected(x) for x in snr]).float()
+        torch.testing.assert_close(d.hybrid_loss(told, x_0, x_t, t, noise)["mse"], weights * (error**2).flatten(1).mean(1), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_mask_scale_changes_the_signal_to_noise_ratio_by_its_square(schedule):
+    plain, scaled = diffusion(noise_schedule=schedule), diffusion(noise_schedule=schedule, mask_scale=0.5)
+    snr = [d.alphas_cumprod / (1 - d.alphas_cumprod) for d in (plain, scaled)]
+    np.testing.assert_allclose(snr[1], 0.25 * snr[0], rtol=1e-6)
+    with pytest.raises(ConfigError, match="--mask_scale 0"):
+        diffusion(mask_scale=0.0)
 
 
 def test_vb_of_the_true_prediction_is_small_and_grows_with_a_wrong_one():

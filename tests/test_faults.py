@@ -6,14 +6,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guided_diffusion import checkpoint
+from guided_diffusion import checkpoint, script_util
+from guided_diffusion.dist_util import Processes
 from guided_diffusion.image_files import DataError, read_image, read_label
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.train_config import TrainConfig, find_start, load_start
+from guided_diffusion.train_util import Trainer
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults  # noqa: E402
@@ -26,6 +29,15 @@ def test_every_fault_is_survived():
     rows = faults.run_campaign(faults.FaultsConfig(kills=4, seed=1))
     assert [row["fault"] for row in rows] == list(faults.FAULTS)
     assert not [failure for row in rows for failure in row["failures"]]
+
+
+def test_a_restart_must_have_happened_and_lose_no_more_than_since_the_last_save():
+    fresh, again = "starting afresh: 6 cases, ...\n", "continuing run/savedmodel000010.pt at step 10: 6 cases, ...\n"
+    faults.check_restart(fresh + "saved\n" + again, 10 + faults.SAVE_INTERVAL)
+    faults.check_restart(fresh + fresh, faults.SAVE_INTERVAL)
+    for log, logged in ((fresh, 4), (fresh + again, 11 + faults.SAVE_INTERVAL), (fresh + fresh, 1 + faults.SAVE_INTERVAL)):
+        with pytest.raises(faults.Survival):
+            faults.check_restart(log, logged)
 
 
 # -- untrusted files --------------------------------------------------------------------------------------------------
@@ -98,6 +110,80 @@ def test_the_reader_of_checkpoints_gives_one_or_names_the_file(stored, tmp_path,
         assert isinstance(state["step"], int) and isinstance(state["weights"], dict) and isinstance(state["flags"], dict | None)
     except checkpoint.CheckpointError as error:
         assert str(path) in str(error)
+
+
+MINUTE = {**TINY, "channel_mult": "1", "attention_resolutions": "", "batch_size": 2, "schedule_sampler": "loss-second-moment", "use_fp16": True}
+
+
+def trainer_of(dataset, folder, iterations):
+    """A Trainer of a minute model, from what is in `folder`, as the script makes it."""
+    given = {**MINUTE, "iterations": iterations, "data_dir": "cases", "log_dir": str(folder)}
+    configs = script_util.configs_from_flags(given, TrainConfig, *script_util.MODEL_CONFIGS)
+    flags = script_util.flags_from_configs(*configs)
+    start = find_start(configs[0], flags)
+    segmenter = script_util.create_segmenter(flags)
+    load_start(segmenter, start)
+    return Trainer(segmenter, dataset, configs[0], Processes({}), flags, start)
+
+
+@pytest.fixture(scope="module")
+def run_so_far(cases, tmp_path_factory):
+    """(dataset, folder, the checkpoint in it) of a run that has made one step."""
+    dataset, folder = LIDCDataset(cases, 16, 1), tmp_path_factory.mktemp("run")
+    trainer_of(dataset, folder, 1).run()
+    return dataset, folder, checkpoint.load(str(folder / "savedmodel.pt"))
+
+
+odd_numbers = st.sampled_from([-1, 0, 3, 2**70, 0.5, float("nan"), float("inf"), True, None, "a", "", b"x", (1, 2), [], [1, [2]], {}, {"a": 1}, {1: 2}])
+odd_tensors = st.builds(
+    lambda shape, dtype, change: change(torch.ones(shape, dtype=dtype)),
+    st.sampled_from([(), (1,), (3,), (2, 3), (40, 10), (0,)]),
+    st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.bfloat16]),
+    st.sampled_from([lambda x: x, lambda x: x.to_sparse(), lambda x: x.to("meta"), lambda x: x * float("nan") if x.is_floating_point() else x]),
+)
+
+
+def with_odd_parts(data, content):
+    """A copy of nested dicts and lists with an entry, at any depth, put away, added, or put in place of by something odd."""
+    changed = dict(content) if isinstance(content, dict) else list(content)
+    keys = list(changed) if isinstance(content, dict) else range(len(changed))
+    key = data.draw(st.sampled_from(keys)) if keys else None
+    inner = key is not None and isinstance(changed[key], (dict, list))
+    what = data.draw(st.sampled_from(["deeper", "deeper", "replace", "remove", "add"] if inner else ["replace", "remove", "add"]))
+    if what == "deeper":
+        changed[key] = with_odd_parts(data, changed[key])
+    elif what == "replace" and key is not None:
+        changed[key] = data.draw(st.one_of(odd_numbers, odd_tensors))
+    elif what == "remove" and key is not None:
+        del changed[key]
+    elif isinstance(changed, dict):
+        changed[data.draw(st.sampled_from(["odd", 0, 10**6]))] = data.draw(odd_numbers)
+    return changed
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(bounded, max_examples=100)
+@given(data=st.data())
+def test_a_run_goes_on_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_path, data):
+    """From the file to the weights, averages, optimizer, samplers and counters of the run, and into its next step."""
+    dataset, _, content = run_so_far
+    for _ in range(data.draw(st.integers(1, 2))):
+        content = with_odd_parts(data, content)
+    path = tmp_path / "savedmodel000001.pt"
+    torch.save(content, path)
+    try:
+        trainer = trainer_of(dataset, tmp_path, 2)
+    except checkpoint.CheckpointError as error:
+        assert str(tmp_path) in str(error)
+    else:
+        next(iter(trainer.sampler))
+        trainer.schedule_sampler.sample(torch.rand(2))
+        trainer.scaler.scale(torch.ones(()))
+        for p in trainer.trained:  # a step but for the network, which is slow
+            p.grad = torch.zeros_like(p)
+        trainer._optimize(["a", "b"], {"loss": torch.ones(2)})
+        trainer.state()
+        trainer.logger.close()
 
 
 def test_a_picture_of_billions_of_pixels_is_refused_by_name_without_reading_it(tmp_path):

@@ -22,16 +22,23 @@ ALLOWED = {
     "evaluation": {"case_reader", "compute", "fidelity", "image_files", "metrics", "nn", "report", "scoring", "storage"},
     "postprocess": {"nn"},
     "image_files": set(),
-    "case_reader": {"image_files"},
+    "folder_walk": set(),
+    "workers": set(),
+    "case_reader": {"folder_walk", "image_files"},
     "case_store": {"case_reader", "image_files", "packed"},
     "lidcloader": {"case_reader", "case_store"},
     "case_folder": {"image_files", "storage"},
     "safe_pickle": {"image_files"},
-    "converters": {"nn", "case_folder", "image_files", "safe_pickle"},
-    "lidc_idri": {"image_files"},
-    "prepare": {"nn", "case_folder", "compute", "image_files", "lidc_idri", "storage"},
+    "source_files": {"folder_walk", "image_files"},
+    "lidc_sets": {"case_folder", "image_files", "safe_pickle", "source_files"},
+    "challenge_sets": {"case_folder", "folder_walk", "image_files", "source_files"},
+    "converters": {"nn", "case_folder", "challenge_sets", "image_files", "lidc_sets"},
+    "lidc_dicom": {"folder_walk", "image_files"},
+    "lidc_idri": {"image_files", "lidc_dicom"},
+    "prepare": {"nn", "case_folder", "compute", "folder_walk", "image_files", "lidc_dicom", "lidc_idri", "storage", "workers"},
     "phantom_files": {"phantom"},
-    "data_check": {"case_folder", "case_reader", "image_files", "metrics", "pictures", "storage"},
+    "split_check": {"case_folder", "image_files", "storage"},
+    "data_check": {"case_reader", "image_files", "metrics", "pictures", "split_check", "storage"},
     "packed": {"image_files", "storage"},
     "batches": set(),
     "dist_util": {"nn"},
@@ -50,7 +57,19 @@ ALLOWED = {
     "predict": {"nn", "compute", "ensemble", "image_files", "lidcloader", "postprocess", "script_util"},
     "resample": {"nn"},
     "unet": {"nn"},
+    "shared_encoder": {"nn", "unet"},
     "distribution": {"nn"},
+    "baselines.__init__": set(),
+    "baselines.plain_unet": {"nn", "distribution"},
+    "baselines.baseline": {"nn"},
+    "baselines.prob_unet": {"nn", "distribution", "baselines.baseline", "baselines.plain_unet"},
+    "baselines.ssn": {"nn", "baselines.baseline", "baselines.plain_unet"},
+    "baselines.deterministic": {"nn", "baselines.baseline", "baselines.plain_unet"},
+    "baselines.methods": {"baselines.deterministic", "baselines.prob_unet", "baselines.ssn"},
+    "comparison": {
+        "baselines.methods", "case_reader", "image_files", "lidcloader", "logger", "nn", "predict", "presets", "script_util", "storage",
+    },
+    "comparison_page": set(),
     "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "respace", "sampling"},
     "pictures": {"postprocess"},
     "windows": {"nn"},
@@ -65,11 +84,16 @@ ALLOWED = {
         "step_reports", "train_config", "windows",
     },
     "script_util": {
-        "nn", "case_reader", "checkpoint", "distribution", "gaussian_diffusion", "image_files", "presets", "respace", "sampling",
-        "segmentation", "train_config", "unet",
+        "nn", "baselines.baseline", "baselines.methods", "case_reader", "checkpoint", "distribution", "gaussian_diffusion", "image_files",
+        "presets", "respace", "sampling", "segmentation", "shared_encoder", "train_config", "unet",
     },
 }  # fmt: skip
 OPTIONAL = {"visdom", "mpi4py", "defusedxml", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}
+
+
+def title(path):
+    """A module's name below the package."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def imports(path):
@@ -77,8 +101,10 @@ def imports(path):
     tree = ast.parse(path.read_text())
     ours = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            ours |= {node.module} if node.module else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level:
+            inside = path.parent.relative_to(PACKAGE).parts
+            inside = inside[: len(inside) + 1 - node.level]
+            ours |= {".".join((*inside, name)) for name in ([node.module] if node.module else [alias.name for alias in node.names])}
         names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
         assert not any(name and name.startswith("guided_diffusion") for name in names), "import by relative names"
     others = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
@@ -86,10 +112,10 @@ def imports(path):
     return ours, others
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=title)
 def test_imports_point_one_way(path):
     ours, others = imports(path)
-    assert ours <= ALLOWED[path.stem], f"{path.stem} imports {ours - ALLOWED[path.stem]}"
+    assert ours <= ALLOWED[title(path)], f"{title(path)} imports {ours - ALLOWED[title(path)]}"
     assert not others & OPTIONAL
 
 
@@ -105,5 +131,5 @@ assert before[0] == dict(os.environ) and torch.equal(before[1], torch.get_rng_st
 assert before[2] == torch.get_default_dtype() and not torch.cuda.is_initialized()
 assert not torch.distributed.is_initialized()
 """
-    names = [path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    names = [title(path) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
     subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=ROOT)

@@ -1,5 +1,6 @@
 """Decoded cases in one file: what goes in comes out, what is damaged is refused, and a cache is made once."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def whole(tmp_path_factory):
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_damaged_files_are_refused_or_read_but_never_crash(whole, tmp_path_factory, data):
+def test_damaged_files_are_refused_or_read_as_they_were(whole, tmp_path_factory, data):
     content = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.one_of(st.integers(0, len(whole) - 1), st.integers(max(0, len(whole) - 400), len(whole) - 1)))
@@ -56,14 +57,21 @@ def test_damaged_files_are_refused_or_read_but_never_crash(whole, tmp_path_facto
     content = bytes(content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))])
     path = tmp_path_factory.getbasetemp() / "damaged.pack"
     path.write_bytes(content)
+    wanted = list(some_cases(np.random.default_rng(1)))
     try:
         pack = PackedCases(str(path))
+        assert pack.ids == [name for name, *_ in wanted]
     except DataError as error:
         assert str(path) in str(error)
         return
-    for index in range(len(pack)):
-        image, raters = pack.arrays(index)
-        assert image.shape[1:] == raters.shape[1:]
+    damaged = 0
+    for index, (name, *arrays) in enumerate(wanted):
+        try:
+            assert all(map(np.array_equal, pack.arrays(index), arrays))
+        except DataError as error:
+            assert f"{path}: {name} is damaged" in str(error)
+            damaged += 1
+    assert pack.is_sound() == (damaged == 0)
 
 
 @pytest.fixture
@@ -98,13 +106,42 @@ def test_cases_are_decoded_once_until_a_file_or_a_rule_changes(tmp_path, decoded
 def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_written_is_named(cases, tmp_path, decoded):
     cached = LIDCDataset(cases, 16, cache_dir=tmp_path)
     (path,) = tmp_path.glob("*.pack")
-    path.write_bytes(path.read_bytes()[:-3])
-    decoded.clear()
-    again = LIDCDataset(cases, 16, cache_dir=tmp_path)
-    assert len(decoded) == 6 and torch.equal(again[3].image, cached[3].image)
+    for disturbed in (path.read_bytes()[:-3], b"\xff" + path.read_bytes()[1:]):  # cut off, and a pixel that is no number
+        path.unlink()  # which `cached` still reads
+        path.write_bytes(disturbed)
+        decoded.clear()
+        again = LIDCDataset(cases, 16, cache_dir=tmp_path)
+        assert len(decoded) == 6 and torch.equal(again[0].image, cached[0].image)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file.*--cache_dir"):
         LIDCDataset(cases, 16, cache_dir=tmp_path / "file")
+
+
+def test_a_read_only_cache_is_read_or_else_done_without(cases, tmp_path, monkeypatch, decoded):
+    plain = LIDCDataset(cases, 16)
+
+    def refuse(path, mode):
+        if mode == "w":
+            raise OSError(errno.EROFS, "Read-only file system", path)
+        return open(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case_store, "open", refuse, raising=False)
+        kept = LIDCDataset(cases, 16, cache_dir=tmp_path)
+    assert len(kept.notes) == 1 and f"{tmp_path} is read-only" in kept.notes[0] and len(kept.fingerprint) == 16
+    assert all(torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters) for a, b in zip(plain, [kept[k] for k in range(6)]))
+    LIDCDataset(cases, 16, cache_dir=tmp_path)
+    decoded.clear()
+    monkeypatch.setattr(case_store, "open", refuse, raising=False)
+    assert LIDCDataset(cases, 16, cache_dir=tmp_path).notes == [] and decoded == []
+
+
+def test_another_way_of_decoding_makes_a_file_of_its_own(cases, tmp_path, monkeypatch, decoded):
+    LIDCDataset(cases, 16, cache_dir=tmp_path)
+    monkeypatch.setattr(case_store, "DECODING", case_store.DECODING + 1)
+    decoded.clear()
+    LIDCDataset(cases, 16, cache_dir=tmp_path)
+    assert len(decoded) == 6 and len(list(tmp_path.glob("*.pack"))) == 2
 
 
 def test_broken_cases_are_named_and_leave_no_cache(tmp_path):

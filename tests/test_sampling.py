@@ -116,21 +116,24 @@ def test_oracle_with_few_steps(schedule, sampler, eta, spacing, steps):
 
 
 @pytest.mark.parametrize("sampler, eta", SETTINGS)
-def test_oracle_that_predicts_x_0(sampler, eta):
-    """The same chain from a network that predicts x_0, its variance learned: v = 1 is the log-variance log beta."""
+@pytest.mark.parametrize("prediction", ["x0", "v"])
+def test_oracle_that_predicts_otherwise(sampler, eta, prediction):
+    """The same chain from a network that predicts x_0 or v, its variance learned: 1 is the log-variance log beta."""
     diffusion = spaced(10, noise_schedule="cosine")
-    other = spaced(10, noise_schedule="cosine", predict_xstart=True, learn_sigma=True)
+    other = spaced(10, noise_schedule="cosine", prediction=prediction, learn_sigma=True)
     predict_eps = oracle(diffusion)
 
-    def predict_x_0(x, timesteps):
+    def predict_otherwise(x, timesteps):
         t = torch.full((len(x),), list(diffusion.timestep_map).index(int(timesteps[0])))
-        x_0 = diffusion.predict_xstart_from_eps(x, t, predict_eps(x, timesteps))
-        return torch.cat([x_0, torch.ones_like(x_0)], dim=1)
+        alpha_bar, eps = diffusion.alphas_cumprod[t[0]], predict_eps(x, timesteps)
+        x_0 = diffusion.predict_xstart_from_eps(x, t, eps)
+        told = x_0 if prediction == "x0" else np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x_0
+        return torch.cat([told, torch.ones_like(x_0)], dim=1)
 
     x_T, noises = torch.randn(2, 1, 8, 8), torch.randn(10, 2, 1, 8, 8)
     ends = [
         sample(denoise, process, x_T, sampler, eta, lambda k, x: noises[k], clip_denoised=False)
-        for denoise, process in ((predict_eps, diffusion), (predict_x_0, other))
+        for denoise, process in ((predict_eps, diffusion), (predict_otherwise, other))
     ]
     torch.testing.assert_close(*ends, rtol=0, atol=2e-4)
 

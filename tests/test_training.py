@@ -1,16 +1,19 @@
 """The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
 
 import csv
+import gc
+import math
 import shutil
-import sys
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, as_arguments, call_script, nonzero
+from helpers import TINY, as_arguments, assert_refused, call_script, nonzero
 
-from guided_diffusion import checkpoint, script_util
+from guided_diffusion import checkpoint, script_util, train_config
 from guided_diffusion.batches import endless_batches
+from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
 from guided_diffusion.lidcloader import LIDCDataset
@@ -60,7 +63,11 @@ def learnt(trainer):
     return {key: value for key, value in trainer.state().items() if key != "flags"}
 
 
-@pytest.mark.parametrize("flags", [{}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True}])
+@pytest.mark.parametrize("flags", [
+    {}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True},
+    {"raters_per_image": 2, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1,1"},
+    {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"},
+])  # fmt: skip
 def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
     straight = train("straight", **flags)
     train("parts", iterations=3, **flags)
@@ -73,6 +80,19 @@ def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
 
 def test_microbatches_are_all_used_and_averaged(train):
     whole, parts = train("whole", dropout=0.0, iterations=1), train("parts", dropout=0.0, iterations=1, microbatch=3)
+    assert_same_step(whole, parts)
+
+
+@pytest.mark.parametrize("architecture", ["unet", "shared-encoder"])
+def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
+    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "architecture": architecture, "denoiser_mult": "1,1"}
+    whole, parts = train("whole", **flags), train("parts", **flags, microbatch=2)
+    assert_same_step(whole, parts)
+    with pytest.raises(ConfigError, match="--microbatch 3: a multiple of --raters_per_image 2"):
+        train("odd", **flags, microbatch=3)
+
+
+def assert_same_step(whole, parts):
     assert float(whole.grad_norm) == pytest.approx(float(parts.grad_norm), rel=1e-4)
     for a, b in zip(whole.optimizer.state.values(), parts.optimizer.state.values()):
         assert a["exp_avg"].any()
@@ -97,9 +117,24 @@ def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.75e-3, 0.25e-3])
 
 
+def test_learning_rate_may_warm_up_and_fall_as_a_cosine():
+    config = TrainConfig(lr=1.0, lr_anneal_steps=100, lr_shape="cosine", lr_warmup_steps=10)
+    assert config.learning_rate(0) == pytest.approx(0.1)
+    assert config.learning_rate(4) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.04)) / 2)
+    assert config.learning_rate(50) == pytest.approx(0.5)
+    assert config.learning_rate(100) == 0
+    assert TrainConfig(lr=1.0, lr_warmup_steps=4).learning_rate(9) == 1
+
+
+def test_an_average_forgets_half_within_its_half_life():
+    ((name, rate),) = TrainConfig(ema_halflife=600).averages(masks_per_step=20).items()
+    assert name == "halflife600" and rate**30 == pytest.approx(0.5)
+    assert TrainConfig(ema_rate=(0.9, 0.99)).averages(20) == {"0.9": 0.9, "0.99": 0.99}
+
+
 def test_ema_warms_up_and_is_saved(train):
     module = torch.nn.Linear(1, 1, bias=False)
-    ema = EMA(module, (0.9999,))
+    ema = EMA(module, {"0.9999": 0.9999})
     with torch.no_grad():
         average = module.weight.item()
         for step in range(20):
@@ -177,6 +212,9 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
     torch.save(other.state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
     with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
         train("ema", resume_checkpoint=str(path))
+    torch.save([1], tmp_path / "emasavedmodel_0.9999_000100.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="emasavedmodel_0.9999_000100.pt: not an average"):
+        train("ema", resume_checkpoint=str(path))
     (tmp_path / "emasavedmodel_0.9999_000100.pt").unlink()
     for bad in ({"lr": 1}, torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}}):
         torch.save(bad, tmp_path / "optsavedmodel000100.pt")
@@ -250,12 +288,6 @@ def test_tensorboard_has_the_numbers_of_progress_csv(train, tmp_path):
         assert told == [(int(row["step"]), pytest.approx(float(row[column]), rel=1e-5)) for row in rows]
 
 
-def test_without_tensorboard_the_package_is_named(train, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r'pip install "ambiguous-segmentation-diffusion\[tensorboard\]"'):
-        train("run", tensorboard=True)
-
-
 def test_other_cases_than_before_are_told(cases, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(cases, data)
@@ -265,6 +297,58 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
         assert done.returncode == 0, done.stderr
         assert ("are not those that the run began with" in done.stdout) == (iterations == 4)
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
+
+
+def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_path, monkeypatch):
+    held, find = [], train_config.find_start
+
+    def finding(*arguments):
+        start = find(*arguments)
+        parts = [start[0]["weights"], *start[0]["ema"].values(), *start[0]["optimizer"]["state"].values()] if start[0] else []
+        held.extend(weakref.ref(x) for part in parts for x in part.values() if x.numel() > 1)
+        return start
+
+    def look(self):
+        gc.collect()
+        assert not [reference for reference in held if reference() is not None]
+        run(self)
+
+    monkeypatch.setattr(train_config, "find_start", finding)
+    run = Trainer.run
+    for iterations in (1, 2):
+        monkeypatch.setattr(Trainer, "run", look if iterations == 2 else run)
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", *as_arguments(TINY))
+        assert done.returncode == 0, done.stderr
+    assert len(held) > 100
+
+
+def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, tmp_path):
+    def run(data, iterations):
+        return call_script("segmentation_train", f"--data_dir={tmp_path / data}", f"--log_dir={tmp_path / 'log'}/", f"--iterations={iterations}",
+                           "--batch_size=2", *as_arguments(TINY))  # fmt: skip
+
+    shutil.copytree(cases, tmp_path / "old")
+    assert run("old", 1).returncode == 0
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = run("new", 2)
+    assert moved.returncode == 0 and "continuing" in moved.stdout and "bit for bit" not in moved.stdout, moved.stderr
+    shutil.copytree(cases, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "phantom0003")
+    assert_refused(run("other", 3), "--data_dir ../new, not ../other", "other cases")
+
+
+@pytest.mark.parametrize("dropout, words", [(0.0, "only rounding differs"), (0.1, "the same but for dropout's")])
+def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_path, dropout, words):
+    """What two processes of 2 masks each left, one process of 4 goes on with; there it is, here, bit for bit its own."""
+    straight = train("straight", iterations=2, dropout=dropout)
+    train("parts", iterations=1, dropout=dropout)
+    state = checkpoint.load(str(tmp_path / "parts" / "savedmodel.pt"))
+    CheckpointFolder(str(tmp_path / "parts")).save({**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}})
+    with pytest.raises(checkpoint.CheckpointError, match="--batch_size 2, not 3"):
+        train("parts", iterations=2, dropout=dropout, batch_size=3)
+    assert same(learnt(straight), learnt(train("parts", iterations=2, dropout=dropout)))
+    told = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit for bit" in line]
+    assert len(told) == 1 and told[0].startswith("1 processes go on with a run of 2") and words in told[0]
 
 
 def test_every_trained_part_must_get_a_gradient(train):
@@ -279,6 +363,7 @@ def test_what_helps_when_memory_is_short_may_be_given_to_a_run_that_goes_on(trai
     train("run", iterations=2)
     train("run", iterations=4, microbatch=2)
     assert "made with --microbatch None, not 2: its result is not bit for bit" in (tmp_path / "run" / "log.txt").read_text()
+    assert train("run", iterations=5, use_fp16=True).steps_done == 5  # whose loss scale begins afresh
     path = str(tmp_path / "run" / "savedmodel.pt")
     tuned = train("tuned", iterations=6, resume_checkpoint=path, dropout=0.0, kl_weight=0.1)
     assert tuned.steps_done == 6 and "not bit for bit" not in (tmp_path / "tuned" / "log.txt").read_text()

@@ -2,17 +2,23 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 import torch
 from blob_store import BlobStore
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script
 from test_training import learnt, rows_of, same, train  # noqa: F401  (train is a fixture)
 
 from guided_diffusion import checkpoint
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.signals import Signals
 from guided_diffusion.step_reports import StepReports
+from guided_diffusion.storage import FolderLock
 from guided_diffusion.train_config import TrainingError
 from guided_diffusion.train_util import Trainer
 
@@ -80,17 +86,49 @@ def test_usr1_saves_and_goes_on(train, tmp_path, after_step):  # noqa: F811
     assert sorted(path.name for path in (tmp_path / "run").glob("savedmodel0*")) == ["savedmodel000002.pt", "savedmodel000006.pt"]
 
 
-def test_a_second_signal_ends_at_once_but_not_the_echo_of_the_first(monkeypatch):
-    killed = []
-    clock = [100.0]
-    monkeypatch.setattr("guided_diffusion.signals.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(number))
-    with Signals() as signals:
-        for seconds, count in ((0.0, 0), (0.5, 0), (1.6, 1)):
-            clock[0] = 100.0 + seconds
+# One native call of minutes, during which Python runs no handler
+NATIVE = """
+import hashlib
+from guided_diffusion.signals import Signals
+Signals.REPEAT = 0.5
+with Signals():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_also_in_native_code_but_not_the_echo_of_the_first(number):
+    run = subprocess.Popen([sys.executable, "-c", NATIVE], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert run.stdout.readline() == b"ready\n"
+        for other in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            run.send_signal(other)
+            time.sleep(0.05)
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(timeout=0.7)
+        run.send_signal(number)
+        assert run.wait(timeout=10) == 128 + number
+    finally:
+        run.kill()
+        run.communicate()
+
+
+def test_signals_leave_everything_as_it_was():
+    numbers, threads = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD), threading.active_count()
+    own, other = socket.socketpair()
+    own.setblocking(False)
+    before = signal.set_wakeup_fd(own.fileno())
+    try:
+        handlers = [signal.getsignal(number) for number in numbers]
+        with Signals() as signals:
             signal.raise_signal(signal.SIGTERM)
-            assert len(killed) == count and signals.stop == "SIGTERM"
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+            assert signals.stop == "SIGTERM" and threading.active_count() == threads + 1
+        assert [signal.getsignal(number) for number in numbers] == handlers and threading.active_count() == threads
+    finally:
+        assert signal.set_wakeup_fd(before) == own.fileno()
+        own.close()
+        other.close()
 
 
 def test_signals_leave_other_threads_alone():
@@ -195,6 +233,39 @@ def test_no_memory_is_one_line_with_the_flags_that_help(train, monkeypatch):  # 
     monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(ConfigError, match=r"out of memory, .*GiB in use.*--microbatch, --use_checkpoint True or --amp bf16"):
         train("run")
+
+
+# Holds a folder as a run does whose readers of cases outlive it
+HOLDER = """
+import os, sys, time
+from guided_diffusion.storage import FolderLock
+lock = FolderLock(sys.argv[1])
+lock.take()
+reader = os.fork()
+if reader:
+    print(os.getpid(), reader, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_however_it_does(cases, tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    holder, reader = map(int, run.stdout.readline().split())
+    try:
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(TINY))
+        assert_refused(done, f"{tmp_path}: another run writes into it (process {holder} on ", "--log_dir")
+        FolderLock(str(tmp_path), wanted=False).take()
+        run.kill()
+        run.wait()
+        os.kill(reader, 0)  # it lives on
+        with FolderLock(str(tmp_path)) as lock:
+            lock.take()
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--resume=never", "--iterations=1", *as_arguments(TINY))
+        assert done.returncode == 0, done.stderr
+    finally:
+        os.kill(reader, signal.SIGKILL)
+        run.kill()
+        run.stdout.close()
 
 
 def test_a_blob_store_serves_as_log_dir(train, monkeypatch):  # noqa: F811

@@ -1,0 +1,1 @@
+"""Other ambiguous segmenters behind the interface of AmbiguousSegmenter."""

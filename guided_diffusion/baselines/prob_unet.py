@@ -1,0 +1,95 @@
+"""The probabilistic U-Net (Kohl et al. 2018): a conditional variational autoencoder around a U-Net."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.distributions import Independent, Normal, kl_divergence
+
+from ..distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
+from ..nn import ConfigError
+from .baseline import Baseline, per_mask
+from .plain_unet import PlainUNet, check_levels
+
+
+class Combiner(nn.Module):
+    """1x1 convolutions over features [B, F, H, W] and a latent sample z [B, L] spread over all pixels: logits [B, 1, H, W]."""
+
+    def __init__(self, filters, latent_dim, num_layers):
+        super().__init__()
+        channels = [filters + latent_dim, *(num_layers - 1) * [filters]]
+        hidden = [layer for i, o in zip(channels, channels[1:]) for layer in (nn.Conv2d(i, o, 1), nn.ReLU())]
+        self.hidden, self.last = nn.Sequential(*hidden), nn.Conv2d(channels[-1], 1, 1)
+        initialize(self, {"w": "orthogonal", "b": "normal"})
+
+    def forward(self, features, z):
+        z = z[:, :, None, None].expand(-1, -1, *features.shape[2:])
+        return self.last(self.hidden(torch.cat([features, z], dim=1)))
+
+
+class ProbabilisticUNet(Baseline):
+    """
+    Prior over the latent from the image, posterior from image and mask. Latent samples are all that samples differ by.
+
+    The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and 1e-5
+    times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of any
+    batch, with the defaults of `beta` and `weight_norm`.
+    """
+
+    terms = ("bce", "kl", "norm")
+
+    def __init__(self, unet, encoder, config):
+        super().__init__()
+        check_levels(encoder)
+        check_prob_unet(config)
+        self.config, self.latent_dim = config, encoder.latent_dim
+        self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block)
+        more = (encoder.num_filters, encoder.no_convs_per_block, encoder.latent_dim, HE_NORMAL)
+        self.prior = AxisAlignedConvGaussian(unet.image_channels - 1, *more)  # it sees no mask
+        self.posterior = AxisAlignedConvGaussian(unet.image_channels, *more, posterior=True)
+        self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, config.combiner_layers)
+
+    @property
+    def sampling_parts(self):
+        return [self.model, self.prior, self.combiner]
+
+    def noise_shape(self, size):
+        return (self.latent_dim,)
+
+    def forward(self, image, mask, t=None, noise=None, rows=None):
+        """
+        The loss terms, each [B]: bce, summed over the pixels; kl (posterior || prior) and norm, both weighted; and their sum, loss.
+
+        noise  [B, latent_dim] standard normal, by which z is drawn from the posterior; None: from torch's global generator
+        """
+        posterior, prior = self.posterior(per_mask(image, rows), mask), self.prior_of(image, rows)
+        mu, sigma = posterior.mean, posterior.stddev
+        z = mu + sigma * (torch.randn_like(mu) if noise is None else noise)
+        logits = self.combiner(per_mask(self.model(image), rows), z)
+        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).sum(dim=1)
+        kl = self.config.beta * kl_divergence(posterior, prior)
+        norm = (self.config.weight_norm * self.parameter_norms()).expand_as(kl)
+        return {"bce": bce, "kl": kl, "norm": norm, "loss": bce + kl + norm}
+
+    def prior_of(self, image, rows):
+        """The prior of each mask, computed once for each image."""
+        prior = self.prior.of(image)
+        return prior if rows is None else Independent(Normal(prior.mean[rows], prior.stddev[rows]), 1)
+
+    def parameter_norms(self):
+        """The sum of the L2 norms of all parameters of both encoders, and of the combiner but for its last layer."""
+        parts = (self.prior, self.posterior, self.combiner.hidden)
+        return sum(p.norm() for part in parts for p in part.parameters())
+
+    def draw_logits(self, image, noise, rows):
+        prior = self.prior_of(image, rows)
+        z = prior.mean + prior.stddev * noise
+        return self.combiner(self.model(image)[rows], z)
+
+
+def check_prob_unet(config):
+    """Refuse, by the flag's name, what the probabilistic U-Net cannot be built with."""
+    if config.combiner_layers < 1:
+        raise ConfigError(f"--combiner_layers {config.combiner_layers}: at least 1 is needed")
+    for name in ("beta", "weight_norm"):
+        if not 0 <= getattr(config, name) < float("inf"):
+            raise ConfigError(f"--{name} {getattr(config, name)}: a number of at least 0 is needed")

@@ -1,0 +1,300 @@
+"""
+Trains, samples and scores several methods on the same cases with the same effort: what compare.py does.
+
+Each stage is a command of the other scripts, written to commands.txt, and goes on where it was when it is repeated. A
+method is a preset's name; flags that are given hold for every method that knows them.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from . import script_util, storage
+from .baselines.methods import BASELINES
+from .case_reader import find_cases
+from .image_files import DataError
+from .lidcloader import LIDCDataset
+from .logger import read_rows
+from .nn import ConfigError
+from .predict import load
+from .presets import PRESETS
+
+PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
+VALIDATIONS = 4  # of a training, for its curve
+SCORED = 8  # masks for each case of a validation
+PATIENCE = 10  # seconds; a slower ensemble is timed once
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    data_dir: Annotated[str, "folder of cases"] = ""
+    test_dir: Annotated[str, "folder of cases to score on; none: those of data_dir in turns, by --folds"] = ""
+    methods: Annotated[tuple[str, ...], "presets to compare, of --preset's; differences are told from the first"] = ("cimd-small", "prob-unet")
+    budget_minutes: Annotated[float, "train each method for so long, as measured before; or give --budget_images"] = 0.0
+    budget_images: Annotated[int, "train each method on so many masks; or give --budget_minutes"] = 0
+    lrs: Annotated[tuple[float, ...], "learning rates that each method tries; none: the preset's own"] = ()
+    trial_share: Annotated[float, "length of such a trial, as a share of the training"] = 0.2
+    folds: Annotated[int, "parts of data_dir, each of which is scored by models that did not see it"] = 5
+    validation_share: Annotated[float, "share of the cases left that is not trained on but chosen by"] = 0.15
+    num_ensemble: Annotated[int, "masks for each case"] = 16
+    batch_size: Annotated[int, "masks per step, of every method"] = 8
+    augment: Annotated[str, "as in training"] = "none"
+    truth: Annotated[str, "truth.json of phantoms, of the cases that are scored"] = ""
+    out_dir: Annotated[str, "where everything goes"] = "results/comparison"
+    seed: Annotated[int, "of folds, weights and masks"] = 0
+
+
+def check_compare_config(config, given):
+    """Refuse, by the flag's name, what cannot be compared."""
+    if not config.data_dir:
+        raise ConfigError("--data_dir is missing: name the folder of cases")
+    if unknown := [name for name in config.methods if name not in PRESETS]:
+        raise ConfigError(f"--methods {unknown[0]} is unknown: choose some of {', '.join(PRESETS)}")
+    if not config.methods or len(set(config.methods)) < len(config.methods):
+        raise ConfigError("--methods: some are wanted, each once")
+    if (config.budget_minutes > 0) == (config.budget_images > 0):
+        raise ConfigError("give one of --budget_minutes and --budget_images, above 0")
+    if config.folds < 2 and not config.test_dir:
+        raise ConfigError(f"--folds {config.folds}: at least 2 are needed, or --test_dir")
+    for name in ("trial_share", "validation_share"):
+        if not 0 < getattr(config, name) < 1:
+            raise ConfigError(f"--{name} {getattr(config, name)}: a share between 0 and 1 is needed")
+    if min(config.num_ensemble, config.batch_size) < 1 or any(not 0 < lr < math.inf for lr in config.lrs):
+        raise ConfigError("--num_ensemble and --batch_size want at least 1, --lrs positive numbers")
+    if "method" in given:
+        raise ConfigError("--method is the presets' affair: name them with --methods")
+
+
+# -- the cases --------------------------------------------------------------------------------------------------------
+
+
+def split_cases(config):
+    """
+    [{"training", "validation", "testing": {case: folder}}] of each fold, a function of the cases' names and the seed.
+
+    Cases of one patient, where a manifest.csv names them, are never on two sides. DataError: too few for the folds.
+    """
+    cases = dict(find_cases(config.data_dir))
+    patients = read_patients(config.data_dir)
+    groups = {}
+    for name, folder in cases.items():
+        groups.setdefault(patients.get(os.path.basename(folder), name), []).append(name)
+    order = np.random.default_rng(config.seed).permutation(sorted(groups))
+    folds = 1 if config.test_dir else config.folds
+    tested = [[] if config.test_dir else list(order[fold::folds]) for fold in range(folds)]
+    splits = []
+    for part in tested:
+        left = [group for group in order if group not in set(part)]
+        count = max(1, round(config.validation_share * len(left)))
+        if len(left) <= count or not (part or config.test_dir):
+            raise DataError(f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)")
+        names = {"validation": left[:count], "training": left[count:], "testing": part}
+        splits.append({split: {name: cases[name] for group in chosen for name in groups[group]} for split, chosen in names.items()})
+        if config.test_dir:
+            splits[-1]["testing"] = dict(find_cases(config.test_dir))
+    return splits
+
+
+def read_patients(directory):
+    """{case: patient} of a manifest.csv in the folder or above it; nothing where there is none."""
+    for folder in (directory, os.path.dirname(os.path.abspath(directory))):
+        text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
+        if rows := list(csv.DictReader(io.StringIO(text, newline=""))):
+            return {row["case"]: row["patient"] for row in rows if {"case", "patient"} <= row.keys()}
+    return {}
+
+
+def link_cases(splits, folder):
+    """Folders FOLDER/foldK/{training,validation,testing} and FOLDER/testing of links to the cases."""
+    for k, split in enumerate(splits):
+        for part, cases in split.items():
+            for name, source in cases.items():
+                for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):
+                    link = os.path.join(folder, place, name)
+                    os.makedirs(os.path.dirname(link), exist_ok=True)
+                    if not os.path.islink(link):
+                        os.symlink(os.path.abspath(source), link)
+
+
+# -- the stages -------------------------------------------------------------------------------------------------------
+
+
+class Comparison:
+    """
+    The stages of a comparison, method by method; each method's part of the table is kept in its folder, as result.json.
+
+    config  CompareConfig
+    flags   {name: value}, JSON-like, that were given beside: of the model, the data and the sampler
+    tell    called with a line for each stage
+    """
+
+    def __init__(self, config, flags, tell=print):
+        self.config, self.flags, self.tell = config, flags, tell
+        self.scripts = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
+        self.data = os.path.join(config.out_dir, "data")
+
+    def run(self):
+        """Do what is not done yet; returns the table, as `tabulate` gives it. DataError: a command failed."""
+        config = self.config
+        self.refuse_other_settings()
+        self.splits = split_cases(config)
+        link_cases(self.splits, self.data)
+        for method in config.methods:
+            if storage.read_bytes(self.path(method, "result.json")) is None:
+                self.run_method(method)
+        first, *others = (self.path(method, "samples") for method in config.methods)
+        more = ["--truth", config.truth] if config.truth else []
+        more += ["--compare", ",".join(others)] if others else []
+        self.call("segmentation_evaluate", "--data_dir", os.path.join(self.data, "testing"), "--samples", first, "--out_dir", config.out_dir, *more)
+        return self.tabulate()
+
+    def refuse_other_settings(self):
+        """Keep the settings in the folder; refuse a folder with others, but for more methods."""
+        own = {name: value for name, value in script_util.flags_from_configs(self.config).items() if name != "methods"}
+        text = json.dumps({**own, "flags": self.flags}, indent=1, sort_keys=True) + "\n"
+        path = os.path.join(self.config.out_dir, "settings.json")
+        before = storage.read_bytes(path)
+        if before is not None and before.decode() != text:
+            raise ConfigError(f"{self.config.out_dir} holds a comparison with other flags (settings.json): name another --out_dir")
+        storage.make_folder(self.config.out_dir)
+        storage.write_atomically(path, lambda file: file.write(text.encode()))
+
+    def path(self, method, *parts):
+        return os.path.join(self.config.out_dir, method, *parts)
+
+    def run_method(self, method):
+        """Choose a learning rate, train on every fold, sample the cases left out, and write result.json."""
+        config = self.config
+        steps = self.steps_of(method)
+        lr, trials = self.choose_lr(method, steps)
+        for fold in range(len(self.splits)):
+            folder = self.path(method, f"fold{fold}")
+            self.tell(f"{method}: training fold {fold + 1} of {len(self.splits)}, {steps} steps" + (f", learning rate {lr:g}" if lr else ""))
+            self.train(method, fold, folder, steps, lr, max(1, steps // VALIDATIONS))
+            self.tell(f"{method}: sampling")
+            self.call(
+                "segmentation_sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
+                "--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", 4 * config.num_ensemble,
+                "--seed", config.seed, *self.known(method, SAMPLING),
+            )  # fmt: skip
+        result = {
+            "method": method, "steps": steps, "images": steps * config.batch_size, "lr": lr, "trials": trials,
+            **self.measure(method), **training_of(self.path(method, "fold0")),
+        }
+        storage.write_atomically(self.path(method, "result.json"), lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
+
+    def known(self, method, kinds):
+        """Those of the flags given that the method knows and a script takes, as arguments."""
+        flags = script_util.pick_flags(self.flags, *kinds)
+        foreign = script_util.foreign_flags(method_of(method))
+        return [word for name, value in flags.items() if name not in foreign for word in (f"--{name}", script_util.show_value(_typed(value)))]
+
+    def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None):
+        """Train, or go on; without `eval_interval`, without looking at the validation cases."""
+        data = os.path.join(self.data, f"fold{fold}")
+        more = ["--lr", lr] if lr else []
+        if eval_interval:
+            more += ["--eval_data_dir", os.path.join(data, "validation"), "--eval_interval", eval_interval, "--eval_ensemble", SCORED]
+        self.call(
+            "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
+            "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--augment", self.config.augment, "--save_interval", max(1, steps // 2),
+            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *self.known(method, TRAINING),
+        )  # fmt: skip
+
+    def steps_of(self, method):
+        """How many steps the budget allows: counted, or timed on the first fold."""
+        config = self.config
+        if config.budget_images:
+            return max(1, config.budget_images // config.batch_size)
+        self.tell(f"{method}: measuring the speed of training")
+        folder = self.path(method, "speed")
+        self.train(method, 0, folder, PROBE_STEPS, None, 0, PROBE_STEPS // PROBE_PARTS)
+        rows = read_rows(os.path.join(folder, "progress.csv"))
+        speed = statistics.median(float(row["samples_per_second"]) for row in rows[1:])
+        return max(1, int(60 * config.budget_minutes * speed / config.batch_size))
+
+    def choose_lr(self, method, steps):
+        """(the learning rate with the least energy distance on the validation cases of the first fold, {rate: distance})."""
+        config = self.config
+        if len(config.lrs) < 2:
+            return (config.lrs[0] if config.lrs else None), {}
+        short, trials = max(1, round(config.trial_share * steps)), {}
+        for lr in config.lrs:
+            self.tell(f"{method}: trying learning rate {lr:g}, {short} steps")
+            folder = self.path(method, f"lr{lr:g}")
+            self.train(method, 0, folder, short, lr, short)
+            trials[f"{lr:g}"] = float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
+        return min(config.lrs, key=lambda lr: trials[f"{lr:g}"]), trials
+
+    def measure(self, method):
+        """{"parameters": of what sampling needs, "seconds": for one case's ensemble}."""
+        model = load(self.path(method, "fold0", "savedmodel.pt"))
+        flags = model.flags
+        (data_config,) = script_util.configs_from_flags(flags, script_util.DataConfig)
+        dataset = LIDCDataset(os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config)
+        chain = {} if method_of(method) in BASELINES else script_util.pick_flags(self.flags, script_util.SamplerConfig)
+        times = []
+        while len(times) < 4 and (not times or times[0] < PATIENCE):
+            start = time.perf_counter()
+            model.sample(dataset[0].image, self.config.num_ensemble, batch_size=self.config.num_ensemble, **chain)
+            times.append(time.perf_counter() - start)
+        parameters = sum(p.numel() for part in model.segmenter.sampling_parts for p in part.parameters())
+        return {"parameters": parameters, "seconds": statistics.median(times[1:] or times)}
+
+    def call(self, script, *arguments):
+        """Run a script, its text to console.log. DataError: it failed; its last line is told."""
+        command = [sys.executable, os.path.join(self.scripts, f"{script}.py"), *map(str, arguments)]
+        log = os.path.join(self.config.out_dir, "console.log")
+        with open(os.path.join(self.config.out_dir, "commands.txt"), "a", encoding="utf-8") as file:
+            file.write(shlex.join(["python", f"scripts/{script}.py", *command[2:]]) + "\n")
+        with open(log, "a", encoding="utf-8") as file:
+            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+        if status:
+            with open(log, encoding="utf-8") as file:
+                last = ([""] + file.read().strip().splitlines())[-1]
+            raise DataError(f"{script}.py ended with status {status}: {last} ({log}; the same command goes on)")
+
+    def tabulate(self):
+        """{"cases", "rows": [result of each method with its "figures" and "differences" from the first]}, JSON-like."""
+        with open(os.path.join(self.config.out_dir, "metrics.json"), encoding="utf-8") as file:
+            summary = json.load(file)
+        rows = []
+        for method, told in zip(self.config.methods, (summary, *summary["compared"])):
+            with open(self.path(method, "result.json"), encoding="utf-8") as file:
+                rows.append({**json.load(file), "figures": told["figures"], "differences": told.get("differences", {})})
+        return {"cases": summary["cases"], "rows": rows}
+
+
+TRAINING = (script_util.DataConfig, *script_util.MODEL_CONFIGS, script_util.SamplerConfig)
+SAMPLING = (script_util.SamplerConfig,)
+
+
+def training_of(folder):
+    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
+    rows = read_rows(os.path.join(folder, "progress.csv"))
+    seconds, before = 0.0, 0
+    for row in rows:
+        seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
+        before = int(row["samples"])
+    score = f"ged_{SCORED}"
+    return {"training_seconds": seconds, "curve": [{name: float(row[name]) for name in ("samples", score)} for row in rows if row.get(score)]}
+
+
+def method_of(preset):
+    """The --method of a preset."""
+    return PRESETS[preset].get("method", "cimd")
+
+
+def _typed(value):
+    return tuple(value) if isinstance(value, list) else value

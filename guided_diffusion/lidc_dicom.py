@@ -1,0 +1,199 @@
+"""CT series in DICOM: finding them in a download, and reading their slices, each height once, in Hounsfield units."""
+
+import os
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .folder_walk import walk
+from .image_files import DataError
+
+MOST_SIDE = 4096  # pixels of a scan
+SAME_HEIGHT = 0.01  # mm: slices that are closer lie at one height
+DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax that is compressed as a whole, header included
+OTHER_FILES = (".xml", ".csv", ".txt", ".json")
+TAGS = ["SOPInstanceUID", "PatientID", "ImagePositionPatient", "SliceLocation", "PixelSpacing", "Rows", "Columns", "RescaleSlope", "RescaleIntercept"]
+
+
+@dataclass
+class Series:
+    """The slices of one CT series, by z from below, each height once."""
+
+    uid: str
+    patient: str
+    spacing: tuple[float, float]  # mm between rows, between columns
+    shape: tuple[int, int]  # rows, columns
+    files: list[str]
+    z: list[float]  # mm, of ImagePositionPatient
+    sop_uids: list[str]
+    notes: list[str] = field(default_factory=list)
+    locations: list[float] = field(default_factory=list)  # mm, SliceLocation; nan where a file has none
+    dropped: dict[str, int] = field(default_factory=dict)  # {UID of a slice left out: number of the one at its height}
+
+    def heights_for(self, outlines):
+        """
+        The heights by which outlines of unknown UIDs are to be found, and whether these are SliceLocation's: in some scans its sign
+        differs from ImagePositionPatient's, and the readers' heights follow the one or the other.
+        """
+        unknown = [outline for outline in outlines if self._by_uid(outline) is None]
+        found = [sum(_nearest(heights, outline.z) is not None for outline in unknown) for heights in (self.z, self.locations)]
+        return (self.locations, True) if found[1] > found[0] else (self.z, False)
+
+    def slice_of(self, outline, heights=None):
+        """The number of the slice that an outline is drawn on, by its UID or else by its z among `heights` (z); None: there is none."""
+        by_uid = self._by_uid(outline)
+        return _nearest(self.z if heights is None else heights, outline.z) if by_uid is None else by_uid
+
+    def _by_uid(self, outline):
+        if outline.sop_uid in self.sop_uids:
+            return self.sop_uids.index(outline.sop_uid)
+        return self.dropped.get(outline.sop_uid)
+
+    def hounsfield(self, index):
+        """The slice number `index` in Hounsfield units, [H, W] float32. DataError: its pixels cannot be read."""
+        path = self.files[index]
+        try:
+            data = read_dicom(path)
+            told = (("RescaleSlope", 1), ("RescaleIntercept", 0))
+            slope, intercept = (float(default if data.get(tag) in (None, "") else data.get(tag)) for tag, default in told)
+            claimed = (int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1))
+            pixels = data.pixel_array if claimed == (*self.shape, 1) else None
+        except DataError:
+            raise
+        except Exception as error:  # a damaged file can fail anywhere in the reader
+            raise DataError(f"{path}: its pixels cannot be read ({' '.join(str(error).split())}); download it again") from error
+        if pixels is None or pixels.shape != self.shape:
+            raise DataError(f"{path}: {claimed[1]}x{claimed[0]} pixels in {claimed[2]} frames, yet its series has {self.shape[1]}x{self.shape[0]} in one")
+        return pixels.astype(np.float32) * slope + intercept
+
+
+def _nearest(heights, z):
+    """The number of the height, of a list in mm, that is z; None: none is."""
+    distance = abs(np.array(heights) - z)
+    if not np.isfinite(distance).any():
+        return None
+    nearest = int(np.nanargmin(distance))
+    return nearest if distance[nearest] < SAME_HEIGHT else None
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_dicom(path, **more):
+    """pydicom's dataset of a file. DataError: it is deflated, which would be inflated whole, whatever its size."""
+    import pydicom
+
+    if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
+        raise DataError(f"{path}: deflated DICOM is refused, for what it grows to is not known before; store it uncompressed")
+    return pydicom.dcmread(path, **more)
+
+
+def series_of(path):
+    """(UID of its series, None) of a CT slice; (None, None) of another file; (None, fault) of one that is refused."""
+    try:
+        data = read_dicom(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
+    except DataError as error:
+        return None, str(error)
+    except OSError as error:  # a link to nothing, or no permission
+        return None, f"{path}: cannot be read ({error.strerror or error})"
+    except Exception:  # no DICOM
+        return None, None
+    uid = str(data.get("SeriesInstanceUID", ""))
+    return (uid if data.get("Modality", "CT") == "CT" and re.fullmatch(r"[0-9.]{1,64}", uid) else None), None
+
+
+def find_series(folder, over=map, faults=None):
+    """
+    {series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over.
+
+    over    function of (function, list) that maps the one over the other, in several processes, say
+    faults  list to which the files that are refused are added
+    """
+    try:
+        import pydicom  # noqa: F401
+    except ImportError:
+        raise DataError('DICOM needs pydicom; pip install "ambiguous-segmentation-diffusion[medical]"') from None
+    paths = [os.path.join(base, name) for base, _, files in walk(folder) for name in files if not name.lower().endswith(OTHER_FILES)]
+    found = {}
+    for path, (uid, fault) in zip(paths, over(series_of, paths)):
+        if uid:
+            found.setdefault(uid, []).append(path)
+        elif fault and faults is not None:
+            faults.append(fault)
+    return found
+
+
+# -- series -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Slice:
+    z: float
+    sop_uid: str
+    path: str
+    header: object
+    location: float
+
+
+def read_series(uid, files, drawn=frozenset()):
+    """
+    `Series` of the files of one series, whatever their order.
+
+    Of files with one UID the first is taken. Of slices at one height the one is taken on which readers drew (`drawn`: the UIDs of
+    such), or else that with the lowest UID; outlines on the others are on it. DataError: the series cannot be used.
+    """
+    try:
+        return _read_series(uid, files, drawn)
+    except DataError:
+        raise
+    except Exception as error:  # tags that are empty, or no numbers
+        raise DataError(f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); download it again") from error
+
+
+def _read_series(uid, files, drawn):
+    notes, slices = [], {}
+    for path in files:
+        one = _read_slice(uid, path, notes)
+        slices.setdefault(one.sop_uid, one)
+    if len(slices) < len(files):
+        notes.append(f"{len(files) - len(slices)} files are there twice")
+    kept, dropped = _each_height_once(slices.values(), drawn, notes)
+    first = kept[0].header
+    spacing, shape = tuple(float(mm) for mm in first.PixelSpacing), (int(first.Rows), int(first.Columns))
+    if len(spacing) != 2 or not all(0 < mm < 100 for mm in spacing) or not 0 < max(shape) <= MOST_SIDE:
+        raise DataError(f"{files[0]}: series {uid} has {shape[1]}x{shape[0]} pixels of {spacing} mm, which no scan has")
+    return Series(
+        uid, str(first.get("PatientID", "") or uid), spacing, shape, [one.path for one in kept], [one.z for one in kept],
+        [one.sop_uid for one in kept], list(dict.fromkeys(notes)), [one.location for one in kept], dropped,
+    )  # fmt: skip
+
+
+def _read_slice(uid, path, notes):
+    data = read_dicom(path, stop_before_pixels=True, specific_tags=TAGS)
+    missing = [tag for tag in ("SOPInstanceUID", "PixelSpacing", "Rows", "Columns") if data.get(tag) in (None, "")]
+    position, location = data.get("ImagePositionPatient"), data.get("SliceLocation")
+    z = position[2] if position else location
+    if missing or z is None:
+        raise DataError(f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used")
+    if data.get("RescaleSlope") in (None, "") or data.get("RescaleIntercept") in (None, ""):
+        notes.append("without rescale slope or intercept: 1 and 0 are taken")
+    return _Slice(float(z), str(data.SOPInstanceUID), path, data, float("nan") if location is None else float(location))
+
+
+def _each_height_once(slices, drawn, notes):
+    """(slices by z from below, each height once; {UID of a slice left out: number of the one at its height})."""
+    heights = []  # slices at one height
+    for one in sorted(slices, key=lambda one: one.z):
+        if heights and one.z - heights[-1][0].z < SAME_HEIGHT:
+            heights[-1].append(one)
+        else:
+            heights.append([one])
+    kept, dropped = [], {}
+    for number, together in enumerate(heights):
+        best, *rest = sorted(together, key=lambda one: (one.sop_uid not in drawn, one.sop_uid))
+        kept.append(best)
+        dropped |= {one.sop_uid: number for one in rest}
+    if dropped:
+        notes.append(f"{len(dropped)} slices at the height of another are left out; outlines on them are taken to that one")
+    return kept, dropped

@@ -1,0 +1,128 @@
+"""Published preparations of LIDC-IDRI -> `RawCase`s, as `converters` says."""
+
+import os
+import re
+from functools import partial
+
+import numpy as np
+
+from . import safe_pickle
+from .case_folder import SPLIT_NAMES, RawCase
+from .image_files import DataError
+from .source_files import each, files_in, folders_in, mask, picture, refuse_huge
+
+PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
+LONGEST_UID = 200  # bytes
+
+
+def _in_unit_range(image, source):
+    image = np.asarray(image, dtype=np.float64)
+    if image.ndim != 2 or not np.isfinite(image).all() or image.min() < -1e-6 or image.max() > 1 + 1e-6:
+        raise DataError(f"{source}: images [H, W] with values in [0, 1] are wanted")
+    return image
+
+
+def lidc_pickle(config):
+    """data_lidc.pickle: {key: {image [H, W] in [0, 1], masks: arrays of 0 and 1, series_uid}}."""
+    content = safe_pickle.load(config.src)
+    if not isinstance(content, dict) or not content:
+        raise DataError(f"{config.src}: a dict of cases is wanted")
+    yield "the file tells series and no patients: it is split by series, so that two series of one patient may lie in two splits"
+    yield from each(content.items(), partial(_pickled_case, config.src))
+
+
+def _pickled_case(path, item):
+    key, entry = item
+    source = f"{path}, {str(key)[:80]}"
+    try:
+        image, masks, series = entry["image"], list(entry["masks"]), str(entry["series_uid"])
+        if not masks or not all(isinstance(array, np.ndarray) and array.shape == image.shape for array in (image, *masks)):
+            raise ValueError(f"arrays of unlike shapes {sorted({np.shape(array) for array in (image, *masks)}, key=str)}")
+        image = _in_unit_range(image, source)
+    except DataError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(f"{source}: image, masks and series_uid are wanted ({error})") from error
+    return [RawCase(str(key), {"": image}, [mask > 0.5 for mask in masks], series, told={"series": series})]
+
+
+def lidc_hdf5(config):
+    """
+    PHiSeg's and CCDM's files: groups train, val, test; images [N, H, W] less 0.5, labels [N, H, W, R] or [N, R, H, W], and uids [N],
+    by which patients are known, where there are some.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError('HDF5 needs h5py; pip install "ambiguous-segmentation-diffusion[medical]"') from None
+    try:
+        file = h5py.File(config.src, "r")
+    except OSError as error:
+        raise DataError(f"{config.src}: cannot be read as HDF5 ({error})") from error
+    with file:
+        groups = [name for name in file if name in SPLIT_NAMES]
+        if not groups:
+            raise DataError(f"{config.src}: groups train, val and test are wanted, {', '.join(file) or 'none'} are there")
+        arrays_of = {group: _arrays_of(file, group, f"{config.src}, {group}") for group in groups}
+        if without := [group for group, arrays in arrays_of.items() if "uids" not in arrays]:
+            yield f"{', '.join(without)} without uids: each case counts as a patient, and stays in the file's split"
+        for group, arrays in arrays_of.items():
+            yield from each(range(len(arrays["images"])), partial(_stored_case, config.src, group, arrays))
+
+
+def _arrays_of(file, group, source):
+    """{name: HDF5 dataset} of a group: images, labels, and uids if they are there. DataError: they cannot be used, or lie elsewhere."""
+    try:
+        arrays = {name: file[group][name] for name in ("images", "labels", "uids") if name in file[group]}
+        if not {"images", "labels"} <= arrays.keys():
+            raise DataError(f"{source}: images and labels are wanted")
+        images, labels, uids = arrays["images"], arrays["labels"], arrays.get("uids", arrays["images"])
+        fit = images.ndim == 3 and labels.ndim == 4 and len(images) == len(labels) == len(uids) and ("uids" not in arrays or uids.ndim == 1)
+        if any(array.external or array.is_virtual or array.file.filename != file.filename for array in arrays.values()):
+            raise DataError(f"{source}: it takes its values from other files, which is refused")
+        numbers = images.dtype.kind in "biuf" and labels.dtype.kind in "biuf" and uids.dtype.itemsize <= LONGEST_UID
+    except (KeyError, OSError, TypeError, AttributeError) as error:  # no group, no arrays, links to nothing
+        raise DataError(f"{source}: images and labels are wanted ({' '.join(str(error).split())})") from error
+    if not fit or not numbers:
+        shapes = ", ".join(f"{name} {array.shape} of {array.dtype}" for name, array in arrays.items())
+        raise DataError(f"{source}: {shapes} do not belong together")
+    refuse_huge(labels.shape[1:], source)
+    for array in arrays.values():
+        refuse_huge(array.chunks or (1,), source)  # a chunk is inflated whole
+    return arrays
+
+
+def _stored_case(path, group, arrays, k):
+    """Case number k of a group, read alone: the files are large."""
+    name = f"{group}{k:05d}"
+    try:
+        image, masks = np.asarray(arrays["images"][k], dtype=np.float64) + 0.5, np.asarray(arrays["labels"][k]) > 0
+        patient = arrays["uids"][k] if "uids" in arrays else name
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}, {name}: cannot be read ({error}); download the file again") from error
+    patient = patient.decode(errors="replace") if isinstance(patient, bytes) else str(patient)
+    if arrays["labels"].shape[1:3] == arrays["images"].shape[1:]:
+        masks = np.moveaxis(masks, -1, 0)
+    return [RawCase(name, {"": _in_unit_range(image, f"{path}, {name}")}, masks, patient[:LONGEST_UID], SPLIT_NAMES[group])]
+
+
+def lidc_crops(config):
+    """The PNG crops: SPLIT/images/PATIENT/z-Z_cK.png, SPLIT/gt/PATIENT/z-Z_cK_lR.png."""
+    for split in folders_in(config.src):
+        if split not in SPLIT_NAMES:
+            continue
+        for patient in folders_in(os.path.join(config.src, split, "images")):
+            files = filter(PICTURE.search, files_in(os.path.join(config.src, split, "images", patient)))
+            yield from each(files, partial(_crop, config, split, patient))
+
+
+def _crop(config, split, patient, file):
+    images, labels = (os.path.join(config.src, split, kind, patient) for kind in ("images", "gt"))
+    stem, _ = os.path.splitext(file)
+    masks = [name for name in files_in(labels) if re.fullmatch(re.escape(stem) + r"_l\d+\.png", name)]
+    masks = sorted(masks, key=lambda name: int(re.search(r"_l(\d+)\.", name)[1]))
+    if not masks:
+        raise DataError(f"{os.path.join(labels, stem)}_l0.png: there is no mask for {os.path.join(images, file)}")
+    raters = [mask(os.path.join(labels, name), config.label_threshold) for name in masks]
+    name = re.sub(r"[^A-Za-z0-9_.\-]", "_", f"{patient}_{stem}")
+    return [RawCase(name, {"": picture(os.path.join(images, file))}, raters, patient, SPLIT_NAMES[split], {"slice": stem})]

@@ -1,0 +1,91 @@
+"""Patients on both sides of a split, and cases that lie elsewhere than the manifest and split.json say."""
+
+import collections
+import csv
+import io
+import os
+import re
+
+from . import storage
+from .case_folder import SPLIT_NAMES, read_split
+from .image_files import DataError
+
+LIDC_PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
+SLICE_OF = re.compile(r"(.+?)(?:_[0-9a-f]{6})?(?:_n\d+)?[_-](?:z|s|slice)[_-]?\d[\d.]*(?:_c\d+)?", re.IGNORECASE)
+RULE = "the folder between split and case; or else LIDC-IDRI-NNNN; or else what stands before _z, _s or _slice and a number"
+
+
+def split_faults(data_dir, folders):
+    """
+    ([faults], [lines to tell]) of where cases lie, by manifest.csv, or by names where there is none, and by split.json.
+
+    folders  of the cases below data_dir
+    """
+    faults, notes, drawn = [], [], {}
+    try:
+        drawn, _ = read_split(data_dir)
+    except DataError as error:
+        faults.append(str(error))
+    content = storage.read_bytes(os.path.join(data_dir, "manifest.csv"))
+    if content is None:
+        placed = _placed_by_names(data_dir, folders, notes)
+    else:
+        placed = _placed_by_manifest(data_dir, content.decode(errors="replace"), folders, faults)
+    sides = collections.defaultdict(set)
+    for patient, case, split in placed:
+        sides[patient].add(split)
+        if drawn.get(patient, split) != split:
+            faults.append(f"{data_dir}/split.json: patient {patient} is in {drawn[patient]}, but case {case} in {split}; move it")
+    for patient, where in sorted(sides.items()):
+        if len(where) > 1:
+            faults.append(f"{data_dir}: patient {patient} is in {' and '.join(sorted(where))}; put all cases of a patient into one split")
+    return faults, notes
+
+
+def _placed_by_manifest(data_dir, text, folders, faults):
+    """[(patient, case, split that it lies in)] of the manifest's rows; rows without a folder and folders without a row are faults."""
+    path, placed, listed = os.path.join(data_dir, "manifest.csv"), [], set()
+    reader = csv.DictReader(io.StringIO(text))
+    if missing := [name for name in ("case", "split", "patient") if name not in (reader.fieldnames or ())]:
+        faults.append(f"{path}: the column {missing[0]} is missing; restore the file, or remove it")
+        return placed
+    for row in reader:
+        case, split = row["case"] or "", row["split"] or ""
+        listed.add(case)
+        found = [name for name in ("training", "validation", "testing") if os.path.isdir(os.path.join(data_dir, name, case or "-"))]
+        if not found:
+            faults.append(f"{path}: case {case} of {split} has no folder; restore it, or remove the row")
+        elif found != [split]:
+            faults.append(f"{path}: case {case} is in {', '.join(found)}, not in {split}; move it back")
+        placed += [(row["patient"] or "", case, name) for name in found]
+    faults += [f"{folder}: {path} has no row of it; add one, or remove the case" for folder in folders if os.path.basename(folder) not in listed]
+    return placed
+
+
+def _placed_by_names(data_dir, folders, notes):
+    """[(patient, case, split)] of the cases whose names carry the patient, where there are several splits; the rule is told."""
+    where = []
+    for folder in folders:
+        split, *within = os.path.relpath(folder, data_dir).split(os.sep)
+        if split in SPLIT_NAMES and within:
+            where.append((SPLIT_NAMES[split], within))
+    if len({split for split, _ in where}) < 2:
+        return []
+    placed = [(patient_of(within), within[-1], split) for split, within in where]
+    known = [one for one in placed if one[0]]
+    if known:
+        notes.append(f"no manifest.csv: {len({patient for patient, *_ in known})} patients by the names of {len(known)} cases ({RULE})")
+    if len(known) < len(placed):
+        notes.append(f"no manifest.csv, and the names of {len(placed) - len(known)} cases tell no patient: whether one is in two splits is not known")
+    return known
+
+
+def patient_of(within):
+    """The patient that the folders below a split's, the case's last, tell by RULE; None: they tell none."""
+    *above, case = within
+    if above:
+        return above[0]
+    if match := LIDC_PATIENT.search(case):
+        return match[0]
+    match = SLICE_OF.fullmatch(case)
+    return match and match[1]

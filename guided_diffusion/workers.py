@@ -1,0 +1,69 @@
+"""Processes that work for this one, and that end with it, however it ends."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+STOPS = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextlib.contextmanager
+def worker_pool(processes):
+    """
+    A ProcessPoolExecutor as a context. After an error, Ctrl-C or SIGTERM, which is raised as Ctrl-C is, its workers are ended at once;
+    should this process be killed, they end by themselves.
+    """
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(processes, initializer=_heed_the_parent_alone)
+    with _sigterm_as_interrupt():
+        try:
+            with _stops_held_back():
+                pool.submit(int)  # all workers are forked at the first task
+            yield pool
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt():
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody set a handler
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _stops_held_back():
+    """Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _heed_the_parent_alone():
+    """In a worker: Ctrl-C, which a terminal sends to all, is the parent's to answer; SIGTERM ends it, and so does the parent's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # held back as it was forked
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)

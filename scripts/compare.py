@@ -1,0 +1,41 @@
+"""
+Compare methods on the same cases, with the same effort for each:
+
+    python scripts/compare.py --data_dir data/training --test_dir data/testing --truth data/testing/truth.json \\
+        --methods cimd-small,prob-unet,ssn --budget_minutes 10 --lrs 3e-4,1e-3 --image_size 32 --out_dir results/comparison
+
+Writes comparison.md, comparison.html and, of every figure and case, report.html. Flags of the model, the data and the sampler hold
+for each method that knows them. The same command goes on where it was; more --methods may be added.
+"""
+
+import json
+import os
+
+from guided_diffusion import comparison, comparison_page, script_util, storage
+from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.comparison import CompareConfig, Comparison, check_compare_config
+from guided_diffusion.sampling import SamplerConfig
+
+FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
+
+
+def main(argv=None):
+    with script_util.one_line_errors("compare.py"):
+        given, preset = script_util.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
+        (config,) = script_util.configs_from_flags(given, CompareConfig)
+        check_compare_config(config, {**preset, **given})
+        flags = script_util.json_like(script_util.pick_flags(given, *FLAGS))
+        table = Comparison(config, flags).run()
+        score = f"ged_{comparison.SCORED}"
+        pages = {
+            "comparison.json": json.dumps(table, indent=1) + "\n",
+            "comparison.md": comparison_page.markdown(table, config.num_ensemble),
+            "comparison.html": comparison_page.page(table, config.num_ensemble, score),
+        }
+        for name, text in pages.items():
+            storage.write_atomically(os.path.join(config.out_dir, name), lambda file, text=text: file.write(text.encode()))
+        print(pages["comparison.md"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The shared encoder: an image is encoded once, and the denoiser sees all of it and of x_t."""
+
+import pytest
+import torch
+from helpers import TINY, assert_refused, call_script, nonzero
+
+from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter, parse_flags
+
+SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1", "dropout": 0.0}
+
+
+def build(**flags):
+    torch.manual_seed(0)
+    return nonzero(create_segmenter(parse_flags({**SHARED, **flags}, *MODEL_CONFIGS))).eval()
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_every_pixel_of_image_and_mask_is_seen(patch):
+    """The output in one corner changes with the image and the mask in every patch near it, and with t."""
+    segmenter = build(denoiser_patch=patch)
+    image, x, t = torch.rand(1, 1, 16, 16, requires_grad=True), torch.randn(1, 1, 16, 16, requires_grad=True), torch.tensor([3])
+    output = segmenter.denoiser(image)(x, t)
+    assert output.shape == (1, 2, 16, 16)
+    output[..., 8, 8].sum().backward()
+    assert (image.grad != 0).all() and (x.grad != 0).all()
+    assert (segmenter.denoiser(image)(x, torch.tensor([30])) - output).abs().max() > 1e-4
+
+
+def test_the_encoder_runs_once_for_each_image():
+    segmenter, calls = build(), []
+    segmenter.model.encoder.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    image, rows = torch.rand(2, 1, 16, 16), torch.tensor([0, 0, 0, 1, 1])
+    denoise = segmenter.denoiser(image, rows)
+    x, t = torch.randn(5, 1, 16, 16), torch.tensor([3])
+    shared = [denoise(x, t) for _ in range(3)][-1]
+    assert calls == [2]
+    torch.testing.assert_close(shared, segmenter.denoiser(image[rows])(x, t.expand(5)))
+
+
+def test_both_parts_learn_and_run_in_the_precision_asked_for():
+    segmenter = build()
+    image, mask, t = torch.rand(2, 1, 16, 16), torch.ones(4, 1, 16, 16), torch.tensor([0, 10, 20, 39])
+    segmenter(image, mask, t, rows=torch.tensor([0, 0, 1, 1]))["loss"].sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in segmenter.model.parameters())
+    segmenter.model.autocast_dtype = torch.bfloat16
+    assert segmenter.model.encoder.autocast_dtype == segmenter.model.denoiser.autocast_dtype == torch.bfloat16
+
+
+def test_trains_and_samples_by_the_scripts(cases, tmp_path):
+    arguments = [f"--{name}={value}" for name, value in SHARED.items()]
+    more = ["--raters_per_image", 2, "--batch_size", 4, "--iterations", 2, "--prediction", "v"]
+    trained = call_script("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path, *arguments, *more)
+    assert trained.returncode == 0, trained.stderr
+    drawn = call_script("segmentation_sample", "--data_dir", cases, "--model_path", tmp_path / "savedmodel.pt", "--out_dir", tmp_path / "s", "--steps", 2)
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(list((tmp_path / "s").glob("*_samples.npz"))) == 6
+
+
+def test_what_cannot_be_built_is_refused(cases, tmp_path):
+    train = ("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path, *[f"--{name}={value}" for name, value in SHARED.items()])
+    assert_refused(call_script(*train, "--denoiser_patch", 3), "--denoiser_patch 3")
+    assert_refused(call_script(*train, "--denoiser_channels", 20), "--denoiser_channels 20")
+    assert_refused(call_script(*train, "--feature_channels", 0), "--feature_channels 0")
+    assert_refused(call_script(*train, "--raters_per_image", 3, "--batch_size", 4), "--batch_size 4", "--raters_per_image 3")
+    assert_refused(call_script(*train, "--predict_xstart", "True", "--prediction", "v"), "--predict_xstart", "--prediction v")
