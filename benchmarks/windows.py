@@ -1,16 +1,19 @@
 """
-What Visdom windows cost a run: steps of a small network with and without 20 updates each, in turns, 10,000 updates in all.
+What Visdom windows cost a run: steps of a small network with and without 20 updates each, 10,000 updates in all.
+
+Stretches of steps with windows and without take turns. Each has windows of its own, so that what is sent in one does not slow the
+next; a stretch lasts as long as a round of sending, or longer.
 
     python -m guided_diffusion.visualize serve &
     python benchmarks/windows.py --out benchmarks/results/windows_cpu.json
 """
 
 import json
-import statistics
 import time
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 import torch
 from machine import machine_name
 from PIL import Image
@@ -25,6 +28,7 @@ class BenchmarkConfig:
     visdom_server: Annotated[str, "of the Visdom server"] = "http://localhost"
     visdom_port: Annotated[int, "of the Visdom server"] = 8097
     steps: Annotated[int, "steps with windows, and as many without"] = 500
+    stretches: Annotated[int, "into which each of them is divided"] = 25
     out: Annotated[str, "JSON file for the figures"] = ""
 
 
@@ -36,22 +40,29 @@ def main():
         image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
         page = Image.new("RGB", (800, 400))
 
-        def step(number, windows):
-            started = time.perf_counter()
-            segmenter(image, mask, torch.randint(0, 1000, (8,)))["loss"].mean().backward()
-            for window in range(19):
-                windows.lines(f"window {window}", number, {"value": number})
-            windows.picture("sheet", page)
-            return time.perf_counter() - started
+        def seconds(windows, numbers):
+            """What a stretch of steps takes, by the clock and of the processor."""
+            with windows() as shown:
+                started, cpu_started = time.perf_counter(), time.process_time()
+                for number in numbers:
+                    segmenter(image, mask, torch.randint(0, 1000, (8,)))["loss"].mean().backward()
+                    for window in range(19):
+                        shown.lines(f"window {window}", number, {"value": number})
+                    shown.picture("sheet", page)
+                return np.array([time.perf_counter() - started, time.process_time() - cpu_started])
 
         told = []
-        shown, hidden = Windows(VisdomConfig(True, config.visdom_server, config.visdom_port, "benchmark"), told.append), NullWindows()
+        visdom = VisdomConfig(True, config.visdom_server, config.visdom_port, "benchmark")
+        ways = [NullWindows, lambda: Windows(visdom, told.append)]
+        length = config.steps // config.stretches
+        seconds(ways[1], range(length))  # whatever is done once only
         ratios = []
-        for number in range(config.steps // 10):
-            blocks = {id(windows): sum(step(10 * number + k, windows) for k in range(10)) for windows in (hidden, shown)}
-            ratios.append(blocks[id(shown)] / blocks[id(hidden)])
-        shown.close()
-        result = {"machine": machine_name(), "updates": 20 * config.steps, "slower": statistics.median(ratios) - 1, "server lost": bool(told)}
+        for start in range(0, config.steps, length):
+            numbers = range(start, start + length)
+            took = {way: seconds(way, numbers) for way in (ways if len(ratios) % 2 else ways[::-1])}
+            ratios.append(took[ways[1]] / took[ways[0]])
+        slower, more_cpu = (round(float(share), 4) for share in np.median(ratios, axis=0) - 1)
+        result = {"machine": machine_name(), "updates": 20 * config.steps, "slower": slower, "more processor time": more_cpu, "server lost": bool(told)}
         print(json.dumps(result, indent=1))
         if config.out:
             with open(config.out, "w", encoding="utf-8") as file:

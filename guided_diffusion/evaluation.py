@@ -52,7 +52,7 @@ def evaluate(config, flags, names=None):
             score.pictures.clear()
             scores.append(score)
         notes = [*scorer.notes(len(cases)), *unlike_counts(config, scores), *strangers(config, find_cases(config.data_dir))]
-        summary = {**summarise(config, scores), "notes": notes}
+        summary = {**summarise(config, scores), "notes": notes, "data_dir": os.path.relpath(config.data_dir, out_dir)}  # both may move together
         write_csv(os.path.join(out_dir, "metrics.csv"), scores)
         write_text(os.path.join(out_dir, "metrics.json"), json.dumps(summary, indent=1) + "\n")
         report.finish(summary, DESCRIPTIONS)

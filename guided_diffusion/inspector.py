@@ -2,8 +2,11 @@
 
 import csv
 import io
+import json
+import math
 import os
 from dataclasses import dataclass, fields
+from html import escape
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +15,7 @@ from . import ensemble, pictures, storage
 from .case_reader import CaseReader, DataConfig, find_cases
 from .image_files import DataError
 from .postprocess import PostprocessConfig, binarise, variance_map
+from .windows import send_picture
 
 SORTED_BY = ("name", "uncertainty", "ged", "ci")  # what cases can be sorted by; the last two where metrics.csv has them
 CHOICE, PAGE, TEXT = "cases", "masks", "figures"  # windows
@@ -22,14 +26,24 @@ MOST_SHOWN = 16  # samples
 @dataclass(frozen=True)
 class InspectConfig:
     samples: Annotated[str, "folder that segmentation_sample.py wrote"] = "results/samples"
-    data_dir: Annotated[str, "folder of the cases, for their images and raters; empty: samples alone"] = ""
+    data_dir: Annotated[str, "folder of the cases, for their images and raters; empty: the one they were scored on, or samples alone"] = ""
 
 
 def read_figures(folder):
-    """{case: {figure: value}} of a folder's metrics.csv; empty where there is none."""
+    """{case: {figure: value}} of a folder's metrics.csv, without those that are not finite; empty where there is none."""
     text = (storage.read_bytes(os.path.join(folder, "metrics.csv")) or b"").decode(errors="replace")
     rows = {row["case"]: row for row in csv.DictReader(io.StringIO(text)) if row.get("case")}
-    return {case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x} for case, row in rows.items()}
+    known = {case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x} for case, row in rows.items()}
+    return {case: {name: x for name, x in row.items() if math.isfinite(x)} for case, row in known.items()}
+
+
+def scored_on(folder):
+    """The folder of cases that a folder's metrics.json names; "" where that is not there."""
+    try:
+        path = os.path.join(folder, json.loads(storage.read_bytes(os.path.join(folder, "metrics.json")) or b"{}")["data_dir"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return path if os.path.isdir(path) else ""
 
 
 class Inspector:
@@ -46,7 +60,8 @@ class Inspector:
         names = sorted(name.removesuffix("_samples.npz") for name in os.listdir(config.samples) if name.endswith("_samples.npz"))
         if not names:
             raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
-        self.folders = dict(find_cases(config.data_dir)) if config.data_dir else {}
+        data_dir = config.data_dir or scored_on(config.samples)
+        self.folders = dict(find_cases(data_dir)) if data_dir else {}
         self.figures = read_figures(config.samples)
         self.spread = {name: float(variance_map(binarise(self._samples(name)[0])).mean()) for name in names}
         self.order, self.names = "name", names
@@ -81,11 +96,13 @@ class Inspector:
             {"type": "select", "name": "sorted by", "value": SORTED_BY.index(self.order), "values": list(SORTED_BY)},
             {"type": "select", "name": "case", "value": names.index(self.case), "values": [self.label(name) for name in names]},
             {"type": "select", "name": "threshold", "value": THRESHOLDS.index(self.threshold), "values": [f"{x:.2f}" for x in THRESHOLDS]},
-        ], win=CHOICE, opts={"title": CHOICE})  # fmt: skip
-        page = self.page()
-        self.client.image(np.moveaxis(np.asarray(page), -1, 0), win=PAGE, opts={"title": PAGE, "caption": f"{self.case}, threshold {self.threshold:g}"})
-        rows = "".join(f"<tr><td>{name}</td><td>{value:.4f}</td></tr>" for name, value in self.figures.get(self.case, {}).items())
-        self.client.text(f"<b>{self.case}</b><table>{rows}</table>", win=TEXT, opts={"title": TEXT})
+        ], win=CHOICE, opts={"title": CHOICE, "width": 380})  # fmt: skip
+        send_picture(self.client, PAGE, np.moveaxis(np.asarray(self.page()), -1, 0), f"{self.case}, threshold {self.threshold:g}")
+        rows = "".join(f"<tr><td>{escape(name)}&nbsp;</td><td>{value:.4f}</td></tr>" for name, value in self.figures.get(self.case, {}).items())
+        self._tell(f"<b>{escape(self.case)}</b><table>{rows}</table>")
+
+    def _tell(self, text):
+        self.client.text(text, win=TEXT, opts={"title": TEXT, "width": 380, "height": 500})
 
     def page(self):
         """The case's sheet at the threshold."""
@@ -102,6 +119,8 @@ class Inspector:
         known = {f.name: tuple(v) if isinstance(v, list) else v for f in fields(DataConfig) if (v := made_by.get(f.name)) is not None}
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
         image, raters = CaseReader(side, config=DataConfig(**known), require_raters=False).read(self.folders[self.case])
+        if image.shape[1:] != samples.shape[1:]:
+            raise DataError(f"{self.case}: samples of {samples.shape[1:]} pixels, and an image of {image.shape[1:]} (--data_dir)")
         return image[0], raters
 
     # -- how it answers -----------------------------------------------------------------------------------------------
@@ -125,4 +144,7 @@ class Inspector:
                 self.threshold = THRESHOLDS[int(value)]
         except (ValueError, IndexError, KeyError, TypeError):
             return
-        self.show()
+        try:
+            self.show()
+        except DataError as error:  # of this case: others can be chosen
+            self._tell(escape(str(error)))

@@ -1,6 +1,7 @@
 """Picture sheets: a case's image, its raters and samples as masks and as outlines, their mean and their uncertainty; movies."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,7 +10,8 @@ from scipy import ndimage
 from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
-MARGIN, LABEL_HEIGHT = 4, 14
+MARGIN = 4
+LABEL_SIZE, LABEL_HEIGHT = 11, 14  # pixels, of the letters and of their line, on tiles of TILE; on larger ones in proportion
 COLUMNS = 8
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
@@ -67,23 +69,22 @@ def grid(rows):
     """
     height, width = rows[0][0][1].shape[:2]
     scale = enlargement((height, width))
-    step_x, step_y = width * scale + MARGIN, height * scale + LABEL_HEIGHT + MARGIN
+    zoom = max(1, width * scale // TILE)  # of the labels: a sheet of large tiles is looked at from afar
+    font, label_height = ImageFont.load_default(size=LABEL_SIZE * zoom), LABEL_HEIGHT * zoom
+    widest = max(math.ceil(font.getlength(label)) for row in rows for label, _ in row)
+    step_x, step_y = max(width * scale, widest) + MARGIN, height * scale + label_height + MARGIN
     page = Image.new("RGB", (max(map(len, rows)) * step_x + MARGIN, len(rows) * step_y + MARGIN), PAPER)
     draw = ImageDraw.Draw(page)
     for y, row in enumerate(rows):
         for x, (label, tile) in enumerate(row):
             corner = (MARGIN + x * step_x, MARGIN + y * step_y)
-            draw.text(corner, label, fill=INK, font=_font())
+            draw.text(corner, label, fill=INK, font=font)
             if np.ndim(tile) == 3:
                 picture = Image.fromarray(tile)
             else:
                 picture = to_grey(tile).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            page.paste(picture, (corner[0], corner[1] + LABEL_HEIGHT))
+            page.paste(picture, (corner[0], corner[1] + label_height))
     return page
-
-
-def _font():
-    return ImageFont.load_default(size=11)
 
 
 # -- movies -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import secrets
-import shutil
 import sys
 import tarfile
 import time
@@ -21,18 +20,24 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Annotated
 
-from . import command_line
+from . import command_line, storage
 from .image_files import DataError
 from .inspector import InspectConfig, Inspector
 from .nn import ConfigError
 from .windows import PACKAGE, VisdomConfig, connect
 
+BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"
 # The parts of Visdom's page that its package does not bring: file below its folder static -> (npm package, file in it)
 ASSETS = {
     "js/jquery.min.js": ("jquery/-/jquery-3.7.1.tgz", "package/dist/jquery.min.js"),
     "js/plotly-plotly.min.js": ("plotly.js-dist-min/-/plotly.js-dist-min-2.35.2.tgz", "package/plotly.min.js"),
     "js/layout_bin_packer.js": ("layout-bin-packer/-/layout-bin-packer-1.4.0.tgz", "package/dist/layout-bin-packer.js"),
-    "css/bootstrap.min.css": ("bootstrap/-/bootstrap-3.3.7.tgz", "package/dist/css/bootstrap.min.css"),
+    "js/sjcl.js": ("sjcl/-/sjcl-1.0.8.tgz", "package/sjcl.js"),  # the login wants it
+    "js/bootstrap.min.js": (BOOTSTRAP, "package/dist/js/bootstrap.min.js"),
+    "css/bootstrap.min.css": (BOOTSTRAP, "package/dist/css/bootstrap.min.css"),
+    "fonts/glyphicons-halflings-regular.woff2": (BOOTSTRAP, "package/dist/fonts/glyphicons-halflings-regular.woff2"),
+    "css/react-resizable-styles.css": ("react-resizable/-/react-resizable-1.4.6.tgz", "package/css/styles.css"),
+    "css/react-grid-layout-styles.css": ("react-grid-layout/-/react-grid-layout-0.16.3.tgz", "package/css/styles.css"),
 }
 REGISTRY = "https://registry.npmjs.org"
 
@@ -65,7 +70,7 @@ def install_assets(static, folder="", registry=REGISTRY):
 
     DataError: a file can be had from neither; the message says where to put it.
     """
-    done = []
+    done, fetched = [], {}
     for name, (package, member) in ASSETS.items():
         path = os.path.join(static, name)
         if os.path.exists(path):
@@ -73,13 +78,15 @@ def install_assets(static, folder="", registry=REGISTRY):
         try:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if folder:
-                shutil.copyfile(os.path.join(folder, os.path.basename(name)), path)
+                with open(os.path.join(folder, os.path.basename(name)), "rb") as file:
+                    content = file.read()
             else:
-                with urllib.request.urlopen(f"{registry}/{package}", timeout=60) as answer:
-                    archive = tarfile.open(fileobj=io.BytesIO(answer.read()), mode="r:gz")
-                with open(f"{path}.new", "wb") as file:
-                    file.write(archive.extractfile(member).read())
-                os.replace(f"{path}.new", path)
+                if package not in fetched:
+                    with urllib.request.urlopen(f"{registry}/{package}", timeout=60) as answer:
+                        fetched[package] = answer.read()
+                with tarfile.open(fileobj=io.BytesIO(fetched[package]), mode="r:gz") as archive:
+                    content = archive.extractfile(member).read()
+            storage.write_atomically(path, lambda file, content=content: file.write(content))
         except (OSError, KeyError, tarfile.TarError) as error:
             raise DataError(
                 f"{path}: missing, and not to be had from {folder or f'{registry}/{package}'} ({error}); get {os.path.basename(member)} of that "
@@ -100,6 +107,7 @@ def serve(config, environ=os.environ):
         raise ConfigError(f"--port {config.port}: 1 to 65535 are possible")
     for name in install_assets(static_folder(), config.assets):
         print(f"installed {name}")
+    from visdom.server.app import tornado_settings
     from visdom.server.run_server import start_server
     from visdom.utils.server_utils import hash_password, set_cookie
 
@@ -109,21 +117,31 @@ def serve(config, environ=os.environ):
         os.makedirs(os.path.expanduser("~/.visdom"), exist_ok=True)
         set_cookie(secrets.token_hex(32))
         credential = {"username": username, "password": hash_password(hash_password(password))}
-    where = "all interfaces, with a login" if config.public else "this machine only"
-    print(f"Visdom at http://localhost:{config.port} ({where}); Ctrl-C ends it", flush=True)
+    where, told = "all interfaces, with a login" if config.public else "this machine only", sys.stdout
+
+    def tell(port):  # called once it listens
+        print(f"Visdom at http://localhost:{port} ({where}); Ctrl-C ends it", file=told, flush=True)
+
+    # Else it starts afresh, without its windows, whenever a file of the code changes
+    tornado_settings.update(autoreload=False, serve_traceback=False)
     logging.disable(logging.ERROR)  # it complains of scripts that its page can do without
-    with contextlib.redirect_stdout(io.StringIO()):  # what it greets with
-        start_server(port=config.port, base_url="", env_path=env_path, bind_local=not config.public, user_credential=credential)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # what it greets with
+            start_server(config.port, base_url="", env_path=env_path, print_func=tell, bind_local=not config.public, user_credential=credential)
+    except OSError as error:
+        raise ConfigError(f"--port {config.port}: {error.strerror}") from error
 
 
 def replay(config, visdom_config):
     """Send what --visdom_log recorded to a server."""
     if not os.path.isfile(config.file):
         raise DataError(f"{config.file or 'replay'}: the file that --visdom_log recorded is wanted")
+    client = connect(visdom_config)
     try:
-        connect(visdom_config).replay_log(config.file)
-    except (ValueError, KeyError, TypeError) as error:
+        client.replay_log(config.file)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{config.file}: not what --visdom_log recorded ({error})") from error
+    print(f"{config.file} is shown at {visdom_config.visdom_server}:{visdom_config.visdom_port}, environments {', '.join(sorted(client.env_list))}")
 
 
 def inspect(config, visdom_config):
@@ -150,7 +168,7 @@ def main(argv=None):
             {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
         except ConnectionError as error:
             where = f"{configs[-1].visdom_server}:{configs[-1].visdom_port}"
-            raise DataError(f"no Visdom server at {where}: python -m guided_diffusion.visualize serve") from error
+            raise DataError(f"Visdom at {where}: {error} (python -m guided_diffusion.visualize serve starts one)") from error
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
@@ -26,6 +26,7 @@ TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
 INTERVAL = 3.0  # seconds between two rounds of sending: what comes meanwhile goes together
 MOST_POINTS = 4000  # of a line; beyond that every other one goes
 MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
+CAPTION_ROOM = 50  # pixels above and below a picture, together
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class VisdomConfig:
     visdom_port: Annotated[int, "of the Visdom server"] = 8097
     visdom_env: Annotated[str, "environment of the windows"] = "main"
     visdom_log: Annotated[str, "file to record the windows in, to be shown by `python -m guided_diffusion.visualize replay FILE`"] = ""
+
+
+class WindowsGone(Exception):
+    """The server answers, and lacks a window that was sent: it was started afresh, or somebody closed the window."""
 
 
 class NullWindows:
@@ -80,41 +85,69 @@ class _Picture:
 
 def connect(config, listening=False):
     """
-    A Visdom client that raises ConnectionError where there is no server, within TIMEOUT; with --visdom_log it records, and
-    without --visdom it does only that. ConfigError: the package is missing.
+    A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT; without
+    --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
 
     listening  for what is done in the windows, by a thread
     """
     try:
+        import requests
         import visdom
     except ImportError as error:
         raise ConfigError(PACKAGE) from error
     logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of every session that it sets up
+    username, password = os.environ.get("VISDOM_USERNAME"), os.environ.get("VISDOM_PASSWORD")
+    if config.visdom and username and not password:
+        raise ConfigError("VISDOM_USERNAME is set, and VISDOM_PASSWORD is not")
 
     class Client(visdom.Visdom):
+        @property
+        def session(self):
+            """Visdom's own logs in without a limit of time."""
+            if self._session is None:
+                session = requests.Session()
+                if username:
+                    login = {"username": username, "password": self.password}
+                    self._post(session, f"{self.server}:{self.port}", json=login)
+                self._session = session
+            return self._session
+
         def _handle_post(self, url, data=None):
-            response = self.session.post(url, data=data or {}, timeout=TIMEOUT)
-            response.raise_for_status()
+            return self._post(self.session, url, data=data or {})
+
+        def _post(self, session, url, **content):
+            try:
+                response = session.post(url, timeout=TIMEOUT, **content)
+                response.raise_for_status()
+            except requests.HTTPError as error:
+                raise ConnectionError(f"it answers {error.response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in") from error
+            except requests.RequestException as error:
+                raise ConnectionError("no answer" if isinstance(error, requests.Timeout) else "no server there") from error
             return response.text
 
         def win_exists(self, win, env=None):
-            """Asked before points are appended: on a server that was started afresh, everything has to be sent again."""
+            """Asked before points are appended to a window."""
             if self._win_exists_wrap(win, env) == "false":
-                raise ConnectionError("the windows are gone")
+                raise WindowsGone(win)
             return True
 
     return Client(
         server=config.visdom_server, port=config.visdom_port, env=config.visdom_env, raise_exceptions=True, use_incoming_socket=listening,
-        username=os.environ.get("VISDOM_USERNAME"), password=os.environ.get("VISDOM_PASSWORD"),
-        log_to_filename=config.visdom_log or None, offline=not config.visdom,
+        username=username, password=password, log_to_filename=None if config.visdom else config.visdom_log, offline=not config.visdom,
     )  # fmt: skip
+
+
+def send_picture(client, window, pixels, caption):
+    """Show a picture [3, H, W] uint8 in a window with room for its caption, which the page lays over the picture's last rows."""
+    height = pixels.shape[1] + CAPTION_ROOM
+    client.image(pixels, win=window, opts={"title": window, "caption": caption, "height": height})
 
 
 class Windows(NullWindows):
     """
-    Windows on the server that a VisdomConfig names; it is connected to when there is something to show.
+    Windows on the server that a VisdomConfig names, or else in its recording; connected to when there is something to show.
 
-    tell   called with one line when the server does not answer, once
+    tell   called with one line when the server does not take them, once
     retry  seconds until a lost server is tried again
     """
 
@@ -143,7 +176,7 @@ class Windows(NullWindows):
                 steps.append(step)
                 points.append(float(value))
                 if len(steps) > MOST_POINTS:
-                    del steps[1::2], points[1::2]
+                    lines.steps[series], lines.values[series] = steps[::2], points[::2]
                     lines.sent.pop(series, None)
         self.news.set()
 
@@ -186,43 +219,96 @@ class Windows(NullWindows):
 
     def _lost(self, error):
         self.client = None
+        self._forget_sent()
+        if not self.told:
+            where = f"Visdom at {self.config.visdom_server}:{self.config.visdom_port}" if self.config.visdom else self.config.visdom_log
+            self.tell(f"{where} does not take pictures ({error or type(error).__name__}); the run goes on, and it is tried again")
+        self.told = True
+
+    def _forget_sent(self):
         with self.lock:
             for what in self.content.values():
                 what.forget_sent()
-        if not self.told:
-            where = f"{self.config.visdom_server}:{self.config.visdom_port}"
-            self.tell(f"Visdom at {where} does not take pictures ({type(error).__name__}); the run goes on, and it is tried again")
-        self.told = True
 
     def _send_all(self):
         self.client = self.client or connect(self.config)
-        for name in list(self.content):
-            with self.lock:
-                what = self.content.get(name)
-            if isinstance(what, _Picture) and not what.sent:
-                self.client.image(what.pixels, win=name, opts={"title": name, "caption": what.caption})
-                what.sent = True
-            elif isinstance(what, _Lines):
+        try:
+            self._send_news()
+        except WindowsGone:
+            self._forget_sent()
+            self._send_news()
+
+    def _send_news(self):
+        with self.lock:
+            content = list(self.content.items())
+        known = next((name for name, what in content if what.sent), None)
+        if known is not None:  # pictures are sent without being asked for, and are gone all the same
+            self.client.win_exists(known)
+        for name, what in content:
+            if isinstance(what, _Lines):
                 self._send_lines(name, what)
+            elif not what.sent:
+                send_picture(self.client, name, what.pixels, what.caption)
+                what.sent = True
 
     def _send_lines(self, name, lines):
         with self.lock:
-            waiting = {series: (list(steps), list(lines.values[series])) for series, steps in lines.steps.items()}
-        for series, (steps, values) in waiting.items():
-            first = lines.sent.get(series, 0)
-            if first == len(steps):
+            waiting = {series: (steps, len(steps), lines.values[series], lines.sent.get(series, 0)) for series, steps in lines.steps.items()}
+        for series, (steps, count, values, first) in waiting.items():
+            if first == count:
                 continue
             update = "append" if first else "replace" if lines.sent else None
             self.client.line(
-                Y=np.array(values[first:]), X=np.array(steps[first:]), win=name, name=series, update=update,
+                Y=np.array(values[first:count]), X=np.array(steps[first:count]), win=name, name=series, update=update,
                 opts={"title": name, "xlabel": "step", "showlegend": len(waiting) > 1},
             )  # fmt: skip
-            lines.sent[series] = len(steps)
+            with self.lock:
+                if lines.steps[series] is steps:  # else they were thinned out meanwhile, and are sent whole the next time
+                    lines.sent[series] = count
+
+
+class BothWindows(NullWindows):
+    """Windows on a server and in a recording, each at its own pace: one that is lost is not missed by the other."""
+
+    shown = True
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def lines(self, window, step, values):
+        for part in self.parts:
+            part.lines(window, step, values)
+
+    def picture(self, window, picture, caption=""):
+        for part in self.parts:
+            part.picture(window, picture, caption)
+
+    def close(self):
+        for part in self.parts:
+            part.close()
 
 
 def open_windows(config, is_main=True, tell=print):
-    """Windows for the first process of a run that wants them; NullWindows otherwise. ConfigError: the package is missing."""
-    return Windows(config, tell) if is_main and (config.visdom or config.visdom_log) else NullWindows()
+    """
+    Windows for the first process of a run that wants them; NullWindows otherwise. ConfigError: the package is missing, or the
+    recording cannot be written.
+    """
+    if not is_main or not (config.visdom or config.visdom_log):
+        return NullWindows()
+    if not config.visdom_log:
+        return Windows(config, tell)
+    _check_writable(config.visdom_log)
+    recording = Windows(replace(config, visdom=False), tell)
+    return BothWindows(Windows(config, tell), recording) if config.visdom else recording
+
+
+def _check_writable(path):
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--visdom_log {path} cannot be written ({error})") from error
 
 
 def show_metrics(windows, values):

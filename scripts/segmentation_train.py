@@ -11,6 +11,7 @@ On several GPUs, with the paper's flags:
 import os
 
 import torch
+from tqdm import tqdm
 
 from guided_diffusion import command_line, compute, script_util, storage
 from guided_diffusion.case_reader import DataConfig
@@ -84,7 +85,7 @@ def main(argv=None):
 
         with lock, processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
-            windows = open_windows(visdom, processes.is_main)
+            windows = open_windows(visdom, processes.is_main, tqdm.write)
             trainer = Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows)
             del start  # all of its tensors, of which the trainer has its own by now
             trainer.run()

@@ -62,3 +62,17 @@ def test_movies_run_from_noise_to_the_mask():
     assert seen[0] == 0 and abs(seen[1] - 128) <= 2 and seen[-1] == 255
     assert pictures.movie_steps(1000) >= {0, 999} and len(pictures.movie_steps(1000)) == pictures.MOVIE_FRAMES
     assert pictures.movie_steps(3) == {0, 1, 2}
+
+
+def test_labels_lie_beside_each_other_and_grow_with_the_tiles():
+    def inked(page, top, height):
+        """Columns of a page with ink in the lines of labels."""
+        return (np.asarray(page.convert("L"))[top : top + height] < 200).any(0)
+
+    narrow = pictures.sheet(np.zeros((80, 20)), np.zeros((0, 80, 20), bool), np.zeros((1, 80, 20), bool))
+    columns = inked(narrow, pictures.MARGIN, pictures.LABEL_HEIGHT)
+    gaps = np.diff(np.flatnonzero(np.diff(np.concatenate([[False], columns, [False]]).astype(int))))[1::2]
+    assert (gaps >= pictures.MARGIN).sum() >= 5  # between six labels
+    wide = pictures.grid([[("image", np.ones((512, 512)))]])
+    assert wide.height == 512 + 4 * pictures.LABEL_HEIGHT + 2 * pictures.MARGIN
+    assert np.flatnonzero(inked(wide, 0, wide.height)).max() > 3 * np.flatnonzero(inked(pictures.grid([[("image", np.ones((128, 128)))]]), 0, 128)).max()

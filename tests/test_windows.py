@@ -16,8 +16,9 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script
 from PIL import Image
+from visdom_server import Server, free_port, picture_of, points_of, there, wait_for, windows_of
 
 from guided_diffusion import pictures, visualize
 from guided_diffusion.image_files import DataError, read_image
@@ -39,75 +40,12 @@ pytest.importorskip("visdom")
 RED, BLUE = (Image.new("RGB", (20, 10), colour) for colour in ((255, 0, 0), (0, 0, 255)))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Server:
-    """A Visdom server of the tests, on a free port, by the project's own command."""
-
-    def __init__(self, folder):
-        self.port, self.folder, self.process = free_port(), folder, None
-
-    def start(self):
-        command = [sys.executable, "-m", "guided_diffusion.visualize", "serve", f"--port={self.port}", f"--env_path={self.folder}"]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        end = time.monotonic() + 90
-        while True:
-            try:
-                return socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
-                    pytest.skip(f"no Visdom server: {self.process.communicate(timeout=5)[0][-300:]}")
-                time.sleep(0.1)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-    def config(self, env, **more):
-        return VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=self.port, visdom_env=env, **more)
-
-    def flags(self, env):
-        return ["--visdom", "--visdom_server=http://127.0.0.1", f"--visdom_port={self.port}", f"--visdom_env={env}"]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("visdom"))
     server.start()
     yield server
     server.kill()
-
-
-def windows_of(client):
-    """{name: content} of every window of the client's environment."""
-    return {name: window["content"] for name, window in json.loads(client.get_window_data(None)).items()}
-
-
-def points_of(content):
-    return {trace["name"]: (trace["x"], trace["y"]) for trace in content["data"]}
-
-
-def picture_of(content):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content["src"].split(",")[1]))).convert("RGB"))
-
-
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
-def there(client, *names):
-    """Whether the server has all these windows."""
-    try:
-        return set(names) <= windows_of(client).keys()
-    except (ConnectionError, ValueError):
-        return False
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
@@ -184,11 +122,15 @@ class Refusing(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("kind", ["absent", "silent", "refusing"])
-def test_a_server_that_is_none_costs_one_line_and_no_time(kind, capfd):
+@pytest.mark.parametrize("kind", ["absent", "silent", "silent at the login", "refusing"])
+def test_a_server_that_is_none_costs_one_line_and_no_time(kind, capfd, monkeypatch):
     """Absent; accepting and never answering; answering no."""
+    monkeypatch.setattr("guided_diffusion.windows.TIMEOUT", (1, 1))
     told, port = [], free_port()
-    if kind == "silent":
+    if kind == "silent at the login":
+        monkeypatch.setenv("VISDOM_USERNAME", "somebody")
+        monkeypatch.setenv("VISDOM_PASSWORD", "something")
+    if kind.startswith("silent"):
         listener = socket.create_server(("127.0.0.1", port))
     if kind == "refusing":
         listener = http.server.ThreadingHTTPServer(("127.0.0.1", port), Refusing)
@@ -201,10 +143,10 @@ def test_a_server_that_is_none_costs_one_line_and_no_time(kind, capfd):
         windows.picture("sheet", RED)
         longest = max(longest, time.perf_counter() - started)
         time.sleep(0.001)
-    if kind != "silent":  # which is noticed after some seconds only
-        wait_for(lambda: told)
-        time.sleep(0.5)
-        assert len(told) == 1 and f"127.0.0.1:{port} does not take pictures" in told[0]
+    wait_for(lambda: told)
+    time.sleep(0.5)
+    reason = {"absent": "no server there", "refusing": "it answers 403"}.get(kind, "no answer")
+    assert len(told) == 1 and f"127.0.0.1:{port} does not take pictures ({reason}" in told[0]
     started = time.perf_counter()
     windows.close(seconds=0.5)
     assert time.perf_counter() - started < 2 and longest < 0.5  # a step of a run is never held up by the seconds of a timeout
@@ -365,6 +307,19 @@ def test_cases_are_chosen_by_their_figures_and_masks_follow_the_threshold(cases,
     assert client.shown["masks"][1] == before["masks"][1]
 
 
+def test_samples_that_were_scored_are_shown_over_their_images_wherever_both_are(cases, sampled, tmp_path):
+    shutil.copytree(cases, tmp_path / "cases")
+    shutil.copytree(sampled, tmp_path / "samples")
+    summary = json.loads((sampled / "metrics.json").read_text())
+    (tmp_path / "samples" / "metrics.json").write_text(json.dumps({**summary, "data_dir": "../cases"}))
+    for folder in (sampled, tmp_path / "samples"):
+        page = np.asarray(Inspector(Recorder(), InspectConfig(str(folder))).page())
+        np.testing.assert_array_equal(page, np.asarray(Image.open(sampled / "phantom0000_sheet.png")))
+    for text in ("{}", "none", json.dumps({"data_dir": "nowhere"})):
+        (tmp_path / "samples" / "metrics.json").write_text(text)
+        assert Inspector(Recorder(), InspectConfig(str(tmp_path / "samples"))).folders == {}
+
+
 def test_inspecting_refuses_what_is_not_there(tmp_path):
     for folder, words in (("/nowhere", "no such folder"), (str(tmp_path), "no samples")):
         with pytest.raises(DataError, match=words):
@@ -387,8 +342,8 @@ def test_refusals(tmp_path):
         (["serve", "--public"], ["--public wants a login", "VISDOM_USERNAME"]),
         (["serve", "--port=0"], ["--port 0"]),
         (["replay", "/nowhere"], ["/nowhere"]),
-        (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no Visdom server", str(port), "visualize serve"]),
-        (["inspect", "--samples=/nowhere", f"--visdom_port={port}"], ["no Visdom server"]),
+        (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no server there", str(port), "visualize serve"]),
+        (["inspect", "--samples=/nowhere", f"--visdom_port={port}"], ["no server there"]),
     ]:
         assert_refused(command(*arguments, env=closed), *words)
 
@@ -440,9 +395,12 @@ def test_the_page_shows_training(visit, server, trained):
     )
     sent = points_of(windows_of(connect(server.config("training")))["loss"])["loss"][1]
     assert drawn["loss"] == pytest.approx(sent)
-    source = page.locator(".window img.content-image").first.get_attribute("src") or page.locator(".window img").first.get_attribute("src")
+    window = page.locator(".window").filter(has=page.get_by_text("validation samples", exact=True))
+    source = window.locator("img").get_attribute("src")
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
     np.testing.assert_array_equal(shown, picture_of(windows_of(connect(server.config("training")))["validation samples"]))
+    picture, above, below = (window.locator(part).bounding_box() for part in ("img", "p.caption", ".widgets"))
+    assert above["y"] + above["height"] <= picture["y"] and picture["y"] + picture["height"] <= below["y"]  # no part of it is covered
     if os.environ.get("CIMD_SCREENSHOTS"):
         page.screenshot(path=os.path.join(os.environ["CIMD_SCREENSHOTS"], "visdom_training.png"))
 
@@ -475,7 +433,10 @@ def test_the_page_answers_when_a_threshold_is_moved(visit, server, cases, sample
 
 
 def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(cases, tmp_path):
-    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=3", "--batch_size=2", "--visdom",
-                      "--visdom_server=http://127.0.0.1", f"--visdom_port={free_port()}", *as_arguments(TINY))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("does not take pictures") == 1 and "Traceback" not in done.stdout + done.stderr
+    command = [sys.executable, ROOT / "scripts" / "segmentation_train.py", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=3",
+               "--batch_size=2", "--log_interval=1", "--visdom", "--visdom_server=http://127.0.0.1", f"--visdom_port={free_port()}",
+               *as_arguments(TINY)]  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    told = done.stdout.decode()
+    assert done.returncode == 0 and "Traceback" not in told, told
+    assert told.count("does not take pictures") == 1 and re.search(r"[\r\n]Visdom at", told)  # not behind the bar of progress

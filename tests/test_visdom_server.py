@@ -1,0 +1,244 @@
+"""The server of `visualize serve`, with and without a login; windows that vanish from it; recordings beside it; cases that cannot be shown."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+from helpers import ROOT, assert_refused
+from PIL import Image
+from visdom_server import Server, free_port, picture_of, points_of, there, wait_for, windows_of
+
+from guided_diffusion.inspector import InspectConfig, Inspector
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.windows import MOST_POINTS, VisdomConfig, Windows, _Lines, connect, open_windows
+
+pytest.importorskip("visdom")
+
+RED = Image.new("RGB", (20, 10), (255, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("visdom"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """own_server(...) starts a server for one test, which it does not outlive."""
+    started = []
+
+    def start(**how):
+        started.append(Server(tmp_path / "kept", **how))
+        started[0].start()
+        return started[0]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+def command(*arguments, environ=None):
+    line = [sys.executable, "-m", "guided_diffusion.visualize", *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, env={**os.environ, **(environ or {})}, capture_output=True, text=True, timeout=60)
+
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server open to others, into which ann logs in with a word of her own."""
+    folder = tmp_path_factory.mktemp("guarded")
+    server = Server(folder, "--public", environ={**os.environ, "HOME": str(folder), "VISDOM_USERNAME": "ann", "VISDOM_PASSWORD": "her own"})
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_public_server_takes_windows_from_those_who_log_in(guarded, monkeypatch):
+    config = guarded.config("guarded")
+    for name, word, reason in ((None, None, "400"), ("ann", "another", "400"), ("ann", None, "VISDOM_PASSWORD is not")):
+        for variable, value in (("VISDOM_USERNAME", name), ("VISDOM_PASSWORD", word)):
+            monkeypatch.setenv(variable, value) if value else monkeypatch.delenv(variable, raising=False)
+        told = []
+        with Windows(config, told.append, retry=0.1) as windows:
+            windows.lines("loss", 0, {"mse": 1})
+            wait_for(lambda told=told: told)
+        assert len(told) == 1 and reason in told[0]
+        assert_refused(command("inspect", *guarded.flags("guarded")[1:]), reason)
+    monkeypatch.setenv("VISDOM_PASSWORD", "her own")
+    with Windows(config, told.append) as windows:
+        windows.lines("loss", 0, {"mse": 1})
+    assert len(told) == 1 and points_of(windows_of(connect(config))["loss"]) == {"mse": ([0], [1])}
+
+
+def test_the_page_of_a_public_server_lets_those_in_who_log_in(guarded, browser):
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{guarded.port}/")
+    page.fill("#inputUsername", "ann")
+    page.fill("#inputPassword", "her own")
+    page.click("#submitButton")
+    page.wait_for_function("document.title == 'visdom' && document.querySelector('#app')?.children.length", timeout=20_000)
+    assert "her" not in page.url  # the word is hashed and posted, by a script
+    page.close()
+
+
+def test_a_port_that_is_taken_is_refused_before_an_address_is_told(server):
+    done = command("serve", f"--port={server.port}")
+    assert_refused(done, f"--port {server.port}")
+    assert "http://" not in done.stdout
+
+
+def test_a_server_keeps_its_windows_when_a_file_of_the_code_changes(own_server, tmp_path):
+    code = tmp_path / "sitecustomize.py"  # which Python imports first of all
+    code.write_text("")
+    server = own_server(environ={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])})
+    client = connect(server.config("kept"))
+    client.text("kept", win="kept")
+    time.sleep(2)  # files that are watched are looked at twice a second
+    os.utime(code, (1, 1))
+    with pytest.raises(AssertionError, match="it did not happen"):
+        wait_for(lambda: not there(client, "kept"), seconds=3)
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_back_on_a_server_that_was_started_afresh_unnoticed(own_server, tmp_path):
+    server, told = own_server(), []
+    config = server.config("pictures")
+    windows = Windows(config, told.append, retry=0.2)
+    windows.picture("first", RED)
+    windows.picture("second", RED)
+    wait_for(lambda: there(connect(config), "first", "second"))
+    server.kill()
+    shutil.rmtree(tmp_path / "kept")
+    server.start()
+    windows.picture("second", RED)
+    wait_for(lambda: there(connect(config), "first", "second"))
+    windows.close()
+    assert not told
+
+
+def test_a_window_that_is_closed_in_the_page_comes_back_whole_and_without_a_word(server):
+    config, told = server.config("closed"), []
+    windows, client = Windows(config, told.append), connect(config)
+    for name in ("loss", "lr"):
+        windows.lines(name, 0, {name: 1})
+    wait_for(lambda: there(client, "loss", "lr"))
+    client.close(win="lr")
+    windows.lines("lr", 1, {"lr": 2})
+    windows.close()
+    assert points_of(windows_of(client)["lr"]) == {"lr": ([0, 1], [1, 2])} and not told
+
+
+def test_lines_that_are_thinned_out_while_they_are_sent_are_sent_whole_the_next_time():
+    windows = Windows.__new__(Windows)
+    windows.content, windows.lock, windows.news = {}, threading.Lock(), threading.Event()
+    shown = {}
+
+    def line(X, Y, win, name, update, opts):
+        before = [] if update != "append" else shown[name]
+        shown[name] = before + list(X)
+        if len(shown[name]) == MOST_POINTS:  # the run goes on meanwhile
+            windows.lines("loss", MOST_POINTS, {"mse": 0})
+
+    windows.client = types.SimpleNamespace(line=line, win_exists=lambda win: True)
+    for step in range(MOST_POINTS):
+        windows.lines("loss", step, {"mse": 0})
+    for _ in range(2):
+        windows._send_news()
+    assert isinstance(windows.content["loss"], _Lines) and shown["mse"] == windows.content["loss"].steps["mse"] == list(range(0, MOST_POINTS + 1, 2))
+
+
+def test_what_an_absent_server_misses_is_recorded(server, tmp_path):
+    log, told = tmp_path / "new" / "windows.log", []
+    config = VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=free_port(), visdom_env="missed", visdom_log=str(log))
+    with open_windows(config, tell=told.append) as windows:
+        windows.lines("loss", 1, {"mse": 2})
+        windows.picture("sheet", RED)
+        wait_for(lambda: told)
+    assert len(told) == 1
+    done = command("replay", log, *server.flags("missed")[1:])
+    assert done.returncode == 0 and "missed" in done.stdout
+    content = windows_of(connect(server.config("missed")))
+    assert points_of(content["loss"]) == {"mse": ([1], [2])} and (picture_of(content["sheet"]) == (255, 0, 0)).all()
+
+
+def test_recordings_that_cannot_be_are_refused(server, tmp_path):
+    with pytest.raises(ConfigError, match=f"--visdom_log {tmp_path} cannot be written"):
+        open_windows(VisdomConfig(visdom_log=str(tmp_path)))
+    for text in ("no log\n", "[1, 2]\n", "3\n"):
+        (tmp_path / "text").write_text(text)
+        assert_refused(command("replay", tmp_path / "text", *server.flags("refused")[1:]), "not what --visdom_log recorded")
+
+
+# -- inspecting -------------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """A client that keeps what it is told."""
+
+    def __init__(self):
+        self.shown = {}
+
+    def properties(self, data, win, opts):
+        self.shown[win] = [item["values"] for item in data]
+
+    def image(self, pixels, win, opts):
+        self.shown[win] = opts["caption"]
+
+    def text(self, text, win, opts):
+        self.shown[win] = text
+
+    def choose(self, inspector, place, value):
+        inspector.on_event({"event_type": "PropertyUpdate", "propertyId": place, "value": value})
+
+
+@pytest.fixture
+def odd(cases, tmp_path):
+    """Samples and cases: one with a name that is markup, one with an image that is none, one with an image of another size."""
+    samples, data = tmp_path / "samples", tmp_path / "data"
+    samples.mkdir()
+    for name in ("<b>&", "broken", "large"):
+        np.savez(samples / f"{name}_samples.npz", samples=np.zeros((2, 16, 12), np.float32))
+        shutil.copytree(cases / "phantom0000", data / name)
+        with Image.open(data / name / "image_phantom0000.png") as image:
+            image.resize((12, 16)).save(data / name / "image_phantom0000.png")
+        for path in (data / name).glob("label*"):
+            Image.new("L", (12, 16)).save(path)
+    (data / "broken" / "image_phantom0000.png").write_text("none")
+    for path in (data / "large").glob("*.png"):
+        Image.new("L", (20, 30)).save(path)
+    (samples / "metrics.csv").write_text("case,samples,ged_2,ci_2\n<b>&,x,0.25,nan\nbroken,x,nan,0.5\nlarge,x,0.5,\n")
+    return InspectConfig(str(samples), str(data))
+
+
+def test_cases_that_cannot_be_shown_are_told_of_and_others_can_be_chosen(odd):
+    client = Kept()
+    inspector = Inspector(client, odd)
+    inspector.show()
+    assert "<b>&lt;b&gt;&amp;</b>" in client.shown["figures"] and client.shown["masks"].startswith("<b>&")
+    client.choose(inspector, 1, 1)
+    assert "broken" in client.shown["figures"] and "cannot be read" in client.shown["figures"]
+    client.choose(inspector, 1, 2)
+    assert "large: samples of (16, 12) pixels, and an image of (30, 20)" in client.shown["figures"]
+    client.choose(inspector, 1, 0)
+    assert client.shown["masks"].startswith("<b>&")
+
+
+def test_figures_that_are_not_finite_are_sorted_as_none(odd):
+    client = Kept()
+    inspector = Inspector(client, odd)
+    for place, labels in ((2, ["large  ged 0.5000", "<b>&  ged 0.2500", "broken"]), (3, ["broken  ci 0.5000", "<b>&", "large"])):
+        client.choose(inspector, 0, place)
+        assert client.shown["cases"][1] == labels
