@@ -51,6 +51,7 @@ class CompareConfig:
     num_ensemble: Annotated[int, "masks for each case"] = 16
     batch_size: Annotated[int, "masks per step, of every method"] = 8
     augment: Annotated[str, "as in training"] = "none"
+    fast: Annotated[bool, "sample by --fast those methods whose preset would take every timestep"] = False
     truth: Annotated[str, "truth.json of phantoms, of the cases that are scored"] = ""
     out_dir: Annotated[str, "where everything goes"] = "results/comparison"
     seed: Annotated[int, "of folds, weights and masks"] = 0
@@ -187,7 +188,7 @@ class Comparison:
             self.call(
                 "segmentation_sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
                 "--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", 4 * config.num_ensemble,
-                "--seed", config.seed, *self.known(method, SAMPLING),
+                "--seed", config.seed, *as_arguments(self.chain(method)),
             )  # fmt: skip
         result = {
             "method": method, "steps": steps, "images": steps * config.batch_size, "lr": lr, "trials": trials,
@@ -195,11 +196,16 @@ class Comparison:
         }
         storage.write_atomically(self.path(method, "result.json"), lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
 
-    def known(self, method, kinds):
-        """Those of the flags given that the method knows and a script takes, as arguments."""
-        flags = command_line.pick_flags(self.flags, *kinds)
+    def known(self, method, *classes):
+        """{flag: value} of those flags of the config classes that were given and that the method knows."""
         foreign = script_util.foreign_flags(method_of(method))
-        return [word for name, value in flags.items() if name not in foreign for word in (f"--{name}", command_line.show_value(_typed(value)))]
+        return {name: value for name, value in command_line.pick_flags(self.flags, *classes).items() if name not in foreign}
+
+    def chain(self, method):
+        """How the method's masks are drawn, {flag: value}: as its preset says, but for --fast and flags given."""
+        own = self.known(method, SamplerConfig)
+        takes_all = method_of(method) not in BASELINES and "steps" not in PRESETS[method]
+        return {"fast": True} if self.config.fast and takes_all and not own else own
 
     def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None):
         """Train, or go on; without `eval_interval`, without looking at the validation cases."""
@@ -210,7 +216,7 @@ class Comparison:
         self.call(
             "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
             "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--augment", self.config.augment, "--save_interval", max(1, steps // 2),
-            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *self.known(method, TRAINING),
+            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(self.known(method, DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)),
         )  # fmt: skip
 
     def steps_of(self, method):
@@ -244,11 +250,10 @@ class Comparison:
         flags = model.flags
         (data_config,) = command_line.configs_from_flags(flags, DataConfig)
         dataset = LIDCDataset(os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config)
-        chain = {} if method_of(method) in BASELINES else command_line.pick_flags(self.flags, SamplerConfig)
         times = []
         while len(times) < 4 and (not times or times[0] < PATIENCE):
             start = time.perf_counter()
-            model.sample(dataset[0].image, self.config.num_ensemble, batch_size=self.config.num_ensemble, **chain)
+            model.sample(dataset[0].image, self.config.num_ensemble, batch_size=self.config.num_ensemble, **self.chain(method))
             times.append(time.perf_counter() - start)
         parameters = sum(p.numel() for part in model.segmenter.sampling_parts for p in part.parameters())
         return {"parameters": parameters, "seconds": statistics.median(times[1:] or times)}
@@ -277,10 +282,6 @@ class Comparison:
         return {"cases": summary["cases"], "rows": rows}
 
 
-TRAINING = (DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)
-SAMPLING = (SamplerConfig,)
-
-
 def training_of(folder):
     """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
     rows = read_rows(os.path.join(folder, "progress.csv"))
@@ -297,5 +298,7 @@ def method_of(preset):
     return PRESETS[preset].get("method", "cimd")
 
 
-def _typed(value):
-    return tuple(value) if isinstance(value, list) else value
+def as_arguments(flags):
+    """Flags {name: value}, JSON-like, as they are typed."""
+    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    return [word for name, value in typed.items() for word in (f"--{name}", command_line.show_value(value))]
