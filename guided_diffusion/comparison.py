@@ -50,7 +50,7 @@ class CompareConfig:
     validation_share: Annotated[float, "share of the cases left that is not trained on but chosen by"] = 0.15
     num_ensemble: Annotated[int, "masks for each case"] = 16
     batch_size: Annotated[int, "masks per step, of every method"] = 8
-    augment: Annotated[str, "as in training"] = "none"
+    augment: Annotated[str, "as in training, of every method; none given: its preset's"] = ""
     fast: Annotated[bool, "sample by --fast those methods whose preset would take every timestep"] = False
     truth: Annotated[str, "truth.json of phantoms, of the cases that are scored"] = ""
     out_dir: Annotated[str, "where everything goes"] = "results/comparison"
@@ -211,11 +211,12 @@ class Comparison:
         """Train, or go on; without `eval_interval`, without looking at the validation cases."""
         data = os.path.join(self.data, f"fold{fold}")
         more = ["--lr", lr] if lr else []
+        more += ["--augment", self.config.augment] if self.config.augment else []
         if eval_interval:
             more += ["--eval_data_dir", os.path.join(data, "validation"), "--eval_interval", eval_interval, "--eval_ensemble", SCORED]
         self.call(
             "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
-            "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--augment", self.config.augment, "--save_interval", max(1, steps // 2),
+            "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
             "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(self.known(method, DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)),
         )  # fmt: skip
 
