@@ -33,17 +33,19 @@ def figure_names(row):
 
 
 def print_table(told):
+    """A row for each sampler, a column for each number of steps; bold is what lies within one standard error of the reference."""
     ged, hm_iou, calibration = figure_names(told["rows"][0])
-    print(f"\n{told['model']}, {told['cases']} cases of {told['data']}, {told['machine']}\n")
-    print(f"| sampler | steps | {ged} | less reference | {hm_iou} | {calibration} |\n|---|---|---|---|---|---|")
-    for row in sorted(told["rows"], key=lambda row: (label(row), -row["steps"])):
-        less = row["ged_less_reference"]
-        print(
-            f"| {label(row)} | {row['steps']} | {row[ged]['mean']:.3f} ± {row[ged]['se']:.3f} | {less['mean']:+.3f} ± {less['se']:.3f} | "
-            f"{row[hm_iou]['mean']:.3f} | {row[calibration]['mean']:.3f} |"
-        )
-    reference = told["rows"][0][ged]
+    reference, counts = told["rows"][0][ged], list(dict.fromkeys(row["steps"] for row in told["rows"]))
     within = [row for row in told["rows"] if row[ged]["mean"] <= reference["mean"] + reference["se"]]
+    print(f"\n{ged} ± standard error (HM-IoU, calibration error), {told['cases']} cases of {told['data']}, {told['model']}, {told['machine']}\n")
+    print(f"| sampler | {' | '.join(map(str, counts))} |\n|{'---|' * (len(counts) + 1)}")
+    for name in dict.fromkeys(map(label, told["rows"])):
+        cells = {}
+        for row in filter(lambda row: label(row) == name, told["rows"]):
+            score = f"{row[ged]['mean']:.3f} ± {row[ged]['se']:.3f}"
+            score = f"**{score}**" if row in within else score
+            cells[row["steps"]] = f"{score} ({row[hm_iou]['mean']:.2f}, {row[calibration]['mean']:.3f})"
+        print(f"| {name} | {' | '.join(cells.get(count, '-') for count in counts)} |")
     least = min(row["steps"] for row in within)
     print(f"\nwithin one standard error at {least} steps: {'; '.join(label(row) for row in within if row['steps'] == least)}")
 
