@@ -34,6 +34,7 @@ from .sampling import SamplerConfig
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
 SCORED = 8  # masks for each case of a validation
+GAVE_UP = 1  # status of a training whose loss is not finite any more
 PATIENCE = 10  # seconds; a slower ensemble is timed once
 
 
@@ -207,17 +208,17 @@ class Comparison:
         takes_all = method_of(method) not in BASELINES and "steps" not in PRESETS[method]
         return {"fast": True} if self.config.fast and takes_all and not own else own
 
-    def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None):
-        """Train, or go on; without `eval_interval`, without looking at the validation cases."""
+    def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None, may_diverge=False):
+        """Train, or go on; without `eval_interval`, without looking at the validation cases. Returns whether it diverged."""
         data = os.path.join(self.data, f"fold{fold}")
         more = ["--lr", lr] if lr else []
         more += ["--augment", self.config.augment] if self.config.augment else []
         if eval_interval:
             more += ["--eval_data_dir", os.path.join(data, "validation"), "--eval_interval", eval_interval, "--eval_ensemble", SCORED]
-        self.call(
+        return self.call(
             "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
             "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
-            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(self.known(method, DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)),
+            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(self.known(method, DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)), may_end=GAVE_UP if may_diverge else 0,
         )  # fmt: skip
 
     def steps_of(self, method):
@@ -233,7 +234,10 @@ class Comparison:
         return max(1, int(60 * config.budget_minutes * speed / config.batch_size))
 
     def choose_lr(self, method, steps):
-        """(the learning rate with the least energy distance on the validation cases of the first fold, {rate: distance})."""
+        """
+        (the learning rate with the least energy distance on the validation cases of the first fold, {rate: distance}), None for
+        one with which training diverged. DataError: all did.
+        """
         config = self.config
         if len(config.lrs) < 2:
             return (config.lrs[0] if config.lrs else None), {}
@@ -241,9 +245,12 @@ class Comparison:
         for lr in config.lrs:
             self.tell(f"{method}: trying learning rate {lr:g}, {short} steps")
             folder = self.path(method, f"lr{lr:g}")
-            self.train(method, 0, folder, short, lr, short)
-            trials[f"{lr:g}"] = float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
-        return min(config.lrs, key=lambda lr: trials[f"{lr:g}"]), trials
+            diverged = self.train(method, 0, folder, short, lr, short, may_diverge=True)
+            score = math.nan if diverged else float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
+            trials[f"{lr:g}"] = score if math.isfinite(score) else None
+        if not any(score is not None for score in trials.values()):
+            raise DataError(f"{method}: none of --lrs {','.join(trials)} trains it; give smaller ones")
+        return min((lr for lr in config.lrs if trials[f"{lr:g}"] is not None), key=lambda lr: trials[f"{lr:g}"]), trials
 
     def measure(self, method):
         """{"parameters": of what sampling needs, "seconds": for one case's ensemble}."""
@@ -259,18 +266,19 @@ class Comparison:
         parameters = sum(p.numel() for part in model.segmenter.sampling_parts for p in part.parameters())
         return {"parameters": parameters, "seconds": statistics.median(times[1:] or times)}
 
-    def call(self, script, *arguments):
-        """Run a script, its text to console.log. DataError: it failed; its last line is told."""
+    def call(self, script, *arguments, may_end=0):
+        """Run a script, its text to console.log; returns its status, 0 or may_end. DataError: another one; the last line is told."""
         command = [sys.executable, os.path.join(self.scripts, f"{script}.py"), *map(str, arguments)]
         log = os.path.join(self.config.out_dir, "console.log")
         with open(os.path.join(self.config.out_dir, "commands.txt"), "a", encoding="utf-8") as file:
             file.write(shlex.join(["python", f"scripts/{script}.py", *command[2:]]) + "\n")
         with open(log, "a", encoding="utf-8") as file:
             status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
-        if status:
+        if status not in (0, may_end):
             with open(log, encoding="utf-8") as file:
                 last = ([""] + file.read().strip().splitlines())[-1]
             raise DataError(f"{script}.py ended with status {status}: {last} ({log}; the same command goes on)")
+        return status
 
     def tabulate(self):
         """{"cases", "rows": [result of each method with its "figures" and "differences" from the first]}, JSON-like."""

@@ -316,3 +316,12 @@ def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late,
 def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train, late, nan_at):  # noqa: F811
     nan_at({4, 5, 6})
     assert train("run", iterations=10, max_bad_steps=3).steps_done == 10
+
+
+def test_encoders_that_overflow_make_a_bad_step_and_no_traceback(cases, tmp_path):
+    """A deviation of e^200 is no number in float32: the step is left out, and the run gives up in its own words."""
+    segmenter = script_util.create_segmenter(TINY)
+    with torch.no_grad():
+        segmenter.posterior.conv_layer.bias.fill_(200)
+    terms = segmenter(torch.rand(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.tensor([0, 5]))
+    assert not torch.isfinite(terms["loss"]).any()

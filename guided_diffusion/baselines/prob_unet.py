@@ -73,7 +73,7 @@ class ProbabilisticUNet(Baseline):
     def prior_of(self, image, rows):
         """The prior of each mask, computed once for each image."""
         prior = self.prior.of(image)
-        return prior if rows is None else Independent(Normal(prior.mean[rows], prior.stddev[rows]), 1)
+        return prior if rows is None else Independent(Normal(prior.mean[rows], prior.stddev[rows], validate_args=False), 1, validate_args=False)
 
     def parameter_norms(self):
         """The sum of the L2 norms of all parameters of both encoders, and of the combiner but for its last layer."""
