@@ -183,7 +183,8 @@ class Comparison:
         lr, trials = self.choose_lr(method, steps)
         for fold in range(len(self.splits)):
             folder = self.path(method, f"fold{fold}")
-            self.tell(f"{method}: training fold {fold + 1} of {len(self.splits)}, {steps} steps" + (f", learning rate {lr:g}" if lr else ""))
+            rate = f", learning rate {lr:g}" if lr else ""
+            self.tell(f"{method}: training fold {fold + 1} of {len(self.splits)}, {steps} steps{rate}")
             self.train(method, fold, folder, steps, lr, max(1, steps // VALIDATIONS))
             self.tell(f"{method}: sampling")
             self.call(

@@ -58,10 +58,7 @@ def page(table, num_ensemble, score):
     """The table and the curves as one HTML page that opens from a file; `score` is the name of what the curves show."""
     titles, rows = as_rows(table, num_ensemble)
     head = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in titles)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{'<br>'.join(f'<small>{html.escape(part)}</small>' if k else html.escape(part) for k, part in enumerate(cell))}</td>" for cell in cells) + "</tr>"
-        for cells in rows
-    )
+    body = "\n".join(f"<tr>{''.join(map(table_cell, cells))}</tr>" for cells in rows)
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Comparison of methods</title><link rel="icon" href="data:,"><style>{STYLE}</style></head>
 <body><h1>Comparison of methods</h1>
@@ -77,6 +74,12 @@ def page(table, num_ensemble, score):
 """
 
 
+def table_cell(parts):
+    """A cell of the page: its first part, and the others below it in small letters."""
+    first, *others = map(html.escape, parts)
+    return f"<td>{first}{''.join(f'<br><small>{other}</small>' for other in others)}</td>"
+
+
 def curves(rows, score):
     """The validation scores of each method against the masks trained on, as SVG."""
     points = {row["method"]: [(p["samples"], p[score]) for p in row["curve"]] for row in rows}
@@ -87,7 +90,7 @@ def curves(rows, score):
         return f"{MARGIN + x / right * (WIDTH - 2 * MARGIN):.1f},{HEIGHT - MARGIN - y / top * (HEIGHT - 2 * MARGIN):.1f}"
 
     parts = [f'<path d="M{place(0, top)}L{place(0, 0)}L{place(right, 0)}" fill="none" stroke="#888"/>']
-    parts += [f'<text x="{MARGIN - 4}" y="{MARGIN}" text-anchor="end">{top:.2f}</text>', f'<text x="{MARGIN - 4}" y="{HEIGHT - MARGIN}" text-anchor="end">0</text>']
+    parts += [f'<text x="{MARGIN - 4}" y="{y}" text-anchor="end">{told}</text>' for y, told in ((MARGIN, f"{top:.2f}"), (HEIGHT - MARGIN, "0"))]
     parts += [f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - MARGIN + 16}" text-anchor="end">{right:,.0f} masks</text>']
     for k, (method, curve) in enumerate(points.items()):
         colour = COLOURS[k % len(COLOURS)]

@@ -7,10 +7,12 @@ from helpers import TINY, assert_refused, call_script, nonzero
 from torch.distributions import LowRankMultivariateNormal
 
 from guided_diffusion.baselines.plain_unet import PlainUNet, _Dropout
+from guided_diffusion.command_line import configs_from_flags
 from guided_diffusion.nn import ConfigError, seeded_generator
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.script_util import create_segmenter, load_segmenter
+from guided_diffusion.train_config import TrainConfig, check_train_config
 
 SMALL = {"image_size": 16, "image_channels": 1, "num_filters": (8, 16), "no_convs_per_block": 2, "latent_dim": 2}
 METHODS = {
@@ -47,6 +49,13 @@ def test_prob_unet_has_the_layers_described():
 def test_cimd_small_has_the_parameters_named():
     segmenter = create_segmenter(PRESETS["cimd-small"])
     assert sum(p.numel() for p in segmenter.model.parameters()) == 21_424_898
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_can_be_built(preset):
+    segmenter = create_segmenter(PRESETS[preset])
+    assert sum(p.numel() for part in segmenter.sampling_parts for p in part.parameters()) > 0
+    check_train_config(configs_from_flags(PRESETS[preset], TrainConfig)[0])
 
 
 def test_the_plain_unet_takes_sizes_that_do_not_halve():

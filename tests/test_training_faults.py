@@ -14,7 +14,7 @@ from blob_store import BlobStore
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script
 from test_training import learnt, rows_of, same, train  # noqa: F401  (train is a fixture)
 
-from guided_diffusion import checkpoint
+from guided_diffusion import checkpoint, script_util
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.signals import Signals
 from guided_diffusion.step_reports import StepReports
@@ -318,8 +318,8 @@ def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train,
     assert train("run", iterations=10, max_bad_steps=3).steps_done == 10
 
 
-def test_encoders_that_overflow_make_a_bad_step_and_no_traceback(cases, tmp_path):
-    """A deviation of e^200 is no number in float32: the step is left out, and the run gives up in its own words."""
+def test_encoders_that_overflow_give_a_loss_that_is_not_finite(cases, tmp_path):
+    """A deviation of e^200 is no number in float32: the loss is not finite, which the trainer sees, and nothing is raised."""
     segmenter = script_util.create_segmenter(TINY)
     with torch.no_grad():
         segmenter.posterior.conv_layer.bias.fill_(200)
