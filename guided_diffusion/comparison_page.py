@@ -8,11 +8,11 @@ FIGURES = (
     ("HM-IoU_N", "hm_iou_N", True), ("D_max", "max_dice_N", True), ("CI", "ci_N", True), ("diversity", "diversity_N", True),
 )  # fmt: skip
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
-WIDTH, HEIGHT, MARGIN = 640, 320, 44
+WIDTH, HEIGHT, MARGIN, LEGEND = 760, 320, 44, 130
 
 STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 75rem; color: #222; background: #fff; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .scroll { overflow-x: auto; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; } th:first-child { text-align: left; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
 small { opacity: .75; } svg { max-width: 100%; } text { font-size: 12px; }"""
 
 
@@ -87,14 +87,14 @@ def curves(rows, score):
     right, top = max(x for x, _ in everything), max(y for _, y in everything) or 1
 
     def place(x, y):
-        return f"{MARGIN + x / right * (WIDTH - 2 * MARGIN):.1f},{HEIGHT - MARGIN - y / top * (HEIGHT - 2 * MARGIN):.1f}"
+        return f"{MARGIN + x / right * (WIDTH - 2 * MARGIN - LEGEND):.1f},{HEIGHT - MARGIN - y / top * (HEIGHT - 2 * MARGIN):.1f}"
 
     parts = [f'<path d="M{place(0, top)}L{place(0, 0)}L{place(right, 0)}" fill="none" stroke="#888"/>']
     parts += [f'<text x="{MARGIN - 4}" y="{y}" text-anchor="end">{told}</text>' for y, told in ((MARGIN, f"{top:.2f}"), (HEIGHT - MARGIN, "0"))]
-    parts += [f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - MARGIN + 16}" text-anchor="end">{right:,.0f} masks</text>']
+    parts += [f'<text x="{WIDTH - MARGIN - LEGEND}" y="{HEIGHT - MARGIN + 16}" text-anchor="end">{right:,.0f} masks</text>']
     for k, (method, curve) in enumerate(points.items()):
         colour = COLOURS[k % len(COLOURS)]
         line = " ".join(place(*point) for point in curve)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"><title>{html.escape(method)}</title></polyline>')
-        parts.append(f'<text x="{WIDTH - MARGIN - 130}" y="{MARGIN + 15 * k}" fill="{colour}">{html.escape(method)}</text>')
+        parts.append(f'<text x="{WIDTH - MARGIN - LEGEND + 12}" y="{MARGIN + 15 * k}" fill="{colour}">{html.escape(method)}</text>')
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="validation while training">{"".join(parts)}</svg>'
