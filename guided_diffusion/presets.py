@@ -30,4 +30,4 @@ PRESETS = {
 }  # fmt: skip
 
 # --fast: docs/sampling.md says how it was chosen
-FAST = {"sampler": "ddim", "steps": 20, "spacing": "linear", "eta": 1.0}
+FAST = {"sampler": "dpm++", "steps": 50, "spacing": "linear", "eta": 1.0}
