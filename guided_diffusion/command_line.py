@@ -23,6 +23,8 @@ RETIRED = {
     "fp16_scale_growth": "the loss scale of --use_fp16 grows by itself",
 }
 
+GAVE_UP = 3  # status of a training that cannot go on; 1 is Python's own, of a bug
+
 
 # -- flags -> values --------------------------------------------------------------------------------------------------
 
@@ -165,7 +167,7 @@ def one_line_errors(program):
         sys.exit(2)
     except TrainingError as error:  # nothing in the command is wrong
         print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(GAVE_UP)
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command goes on from what is written", file=sys.stderr)
         sys.exit(130)

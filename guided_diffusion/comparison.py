@@ -1,12 +1,10 @@
 """
 Trains, samples and scores several methods on the same cases with the same effort: what compare.py does.
 
-Each stage is a command of the other scripts, written to commands.txt, and goes on where it was when it is repeated. A
-method is a preset's name; flags that are given hold for every method that knows them.
+Training, sampling and scoring are commands of the other scripts, written to commands.txt, and go on where they were when they are
+repeated. A method is a preset's name; flags that are given hold for every method that knows them.
 """
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,26 +13,28 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
-import numpy as np
-
-from . import command_line, script_util, storage
+from . import command_line, fidelity, script_util, storage
 from .baselines.methods import BASELINES
-from .case_reader import DataConfig, find_cases
+from .case_reader import DataConfig
+from .case_store import hash_cases
+from .comparison_cases import link_cases, split_cases
+from .gaussian_diffusion import DiffusionConfig
 from .image_files import DataError
 from .lidcloader import LIDCDataset
 from .logger import read_rows
 from .nn import ConfigError
 from .predict import load
-from .presets import PRESETS
+from .presets import FAST, PRESETS
 from .sampling import SamplerConfig
+from .train_config import TrainConfig, check_num_cases, check_train_config
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
 SCORED = 8  # masks for each case of a validation
-GAVE_UP = 1  # status of a training whose loss is not finite any more
+MOST_VALIDATED = 32  # cases of a validation
 PATIENCE = 10  # seconds; a slower ensemble is timed once
 
 
@@ -45,13 +45,15 @@ class CompareConfig:
     methods: Annotated[tuple[str, ...], "presets to compare, of --preset's; differences are told from the first"] = ("cimd-small", "prob-unet")
     budget_minutes: Annotated[float, "train each method for so long, as measured before; or give --budget_images"] = 0.0
     budget_images: Annotated[int, "train each method on so many masks; or give --budget_minutes"] = 0
-    lrs: Annotated[tuple[float, ...], "learning rates that each method tries; none: the preset's own"] = ()
+    lrs: Annotated[tuple[float, ...], "learning rates that each method tries on each fold; none: the preset's own"] = ()
     trial_share: Annotated[float, "length of such a trial, as a share of the training"] = 0.2
     folds: Annotated[int, "parts of data_dir, each of which is scored by models that did not see it"] = 5
     validation_share: Annotated[float, "share of the cases left that is not trained on but chosen by"] = 0.15
     num_ensemble: Annotated[int, "masks for each case"] = 16
     batch_size: Annotated[int, "masks per step, of every method"] = 8
-    augment: Annotated[str, "as in training, of every method; none given: its preset's"] = ""
+    augment: Annotated[
+        Literal["none", "flip", "rotate", "flip+rotate"] | None, "as in training, of every method; -1: its preset's"
+    ] = None
     fast: Annotated[bool, "sample by --fast those methods whose preset would take every timestep"] = False
     truth: Annotated[str, "truth.json of phantoms, of the cases that are scored"] = ""
     out_dir: Annotated[str, "where everything goes"] = "results/comparison"
@@ -66,7 +68,7 @@ def check_compare_config(config, given):
         raise ConfigError(f"--methods {unknown[0]} is unknown: choose some of {', '.join(PRESETS)}")
     if not config.methods or len(set(config.methods)) < len(config.methods):
         raise ConfigError("--methods: some are wanted, each once")
-    if (config.budget_minutes > 0) == (config.budget_images > 0):
+    if (config.budget_minutes > 0) == (config.budget_images > 0) or not math.isfinite(config.budget_minutes):
         raise ConfigError("give one of --budget_minutes and --budget_images, above 0")
     if config.folds < 2 and not config.test_dir:
         raise ConfigError(f"--folds {config.folds}: at least 2 are needed, or --test_dir")
@@ -75,59 +77,15 @@ def check_compare_config(config, given):
             raise ConfigError(f"--{name} {getattr(config, name)}: a share between 0 and 1 is needed")
     if min(config.num_ensemble, config.batch_size) < 1 or any(not 0 < lr < math.inf for lr in config.lrs):
         raise ConfigError("--num_ensemble and --batch_size want at least 1, --lrs positive numbers")
+    if config.seed < 0:
+        raise ConfigError(f"--seed {config.seed}: at least 0 is needed")
     if "method" in given:
-        raise ConfigError("--method is the presets' affair: name them with --methods")
-
-
-# -- the cases --------------------------------------------------------------------------------------------------------
-
-
-def split_cases(config):
-    """
-    [{"training", "validation", "testing": {case: folder}}] of each fold, a function of the cases' names and the seed.
-
-    Cases of one patient, where a manifest.csv names them, are never on two sides. DataError: too few for the folds.
-    """
-    cases = dict(find_cases(config.data_dir))
-    patients = read_patients(config.data_dir)
-    groups = {}
-    for name, folder in cases.items():
-        groups.setdefault(patients.get(os.path.basename(folder), name), []).append(name)
-    order = np.random.default_rng(config.seed).permutation(sorted(groups))
-    folds = 1 if config.test_dir else config.folds
-    tested = [[] if config.test_dir else list(order[fold::folds]) for fold in range(folds)]
-    splits = []
-    for part in tested:
-        left = [group for group in order if group not in set(part)]
-        count = max(1, round(config.validation_share * len(left)))
-        if len(left) <= count or not (part or config.test_dir):
-            raise DataError(f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)")
-        names = {"validation": left[:count], "training": left[count:], "testing": part}
-        splits.append({split: {name: cases[name] for group in chosen for name in groups[group]} for split, chosen in names.items()})
-        if config.test_dir:
-            splits[-1]["testing"] = dict(find_cases(config.test_dir))
-    return splits
-
-
-def read_patients(directory):
-    """{case: patient} of a manifest.csv in the folder or above it; nothing where there is none."""
-    for folder in (directory, os.path.dirname(os.path.abspath(directory))):
-        text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
-        if rows := list(csv.DictReader(io.StringIO(text, newline=""))):
-            return {row["case"]: row["patient"] for row in rows if {"case", "patient"} <= row.keys()}
-    return {}
-
-
-def link_cases(splits, folder):
-    """Folders FOLDER/foldK/{training,validation,testing} and FOLDER/testing of links to the cases."""
-    for k, split in enumerate(splits):
-        for part, cases in split.items():
-            for name, source in cases.items():
-                for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):
-                    link = os.path.join(folder, place, name)
-                    os.makedirs(os.path.dirname(link), exist_ok=True)
-                    if not os.path.islink(link):
-                        os.symlink(os.path.abspath(source), link)
+        raise ConfigError("--method is the business of --methods, which names presets")
+    if config.fast and (clash := sorted(given.keys() & {f.name for f in fields(SamplerConfig)} - {"clip_denoised"})):
+        raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
+    script_util.refuse_remote("out_dir", config.out_dir)
+    if "," in config.out_dir:
+        raise ConfigError(f"--out_dir {config.out_dir}: a name without commas is needed")
 
 
 # -- the stages -------------------------------------------------------------------------------------------------------
@@ -148,11 +106,16 @@ class Comparison:
         self.data = os.path.join(config.out_dir, "data")
 
     def run(self):
-        """Do what is not done yet; returns the table, as `tabulate` gives it. DataError: a command failed."""
+        """Do what is not done yet; returns the table, as `tabulate` gives it. ConfigError, DataError: a command failed, or would."""
         config = self.config
+        if config.truth:
+            fidelity.read_truth(config.truth)
+        self.splits, lines = split_cases(config)
+        self.check_methods()
         self.refuse_other_settings()
-        self.splits = split_cases(config)
         link_cases(self.splits, self.data)
+        for line in lines:
+            self.tell(line)
         for method in config.methods:
             if storage.read_bytes(self.path(method, "result.json")) is None:
                 self.run_method(method)
@@ -162,14 +125,29 @@ class Comparison:
         self.call("segmentation_evaluate", "--data_dir", os.path.join(self.data, "testing"), "--samples", first, "--out_dir", config.out_dir, *more)
         return self.tabulate()
 
+    def check_methods(self):
+        """Refuse what some method could not be trained with, before any is."""
+        fewest = min(len(split["training"]) for split in self.splits)
+        for method in self.config.methods:
+            flags = {**PRESETS[method], **self.known(method, DataConfig, *script_util.MODEL_CONFIGS), "batch_size": self.config.batch_size}
+            script_util.check_flags(flags)
+            (train,) = command_line.configs_from_flags({**flags, "data_dir": self.config.data_dir}, TrainConfig)
+            check_train_config(train)
+            check_num_cases(train, fewest, world_size=1)
+            script_util.create_segmenter(flags)
+
     def refuse_other_settings(self):
-        """Keep the settings in the folder; refuse a folder with others, but for more methods."""
-        own = {name: value for name, value in command_line.flags_from_configs(self.config).items() if name != "methods"}
-        text = json.dumps({**own, "flags": self.flags}, indent=1, sort_keys=True) + "\n"
+        """Keep in the folder what decides the figures; refuse a folder with other settings or cases. Methods may be added."""
+        free = {"methods", "truth", "out_dir", "data_dir", "test_dir"}
+        own = {name: value for name, value in command_line.flags_from_configs(self.config).items() if name not in free}
+        folders = {folder: name for split in self.splits for part in split.values() for name, folder in part.items()}
+        parts = [{part: sorted(cases) for part, cases in split.items()} for split in self.splits]
+        told = {**own, "flags": self.flags, "cases": parts, "data": hash_cases(sorted((n, f) for f, n in folders.items()), ())}
+        text = json.dumps(told, indent=1, sort_keys=True) + "\n"
         path = os.path.join(self.config.out_dir, "settings.json")
         before = storage.read_bytes(path)
         if before is not None and before.decode() != text:
-            raise ConfigError(f"{self.config.out_dir} holds a comparison with other flags (settings.json): name another --out_dir")
+            raise ConfigError(f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): name another --out_dir")
         storage.make_folder(self.config.out_dir)
         storage.write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -177,12 +155,14 @@ class Comparison:
         return os.path.join(self.config.out_dir, method, *parts)
 
     def run_method(self, method):
-        """Choose a learning rate, train on every fold, sample the cases left out, and write result.json."""
-        config = self.config
+        """For every fold choose a learning rate, train, and sample the cases left out; then write result.json."""
+        config, chosen, tried = self.config, [], []
         steps = self.steps_of(method)
-        lr, trials = self.choose_lr(method, steps)
         for fold in range(len(self.splits)):
             folder = self.path(method, f"fold{fold}")
+            lr, trials = self.choose_lr(method, fold, steps)
+            chosen.append(lr)
+            tried.append(trials)
             rate = f", learning rate {lr:g}" if lr else ""
             self.tell(f"{method}: training fold {fold + 1} of {len(self.splits)}, {steps} steps{rate}")
             self.train(method, fold, folder, steps, lr, max(1, steps // VALIDATIONS))
@@ -193,7 +173,7 @@ class Comparison:
                 "--seed", config.seed, *as_arguments(self.chain(method)),
             )  # fmt: skip
         result = {
-            "method": method, "steps": steps, "images": steps * config.batch_size, "lr": lr, "trials": trials,
+            "method": method, "steps": steps, "images": steps * config.batch_size, "lrs": chosen, "trials": tried,
             **self.measure(method), **training_of(self.path(method, "fold0")),
         }
         storage.write_atomically(self.path(method, "result.json"), lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
@@ -207,20 +187,34 @@ class Comparison:
         """How the method's masks are drawn, {flag: value}: as its preset says, but for --fast and flags given."""
         own = self.known(method, SamplerConfig)
         takes_all = method_of(method) not in BASELINES and "steps" not in PRESETS[method]
-        return {"fast": True} if self.config.fast and takes_all and not own else own
+        if not (self.config.fast and takes_all):
+            return own
+        return {**FAST, "steps": min(FAST["steps"], self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)), **own}
 
     def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None, may_diverge=False):
-        """Train, or go on; without `eval_interval`, without looking at the validation cases. Returns whether it diverged."""
+        """
+        Train, or go on; without `eval_interval`, without looking at the validation cases. Returns whether it diverged.
+
+        DataError: it ended before its last step.
+        """
         data = os.path.join(self.data, f"fold{fold}")
+        flags = {**self.known(method, DataConfig, *script_util.MODEL_CONFIGS), **self.chain(method)}
         more = ["--lr", lr] if lr else []
         more += ["--augment", self.config.augment] if self.config.augment else []
         if eval_interval:
             more += ["--eval_data_dir", os.path.join(data, "validation"), "--eval_interval", eval_interval, "--eval_ensemble", SCORED]
-        return self.call(
+            more += ["--eval_cases", min(MOST_VALIDATED, len(self.splits[fold]["validation"]))]
+        status = self.call(
             "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
             "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
-            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(self.known(method, DataConfig, *script_util.MODEL_CONFIGS, SamplerConfig)), may_end=GAVE_UP if may_diverge else 0,
+            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(flags),
+            may_end=command_line.GAVE_UP if may_diverge else 0,
         )  # fmt: skip
+        if status:
+            return True
+        if int(read_rows(os.path.join(folder, "progress.csv"))[-1]["step"]) != steps:
+            raise DataError(f"{folder}: the training was ended before its last step; the same command goes on")
+        return False
 
     def steps_of(self, method):
         """How many steps the budget allows: counted, or timed on the first fold."""
@@ -234,9 +228,9 @@ class Comparison:
         speed = statistics.median(float(row["samples_per_second"]) for row in rows[1:])
         return max(1, int(60 * config.budget_minutes * speed / config.batch_size))
 
-    def choose_lr(self, method, steps):
+    def choose_lr(self, method, fold, steps):
         """
-        (the learning rate with the least energy distance on the validation cases of the first fold, {rate: distance}), None for
+        (the learning rate with the least energy distance on the validation cases of the fold, {rate: distance}), None for
         one with which training diverged. DataError: all did.
         """
         config = self.config
@@ -245,8 +239,8 @@ class Comparison:
         short, trials = max(1, round(config.trial_share * steps)), {}
         for lr in config.lrs:
             self.tell(f"{method}: trying learning rate {lr:g}, {short} steps")
-            folder = self.path(method, f"lr{lr:g}")
-            diverged = self.train(method, 0, folder, short, lr, short, may_diverge=True)
+            folder = self.path(method, f"fold{fold}-lr{lr:g}")
+            diverged = self.train(method, fold, folder, short, lr, short, may_diverge=True)
             score = math.nan if diverged else float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
             trials[f"{lr:g}"] = score if math.isfinite(score) else None
         if not any(score is not None for score in trials.values()):
@@ -274,7 +268,12 @@ class Comparison:
         with open(os.path.join(self.config.out_dir, "commands.txt"), "a", encoding="utf-8") as file:
             file.write(shlex.join(["python", f"scripts/{script}.py", *command[2:]]) + "\n")
         with open(log, "a", encoding="utf-8") as file:
-            status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:  # which the command got too: it ends in good order
+                process.wait()
+                raise
         if status not in (0, may_end):
             with open(log, encoding="utf-8") as file:
                 last = ([""] + file.read().strip().splitlines())[-1]
@@ -300,7 +299,8 @@ def training_of(folder):
         seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
         before = int(row["samples"])
     score = f"ged_{SCORED}"
-    return {"training_seconds": seconds, "curve": [{name: float(row[name]) for name in ("samples", score)} for row in rows if row.get(score)]}
+    curve = [{name: float(row[name]) for name in ("samples", score)} for row in rows if math.isfinite(float(row.get(score) or "nan"))]
+    return {"training_seconds": seconds, "curve": curve}
 
 
 def method_of(preset):

@@ -23,7 +23,7 @@ def as_rows(table, num_ensemble):
     """
     shown = [(t.replace("N", str(num_ensemble)), f.replace("N", str(num_ensemble))) for t, f, _ in FIGURES]
     shown = [(title, figure) for title, figure in shown if all(figure in row["figures"] for row in table["rows"])]
-    titles = ["method", *(title for title, _ in shown), "parameters", f"s / {num_ensemble} masks", "masks trained on", "training, s", "learning rate"]
+    titles = ["method", *(title for title, _ in shown), "parameters", f"s / {num_ensemble} masks", "masks trained on", "training, s", "learning rates"]
     rows = []
     for row in table["rows"]:
         cells = [[row["method"]]]
@@ -31,7 +31,7 @@ def as_rows(table, num_ensemble):
             cells.append([interval(row["figures"][figure])])
             if figure in row["differences"]:
                 cells[-1].append(f"{row['differences'][figure]['mean']:+.3f} [{bounds(row['differences'][figure], '+')}]")
-        lr = f"{row['lr']:g}" if row["lr"] else "preset's"
+        lr = ", ".join(dict.fromkeys(f"{lr:g}" if lr else "preset's" for lr in row["lrs"]))
         cells += [[f"{row['parameters']:,}"], [f"{row['seconds']:.2f}"], [f"{row['images']:,}"], [f"{row['training_seconds']:.0f}"], [lr]]
         rows.append(cells)
     return titles, rows

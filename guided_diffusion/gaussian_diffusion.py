@@ -88,8 +88,8 @@ def scheduled_betas(config):
     return 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
 
 
-# Weight of the squared error of x_0 by SNR. The first is Hang et al. 2023, eq. 8; the second Kingma and Gao 2023, table 1:
-# sigmoid(2 - log SNR) for the error of eps, so that both weigh x_0 by the SNR up to a bound, hard or soft.
+# Weight of the squared error of x_0 by SNR, up to a bound: a hard one (min-SNR-5, Hang et al. 2023), or a soft one, which for
+# the error of eps is sigmoid(2 - log SNR).
 LOSS_WEIGHTS = {"min-snr": lambda snr: np.minimum(snr, 5), "sigmoid": lambda snr: snr / (1 + snr * math.exp(-2))}
 
 # The squared error of each prediction as a multiple of that of x_0

@@ -18,7 +18,6 @@ from .shared_encoder import ArchitectureConfig, SharedEncoderUNet
 from .unet import UNetConfig, UNetModel
 
 MODEL_CONFIGS = (MethodConfig, UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig, ArchitectureConfig)
-CHAIN_CONFIGS = (DiffusionConfig, SegmenterConfig, ArchitectureConfig, SamplerConfig)  # of the diffusions alone
 
 
 # -- what contradicts -------------------------------------------------------------------------------------------------
@@ -52,9 +51,11 @@ def check_flags(flags):
 def foreign_flags(method):
     """Names of the flags that mean nothing to a method."""
     if method in BASELINES:
-        unread = {f.name for f in fields(UNetConfig)} - {"image_size", "image_channels", "dropout"}
-        return unread | {"use_ddim", "fast"} | {f.name for cls in CHAIN_CONFIGS for f in fields(cls)}
-    return {f.name for f in fields(MethodConfig)} - {"method"}
+        own = {"method", "image_size", "image_channels"} | BASELINES[method].reads
+        return {"use_ddim", "fast"} | {f.name for cls in (*MODEL_CONFIGS, SamplerConfig) for f in fields(cls)} - own
+    foreign = {f.name for f in fields(MethodConfig)} - {"method"}
+    encoders = {f.name for f in fields(EncoderConfig)} | {"train_encoders", "kl_weight", "ambiguity_input"}
+    return foreign | encoders if method == "implicit-ensemble" else foreign
 
 
 def refuse_foreign_flags(method, given):
@@ -139,7 +140,8 @@ def load_segmenter(path, flags, weights="ema"):
     """
     state = checkpoint.load(path)
     stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
-    if unlike := checkpoint.differences(stored, json_like(flags), SAMPLING_FLAGS):
+    free = SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS  # there it makes the samples
+    if unlike := checkpoint.differences(stored, json_like(flags), free):
         raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
     flags = {**pick_flags(stored, DataConfig, *MODEL_CONFIGS), **flags}
     flags = flags_from_configs(*configs_from_flags(flags, DataConfig, *MODEL_CONFIGS))

@@ -93,6 +93,8 @@ def check_train_config(config):
     for name in ("batch_size", "microbatch"):
         if (getattr(config, name) or 0) % config.raters_per_image:
             raise ConfigError(f"--{name} {getattr(config, name)}: a multiple of --raters_per_image {config.raters_per_image} is needed")
+    if config.lr_shape != "linear" and not config.lr_anneal_steps:
+        raise ConfigError(f"--lr_shape {config.lr_shape} wants --lr_anneal_steps: the steps over which the learning rate falls")
     if not math.isfinite(config.weight_decay):
         raise ConfigError(f"--weight_decay {config.weight_decay}: a number is needed")
     if not 0 < config.lr < math.inf:

@@ -14,6 +14,7 @@ import os
 from guided_diffusion import command_line, comparison, comparison_page, script_util, storage
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import CompareConfig, Comparison, check_compare_config
+from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 
 FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
@@ -23,7 +24,9 @@ def main(argv=None):
     with command_line.one_line_errors("compare.py"):
         given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
         (config,) = command_line.configs_from_flags(given, CompareConfig)
-        check_compare_config(config, {**preset, **given})
+        if preset:
+            raise ConfigError("--preset is the business of --methods, which names presets")
+        check_compare_config(config, given)
         flags = command_line.json_like(command_line.pick_flags(given, *FLAGS))
         table = Comparison(config, flags).run()
         score = f"ged_{comparison.SCORED}"

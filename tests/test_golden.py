@@ -11,8 +11,9 @@ from guided_diffusion import losses, sampling
 from guided_diffusion.command_line import pick_flags
 from guided_diffusion.distribution import AxisAlignedConvGaussian
 from guided_diffusion.nn import timestep_embedding
+from guided_diffusion.presets import PRESETS
 from guided_diffusion.respace import space_timesteps
-from guided_diffusion.script_util import PRESETS, create_model_and_diffusion
+from guided_diffusion.script_util import create_model_and_diffusion
 from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.unet import UNetConfig, UNetModel
 

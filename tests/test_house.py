@@ -67,9 +67,10 @@ ALLOWED = {
     "baselines.deterministic": {"nn", "baselines.baseline", "baselines.plain_unet"},
     "baselines.methods": {"baselines.deterministic", "baselines.prob_unet", "baselines.ssn"},
     "comparison": {
-        "baselines.methods", "case_reader", "command_line", "image_files", "lidcloader", "logger", "nn", "predict", "presets", "sampling",
-        "script_util", "storage",
+        "baselines.methods", "case_reader", "case_store", "command_line", "comparison_cases", "fidelity", "gaussian_diffusion", "image_files",
+        "lidcloader", "logger", "nn", "predict", "presets", "sampling", "script_util", "storage", "train_config",
     },
+    "comparison_cases": {"case_folder", "case_reader", "image_files", "split_check", "storage"},
     "comparison_page": set(),
     "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "respace", "sampling"},
     "pictures": {"postprocess"},

@@ -26,11 +26,11 @@ class Baseline(nn.Module):
     """
     The interface of AmbiguousSegmenter for a model without a chain of timesteps: one network call, and one draw for each mask.
 
-    A subclass has `model`, a PlainUNet; `terms`, the names of its loss terms; `forward`, as AmbiguousSegmenter's, whose t
+    A subclass has `model`, a PlainUNet; `terms`, the names of its loss terms; `reads`, those of its flags; `forward`, as AmbiguousSegmenter's, whose t
     means nothing here; `noise_shape`; and `draw_logits`.
     """
 
-    terms = ()
+    terms, reads = (), set()
     num_timesteps = max_steps = 1
 
     @property

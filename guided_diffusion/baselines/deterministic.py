@@ -5,17 +5,18 @@ from torch import nn
 
 from ..nn import ConfigError
 from .baseline import Baseline, per_mask
-from .plain_unet import PlainUNet, check_levels
+from .plain_unet import PlainUNet, check_plain_unet
 
 
 class DeterministicUNet(Baseline):
     """Binary cross-entropy; every mask of an ensemble is the same."""
 
     terms = ("bce",)
+    reads = {"num_filters", "no_convs_per_block", "dropout"}
 
     def __init__(self, unet, encoder, config):
         super().__init__()
-        check_levels(encoder)
+        check_plain_unet(unet, encoder)
         self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block, unet.dropout)
         self.head = nn.Conv2d(encoder.num_filters[0], 1, 1)
 

@@ -8,7 +8,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from ..distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
 from ..nn import ConfigError
 from .baseline import Baseline, per_mask
-from .plain_unet import PlainUNet, check_levels
+from .plain_unet import PlainUNet, check_plain_unet
 
 
 class Combiner(nn.Module):
@@ -36,10 +36,11 @@ class ProbabilisticUNet(Baseline):
     """
 
     terms = ("bce", "kl", "norm")
+    reads = {"num_filters", "no_convs_per_block", "latent_dim", "beta", "weight_norm", "combiner_layers"}
 
     def __init__(self, unet, encoder, config):
         super().__init__()
-        check_levels(encoder)
+        check_plain_unet(unet, encoder)
         check_prob_unet(config)
         self.config, self.latent_dim = config, encoder.latent_dim
         self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..nn import ConfigError
 from .baseline import Baseline, per_mask
-from .plain_unet import PlainUNet, check_levels
+from .plain_unet import PlainUNet, check_plain_unet
 
 MIN_VARIANCE = 1e-5
 
@@ -21,10 +21,11 @@ class StochasticSegmentationNetwork(Baseline):
     """
 
     terms = ("nll",)
+    reads = {"num_filters", "no_convs_per_block", "cov_rank", "mc_samples"}
 
     def __init__(self, unet, encoder, config):
         super().__init__()
-        check_levels(encoder)
+        check_plain_unet(unet, encoder)
         for name in ("cov_rank", "mc_samples"):
             if getattr(config, name) < 1:
                 raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")

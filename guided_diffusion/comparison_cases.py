@@ -1,0 +1,87 @@
+"""Which cases a comparison trains on, chooses by and scores, fold by fold."""
+
+import csv
+import io
+import os
+import shutil
+
+import numpy as np
+
+from . import storage
+from .case_folder import SPLIT_NAMES
+from .case_reader import find_cases
+from .image_files import DataError
+from .split_check import patient_of
+
+PARTS = ("training", "validation", "testing")
+
+
+def split_cases(config):
+    """
+    ([{part: {case: folder}} of PARTS for each fold], lines to tell), a function of the cases' names and the seed.
+
+    Cases of one patient, as a manifest.csv or their names tell, are never on two sides; of the others each is taken for a patient.
+
+    config  CompareConfig
+    DataError: too few for the folds, or cases or patients of test_dir that are in data_dir too.
+    """
+    cases = dict(find_cases(config.data_dir))
+    patients, groups = find_patients(config.data_dir, cases), {}
+    for name in cases:
+        groups.setdefault(patients.get(name, name), []).append(name)
+    order = [str(group) for group in np.random.default_rng(config.seed).permutation(sorted(groups))]
+    lines = [f"{len(groups)} patients or single cases: of {len(patients)} of {len(cases)} cases the patient is known"]
+    tested = _tested(config, cases, patients)
+
+    splits, folds = [], 1 if tested else config.folds
+    for fold in range(folds):
+        part = [] if tested else order[fold::folds]
+        left = [group for group in order if group not in set(part)]
+        count = max(1, round(config.validation_share * len(left)))
+        if len(left) <= count or not (part or tested):
+            raise DataError(f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)")
+        chosen = {"validation": left[:count], "training": left[count:], "testing": part}
+        split = {name: {case: cases[case] for group in of for case in groups[group]} for name, of in chosen.items()}
+        splits.append({**split, "testing": tested} if tested else split)
+    return splits, lines
+
+
+def _tested(config, cases, patients):
+    """{case: folder} of test_dir; none where there is none. DataError: some are in data_dir too."""
+    if not config.test_dir:
+        return {}
+    tested = dict(find_cases(config.test_dir))
+    same = {os.path.realpath(folder) for folder in cases.values()} & {os.path.realpath(folder) for folder in tested.values()}
+    if same:
+        raise DataError(f"{sorted(same)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on")
+    if known := set(patients.values()) & set(find_patients(config.test_dir, tested).values()):
+        raise DataError(f"patient {sorted(known)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on")
+    return tested
+
+
+def find_patients(directory, cases):
+    """{case: patient} of those cases {name: folder} whose patient a manifest.csv, in the folder or above it, or else their name tells."""
+    told = {}
+    for folder in (directory, os.path.dirname(os.path.abspath(directory))):
+        text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            told.setdefault(row.get("case"), row.get("patient"))
+    patients = {}
+    for name, folder in cases.items():
+        within = os.path.relpath(folder, directory).split(os.sep)
+        within = within[1:] if within[0] in SPLIT_NAMES and len(within) > 1 else within
+        if patient := told.get(os.path.basename(folder)) or patient_of(within):
+            patients[name] = patient
+    return patients
+
+
+def link_cases(splits, folder):
+    """Folders FOLDER/foldK/PART and FOLDER/testing of links to the cases, in place of what was in FOLDER."""
+    shutil.rmtree(folder, ignore_errors=True)  # links, whose cases stay
+    for k, split in enumerate(splits):
+        for part, cases in split.items():
+            for name, source in cases.items():
+                for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):
+                    link = os.path.join(folder, place, name)
+                    os.makedirs(os.path.dirname(link), exist_ok=True)
+                    os.symlink(os.path.abspath(source), link)
