@@ -28,6 +28,7 @@ from machine import machine_name
 
 from guided_diffusion import command_line, phantom
 from guided_diffusion.checkpoint_folder import CheckpointFolder
+from guided_diffusion.command_line import GAVE_UP
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
 STEPS, SAVE_INTERVAL = 40, 2
@@ -263,7 +264,7 @@ def not_finite(campaign, chance):
     command = [sys.executable, "-c", NAN_PROGRAM, ",".join(str(first + k) for k in range(3)), str(SCRIPT)]
     command += [f"--data_dir={campaign.data}", f"--log_dir={folder}", *FLAGS, "--max_bad_steps=3"]
     done = subprocess.run(command, env=campaign.environment, capture_output=True, text=True)
-    if done.returncode != 1 or f"step {first + 3}: loss term" not in done.stderr:
+    if done.returncode != GAVE_UP or f"step {first + 3}: loss term" not in done.stderr:
         raise Survival(f"it ended with {done.returncode}: {done.stderr[-500:]}")
     campaign.survives(folder, "--max_bad_steps=3")
 

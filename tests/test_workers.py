@@ -17,7 +17,7 @@ import os, time
 from guided_diffusion.workers import worker_pool
 
 def work(k):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once, that two do not mix
     time.sleep(300)
 
 with worker_pool(2) as pool:
