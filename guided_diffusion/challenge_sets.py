@@ -10,9 +10,8 @@ import numpy as np
 from .case_folder import RawCase, safe_name
 from .folder_walk import walk
 from .image_files import DataError
-from .source_files import each, folders_with, mask, nifti, picture, scaled
+from .source_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
 
-PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")
 MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of each modality

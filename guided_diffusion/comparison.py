@@ -165,7 +165,7 @@ class Comparison:
             tried.append(trials)
             rate = f", learning rate {lr:g}" if lr else ""
             self.tell(f"{method}: training fold {fold + 1} of {len(self.splits)}, {steps} steps{rate}")
-            self.train(method, fold, folder, steps, lr, max(1, steps // VALIDATIONS))
+            self.train(method, fold, folder, steps, lr=lr, eval_interval=max(1, steps // VALIDATIONS))
             self.tell(f"{method}: sampling")
             self.call(
                 "segmentation_sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
@@ -191,11 +191,12 @@ class Comparison:
             return own
         return {**FAST, "steps": min(FAST["steps"], self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)), **own}
 
-    def train(self, method, fold, folder, steps, lr, eval_interval, log_interval=None, may_diverge=False):
+    def train(self, method, fold, folder, steps, *, lr=None, eval_interval=None, log_interval=None, may_diverge=False):
         """
-        Train, or go on; without `eval_interval`, without looking at the validation cases. Returns whether it diverged.
+        Train, or go on. Returns whether it diverged, where it may. DataError: it ended before its last step.
 
-        DataError: it ended before its last step.
+        lr             None: the preset's
+        eval_interval  steps between two looks at the validation cases; None: none
         """
         data = os.path.join(self.data, f"fold{fold}")
         flags = {**self.known(method, DataConfig, *script_util.MODEL_CONFIGS), **self.chain(method)}
@@ -223,7 +224,7 @@ class Comparison:
             return max(1, config.budget_images // config.batch_size)
         self.tell(f"{method}: measuring the speed of training")
         folder = self.path(method, "speed")
-        self.train(method, 0, folder, PROBE_STEPS, None, 0, PROBE_STEPS // PROBE_PARTS)
+        self.train(method, 0, folder, PROBE_STEPS, log_interval=PROBE_STEPS // PROBE_PARTS)
         rows = read_rows(os.path.join(folder, "progress.csv"))
         speed = statistics.median(float(row["samples_per_second"]) for row in rows[1:])
         return max(1, int(60 * config.budget_minutes * speed / config.batch_size))
@@ -240,7 +241,7 @@ class Comparison:
         for lr in config.lrs:
             self.tell(f"{method}: trying learning rate {lr:g}, {short} steps")
             folder = self.path(method, f"fold{fold}-lr{lr:g}")
-            diverged = self.train(method, fold, folder, short, lr, short, may_diverge=True)
+            diverged = self.train(method, fold, folder, short, lr=lr, eval_interval=short, may_diverge=True)
             score = math.nan if diverged else float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
             trials[f"{lr:g}"] = score if math.isfinite(score) else None
         if not any(score is not None for score in trials.values()):

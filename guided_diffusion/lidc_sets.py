@@ -9,9 +9,8 @@ import numpy as np
 from . import safe_pickle
 from .case_folder import SPLIT_NAMES, RawCase
 from .image_files import DataError
-from .source_files import each, files_in, folders_in, mask, picture, refuse_huge
+from .source_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
 
-PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)
 LONGEST_UID = 200  # bytes
 
 

@@ -2,12 +2,14 @@
 
 import math
 import os
+import re
 
 import numpy as np
 
 from .folder_walk import walk
 from .image_files import DataError, is_jpeg, read_pixels
 
+PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # the end of a picture's name
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
 
 

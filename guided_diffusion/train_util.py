@@ -23,7 +23,7 @@ from .windows import NullWindows, show_metrics
 
 class Trainer:
     """
-    Trains an AmbiguousSegmenter on a LIDCDataset.
+    Trains a segmenter, an AmbiguousSegmenter or a Baseline, on a LIDCDataset.
 
     Every draw (case, rater, timestep, noise, symmetry) is a function of the seed and its place in the endless stream of
     draws, so that a run that stops and continues, or is shared by several processes, makes the same draws.

@@ -35,15 +35,32 @@ from guided_diffusion.windows import VisdomConfig, open_windows
 CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
+def check_flags(config):
+    """Refuse, by its name, a flag that can be refused without reading a file."""
+    ensemble.check_sample_config(config)
+    script_util.refuse_remote("out_dir", config.out_dir)
+    for name in ("data_dir", "model_path"):
+        if not getattr(config, name):
+            raise ConfigError(f"--{name} is missing")
+
+
+def make_ready(segmenter, config, how, unet, total, device):
+    """Put the segmenter on the device for `total` masks; returns the config with the number of masks in flight."""
+    compute.prepare(segmenter.eval(), how, device)
+    if config.batch_size == "auto":
+        shape = (unet.image_channels, unet.image_size, unet.image_size)
+        config = replace(config, batch_size=compute.fitting_batch_size(segmenter, shape, device, max(total, 1)))
+    if how.compile:
+        config = replace(config, batch_size=min(config.batch_size, max(total, 1)))
+        compute.compile_model(segmenter)
+    return config
+
+
 def main(argv=None):
     with command_line.one_line_errors("segmentation_sample.py"):
         given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv)
         config, how, postprocess, visdom = command_line.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
-        ensemble.check_sample_config(config)
-        script_util.refuse_remote("out_dir", config.out_dir)
-        for name in ("data_dir", "model_path"):
-            if not getattr(config, name):
-                raise ConfigError(f"--{name} is missing")
+        check_flags(config)
 
         # What to draw, and with what
         model_flags = command_line.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
@@ -67,14 +84,8 @@ def main(argv=None):
         mine = chosen[processes.rank :: processes.world_size]
         left = ensemble.unfinished(dataset, mine, config.out_dir, drawn_by, finished_by, config.overwrite)
 
-        compute.prepare(segmenter.eval(), how, processes.device)
         total = len(left) * config.num_ensemble
-        if config.batch_size == "auto":
-            shape = (unet.image_channels, unet.image_size, unet.image_size)
-            config = replace(config, batch_size=compute.fitting_batch_size(segmenter, shape, processes.device, max(total, 1)))
-        if how.compile:
-            config = replace(config, batch_size=min(config.batch_size, max(total, 1)))
-            compute.compile_model(segmenter)
+        config = make_ready(segmenter, config, how, unet, total, processes.device)
         if processes.is_main:
             told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):

@@ -49,3 +49,14 @@ def browser():
             absent("no Chromium: apt-get install chromium, or playwright install chromium")
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A Visdom server for the tests of one module."""
+    from visdom_server import Server  # which wants the extra, as only those tests do
+
+    server = Server(tmp_path_factory.mktemp("visdom"))
+    server.start()
+    yield server
+    server.kill()

@@ -18,6 +18,7 @@ SMALL = {"image_size": 16, "image_channels": 1, "num_filters": (8, 16), "no_conv
 METHODS = {
     "prob-unet": {}, "ssn": {"cov_rank": 3}, "mc-dropout": {"dropout": 0.3}, "unet": {},
     "implicit-ensemble": {**TINY, "predict_xstart": True, "mask_low": -1, "learn_sigma": False, "timestep_respacing": "10"},
+    "cimd": {**TINY, "timestep_respacing": "10"},
 }  # fmt: skip
 BASELINES = ("prob-unet", "ssn", "mc-dropout", "unet")
 

@@ -43,7 +43,12 @@ def test_both_parts_learn_and_run_in_the_precision_asked_for():
     image, mask, t = torch.rand(2, 1, 16, 16), torch.ones(4, 1, 16, 16), torch.tensor([0, 10, 20, 39])
     segmenter(image, mask, t, rows=torch.tensor([0, 0, 1, 1]))["loss"].sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in segmenter.model.parameters())
+    x = torch.randn(4, 1, 16, 16)
+    exact = segmenter.denoiser(image, torch.tensor([0, 0, 1, 1]))(x, t)
     segmenter.model.autocast_dtype = torch.bfloat16
+    rounded = segmenter.denoiser(image, torch.tensor([0, 0, 1, 1]))(x, t)
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() < 0.05 * exact.norm()  # bfloat16 keeps 8 bits
     assert segmenter.model.encoder.autocast_dtype == segmenter.model.denoiser.autocast_dtype == torch.bfloat16
 
 

@@ -23,14 +23,6 @@ pytest.importorskip("visdom")
 RED = Image.new("RGB", (20, 10), (255, 0, 0))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("visdom"))
-    server.start()
-    yield server
-    server.kill()
-
-
 @pytest.fixture
 def own_server(tmp_path):
     """own_server(...) starts a server for one test, which it does not outlive."""

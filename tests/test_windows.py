@@ -40,14 +40,6 @@ pytest.importorskip("visdom")
 RED, BLUE = (Image.new("RGB", (20, 10), colour) for colour in ((255, 0, 0), (0, 0, 255)))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("visdom"))
-    server.start()
-    yield server
-    server.kill()
-
-
 # -- windows ----------------------------------------------------------------------------------------------------------
 
 

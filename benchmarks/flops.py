@@ -1,0 +1,48 @@
+"""
+What a preset's network costs, counted and not timed: floating-point operations of a network call, and what is done once for an image.
+
+    python benchmarks/flops.py --networks tuned,cimd-small,cimd
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from guided_diffusion import command_line, script_util
+from guided_diffusion.presets import PRESETS
+
+MASKS, CALLS = 100, 20  # of the ensemble whose cost is told
+
+
+@dataclass(frozen=True)
+class FlopsConfig:
+    networks: Annotated[tuple[str, ...], "presets of diffusions"] = ("tuned", "cimd-small", "cimd")
+
+
+@torch.inference_mode()
+def count(preset):
+    """(GFLOP once for an image, GFLOP for a call of one mask) of a preset's network."""
+    segmenter = script_util.create_segmenter(PRESETS[preset]).eval()
+    unet = segmenter.model.config
+    image = torch.zeros(1, unet.image_channels, unet.image_size, unet.image_size)
+    with FlopCounterMode(display=False) as once:
+        denoise = segmenter.denoiser(image)
+    with FlopCounterMode(display=False) as call:
+        denoise(image[:, :1], torch.zeros(1, dtype=torch.long))
+    return once.get_total_flops() / 1e9, call.get_total_flops() / 1e9
+
+
+def main():
+    with command_line.one_line_errors("benchmarks/flops.py"):
+        given, _ = command_line.parse_command_line((FlopsConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, FlopsConfig)
+        print(f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |\n|---|---|---|---|---|")
+        for preset in config.networks:
+            once, call = count(preset)
+            print(f"| {preset} | {once:.1f} | {call:.1f} | {once + CALLS * call:,.0f} | {once + MASKS * CALLS * call:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()
