@@ -1,4 +1,4 @@
-"""Batches for training: cases from an endless seeded stream, one rater's mask of each, mirrored and turned at random."""
+"""Batches for training: cases from an endless seeded stream, one rater's mask of each."""
 
 import signal
 import threading
@@ -7,15 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-
-# What --augment draws from: (quarter turns, then mirrored from left to right or not)
-SYMMETRIES = {
-    "none": [(0, False)],
-    "flip": [(0, False), (0, True), (2, False), (2, True)],
-    "rotate": [(turns, False) for turns in range(4)],
-    "flip+rotate": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
-}
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -52,22 +43,6 @@ def pick_raters(batch, u, K):
     counts = batch.num_raters[rows]
     chosen = torch.minimum((u * counts).long(), counts - 1)  # float32 may round up to the count
     return batch.raters[rows, chosen][:, None]
-
-
-def augment(image, masks, kind, u):
-    """
-    Image [B, C, H, W] and its masks [B, K, H, W], each row mirrored and turned by one of SYMMETRIES[kind], all equally likely,
-    by uniform numbers u [B] in [0, 1). The images are square.
-    """
-    symmetries = SYMMETRIES[kind]
-    both = torch.cat([image, masks], dim=1)
-    rows = []
-    for row, place in zip(both, (u * len(symmetries)).long().clamp(max=len(symmetries) - 1)):
-        turns, mirrored = symmetries[place]
-        row = torch.rot90(row, turns, (1, 2))
-        rows.append(row.flip(2) if mirrored else row)
-    both = torch.stack(rows)
-    return both[:, : image.shape[1]], both[:, image.shape[1] :]
 
 
 class EndlessSampler(torch.utils.data.Sampler):

@@ -14,7 +14,7 @@ import blobfile
 from .checkpoint import CheckpointError
 from .image_files import DataError
 from .nn import ConfigError
-from .presets import PRESETS
+from .presets import PRESETS, TWINS
 from .train_config import TrainingError
 
 # Flags of the published code that mean nothing here, and why
@@ -136,6 +136,7 @@ def parse_command_line(classes, description, argv=None):
         raise ConfigError(f"{unknown[0]} belongs to no flag; flags begin with --")
     if unknown:
         parse_flags({unknown[0][2:].split("=")[0]: ""}, *classes)
+    preset = {name: value for name, value in preset.items() if TWINS.get(name) not in given}
     return parse_flags(given, *classes), pick_flags(preset, *classes)
 
 

@@ -52,7 +52,7 @@ class CompareConfig:
     num_ensemble: Annotated[int, "masks for each case"] = 16
     batch_size: Annotated[int, "masks per step, of every method"] = 8
     augment: Annotated[
-        Literal["none", "flip", "rotate", "flip+rotate"] | None, "as in training, of every method; -1: its preset's"
+        Literal["none", "flip", "rotate", "flip+rotate", "strong"] | None, "as in training, of every method; -1: its preset's"
     ] = None
     fast: Annotated[bool, "sample by --fast those methods whose preset would take every timestep"] = False
     truth: Annotated[str, "truth.json of phantoms, of the cases that are scored"] = ""
@@ -180,7 +180,8 @@ class Comparison:
 
     def known(self, method, *classes):
         """{flag: value} of those flags of the config classes that were given and that the method knows."""
-        foreign = script_util.foreign_flags(method_of(method))
+        architecture = {**PRESETS[method], **self.flags}.get("architecture", "unet")
+        foreign = script_util.foreign_flags(method_of(method), architecture)
         return {name: value for name, value in command_line.pick_flags(self.flags, *classes).items() if name not in foreign}
 
     def chain(self, method):

@@ -72,7 +72,7 @@ class Predictor:
         known = {f.name for cls in (SamplerConfig, PostprocessConfig) for f in fields(cls)} | {"fast"}
         if unknown := sorted(flags.keys() - known):
             raise ConfigError(f"{unknown[0]} is no flag of sampling: choose among {', '.join(sorted(known))}")
-        script_util.refuse_foreign_flags(self.flags["method"], flags)
+        script_util.refuse_foreign_flags(self.flags, flags)
         config = SampleConfig(num_ensemble=num_ensemble, seed=seed, batch_size=batch_size)
         check_sample_config(config)
         if batch_size == "auto":

@@ -29,5 +29,8 @@ PRESETS = {
     },
 }  # fmt: skip
 
+# Flags that say the same: one that is given comes in the place of a preset's
+TWINS = {"prediction": "predict_xstart", "predict_xstart": "prediction", "ema_rate": "ema_halflife", "ema_halflife": "ema_rate"}
+
 # --fast: docs/sampling.md says how it was chosen
 FAST = {"sampler": "dpm++", "steps": 50, "spacing": "linear", "eta": 1.0}

@@ -48,21 +48,24 @@ def check_flags(flags):
         )
 
 
-def foreign_flags(method):
-    """Names of the flags that mean nothing to a method."""
+def foreign_flags(method, architecture):
+    """Names of the flags that mean nothing to a method, or to a diffusion of that architecture."""
     if method in BASELINES:
         own = {"method", "image_size", "image_channels"} | BASELINES[method].reads
         return {"use_ddim", "fast"} | {f.name for cls in (*MODEL_CONFIGS, SamplerConfig) for f in fields(cls)} - own
     foreign = {f.name for f in fields(MethodConfig)} - {"method"}
+    if architecture == "unet":
+        foreign |= {f.name for f in fields(ArchitectureConfig)} - {"architecture"}
     encoders = {f.name for f in fields(EncoderConfig)} | {"train_encoders", "kl_weight", "ambiguity_input"}
     return foreign | encoders if method == "implicit-ensemble" else foreign
 
 
-def refuse_foreign_flags(method, given):
-    """Refuse flags that were given, {name: value}, and that mean nothing to the method."""
-    foreign = foreign_flags(method)
-    if named := [name for name in given if name in foreign]:
-        raise ConfigError(f"--{named[0]} means nothing to --method {method}: leave it away")
+def refuse_foreign_flags(flags, given):
+    """Refuse flags that were given and that mean nothing to the method and the architecture of the model's flags; both {name: value}."""
+    method, architecture = flags.get("method", MethodConfig.method), flags.get("architecture", ArchitectureConfig.architecture)
+    if named := [name for name in given if name in foreign_flags(method, architecture)]:
+        known = named[0] not in foreign_flags(method, "shared-encoder")
+        raise ConfigError(f"--{named[0]} means nothing to {f'--architecture {architecture}' if known else f'--method {method}'}: leave it away")
 
 
 def refuse_remote(name, path):

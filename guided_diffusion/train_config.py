@@ -34,7 +34,8 @@ class TrainConfig:
     batch_size: Annotated[int, "masks per step and process"] = 1
     microbatch: Annotated[int | None, "masks at a time in memory; -1: the whole batch"] = None
     augment: Annotated[
-        Literal["none", "flip", "rotate", "flip+rotate"], "mirror at random, turn by right angles at random, or both"
+        Literal["none", "flip", "rotate", "flip+rotate", "strong"],
+        "mirror at random, turn by right angles at random, or both; strong: besides turn, resize, move and brighten a little",
     ] = "none"
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
     lr_anneal_steps: Annotated[int, "anneal the learning rate to 0 over so many steps, and end there; 0: do not"] = 0

@@ -6,7 +6,8 @@ import time
 import torch
 
 from . import compute
-from .batches import EndlessSampler, augment, endless_batches, pick_raters
+from .augmentation import NUM_DRAWS, augment
+from .batches import EndlessSampler, endless_batches, pick_raters
 from .checkpoint import BEST, FORMAT, VERSION, check_schedule_sampler
 from .checkpoint_folder import CheckpointFolder
 from .compute import ComputeConfig
@@ -129,8 +130,8 @@ class Trainer:
         t, weights = self.schedule_sampler.sample(u[:, 1])
         noise = stack_randn(generators, self.segmenter.noise_shape(mask.shape[2:]))
         if config.augment != "none":
-            turns = torch.cat([torch.rand(1, generator=g) for g in generators])[::K]
-            image, mask = augment(image, mask.unflatten(0, (-1, K)).squeeze(2), config.augment, turns)
+            changes = torch.stack([torch.rand(NUM_DRAWS, generator=g) for g in generators[::K]])
+            image, mask = augment(image, mask.unflatten(0, (-1, K)).squeeze(2), config.augment, changes)
             mask = mask.flatten(0, 1)[:, None]
         self._seed_dropout()
 

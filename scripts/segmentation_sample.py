@@ -65,7 +65,7 @@ def main(argv=None):
         # What to draw, and with what
         model_flags = command_line.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
         segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
-        script_util.refuse_foreign_flags(flags["method"], given)
+        script_util.refuse_foreign_flags(flags, given)
         sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
         segmenter = segmenter.spaced(sampler)
         data_config, unet = command_line.configs_from_flags(flags, DataConfig, UNetConfig)

@@ -43,6 +43,8 @@ def check_flags(given, config, validation, how):
     check_validation_config(validation, given)
     if how.compile:
         compute.check_compiler()
+    if {"ema_rate", "ema_halflife"} <= given.keys():
+        raise ConfigError("--ema_rate and --ema_halflife contradict: give one of them")
     if not config.data_dir:
         raise ConfigError("--data_dir is missing: name the folder of cases to train on")
 
@@ -60,8 +62,8 @@ def main(argv=None):
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
         configs = command_line.configs_from_flags({**preset, **given}, *CONFIGS)
-        config, validation, sampler, how, visdom, data_config, method, unet = configs[:8]
-        script_util.refuse_foreign_flags(method.method, given)
+        config, validation, sampler, how, visdom, data_config, _, unet = configs[:8]
+        script_util.refuse_foreign_flags({**preset, **given}, given)
         check_flags(given, config, validation, how)
         flags = command_line.flags_from_configs(*configs)
         if not storage.is_remote(config.log_dir):

@@ -1,4 +1,4 @@
-"""Batches: symmetries that treat image and mask alike, and readers that may die."""
+"""Batches: raters picked evenly, and readers that may die."""
 
 import os
 import signal
@@ -6,24 +6,8 @@ import signal
 import pytest
 import torch
 
-from guided_diffusion.batches import SYMMETRIES, Batch, EndlessSampler, augment, endless_batches, pick_raters
+from guided_diffusion.batches import Batch, EndlessSampler, endless_batches, pick_raters
 from guided_diffusion.lidcloader import Case, LIDCDataset
-
-
-@pytest.mark.parametrize("kind, count", [("none", 1), ("flip", 4), ("rotate", 4), ("flip+rotate", 8)])
-def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike(kind, count):
-    picture = torch.arange(9.0).reshape(1, 1, 3, 3)
-    u = (torch.arange(16 * count) + 0.5) / (16 * count)
-    image, mask = augment(picture.expand(len(u), 2, 3, 3), picture.expand(len(u), 1, 3, 3), kind, u)
-    assert image.shape == (len(u), 2, 3, 3) and torch.equal(image[:, :1], mask) and torch.equal(image[:, 1:], mask)
-    seen, times = torch.unique(mask.flatten(1), dim=0, return_counts=True)
-    assert len(seen) == len(SYMMETRIES[kind]) == count and (times == 16).all()
-    for turned in mask:  # a symmetry of the square keeps the middle, and neighbours stay neighbours
-        assert turned[0, 1, 1] == 4
-        row = turned[0, 0]
-        assert abs(row[1] - row[0]) == abs(row[2] - row[1]) and abs(row[1] - row[0]) in (1, 3)
-    if kind == "flip":
-        assert {tuple(corner) for corner in mask[:, 0, [0, -1], [0, -1]].tolist()} == {(0, 8), (2, 6), (6, 2), (8, 0)}
 
 
 @pytest.mark.parametrize("K", [1, 2, 4, 6])

@@ -40,6 +40,7 @@ ALLOWED = {
     "split_check": {"case_folder", "image_files", "storage"},
     "data_check": {"case_reader", "image_files", "metrics", "pictures", "split_check", "storage"},
     "packed": {"image_files", "storage"},
+    "augmentation": set(),
     "batches": set(),
     "dist_util": {"nn"},
     "logger": {"nn", "dist_util", "storage"},
@@ -82,7 +83,7 @@ ALLOWED = {
     "validation": {"nn", "ensemble", "metrics", "pictures", "postprocess"},
     "train_config": {"nn", "checkpoint", "checkpoint_folder", "storage"},
     "train_util": {
-        "nn", "batches", "checkpoint", "checkpoint_folder", "compute", "dist_util", "ema", "logger", "resample", "signals",
+        "nn", "augmentation", "batches", "checkpoint", "checkpoint_folder", "compute", "dist_util", "ema", "logger", "resample", "signals",
         "step_reports", "train_config", "windows",
     },
     "command_line": {"checkpoint", "image_files", "nn", "presets", "train_config"},

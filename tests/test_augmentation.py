@@ -1,0 +1,70 @@
+"""Augmentation: image and mask are changed alike, and no more than they may be."""
+
+import math
+
+import pytest
+import torch
+
+from guided_diffusion.augmentation import BRIGHTNESS, CONTRAST, MOVE, NUM_DRAWS, RESIZE, SYMMETRIES, TURN, augment, change_contrast, deform
+
+
+@pytest.mark.parametrize("kind, count", [("none", 1), ("flip", 4), ("rotate", 4), ("flip+rotate", 8)])
+def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike(kind, count):
+    picture = torch.arange(9.0).reshape(1, 1, 3, 3)
+    u = ((torch.arange(16 * count) + 0.5) / (16 * count))[:, None].expand(-1, NUM_DRAWS)
+    image, mask = augment(picture.expand(len(u), 2, 3, 3), picture.expand(len(u), 1, 3, 3), kind, u)
+    assert image.shape == (len(u), 2, 3, 3) and torch.equal(image[:, :1], mask) and torch.equal(image[:, 1:], mask)
+    seen, times = torch.unique(mask.flatten(1), dim=0, return_counts=True)
+    assert len(seen) == len(SYMMETRIES[kind]) == count and (times == 16).all()
+    for turned in mask:  # a symmetry of the square keeps the middle, and neighbours stay neighbours
+        assert turned[0, 1, 1] == 4
+        row = turned[0, 0]
+        assert abs(row[1] - row[0]) == abs(row[2] - row[1]) and abs(row[1] - row[0]) in (1, 3)
+    if kind == "flip":
+        assert {tuple(corner) for corner in mask[:, 0, [0, -1], [0, -1]].tolist()} == {(0, 8), (2, 6), (6, 2), (8, 0)}
+
+
+def disc(size, row, column, radius):
+    y, x = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
+    return ((y - row) ** 2 + (x - column) ** 2 <= radius**2).float()[None, None]
+
+
+def centre_and_area(mask):
+    y, x = mask[0, 0].nonzero().float().mean(0) + 0.5
+    return float(y), float(x), float(mask.sum())
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_picture_is_turned_resized_and_moved_by_what_the_names_say(sign):
+    """A disc beside the middle, whose new centre and area are known."""
+    before = disc(64, 32, 44, 6)  # 12 pixels to the right of the middle
+    turned = centre_and_area((deform(before, torch.tensor([[sign, 0, 0, 0.0]])) > 0.5).float())
+    assert math.hypot(turned[0] - 32, turned[1] - 32) == pytest.approx(12, abs=0.2)
+    assert abs(math.atan2(turned[0] - 32, turned[1] - 32)) == pytest.approx(TURN, abs=0.02)
+    resized = centre_and_area((deform(before, torch.tensor([[0, sign, 0, 0.0]])) > 0.5).float())
+    assert resized[:2] == pytest.approx((32, 32 + 12 * math.exp(sign * RESIZE)), abs=0.2)
+    assert resized[2] / float(before.sum()) == pytest.approx(math.exp(2 * sign * RESIZE), rel=0.06)
+    moved = centre_and_area((deform(before, torch.tensor([[0, 0, sign, sign]]).float()) > 0.5).float())
+    assert moved[:2] == pytest.approx((32 - sign * MOVE * 64, 44 - sign * MOVE * 64), abs=0.2)
+
+
+def test_strong_changes_image_and_masks_alike_and_masks_stay_binary():
+    """Where the image is a smoothed mask, it still is one afterwards, but for its contrast."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.cat([disc(32, 12, 18, 5), disc(32, 12, 18, 8)], dim=1).expand(40, -1, -1, -1)
+    image, changed = augment(masks[:, :1], masks, "strong", torch.rand(40, NUM_DRAWS, generator=generator))
+    assert set(changed.unique().tolist()) == {0.0, 1.0}
+    assert (changed[:, 1] >= changed[:, 0]).all() and len({tuple(row.flatten().tolist()) for row in changed}) == 40
+    for grey, mask in zip(image, changed[:, 0]):
+        middle = (grey.min() + grey.max()) / 2
+        assert ((grey[0] > middle).float() - mask).abs().sum() <= 0.1 * mask.sum()
+
+
+def test_contrast_and_brightness_stay_within_what_the_names_say():
+    image = torch.tensor([0.4, 0.6]).repeat(8).reshape(1, 1, 4, 4).expand(3, 2, -1, -1)
+    changed = change_contrast(image, torch.tensor([[0, 0], [1, -1], [-1, 1.0]]))
+    torch.testing.assert_close(changed[0], image[0])
+    for row, sign in ((1, 1), (2, -1)):
+        assert float(changed[row].mean()) == pytest.approx(0.5 - sign * BRIGHTNESS, abs=1e-6)
+        assert float(changed[row].max() - changed[row].min()) == pytest.approx(0.2 * math.exp(sign * CONTRAST), abs=1e-6)
+    assert change_contrast(torch.ones(1, 1, 4, 4), torch.ones(1, 2)).max() == 1
