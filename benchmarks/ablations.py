@@ -28,7 +28,7 @@ FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversi
 # The paper's objective on the demo's network: what is predicted, and on what, are changes like the others
 BASE = {
     "preset": "demo", "prediction": "eps", "predict_xstart": False, "learn_sigma": True, "mask_low": 0, "noise_schedule": "linear",
-    "lr": 1e-3, "batch_size": 8, "sampler": "ddim", "steps": 20, "eta": 1,
+    "num_filters": "8,16", "no_convs_per_block": 1, "lr": 1e-3, "batch_size": 8, "sampler": "ddim", "steps": 10, "eta": 1,
 }  # fmt: skip
 BETTER = {"prediction": "x0", "learn_sigma": False, "mask_low": -1, "noise_schedule": "cosine"}
 WEAKER = {**BETTER, "mask_scale": 0.5}
