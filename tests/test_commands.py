@@ -11,9 +11,12 @@ import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
 from PIL import Image
 
-from guided_diffusion import phantom
+from guided_diffusion import command_line, phantom
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.postprocess import PostprocessConfig, binarise, staple
+from guided_diffusion.segmentation import SegmenterConfig
+from guided_diffusion.train_config import TrainConfig
 
 # The paper's README, word for word but for the notebook's leading "!"
 MODEL_FLAGS = (
@@ -255,6 +258,19 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 7
 
 
+@pytest.mark.parametrize(
+    "argv, preset",
+    [
+        (["--prediction=v"], {"mask_low": -1.0}), (["--predict_xstart=False"], {"mask_low": -1.0, "predict_xstart": True}),
+        (["--ema_halflife=500"], {"mask_low": -1.0, "predict_xstart": True}), (["--lr=1"], {"mask_low": -1.0, "predict_xstart": True}),
+    ],
+)  # fmt: skip
+def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
+    _, rest = command_line.parse_command_line((DiffusionConfig, SegmenterConfig, TrainConfig), "", ["--preset=demo", *argv])
+    assert {name: rest[name] for name in ("mask_low", "predict_xstart") if name in rest} == preset
+    assert ("ema_rate" in rest) == (argv[0].split("=")[0] != "--ema_halflife")
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +290,8 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
         (["--lr_anneal_steps=5", "--iterations=9"], ["--iterations 9", "--lr_anneal_steps"]),
         (["--schedule_sampler=loss"], ["--schedule_sampler loss"]),
         (["--ema_rate=2"], ["--ema_rate"]),
+        (["--ema_rate=0.9", "--ema_halflife=100"], ["--ema_rate", "--ema_halflife", "contradict"]),
+        (["--denoiser_patch=4"], ["--denoiser_patch", "--architecture unet"]),
         (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
         (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),
