@@ -5,17 +5,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-# What the kinds draw from: (quarter turns, then mirrored from left to right or not)
-SYMMETRIES = {
-    "none": [(0, False)],
-    "flip": [(0, False), (0, True), (2, False), (2, True)],
-    "rotate": [(turns, False) for turns in range(4)],
-    "flip+rotate": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
-}
-SYMMETRIES["strong"] = SYMMETRIES["flip+rotate"]
+PARTS = ("mirror", "flip", "rotate", "deform", "contrast")
 NUM_DRAWS = 7  # uniform numbers that an image takes
 
-# The most that "strong" does
+# The most that "deform" and "contrast" do
 TURN = math.pi / 9
 RESIZE = math.log(1.2)
 MOVE = 0.1  # of the image's side
@@ -25,24 +18,41 @@ BRIGHTNESS = 0.1
 
 def augment(image, masks, kind, u):
     """
-    Image [B, C, H, W] in [0, 1] and its masks [B, K, H, W], 0 or 1, changed at random by uniform numbers u [B, NUM_DRAWS].
+    Image [B, C, N, N] in [0, 1] and its masks [B, K, N, N], 0 or 1, changed at random by uniform numbers u [B, NUM_DRAWS] in [0, 1).
 
-    Each row is mirrored and turned by one of SYMMETRIES[kind], all equally likely; with "strong" it is then turned, resized and
-    moved a little, mirrored where it ends, and its image gets another contrast and brightness. The images are square.
+    kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right angles),
+          deform (turned, resized and moved a little, mirrored where it ends), contrast (of the image, and its brightness)
     """
-    both = torch.cat([image, masks], dim=1)
-    both = turn_and_mirror(both, SYMMETRIES[kind], u[:, 0])
-    if kind == "strong":
-        both = deform(both, 2 * u[:, 1:5] - 1)
+    parts = split_kind(kind)
+    both = turn_and_mirror(torch.cat([image, masks], dim=1), symmetries(parts), u[:, 0])
     image, masks = both[:, : image.shape[1]], both[:, image.shape[1] :]
-    return (change_contrast(image, 2 * u[:, 5:7] - 1), (masks > 0.5).float()) if kind == "strong" else (image, masks)
+    if "deform" in parts:
+        by = 2 * u[:, 1:5] - 1
+        image, masks = deform(image, by), (deform(masks, by) > 0.5).float()
+    if "contrast" in parts:
+        image = change_contrast(image, 2 * u[:, 5:7] - 1)
+    return image, masks
 
 
-def turn_and_mirror(pictures, symmetries, u):
-    """Pictures [B, C, N, N], each by one of the symmetries, chosen by u [B] in [0, 1)."""
+def split_kind(kind):
+    """The PARTS of a kind. ValueError: one is unknown or comes twice."""
+    parts = [] if kind == "none" else kind.split("+")
+    if len(set(parts)) < len(parts) or not set(parts) <= set(PARTS):
+        raise ValueError(f"none, or parts joined by + are wanted, of {', '.join(PARTS)}")
+    return parts
+
+
+def symmetries(parts):
+    """[(quarter turns, then mirrored from left to right or not)] of the parts, all unlike."""
+    turns = range(4) if "rotate" in parts else (0, 2) if "flip" in parts else (0,)
+    return [(turn, mirrored) for turn in turns for mirrored in ((False, True) if {"flip", "mirror"} & set(parts) else (False,))]
+
+
+def turn_and_mirror(pictures, choices, u):
+    """Pictures [B, C, N, N], each by one of the choices, as `symmetries` gives them; all equally likely, by u [B] in [0, 1)."""
     rows = []
-    for row, place in zip(pictures, (u * len(symmetries)).long().clamp(max=len(symmetries) - 1)):
-        turns, mirrored = symmetries[place]
+    for row, place in zip(pictures, (u * len(choices)).long().clamp(max=len(choices) - 1)):
+        turns, mirrored = choices[place]
         row = torch.rot90(row, turns, (1, 2))
         rows.append(row.flip(2) if mirrored else row)
     return torch.stack(rows)

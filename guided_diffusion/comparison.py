@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 from . import command_line, fidelity, script_util, storage
 from .baselines.methods import BASELINES
@@ -51,9 +51,7 @@ class CompareConfig:
     validation_share: Annotated[float, "share of the cases left that is not trained on but chosen by"] = 0.15
     num_ensemble: Annotated[int, "masks for each case"] = 16
     batch_size: Annotated[int, "masks per step, of every method"] = 8
-    augment: Annotated[
-        Literal["none", "flip", "rotate", "flip+rotate", "strong"] | None, "as in training, of every method; -1: its preset's"
-    ] = None
+    augment: Annotated[str | None, "as in training, of every method; -1: its preset's"] = None
     fast: Annotated[bool, "sample by --fast those methods whose preset would take every timestep"] = False
     truth: Annotated[str, "truth.json of phantoms, of the cases that are scored"] = ""
     out_dir: Annotated[str, "where everything goes"] = "results/comparison"
@@ -131,7 +129,8 @@ class Comparison:
         for method in self.config.methods:
             flags = {**PRESETS[method], **self.known(method, DataConfig, *script_util.MODEL_CONFIGS), "batch_size": self.config.batch_size}
             script_util.check_flags(flags)
-            (train,) = command_line.configs_from_flags({**flags, "data_dir": self.config.data_dir}, TrainConfig)
+            flags |= {"data_dir": self.config.data_dir} | ({"augment": self.config.augment} if self.config.augment else {})
+            (train,) = command_line.configs_from_flags(flags, TrainConfig)
             check_train_config(train)
             check_num_cases(train, fewest, world_size=1)
             script_util.create_segmenter(flags)

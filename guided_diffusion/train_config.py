@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from . import checkpoint, storage
+from .augmentation import split_kind
 from .checkpoint_folder import CheckpointFolder
 from .nn import ConfigError
 
@@ -33,10 +34,7 @@ class TrainConfig:
     iterations: Annotated[int, "optimizer steps in all; 0: without end"] = 60_000
     batch_size: Annotated[int, "masks per step and process"] = 1
     microbatch: Annotated[int | None, "masks at a time in memory; -1: the whole batch"] = None
-    augment: Annotated[
-        Literal["none", "flip", "rotate", "flip+rotate", "strong"],
-        "mirror at random, turn by right angles at random, or both; strong: besides turn, resize, move and brighten a little",
-    ] = "none"
+    augment: Annotated[str, "change images at random: parts joined by +, of mirror, flip, rotate, deform, contrast; or none"] = "none"
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
     lr_anneal_steps: Annotated[int, "anneal the learning rate to 0 over so many steps, and end there; 0: do not"] = 0
     lr_shape: Annotated[Literal["linear", "cosine"], "how it falls with --lr_anneal_steps"] = "linear"
@@ -87,6 +85,10 @@ def check_train_config(config):
     for name in ("iterations", "lr_anneal_steps", "lr_warmup_steps", "ema_halflife", "num_workers", "seed", "weight_decay"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
+    try:
+        split_kind(config.augment)
+    except ValueError as error:
+        raise ConfigError(f"--augment {config.augment}: {error}") from None
     for name, all_of in (("microbatch", "the whole batch"), ("keep", "all")):
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -5,23 +5,25 @@ import math
 import pytest
 import torch
 
-from guided_diffusion.augmentation import BRIGHTNESS, CONTRAST, MOVE, NUM_DRAWS, RESIZE, SYMMETRIES, TURN, augment, change_contrast, deform
+from guided_diffusion.augmentation import BRIGHTNESS, CONTRAST, MOVE, NUM_DRAWS, RESIZE, TURN, augment, change_contrast, deform, split_kind, symmetries
 
 
-@pytest.mark.parametrize("kind, count", [("none", 1), ("flip", 4), ("rotate", 4), ("flip+rotate", 8)])
+@pytest.mark.parametrize("kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)])
 def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike(kind, count):
     picture = torch.arange(9.0).reshape(1, 1, 3, 3)
     u = ((torch.arange(16 * count) + 0.5) / (16 * count))[:, None].expand(-1, NUM_DRAWS)
     image, mask = augment(picture.expand(len(u), 2, 3, 3), picture.expand(len(u), 1, 3, 3), kind, u)
     assert image.shape == (len(u), 2, 3, 3) and torch.equal(image[:, :1], mask) and torch.equal(image[:, 1:], mask)
     seen, times = torch.unique(mask.flatten(1), dim=0, return_counts=True)
-    assert len(seen) == len(SYMMETRIES[kind]) == count and (times == 16).all()
+    assert len(seen) == len(symmetries(split_kind(kind))) == count and (times == 16).all()
     for turned in mask:  # a symmetry of the square keeps the middle, and neighbours stay neighbours
         assert turned[0, 1, 1] == 4
         row = turned[0, 0]
         assert abs(row[1] - row[0]) == abs(row[2] - row[1]) and abs(row[1] - row[0]) in (1, 3)
     if kind == "flip":
         assert {tuple(corner) for corner in mask[:, 0, [0, -1], [0, -1]].tolist()} == {(0, 8), (2, 6), (6, 2), (8, 0)}
+    if kind == "mirror":
+        assert {tuple(column) for column in mask[:, 0, :, 0].tolist()} == {(0, 3, 6), (2, 5, 8)}
 
 
 def disc(size, row, column, radius):
@@ -48,11 +50,11 @@ def test_a_picture_is_turned_resized_and_moved_by_what_the_names_say(sign):
     assert moved[:2] == pytest.approx((32 - sign * MOVE * 64, 44 - sign * MOVE * 64), abs=0.2)
 
 
-def test_strong_changes_image_and_masks_alike_and_masks_stay_binary():
+def test_all_parts_together_change_image_and_masks_alike_and_masks_stay_binary():
     """Where the image is a smoothed mask, it still is one afterwards, but for its contrast."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.cat([disc(32, 12, 18, 5), disc(32, 12, 18, 8)], dim=1).expand(40, -1, -1, -1)
-    image, changed = augment(masks[:, :1], masks, "strong", torch.rand(40, NUM_DRAWS, generator=generator))
+    image, changed = augment(masks[:, :1], masks, "flip+rotate+deform+contrast", torch.rand(40, NUM_DRAWS, generator=generator))
     assert set(changed.unique().tolist()) == {0.0, 1.0}
     assert (changed[:, 1] >= changed[:, 0]).all() and len({tuple(row.flatten().tolist()) for row in changed}) == 40
     for grey, mask in zip(image, changed[:, 0]):

@@ -307,7 +307,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--use_fp16", "--amp=bf16"], ["--use_fp16", "--amp bf16", "contradict"]),
         (["--shard", "--data_dir={modalities}"], ["--shard", "several processes"]),  # before a case is read
         (["--keep=0"], ["--keep 0", "-1 for all"]),
-        (["--augment=mirror"], ["--augment mirror", "flip+rotate"]),
+        (["--augment=flip+spin"], ["--augment flip+spin", "mirror, flip, rotate"]),
         (["--max_bad_steps=0"], ["--max_bad_steps 0"]),
         (["--kl_weight=nan"], ["--kl_weight nan"]),
         (["--steps=50"], ["--steps 50", "--diffusion_steps", "--iterations"]),

@@ -81,7 +81,7 @@ ALLOWED = {
     "visualize": {"command_line", "image_files", "inspector", "nn", "storage", "windows"},
     "ensemble": {"nn", "checkpoint", "image_files", "pictures", "postprocess", "storage"},
     "validation": {"nn", "ensemble", "metrics", "pictures", "postprocess"},
-    "train_config": {"nn", "checkpoint", "checkpoint_folder", "storage"},
+    "train_config": {"nn", "augmentation", "checkpoint", "checkpoint_folder", "storage"},
     "train_util": {
         "nn", "augmentation", "batches", "checkpoint", "checkpoint_folder", "compute", "dist_util", "ema", "logger", "resample", "signals",
         "step_reports", "train_config", "windows",
