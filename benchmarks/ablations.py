@@ -31,6 +31,7 @@ BASE = {
     "num_filters": "8,16", "no_convs_per_block": 1, "lr": 1e-3, "batch_size": 8, "sampler": "ddim", "steps": 10, "eta": 1,
 }  # fmt: skip
 BETTER = {"prediction": "x0", "learn_sigma": False, "mask_low": -1, "noise_schedule": "cosine"}
+WITHOUT = {"method": "implicit-ensemble", "num_filters": None, "no_convs_per_block": None}  # flags of the encoders, which it refuses
 WEAKER = {**BETTER, "mask_scale": 0.5}
 CHANGES = {
     "as published: eps, 0/1, linear": {},
@@ -38,13 +39,13 @@ CHANGES = {
     "the controlling network sees the mask": {"ambiguity_input": "x0"},
     "KL weight 0": {"kl_weight": 0},
     "KL weight 0.01": {"kl_weight": 0.01},
-    "no encoders": {"method": "implicit-ensemble"},
+    "no encoders": WITHOUT,
     "masks -1/1": {"mask_low": -1},
     "cosine schedule": {"noise_schedule": "cosine"},
     "x_0-prediction": {"prediction": "x0", "learn_sigma": False},
     "x_0, -1/1": {"prediction": "x0", "learn_sigma": False, "mask_low": -1},
     "x_0, -1/1, cosine": BETTER,
-    "x_0, -1/1, cosine, no encoders": {**BETTER, "method": "implicit-ensemble"},
+    "x_0, -1/1, cosine, no encoders": {**BETTER, **WITHOUT},
     "v, -1/1, cosine": {**BETTER, "prediction": "v"},
     "x_0, -1/1, cosine, mask scale 0.5": WEAKER,
     "x_0, -1/1, cosine, mask scale 0.5, min-snr": {**WEAKER, "loss_weighting": "min-snr"},
@@ -76,7 +77,7 @@ def figures_of(config, change, seed):
     data, samples = os.path.join(config.work, "testing"), os.path.join(folder, "samples")
     path = os.path.join(samples, "metrics.json")
     if not os.path.exists(path):
-        flags = [word for name, value in {**BASE, **CHANGES[change]}.items() for word in (f"--{name}", value)]
+        flags = [word for name, value in {**BASE, **CHANGES[change]}.items() if value is not None for word in (f"--{name}", value)]
         steps = ("--iterations", config.train_steps, "--lr_anneal_steps", config.train_steps, "--save_interval", config.train_steps)
         run("segmentation_train", *flags, "--data_dir", os.path.join(config.work, "training"), "--log_dir", folder, "--seed", seed, *steps)
         model = os.path.join(folder, "savedmodel.pt")
