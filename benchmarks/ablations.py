@@ -40,8 +40,6 @@ CHANGES = {
     "KL weight 0": {"kl_weight": 0},
     "KL weight 0.01": {"kl_weight": 0.01},
     "no encoders": WITHOUT,
-    "masks -1/1": {"mask_low": -1},
-    "cosine schedule": {"noise_schedule": "cosine"},
     "x_0-prediction": {"prediction": "x0", "learn_sigma": False},
     "x_0, -1/1": {"prediction": "x0", "learn_sigma": False, "mask_low": -1},
     "x_0, -1/1, cosine": BETTER,
