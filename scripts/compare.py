@@ -13,7 +13,8 @@ import os
 
 from guided_diffusion import command_line, comparison, comparison_page, script_util, storage
 from guided_diffusion.case_reader import DataConfig
-from guided_diffusion.comparison import CompareConfig, Comparison, check_compare_config
+from guided_diffusion.comparison import Comparison
+from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 
