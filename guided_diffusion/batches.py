@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+
 @dataclass(frozen=True)
 class Batch:
     ids: list[str]

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from guided_diffusion.augmentation import BRIGHTNESS, CONTRAST, MOVE, NUM_DRAWS, RESIZE, TURN, augment, change_contrast, deform, split_kind, symmetries
+from guided_diffusion import augmentation
+from guided_diffusion.augmentation import augment, change_contrast, deform, split_kind, symmetries
 
 
 @pytest.mark.parametrize("kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)])
 def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike(kind, count):
     picture = torch.arange(9.0).reshape(1, 1, 3, 3)
-    u = ((torch.arange(16 * count) + 0.5) / (16 * count))[:, None].expand(-1, NUM_DRAWS)
+    u = ((torch.arange(16 * count) + 0.5) / (16 * count))[:, None].expand(-1, augmentation.NUM_DRAWS)
     image, mask = augment(picture.expand(len(u), 2, 3, 3), picture.expand(len(u), 1, 3, 3), kind, u)
     assert image.shape == (len(u), 2, 3, 3) and torch.equal(image[:, :1], mask) and torch.equal(image[:, 1:], mask)
     seen, times = torch.unique(mask.flatten(1), dim=0, return_counts=True)
@@ -42,19 +43,19 @@ def test_a_picture_is_turned_resized_and_moved_by_what_the_names_say(sign):
     before = disc(64, 32, 44, 6)  # 12 pixels to the right of the middle
     turned = centre_and_area((deform(before, torch.tensor([[sign, 0, 0, 0.0]])) > 0.5).float())
     assert math.hypot(turned[0] - 32, turned[1] - 32) == pytest.approx(12, abs=0.2)
-    assert abs(math.atan2(turned[0] - 32, turned[1] - 32)) == pytest.approx(TURN, abs=0.02)
+    assert abs(math.atan2(turned[0] - 32, turned[1] - 32)) == pytest.approx(augmentation.TURN, abs=0.02)
     resized = centre_and_area((deform(before, torch.tensor([[0, sign, 0, 0.0]])) > 0.5).float())
-    assert resized[:2] == pytest.approx((32, 32 + 12 * math.exp(sign * RESIZE)), abs=0.2)
-    assert resized[2] / float(before.sum()) == pytest.approx(math.exp(2 * sign * RESIZE), rel=0.06)
+    assert resized[:2] == pytest.approx((32, 32 + 12 * math.exp(sign * augmentation.RESIZE)), abs=0.2)
+    assert resized[2] / float(before.sum()) == pytest.approx(math.exp(2 * sign * augmentation.RESIZE), rel=0.06)
     moved = centre_and_area((deform(before, torch.tensor([[0, 0, sign, sign]]).float()) > 0.5).float())
-    assert moved[:2] == pytest.approx((32 - sign * MOVE * 64, 44 - sign * MOVE * 64), abs=0.2)
+    assert moved[:2] == pytest.approx((32 - sign * augmentation.MOVE * 64, 44 - sign * augmentation.MOVE * 64), abs=0.2)
 
 
 def test_all_parts_together_change_image_and_masks_alike_and_masks_stay_binary():
     """Where the image is a smoothed mask, it still is one afterwards, but for its contrast."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.cat([disc(32, 12, 18, 5), disc(32, 12, 18, 8)], dim=1).expand(40, -1, -1, -1)
-    image, changed = augment(masks[:, :1], masks, "flip+rotate+deform+contrast", torch.rand(40, NUM_DRAWS, generator=generator))
+    image, changed = augment(masks[:, :1], masks, "flip+rotate+deform+contrast", torch.rand(40, augmentation.NUM_DRAWS, generator=generator))
     assert set(changed.unique().tolist()) == {0.0, 1.0}
     assert (changed[:, 1] >= changed[:, 0]).all() and len({tuple(row.flatten().tolist()) for row in changed}) == 40
     for grey, mask in zip(image, changed[:, 0]):
@@ -67,6 +68,6 @@ def test_contrast_and_brightness_stay_within_what_the_names_say():
     changed = change_contrast(image, torch.tensor([[0, 0], [1, -1], [-1, 1.0]]))
     torch.testing.assert_close(changed[0], image[0])
     for row, sign in ((1, 1), (2, -1)):
-        assert float(changed[row].mean()) == pytest.approx(0.5 - sign * BRIGHTNESS, abs=1e-6)
-        assert float(changed[row].max() - changed[row].min()) == pytest.approx(0.2 * math.exp(sign * CONTRAST), abs=1e-6)
+        assert float(changed[row].mean()) == pytest.approx(0.5 - sign * augmentation.BRIGHTNESS, abs=1e-6)
+        assert float(changed[row].max() - changed[row].min()) == pytest.approx(0.2 * math.exp(sign * augmentation.CONTRAST), abs=1e-6)
     assert change_contrast(torch.ones(1, 1, 4, 4), torch.ones(1, 2)).max() == 1

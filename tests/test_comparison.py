@@ -9,8 +9,8 @@ from helpers import assert_refused, call_script
 
 from guided_diffusion import phantom
 from guided_diffusion.case_reader import find_cases
-from guided_diffusion.comparison_config import CompareConfig
 from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
+from guided_diffusion.comparison_config import CompareConfig
 from guided_diffusion.comparison_page import as_rows
 from guided_diffusion.image_files import DataError
 from guided_diffusion.logger import read_rows
