@@ -21,18 +21,19 @@ class ArchitectureConfig:
     architecture: Annotated[
         Literal["unet", "shared-encoder"], "one U-Net over image and mask, or an encoder run once for each image and a small denoiser"
     ] = "unet"
-    feature_channels: Annotated[int, "channels of the shared encoder's output, in full resolution"] = 16
+    patch_size: Annotated[int, "side, in pixels, of the patches that both parts of the shared encoder's network see as one"] = 2
+    feature_channels: Annotated[int, "channels of the shared encoder's output, for each patch"] = 64
     denoiser_channels: Annotated[int, "channels of the small denoiser, a multiple of 32"] = 32
     denoiser_mult: Annotated[tuple[int, ...], "channel multiplier of each of its levels"] = (1, 1, 2)
-    denoiser_patch: Annotated[int, "pixels to a side that it sees as one, in channels"] = 2
 
 
 class SharedEncoderUNet(nn.Module):
     """
     Encoder: the U-Net that `unet` describes, on the image alone. Denoiser: a U-Net with one residual block per level on
-    its features and x_t.
+    its features and x_t. Both work on patches, whose pixels are channels.
 
-    unet          UNetConfig, of the encoder; its precision and its dropout are the denoiser's too
+    unet          UNetConfig, of the encoder; its precision and its dropout are the denoiser's too. Of default levels, those
+                  finer than a patch fall away
     config        ArchitectureConfig
     out_channels  of the denoiser
     ConfigError: a configuration that cannot be built; the message names the flag.
@@ -40,15 +41,16 @@ class SharedEncoderUNet(nn.Module):
 
     def __init__(self, unet, config, out_channels):
         super().__init__()
-        check_architecture(unet, config)
-        self.config, self.patch = unet, config.denoiser_patch
+        multipliers = unet.channel_mult or unet.multipliers[config.patch_size.bit_length() - 1 :]
+        check_architecture(unet, config, multipliers)
+        self.config, self.patch_size, pixels = unet, config.patch_size, config.patch_size**2
+        large = replace(unet, image_size=unet.image_size // self.patch_size, channel_mult=multipliers)
         small = replace(
-            unet, image_size=unet.image_size // self.patch, num_channels=config.denoiser_channels, num_res_blocks=1,
-            channel_mult=config.denoiser_mult, attention_resolutions=(), class_cond=False,
+            large, num_channels=config.denoiser_channels, num_res_blocks=1, channel_mult=config.denoiser_mult,
+            attention_resolutions=(), class_cond=False,
         )  # fmt: skip
-        pixels = self.patch**2
-        self.encoder = UNetModel(unet, config.feature_channels, in_channels=unet.image_channels)
-        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=(config.feature_channels + 1) * pixels)
+        self.encoder = UNetModel(large, config.feature_channels, in_channels=unet.image_channels * pixels)
+        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + pixels)
 
     @property
     def autocast_dtype(self):
@@ -61,25 +63,26 @@ class SharedEncoderUNet(nn.Module):
 
     def bind(self, image, rows=None):
         """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W]."""
-        features = self.encoder(image, torch.zeros(1, dtype=torch.long, device=image.device))
+        patches = F.pixel_unshuffle(image, self.patch_size)
+        features = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
         features = features if rows is None else features[rows]
         return lambda x, timesteps: self(x, timesteps, features)
 
     def forward(self, x, timesteps, features):
-        """x [B, 1, H, W], timesteps [B] or [1], features [B, feature_channels, H, W] -> [B, out_channels, H, W] float32."""
-        patches = F.pixel_unshuffle(torch.cat([features, x], dim=1), self.patch)
-        return F.pixel_shuffle(self.denoiser(patches, timesteps), self.patch)
+        """x [B, 1, H, W], timesteps [B] or [1], features [B, feature_channels, H / patch_size, ...] -> [B, out_channels, H, W] float32."""
+        patches = torch.cat([features, F.pixel_unshuffle(x, self.patch_size)], dim=1)
+        return F.pixel_shuffle(self.denoiser(patches, timesteps), self.patch_size)
 
 
-def check_architecture(unet, config):
-    """Refuse, by the flag's name, what the shared encoder cannot be built with."""
+def check_architecture(unet, config, multipliers):
+    """Refuse, by the flag's name, what the shared encoder, with these multipliers for its levels, cannot be built with."""
     if config.feature_channels < 1:
         raise ConfigError(f"--feature_channels {config.feature_channels}: at least 1 is needed")
     if config.denoiser_channels < 1 or config.denoiser_channels % 32:
         raise ConfigError(f"--denoiser_channels {config.denoiser_channels}: a multiple of 32 is needed")
-    wanted = config.denoiser_patch * 2 ** (len(config.denoiser_mult) - 1)
-    if config.denoiser_patch < 1 or not config.denoiser_mult or min(config.denoiser_mult) < 1 or unet.image_size % wanted:
-        raise ConfigError(
-            f"--denoiser_patch {config.denoiser_patch} and --denoiser_mult {','.join(map(str, config.denoiser_mult))}: whole "
-            f"numbers of at least 1 are needed, which --image_size {unet.image_size} can be halved and cut into patches by"
-        )
+    for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
+        if config.patch_size < 1 or not levels or min(levels) < 1 or unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
+            raise ConfigError(
+                f"--patch_size {config.patch_size} and --{name} {','.join(map(str, levels))}: whole numbers of at least 1 are needed, "
+                f"which --image_size {unet.image_size} can be cut into patches and halved by"
+            )

@@ -18,7 +18,7 @@ def build(**flags):
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_every_pixel_of_image_and_mask_is_seen(patch):
     """The output in one corner changes with the image and the mask in every patch near it, and with t."""
-    segmenter = build(denoiser_patch=patch)
+    segmenter = build(patch_size=patch)
     image, x, t = torch.rand(1, 1, 16, 16, requires_grad=True), torch.randn(1, 1, 16, 16, requires_grad=True), torch.tensor([3])
     output = segmenter.denoiser(image)(x, t)
     assert output.shape == (1, 2, 16, 16)
@@ -64,7 +64,7 @@ def test_trains_and_samples_by_the_scripts(cases, tmp_path):
 
 def test_what_cannot_be_built_is_refused(cases, tmp_path):
     train = ("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path, *[f"--{name}={value}" for name, value in SHARED.items()])
-    assert_refused(call_script(*train, "--denoiser_patch", 3), "--denoiser_patch 3")
+    assert_refused(call_script(*train, "--patch_size", 3), "--patch_size 3")
     assert_refused(call_script(*train, "--denoiser_channels", 20), "--denoiser_channels 20")
     assert_refused(call_script(*train, "--feature_channels", 0), "--feature_channels 0")
     assert_refused(call_script(*train, "--raters_per_image", 3, "--batch_size", 4), "--batch_size 4", "--raters_per_image 3")
