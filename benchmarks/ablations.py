@@ -39,7 +39,6 @@ CHANGES = {
     "the controlling network sees the mask": {"ambiguity_input": "x0"},
     "KL weight 0": {"kl_weight": 0},
     "KL weight 0.01": {"kl_weight": 0.01},
-    "no encoders": WITHOUT,
     "x_0-prediction": {"prediction": "x0", "learn_sigma": False},
     "x_0, -1/1": {"prediction": "x0", "learn_sigma": False, "mask_low": -1},
     "x_0, -1/1, cosine": BETTER,
