@@ -6,6 +6,8 @@ from helpers import TINY, assert_refused, call_script, nonzero
 
 from guided_diffusion.command_line import parse_flags
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
+from guided_diffusion.shared_encoder import ArchitectureConfig, SharedEncoderUNet
+from guided_diffusion.unet import UNetConfig
 
 SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1", "dropout": 0.0}
 
@@ -36,6 +38,14 @@ def test_the_encoder_runs_once_for_each_image():
     shared = [denoise(x, t) for _ in range(3)][-1]
     assert calls == [2]
     torch.testing.assert_close(shared, segmenter.denoiser(image[rows])(x, t.expand(5)))
+
+
+@pytest.mark.parametrize("patch, levels", [(1, (1, 1, 2, 3, 4)), (2, (1, 2, 3, 4)), (4, (2, 3, 4))])
+def test_of_default_levels_those_finer_than_a_patch_fall_away(patch, levels):
+    unet = UNetConfig(image_size=128, num_channels=32, num_res_blocks=1, attention_resolutions=())
+    with torch.device("meta"):
+        model = SharedEncoderUNet(unet, ArchitectureConfig("shared-encoder", patch), 1)
+    assert model.encoder.config.channel_mult == levels and model.encoder.config.image_size == 128 // patch
 
 
 def test_both_parts_learn_and_run_in_the_precision_asked_for():
