@@ -261,8 +261,10 @@ def test_bfloat16_trains_close_to_float32(cases, tmp_path):
                           "--batch_size=4", f"--amp={amp}", *as_arguments(TINY))  # fmt: skip
         assert done.returncode == 0, done.stderr
         rows.append(rows_of(tmp_path / amp)[0])
-    exact, rough = (float(row["loss"]) for row in rows)
-    assert rough == pytest.approx(exact, rel=0.02) and rough != exact
+    exact, rough = rows
+    for name in ("loss", "mse", "vb"):
+        assert float(rough[name]) == pytest.approx(float(exact[name]), rel=0.02)
+    assert rough["grad_norm"] != exact["grad_norm"]  # the loss itself is mostly the encoders', which stay in float32
 
 
 @pytest.mark.slow
