@@ -49,6 +49,12 @@ CHANGES = {
     "x_0, -1/1, cosine, mask scale 0.5, sigmoid": {**WEAKER, "loss_weighting": "sigmoid"},
     "x_0, -1/1, cosine, mask scale 0.5, 4 raters an image": {**WEAKER, "raters_per_image": 4},
 }
+# What a change is told against, seed by seed, where that is not the paper's setting
+AGAINST = {
+    "x_0, -1/1": "x_0-prediction", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
+    "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
+    **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,16 @@ def figures_of(config, change, seed):
     return {figure: told[f"{figure}_{config.num_ensemble}"]["mean"] for figure in FIGURES}
 
 
+def print_differences(rows):
+    """The first of FIGURES, less that of the setting it is told against: mean over the seeds and its standard error."""
+    excess = {row["change"]: np.array([seed[FIGURES[0]] for seed in row["seeds"]]) for row in rows}
+    for change in list(excess)[1:]:
+        against = AGAINST.get(change, next(iter(excess)))
+        differences = excess[change] - excess[against]
+        error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else 0
+        print(f"{change}, less {against}: {differences.mean():+.3f} ± {error:.3f}")
+
+
 def main():
     with command_line.one_line_errors("benchmarks/ablations.py"):
         given, _ = command_line.parse_command_line((AblationConfig,), __doc__)
@@ -101,6 +117,7 @@ def main():
                 with open(config.out, "w", encoding="utf-8") as file:
                     told = {"machine": machine_name(), "steps": config.train_steps, "num_ensemble": config.num_ensemble, "base": BASE, "rows": rows}
                     file.write(json.dumps(told, indent=1) + "\n")
+        print_differences(rows)
 
 
 if __name__ == "__main__":
