@@ -1,5 +1,6 @@
 """What a run says: lines to the console and to log.txt, metrics to progress.csv. An object, never a global."""
 
+import contextlib
 import csv
 import io
 import os
@@ -15,6 +16,8 @@ QUARTILES = 4  # of the timesteps, in which losses are told apart
 
 class NullLogger:
     """Says nothing: for every process but the first."""
+
+    earlier = ()  # the numbers of the steps before, {column: number} for each row of progress.csv
 
     def info(self, text):
         pass
@@ -49,6 +52,7 @@ class Logger(NullLogger):
         writer = csv.DictWriter(kept, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+        self.earlier = [numbers(row) for row in rows]
         if storage.is_remote(folder):
             before = (storage.read_bytes(self._path("log.txt")) or b"").decode()
             self.text, self.table = io.StringIO(), kept
@@ -103,6 +107,15 @@ def read_rows(path):
     """The rows of a CSV file as dicts; none if there is no file."""
     text = (storage.read_bytes(path) or b"").decode(errors="replace")
     return [row for row in csv.DictReader(io.StringIO(text, newline="")) if (row.get("step") or "").isdigit()]
+
+
+def numbers(row):
+    """The columns of a row that hold a number, as {column: number}."""
+    found = {}
+    for column, text in row.items():
+        with contextlib.suppress(TypeError, ValueError):
+            found[column] = float(text)
+    return found
 
 
 class LossMeter:

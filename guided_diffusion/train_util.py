@@ -76,6 +76,8 @@ class Trainer:
             self.logger = Logger(config.log_dir, self.columns(), self.steps_done, config.tensorboard)
         for line in (*lines, *dataset.notes, self.greeting(path)):
             self.logger.info(line)
+        for numbers in self.logger.earlier:  # the curves begin where the run did
+            show_metrics(windows, numbers)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ class Trainer:
         end = self.config.last_step
         if end is not None and self.steps_done >= end:
             self.logger.info(f"nothing to do: {self.steps_done} of {end} steps are done (--iterations)")
+            self.windows.close()
             self.logger.close()
             return
         batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.samples, self.logger.info)
