@@ -1,7 +1,7 @@
 """
 Quality against the number of steps, for every sampler:
 
-    python benchmarks/quality.py --data_dir data/testing --model_path results/quality/eps/savedmodel.pt --out benchmarks/results/quality_eps.json
+    python benchmarks/quality.py --data_dir results/quality/phantom/testing --model_path results/quality/phantom/model/savedmodel.pt --out benchmarks/results/quality_phantom.json
 
 Draws the same cases with each sampler at each number of steps, and scores them: energy distance, Hungarian-matched IoU,
 calibration. The first row is DDPM with every step; the others are also told as paired differences from it.
@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import torch
 from machine import machine_name
 
-from guided_diffusion import command_line, metrics, script_util
+from guided_diffusion import command_line, compute, metrics, script_util
 from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
 
-SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpm++", 0.0), ("dpm++", 1.0))
+SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("dpm++", 0.0), ("dpm++", 1.0))
 FIGURES = {"ged": lambda s, r: metrics.squared_ged(s, r).total, "hm_iou": metrics.hungarian_iou, "calibration": metrics.calibration_error}
 
 
@@ -32,28 +34,30 @@ FIGURES = {"ged": lambda s, r: metrics.squared_ged(s, r).total, "hm_iou": metric
 class QualityConfig:
     data_dir: Annotated[str, "folder of cases with their raters"] = ""
     model_path: Annotated[str, "checkpoint"] = ""
-    cases: Annotated[int, "cases, spread over the folder"] = 20
+    cases: Annotated[int, "cases, spread over the folder"] = 5
     num_ensemble: Annotated[int, "masks for each"] = 16
-    batch_size: Annotated[int, "masks in flight"] = 64
+    batch_size: Annotated[int, "masks in flight"] = 40
     steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = (1000, 250, 100, 50, 20, 10, 5, 2)
-    reference_only: Annotated[bool, "with the first number of steps draw by DDPM alone"] = False
     spacing: Annotated[str, "linear, quadratic or logsnr"] = "linear"
     out: Annotated[str, "JSON file for the figures"] = ""
 
 
-def measure(config, on_row):
+def measure(config, compute_config, on_row):
     """Call on_row(row) for each sampler at each number of steps."""
     segmenter, flags, _ = script_util.load_segmenter(config.model_path, {})
+    compute.prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
+    if compute_config.compile:
+        compute.compile_model(segmenter)
     (data_config,) = command_line.configs_from_flags(flags, DataConfig)
     dataset = LIDCDataset(config.data_dir, flags["image_size"], flags["image_channels"], data_config)
     indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]
     drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
     reference = None
     for steps in config.steps:
-        for name, eta in SAMPLERS[:1] if config.reference_only and reference is None else SAMPLERS:
+        for name, eta in SAMPLERS:
             sampler = SamplerConfig(name, steps, config.spacing, eta)
             start, values = time.perf_counter(), {figure: [] for figure in FIGURES}
-            for case, samples in draw_ensembles(segmenter.spaced(sampler), dataset, indices, drawn, sampler):
+            for case, samples in draw_ensembles(segmenter.spaced(sampler), dataset, indices, drawn, sampler, even=compute_config.compile):
                 masks, raters = binarise(samples), case.raters.numpy() > 0.5
                 for figure, function in FIGURES.items():
                     values[figure].append(float(function(masks, raters)))
@@ -66,8 +70,8 @@ def measure(config, on_row):
 
 def main():
     with command_line.one_line_errors("benchmarks/quality.py"):
-        given, _ = command_line.parse_command_line((QualityConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, QualityConfig)
+        given, _ = command_line.parse_command_line((QualityConfig, ComputeConfig), __doc__)
+        config, compute_config = command_line.configs_from_flags(given, QualityConfig, ComputeConfig)
         rows, names = [], [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
 
         def on_row(row):
@@ -80,7 +84,7 @@ def main():
                 with open(config.out, "w", encoding="utf-8") as file:
                     file.write(json.dumps(told, indent=1) + "\n")
 
-        measure(config, on_row)
+        measure(config, compute_config, on_row)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,31 @@
 #!/usr/bin/env bash
 # Everything behind the tables and the plot of quality against steps in docs/sampling.md:
 #
-#     bash benchmarks/quality.sh                 the two models of the phantoms that ship
+#     bash benchmarks/quality.sh                 a model of phantoms
 #     bash benchmarks/quality.sh REAL            also two models of multi-rater sets in REAL/lidc/training, REAL/brain_growth/training
 #
-# Trains small models by the paper's objective (noise prediction, learned variance, 0/1 masks, linear schedule), and one by
-# the demo's (x_0-prediction); of a real set every third case, by name, is kept for testing.
+# Trains small models by the paper's objective (noise prediction, learned variance, 0/1 masks, linear schedule); of a real set
+# every third case, by name, is kept for testing, and of LIDC the middle 32 of 128 pixels, where the nodules are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
 WORK=results/quality
-PAPER="--preset demo --predict_xstart False --learn_sigma True --mask_low 0 --noise_schedule linear --lr 1e-3"
+PAPER="--preset demo --image_size 24 --attention_resolutions 6 --predict_xstart False --learn_sigma True --mask_low 0 --noise_schedule linear --lr 1e-3"
 
 train() { $PYTHON scripts/segmentation_train.py --log_dir "$WORK/$1/model" --data_dir "$2" "${@:3}"; }
-quality() { $PYTHON benchmarks/quality.py --model_path "$WORK/$1/model/savedmodel.pt" --data_dir "$2" --reference_only True \
+quality() { $PYTHON benchmarks/quality.py --model_path "$WORK/$1/model/savedmodel.pt" --data_dir "$2" --compile True \
     --out "benchmarks/results/quality_$1.json" "${@:3}"; }
 
-train eps data/training $PAPER --lr_anneal_steps 8000
-quality eps data/testing --cases 12
-train x0 data/training --preset demo
-quality x0 data/testing --cases 12
+$PYTHON scripts/make_phantom.py --out "$WORK/phantom/training" --num_cases 1500 --size 24 --seed 11
+$PYTHON scripts/make_phantom.py --out "$WORK/phantom/testing" --num_cases 5 --size 24 --seed 12
+train phantom "$WORK/phantom/training" $PAPER --lr_anneal_steps 5000
+quality phantom "$WORK/phantom/testing"
 
 [ $# = 0 ] && exit
-for set in lidc brain; do
-    source=$(realpath "$1/${set/brain/brain_growth}/training")
-    mkdir -p "$WORK/$set/training" "$WORK/$set/testing"
-    ls "$source" | awk '{print (NR % 3 == 0 ? "testing" : "training"), $0}' | while read -r split case; do
-        ln -sfn "$source/$case" "$WORK/$set/$split/$case"
-    done
-    train $set "$WORK/$set/training" $PAPER --lr_anneal_steps 2500
-    quality $set "$WORK/$set/testing" --cases 6 --steps 1000,100,50,20,10,5,2
-done
+real() {
+    $PYTHON benchmarks/crop_cases.py --data_dir "$2" --out "$WORK/$1" --test_every 3 "${@:3}"
+    train $1 "$WORK/$1/training" $PAPER --lr_anneal_steps 2500
+    quality $1 "$WORK/$1/testing"
+}
+real lidc "$1/lidc/training" --crop 32
+real brain "$1/brain_growth/training"

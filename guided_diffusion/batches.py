@@ -29,11 +29,6 @@ def collate(cases):
     return Batch([case.id for case in cases], image, raters, counts)
 
 
-def pick_rater(batch, u):
-    """One rater's mask per case, [B, 1, H, W]: each of its raters equally likely, by uniform numbers u [B] in [0, 1)."""
-    return pick_raters(batch, u, 1)
-
-
 def pick_raters(batch, u, K):
     """
     K raters' masks of each case, [B K, 1, H, W], a case's in a row: each of its raters equally likely, and none twice unless

@@ -14,7 +14,7 @@ import blobfile
 from .checkpoint import CheckpointError
 from .image_files import DataError
 from .nn import ConfigError
-from .presets import PRESETS, TWINS
+from .presets import PRESETS, preset_flags
 from .train_config import TrainingError
 
 # Flags of the published code that mean nothing here, and why
@@ -128,7 +128,7 @@ def parse_command_line(classes, description, argv=None):
 
     given, unknown = parser.parse_known_args(join_negative_values(sys.argv[1:] if argv is None else argv))
     given = vars(given)
-    preset = PRESETS[given.pop("preset")] if "preset" in given else {}
+    preset = preset_flags(given.pop("preset"), given) if "preset" in given else {}
     given.pop("local_rank", None)
     for name in RETIRED.keys() & given.keys():
         print(f"--{name} {given.pop(name)} has no effect: {RETIRED[name]}", file=sys.stderr)
@@ -136,7 +136,6 @@ def parse_command_line(classes, description, argv=None):
         raise ConfigError(f"{unknown[0]} belongs to no flag; flags begin with --")
     if unknown:
         parse_flags({unknown[0][2:].split("=")[0]: ""}, *classes)
-    preset = {name: value for name, value in preset.items() if TWINS.get(name) not in given}
     return parse_flags(given, *classes), pick_flags(preset, *classes)
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,21 +19,23 @@ from . import command_line, fidelity, script_util, storage
 from .baselines.methods import BASELINES
 from .case_reader import DataConfig
 from .case_store import hash_cases
-from .comparison_cases import link_cases, split_cases
+from .comparison_cases import check_links, link_cases, split_cases
 from .gaussian_diffusion import DiffusionConfig
 from .image_files import DataError
 from .lidcloader import LIDCDataset
 from .logger import read_rows
 from .nn import ConfigError
 from .predict import load
-from .presets import FAST, PRESETS
+from .presets import FAST, PRESETS, preset_flags
 from .sampling import SamplerConfig
 from .train_config import TrainConfig, check_num_cases, check_train_config
+from .workers import Terminated, sigterm_as_interrupt
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
 SCORED = 8  # masks for each case of a validation
 MOST_VALIDATED = 32  # cases of a validation
+WARMUP_SHARE = 0.1  # of a run: the most that a preset's warm-up takes, so that short trials come to the rate that they try
 PATIENCE = 10  # seconds; a slower ensemble is timed once
 
 
@@ -51,36 +54,60 @@ class Comparison:
         self.data = os.path.join(config.out_dir, "data")
 
     def run(self):
-        """Do what is not done yet; returns the table, as `tabulate` gives it. ConfigError, DataError: a command failed, or would."""
+        """
+        Do what is not done yet; returns the table, as `tabulate` gives it. ConfigError, DataError: a command failed, or would;
+        OSError: another comparison writes into the folder.
+        """
+        with sigterm_as_interrupt(), storage.FolderLock(self.config.out_dir) as lock:
+            self.prepare(lock)
+            for method in self.config.methods:
+                if storage.read_bytes(self.path(method, "result.json")) is None:
+                    self.run_method(method)
+            self.evaluate()
+            return self.tabulate()
+
+    def prepare(self, lock):
+        """Refuse what can be refused, and link the cases."""
         config = self.config
         if config.truth:
             fidelity.read_truth(config.truth)
         self.splits, lines = split_cases(config)
         self.check_methods()
+        check_links(self.data)
+        storage.make_folder(config.out_dir)
+        lock.take()
         self.refuse_other_settings()
         link_cases(self.splits, self.data)
         for line in lines:
             self.tell(line)
-        for method in config.methods:
-            if storage.read_bytes(self.path(method, "result.json")) is None:
-                self.run_method(method)
-        first, *others = (self.path(method, "samples") for method in config.methods)
-        more = ["--truth", config.truth] if config.truth else []
+
+    def evaluate(self):
+        """Score all methods' samples together."""
+        first, *others = (self.path(method, "samples") for method in self.config.methods)
+        more = ["--truth", self.config.truth] if self.config.truth else []
         more += ["--compare", ",".join(others)] if others else []
-        self.call("segmentation_evaluate", "--data_dir", os.path.join(self.data, "testing"), "--samples", first, "--out_dir", config.out_dir, *more)
-        return self.tabulate()
+        data = os.path.join(self.data, "testing")
+        self.call("segmentation_evaluate", "--data_dir", data, "--samples", first, "--out_dir", self.config.out_dir, *more)
 
     def check_methods(self):
-        """Refuse what some method could not be trained with, before any is."""
+        """Refuse what some method could not be trained or sampled with, before any is, and a flag that none of them knows."""
+        everything = (DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+        for name in self.flags:
+            if not any(name in self.known(method, *everything) for method in self.config.methods):
+                raise ConfigError(f"--{name} means nothing to --methods {','.join(self.config.methods)}: leave it away")
         fewest = min(len(split["training"]) for split in self.splits)
         for method in self.config.methods:
-            flags = {**PRESETS[method], **self.known(method, DataConfig, *script_util.MODEL_CONFIGS), "batch_size": self.config.batch_size}
+            chain = self.chain(method)
+            flags = {**preset_flags(method, self.flags), **self.known(method, *everything), **chain, "batch_size": self.config.batch_size}
             script_util.check_flags(flags)
             flags |= {"data_dir": self.config.data_dir} | ({"augment": self.config.augment} if self.config.augment else {})
             (train,) = command_line.configs_from_flags(flags, TrainConfig)
             check_train_config(train)
             check_num_cases(train, fewest, world_size=1)
-            script_util.create_segmenter(flags)
+            segmenter = script_util.create_segmenter(flags)
+            if method_of(method) not in BASELINES:
+                preset = command_line.pick_flags(PRESETS[method], SamplerConfig)
+                segmenter.spaced(script_util.choose_sampler(chain, preset, {}, segmenter.max_steps))
 
     def refuse_other_settings(self):
         """Keep in the folder what decides the figures; refuse a folder with other settings or cases. Methods may be added."""
@@ -94,7 +121,6 @@ class Comparison:
         before = storage.read_bytes(path)
         if before is not None and before.decode() != text:
             raise ConfigError(f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): name another --out_dir")
-        storage.make_folder(self.config.out_dir)
         storage.write_atomically(path, lambda file: file.write(text.encode()))
 
     def path(self, method, *parts):
@@ -111,7 +137,7 @@ class Comparison:
             tried.append(trials)
             rate = f", learning rate {lr:g}" if lr else ""
             self.tell(f"{method}: training fold {fold + 1} of {len(self.splits)}, {steps} steps{rate}")
-            self.train(method, fold, folder, steps, lr=lr, eval_interval=max(1, steps // VALIDATIONS))
+            self.train(method, fold, folder, steps, lr=lr, eval_interval=math.ceil(steps / VALIDATIONS))
             self.tell(f"{method}: sampling")
             self.call(
                 "segmentation_sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
@@ -146,6 +172,7 @@ class Comparison:
         eval_interval  steps between two looks at the validation cases; None: none
         """
         data = os.path.join(self.data, f"fold{fold}")
+        warmup = min(PRESETS[method].get("lr_warmup_steps", 0), int(WARMUP_SHARE * steps))
         flags = {**self.known(method, DataConfig, *script_util.MODEL_CONFIGS), **self.chain(method)}
         more = ["--lr", lr] if lr else []
         more += ["--augment", self.config.augment] if self.config.augment else []
@@ -154,14 +181,19 @@ class Comparison:
             more += ["--eval_cases", min(MOST_VALIDATED, len(self.splits[fold]["validation"]))]
         status = self.call(
             "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
-            "--lr_anneal_steps", steps, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
+            "--lr_anneal_steps", steps, "--lr_warmup_steps", warmup, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
             "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(flags),
-            may_end=command_line.GAVE_UP if may_diverge else 0,
+            may_end=command_line.GAVE_UP,
         )  # fmt: skip
-        if status:
+        if status and may_diverge:
             return True
-        if int(read_rows(os.path.join(folder, "progress.csv"))[-1]["step"]) != steps:
-            raise DataError(f"{folder}: the training was ended before its last step; the same command goes on")
+        if status:
+            rate = f"learning rate {lr:g}" if lr else "its preset's learning rate"
+            remedy = "leave it out of --methods, or give smaller --lrs and another --out_dir"
+            raise DataError(f"{method}: training diverged with {rate} ({folder}); {remedy}")
+        rows = read_rows(os.path.join(folder, "progress.csv"))
+        if not rows or int(rows[-1]["step"]) != steps or (eval_interval and not rows[-1][f"ged_{SCORED}"]):
+            raise DataError(f"{folder}: the training was ended before its last step was done and validated; the same command goes on")
         return False
 
     def steps_of(self, method):
@@ -171,6 +203,9 @@ class Comparison:
             return max(1, config.budget_images // config.batch_size)
         self.tell(f"{method}: measuring the speed of training")
         folder = self.path(method, "speed")
+        rows = read_rows(os.path.join(folder, "progress.csv"))
+        if rows and int(rows[-1]["step"]) != PROBE_STEPS:  # broken off: what goes on warms up once more
+            shutil.rmtree(folder)
         self.train(method, 0, folder, PROBE_STEPS, log_interval=PROBE_STEPS // PROBE_PARTS)
         rows = read_rows(os.path.join(folder, "progress.csv"))
         speed = statistics.median(float(row["samples_per_second"]) for row in rows[1:])
@@ -193,6 +228,9 @@ class Comparison:
             trials[f"{lr:g}"] = score if math.isfinite(score) else None
         if not any(score is not None for score in trials.values()):
             raise DataError(f"{method}: none of --lrs {','.join(trials)} trains it; give smaller ones")
+        scores = [score for score in trials.values() if score is not None]
+        if len(set(scores)) < len(scores):
+            self.tell(f"{method}: trials of different --lrs end alike, and tell nothing: give a larger --trial_share or budget")
         return min((lr for lr in config.lrs if trials[f"{lr:g}"] is not None), key=lambda lr: trials[f"{lr:g}"]), trials
 
     def measure(self, method):
@@ -219,7 +257,9 @@ class Comparison:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             try:
                 status = process.wait()
-            except KeyboardInterrupt:  # which the command got too: it ends in good order
+            except KeyboardInterrupt as stop:  # Ctrl-C reaches the command too, which ends in good order
+                if isinstance(stop, Terminated):
+                    process.terminate()
                 process.wait()
                 raise
         if status not in (0, may_end):
@@ -243,7 +283,7 @@ def training_of(folder):
     """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
     rows = read_rows(os.path.join(folder, "progress.csv"))
     seconds, before = 0.0, 0
-    for row in rows:
+    for row in filter(lambda row: row["samples_per_second"], rows):
         seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
         before = int(row["samples"])
     score = f"ged_{SCORED}"

@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import shutil
 
 import numpy as np
 
@@ -75,13 +74,26 @@ def find_patients(directory, cases):
     return patients
 
 
+def check_links(folder):
+    """Refuse a folder, which there may be, that holds anything but links: link_cases would mix them. DataError."""
+    for where, _, files in os.walk(folder):
+        if own := [name for name in files if not os.path.islink(os.path.join(where, name))]:
+            raise DataError(f"{os.path.join(where, own[0])} is no link of a comparison: name another --out_dir")
+
+
 def link_cases(splits, folder):
-    """Folders FOLDER/foldK/PART and FOLDER/testing of links to the cases, in place of what was in FOLDER."""
-    shutil.rmtree(folder, ignore_errors=True)  # links, whose cases stay
+    """Folders FOLDER/foldK/PART and FOLDER/testing of links to the cases, and of no others. Nothing but links is ever removed."""
+    check_links(folder)
+    wanted = {}
     for k, split in enumerate(splits):
         for part, cases in split.items():
-            for name, source in cases.items():
-                for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):
-                    link = os.path.join(folder, place, name)
-                    os.makedirs(os.path.dirname(link), exist_ok=True)
-                    os.symlink(os.path.abspath(source), link)
+            for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):
+                wanted |= {os.path.join(folder, place, name): os.path.abspath(source) for name, source in cases.items()}
+    for where, folders, files in os.walk(folder):
+        for link in (os.path.join(where, name) for name in (*folders, *files)):
+            if os.path.islink(link) and wanted.get(link) != os.readlink(link):
+                os.unlink(link)
+    for link, source in wanted.items():
+        if not os.path.islink(link):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(source, link)

@@ -1,6 +1,7 @@
 """The flags of a comparison, and what is refused."""
 
 import math
+import os
 from dataclasses import dataclass, fields
 from typing import Annotated
 
@@ -54,5 +55,9 @@ def check_compare_config(config, given):
     if config.fast and (clash := sorted(given.keys() & {f.name for f in fields(SamplerConfig)} - {"clip_denoised"})):
         raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
     script_util.refuse_remote("out_dir", config.out_dir)
+    for name in ("data_dir", "test_dir"):
+        folder = os.path.realpath(getattr(config, name))
+        if getattr(config, name) and os.path.realpath(config.out_dir).startswith(os.path.join(folder, "")):
+            raise ConfigError(f"--out_dir {config.out_dir} lies in --{name}, whose cases would grow by its links: name another")
     if "," in config.out_dir:
         raise ConfigError(f"--out_dir {config.out_dir}: a name without commas is needed")

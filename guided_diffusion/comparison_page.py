@@ -2,12 +2,12 @@
 
 import html
 
-# (title, figure, whether more is better); N stands for the number of samples
+# (title, figure); N stands for the number of samples
 FIGURES = (
-    ("GED_N", "ged_N", False), ("unbiased", "ged_unbiased_N", False), ("excess", "ged_excess_N", False), ("mode TV", "mode_tv_N", False),
-    ("HM-IoU_N", "hm_iou_N", True), ("D_max", "max_dice_N", True), ("CI", "ci_N", True), ("diversity", "diversity_N", True),
+    ("GED_N", "ged_N"), ("unbiased", "ged_unbiased_N"), ("excess", "ged_excess_N"), ("mode TV", "mode_tv_N"),
+    ("HM-IoU_N", "hm_iou_N"), ("D_max", "max_dice_N"), ("CI", "ci_N"), ("diversity", "diversity_N"),
 )  # fmt: skip
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800", "#7f7f7f")  # as many as presets; the first seven are Okabe and Ito's
 WIDTH, HEIGHT, MARGIN, LEGEND = 760, 320, 44, 130
 
 STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 75rem; color: #222; background: #fff; }
@@ -21,7 +21,7 @@ def as_rows(table, num_ensemble):
     (titles, [cells of a method]) of what Comparison.tabulate gives: mean and 95 % interval over the cases of each figure;
     below it the difference from the first method, paired by case, with its interval.
     """
-    shown = [(t.replace("N", str(num_ensemble)), f.replace("N", str(num_ensemble))) for t, f, _ in FIGURES]
+    shown = [(t.replace("N", str(num_ensemble)), f.replace("N", str(num_ensemble))) for t, f in FIGURES]
     shown = [(title, figure) for title, figure in shown if all(figure in row["figures"] for row in table["rows"])]
     titles = ["method", *(title for title, _ in shown), "parameters", f"s / {num_ensemble} masks", "masks trained on", "training, s", "learning rates"]
     rows = []

@@ -49,7 +49,8 @@ def compile_model(segmenter, cuda_graphs=True):
     """
     check_compiler()
     graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
-    segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=False)
+    dynamic = False if segmenter.num_timesteps > 1 else None  # without a chain it sees images, of which a batch has any number
+    segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
     return segmenter
 
 

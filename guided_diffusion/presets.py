@@ -34,3 +34,8 @@ TWINS = {"prediction": "predict_xstart", "predict_xstart": "prediction", "ema_ra
 
 # --fast: docs/sampling.md says how it was chosen
 FAST = {"sampler": "dpm++", "steps": 50, "spacing": "linear", "eta": 1.0}
+
+
+def preset_flags(name, given):
+    """The flags {name: value} of a preset, less those that a given one takes the place of."""
+    return {flag: value for flag, value in PRESETS[name].items() if TWINS.get(flag) not in given}

@@ -170,7 +170,8 @@ def choose_sampler(given, preset, stored, diffusion_steps):
     if given.get("fast"):
         if clash := sorted((own.keys() | given.keys() & {"use_ddim", "timestep_respacing"}) - {"clip_denoised"}):
             raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
-        return SamplerConfig(**{**FAST, "steps": min(FAST["steps"], diffusion_steps), **own})
+        clipping = {name: value for name, value in {**stored, **preset}.items() if name == "clip_denoised"}
+        return SamplerConfig(**{**FAST, "steps": min(FAST["steps"], diffusion_steps), **clipping, **own})
     if given.get("use_ddim") is not None:
         meant = "ddim" if given["use_ddim"] else "ddpm"
         if given["use_ddim"] and own.get("sampler", meant) != meant:

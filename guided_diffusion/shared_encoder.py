@@ -1,7 +1,7 @@
 """
 A denoiser in two parts: a large encoder that sees an image once, and a small U-Net that is called for each mask and timestep.
 
-What many masks of one image cost is then almost the small part alone; in training, too, the raters of an image share the
+What many masks of one image cost in one batch is then almost the small part alone; in training, too, the raters of an image share the
 large one.
 """
 
@@ -61,8 +61,16 @@ class SharedEncoderUNet(nn.Module):
     def autocast_dtype(self, dtype):
         self.encoder.autocast_dtype = self.denoiser.autocast_dtype = dtype
 
+    def compile(self, **how):
+        """
+        Compile both parts, each of which `bind` calls by itself. The encoder goes without CUDA graphs, whose next output would be
+        written over the features in use, and takes any number of images.
+        """
+        self.denoiser.compile(**how)
+        self.encoder.compile()
+
     def bind(self, image, rows=None):
-        """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W]."""
+        """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W] of the batch."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         features = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
         features = features if rows is None else features[rows]

@@ -117,7 +117,7 @@ class FolderLock:
                 file.seek(0)
                 holder = file.read(200).strip() or "one that is starting"
                 file.close()
-                raise OSError(f"{self.folder}: another run writes into it ({holder}); end that, or use another --log_dir") from None
+                raise OSError(f"{self.folder}: another run writes into it ({holder}); end that, or use another folder") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -87,14 +87,14 @@ class Trainer:
 
         TrainingError: too many steps in a row without a finite loss and gradient. ConfigError: out of memory.
         """
-        end = self.config.last_step
+        end, self.logged = self.config.last_step, (time.monotonic(), self.steps_done)
         if end is not None and self.steps_done >= end:
+            self.make_up_validation()
             self.logger.info(f"nothing to do: {self.steps_done} of {end} steps are done (--iterations)")
             self.windows.close()
             self.logger.close()
             return
         batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.samples, self.logger.info)
-        self.logged = (time.monotonic(), self.steps_done)
         try:
             remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
             told = compute.memory_told(self.processes.device, remedy)
@@ -240,6 +240,18 @@ class Trainer:
             if self.processes.is_main:
                 self.folder.save_best(state)
             self.processes.barrier()
+
+    def make_up_validation(self):
+        """Score the weights of a run that is at its end, if a stop kept it from that."""
+        if not self.validator:
+            return
+        done = any(row["step"] == self.steps_done and self.validator.names[0] in row for row in self.logger.earlier)
+        if any(self.processes.gather_objects(done)):
+            return
+        with self.signals:
+            self.validate()
+        if self.scores:
+            self.logger.metrics({"step": self.steps_done, "samples": self.samples, **self.scores})
 
     # -- what it says -------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Validator:
     @property
     def settings(self):
         """What scores of two validations must share to be comparable, JSON-like."""
-        cases = {"folder": self.dataset.directory, "cases": self.config.eval_cases, "num_cases": len(self.dataset)}
+        cases = {"data": self.dataset.fingerprint or self.dataset.directory, "cases": self.config.eval_cases, "num_cases": len(self.dataset)}
         return {**cases, "ensemble": self.config.eval_ensemble, "seed": self.sampling.seed, **asdict(self.sampler)}
 
     @property

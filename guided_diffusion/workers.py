@@ -18,7 +18,7 @@ def worker_pool(processes):
     """
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(processes, initializer=_heed_the_parent_alone)
-    with _sigterm_as_interrupt():
+    with sigterm_as_interrupt():
         try:
             with _stops_held_back():
                 pool.submit(int)  # all workers are forked at the first task
@@ -31,10 +31,16 @@ def worker_pool(processes):
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised as Ctrl-C is."""
+
+
 @contextlib.contextmanager
-def _sigterm_as_interrupt():
+def sigterm_as_interrupt():
+    """A context in which SIGTERM raises `Terminated`."""
+
     def interrupt(number, frame):
-        raise KeyboardInterrupt
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody set a handler
         yield

@@ -3,17 +3,23 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 
 import pytest
-from helpers import assert_refused, call_script
+from helpers import ROOT, assert_refused, call_script
+from visdom_server import wait_for
 
 from guided_diffusion import phantom
 from guided_diffusion.case_reader import find_cases
 from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
-from guided_diffusion.comparison_config import CompareConfig
+from guided_diffusion.comparison import Comparison
+from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_page import as_rows
 from guided_diffusion.image_files import DataError
 from guided_diffusion.logger import read_rows
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.storage import LOCK
 
 SMALL = ("--image_size", 16, "--image_channels", 1, "--num_channels", 32, "--channel_mult", 1, "--num_filters", "4,8", "--diffusion_steps", 20)
 
@@ -66,6 +72,15 @@ def test_links_are_those_of_the_split_alone(patients, tmp_path):
         (patients / "case77" / "image.png").touch()
 
 
+def test_nothing_but_links_is_ever_removed(patients, tmp_path):
+    splits, _ = split_cases(CompareConfig(data_dir=str(patients), folds=3))
+    with pytest.raises(DataError, match="manifest.csv is no link of a comparison: name another --out_dir"):
+        link_cases(splits, str(tmp_path))
+    with pytest.raises(ConfigError, match="--out_dir .* lies in --data_dir"):
+        check_compare_config(CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")), {})
+    assert len(list(patients.glob("case*/image.png"))) == 12 and not list(tmp_path.glob("fold*"))
+
+
 def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
     out = tmp_path / "out"
     arguments = ("--data_dir", cases, "--folds", 2, "--budget_images", 32, "--batch_size", 2, "--num_ensemble", 3, "--lrs", "1e-3,1e-2",
@@ -101,7 +116,7 @@ def test_a_budget_of_minutes_is_counted_in_steps_of_a_measured_speed(cases, tmp_
     others = tmp_path / "others"
     phantom.write_set(others, num_cases=2, seed=6, size=16, num_raters=3)
     done = call_script("compare", "--methods", "unet", "--data_dir", cases, "--test_dir", others, "--budget_minutes", 0.02, "--batch_size", 2,
-                       "--num_ensemble", 2, "--out_dir", tmp_path / "out", *SMALL)  # fmt: skip
+                       "--num_ensemble", 2, "--out_dir", tmp_path / "out", "--image_size", 16, "--image_channels", 1, "--num_filters", "4,8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"][0]
     assert row["lrs"] == [None] and row["images"] == 2 * row["steps"] > 0
@@ -118,9 +133,36 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path):
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "too few", "--folds")
     assert_refused(call_script(*compare, "--budget_images", 8, "--method", "ssn"), "--methods")
     small = (*compare, "--budget_images", 8, "--folds", 2, "--batch_size", 2, *SMALL)
-    assert_refused(call_script(*small, "--methods", "unet,mc-dropout", "--dropout", 2), "--dropout 2")
+    assert_refused(call_script(*small, "--methods", "demo,mc-dropout", "--dropout", 2), "--dropout 2")
     assert_refused(call_script(*small, "--methods", "unet,tuned"), "--batch_size 2", "--raters_per_image 4")
     assert_refused(call_script(*small, "--preset", "cimd"), "--preset")
     assert_refused(call_script(*small, "--fast", "--steps", 5), "--fast", "--steps")
     assert_refused(call_script(*small, "--truth", tmp_path / "truth.json"), "truth.json")
+    assert_refused(call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--spacing", "logsnr"), "--spacing logsnr", "--steps")
+    assert_refused(call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--eta", 0.5), "--eta 0.5")
+    assert_refused(call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--steps", 21), "--steps 21")
+    assert_refused(call_script(*small, "--methods", "demo", "--cov_rank", 5), "--cov_rank", "--methods demo")
     assert os.listdir(tmp_path) == []  # nothing that keeps the right command from running
+
+
+def test_a_given_flag_takes_the_place_of_a_presets_that_says_the_same(cases, tmp_path):
+    config = CompareConfig(data_dir=str(cases), methods=("demo",), budget_images=8, folds=2, batch_size=2, out_dir=str(tmp_path))
+    comparison = Comparison(config, {"prediction": "v"})
+    comparison.splits, _ = split_cases(config)
+    comparison.check_methods()
+
+
+def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_path):
+    arguments = ("--data_dir", cases, "--methods", "demo", "--folds", 2, "--budget_images", 2_000_000, "--batch_size", 2, "--out_dir", tmp_path / "out", *SMALL)
+    running = subprocess.Popen([sys.executable, ROOT / "scripts" / "compare.py", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: (tmp_path / "out" / "demo" / "fold0" / "log.txt").exists(), seconds=120)
+        child = int((tmp_path / "out" / "demo" / "fold0" / LOCK).read_text().split()[1])
+        assert_refused(call_script("compare", *arguments), "another run writes into it")
+    finally:
+        running.terminate()
+        _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130 and "interrupted" in errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    assert "ended after step" in (tmp_path / "out" / "demo" / "fold0" / "log.txt").read_text()

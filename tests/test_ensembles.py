@@ -64,6 +64,7 @@ def told_by(out, name="phantom0000"):
         ({"timestep_respacing": "20"}, {"steps": 7}, {"sampler": "ddim"}, {"sampler": "ddim", "steps": None}),
         ({"fast": True}, {"steps": 7}, {"sampler": "ddim"}, script_util.FAST),
         ({"fast": True, "clip_denoised": False}, {}, {}, {**script_util.FAST, "clip_denoised": False}),
+        ({"fast": True}, {}, {"sampler": "ddim", "clip_denoised": False}, {**script_util.FAST, "clip_denoised": False}),
         ({"fast": False, "clip_denoised": False}, {}, {}, {"clip_denoised": False}),
     ],
 )

@@ -69,7 +69,7 @@ ALLOWED = {
     "baselines.methods": {"baselines.deterministic", "baselines.prob_unet", "baselines.ssn"},
     "comparison": {
         "baselines.methods", "case_reader", "case_store", "command_line", "comparison_cases", "fidelity", "gaussian_diffusion", "image_files",
-        "lidcloader", "logger", "nn", "predict", "presets", "sampling", "script_util", "storage", "train_config",
+        "lidcloader", "logger", "nn", "predict", "presets", "sampling", "script_util", "storage", "train_config", "workers",
     },
     "comparison_config": {"nn", "presets", "sampling", "script_util"},
     "comparison_cases": {"case_folder", "case_reader", "image_files", "split_check", "storage"},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion.batches import Batch, EndlessSampler, collate, pick_rater
+from guided_diffusion.batches import Batch, EndlessSampler, collate, pick_raters
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.image_files import DataError
 from guided_diffusion.lidcloader import LIDCDataset
@@ -186,7 +186,7 @@ def test_picking_a_rater_is_even_and_heeds_each_cases_count(tmp_path):
     assert isinstance(batch, Batch) and batch.raters.shape == (2, 3, 8, 8)
     areas = []
     for u in (torch.arange(300) + 0.5) / 300:
-        mask = pick_rater(batch, torch.tensor([float(u), float(u)]))
+        mask = pick_raters(batch, torch.tensor([float(u), float(u)]), 1)
         assert mask.shape == (2, 1, 8, 8) and mask[0].sum() == 12
         areas.append(int(mask[1].sum()))
     assert [areas.count(area) for area in (12, 0, 64)] == [100, 100, 100]

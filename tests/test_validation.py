@@ -1,6 +1,7 @@
 """Validation while a run trains: what is scored, what is logged and kept, and that training never notices."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -94,6 +95,25 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     assert other.best["settings"]["ensemble"] == 3
     assert "ged_3" in rows_of(tmp_path / "parts")[8]
     train("parts", iterations=9)  # and a run may go on without
+
+
+def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
+    """As when a signal comes while its last weights are scored."""
+    train("run")
+    train("run", **EVAL)
+    train("whole", **EVAL)
+    made_up = rows_of(tmp_path / "run")[6]
+    assert made_up["ged_2"] == rows_of(tmp_path / "whole")[6]["ged_2"] and made_up["loss"] == ""
+    assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["step"] == 6
+    lines = (tmp_path / "run" / "progress.csv").read_text()
+    assert train("run", **EVAL).scores == {} and (tmp_path / "run" / "progress.csv").read_text() == lines
+
+
+def test_scores_on_the_same_cases_compare_however_their_folder_is_typed(cases, tmp_path):
+    names = (str(cases), f"{cases}/.", os.path.relpath(cases))
+    datasets = [LIDCDataset(name, 16, 1, cache_dir=str(tmp_path)) for name in names]
+    first, *others = [Validator(dataset, ValidationConfig(), SamplerConfig(), Processes({}), 0, 4).settings for dataset in datasets]
+    assert others == [first, first]
 
 
 def test_a_worse_score_is_not_kept(train, tmp_path):
