@@ -1,7 +1,7 @@
 """
 Tables and a plot of what benchmarks/quality.py measured:
 
-    python benchmarks/plot_quality.py --results benchmarks/results/quality_eps.json,benchmarks/results/quality_x0.json
+    python benchmarks/plot_quality.py --results benchmarks/results/quality_phantom.json,benchmarks/results/quality_lidc.json
 
 Prints a table for each file, with the cheapest settings whose energy distance is within one standard error of the
 reference, and draws with matplotlib (pip install matplotlib).

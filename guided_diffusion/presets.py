@@ -33,7 +33,7 @@ PRESETS = {
 TWINS = {"prediction": "predict_xstart", "predict_xstart": "prediction", "ema_rate": "ema_halflife", "ema_halflife": "ema_rate"}
 
 # --fast: docs/sampling.md says how it was chosen
-FAST = {"sampler": "dpm++", "steps": 50, "spacing": "linear", "eta": 1.0}
+FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
 
 
 def preset_flags(name, given):

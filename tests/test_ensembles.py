@@ -89,10 +89,10 @@ def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
 def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", diffusion_steps=100)
     done = sample(cases, model, tmp_path / "all", "--num_samples=1")
-    assert "100 network calls for each mask; --fast takes 50, 2 times fewer" in done.stdout
+    assert "100 network calls for each mask; --fast takes 20, 5 times fewer" in done.stdout
     assert told_by(tmp_path / "all")[1]["steps"] == 100
     done = sample(cases, model, tmp_path / "fast", "--num_samples=1", "--fast")
-    assert "--fast" not in done.stdout and told_by(tmp_path / "fast")[1]["steps"] == 50
+    assert "--fast" not in done.stdout and told_by(tmp_path / "fast")[1]["steps"] == 20
 
 
 # -- one mask, one noise ----------------------------------------------------------------------------------------------
