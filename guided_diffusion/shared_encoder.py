@@ -61,13 +61,13 @@ class SharedEncoderUNet(nn.Module):
     def autocast_dtype(self, dtype):
         self.encoder.autocast_dtype = self.denoiser.autocast_dtype = dtype
 
-    def compile(self, **how):
+    def compile(self, backend="inductor", **how):
         """
         Compile both parts, each of which `bind` calls by itself. The encoder goes without CUDA graphs, whose next output would be
         written over the features in use, and takes any number of images.
         """
-        self.denoiser.compile(**how)
-        self.encoder.compile()
+        self.denoiser.compile(backend=backend, **how)
+        self.encoder.compile(backend=backend)
 
     def bind(self, image, rows=None):
         """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W] of the batch."""

@@ -62,6 +62,21 @@ def test_both_parts_learn_and_run_in_the_precision_asked_for():
     assert segmenter.model.encoder.autocast_dtype == segmenter.model.denoiser.autocast_dtype == torch.bfloat16
 
 
+def test_both_parts_are_compiled():
+    widths = []
+
+    def backend(graph, inputs):
+        widths.append({tuple(x.shape[:2]) for x in inputs if x.dim() == 4})
+        return graph.forward
+
+    segmenter, rows, t = build(), torch.tensor([0, 0, 1, 1]), torch.tensor([3])
+    image, x = torch.rand(2, 1, 16, 16), torch.randn(4, 1, 16, 16)
+    segmenter.model.compile(backend=backend, dynamic=False)
+    output = segmenter.denoiser(image, rows)(x, t)
+    assert any((2, 4) in seen for seen in widths) and any((4, 8) in seen for seen in widths)  # patches; patches and features
+    torch.testing.assert_close(output, build().denoiser(image, rows)(x, t), atol=1e-5, rtol=1e-4)
+
+
 def test_trains_and_samples_by_the_scripts(cases, tmp_path):
     arguments = [f"--{name}={value}" for name, value in SHARED.items()]
     more = ["--raters_per_image", 2, "--batch_size", 4, "--iterations", 2, "--prediction", "v"]
