@@ -7,7 +7,8 @@ FIGURES = (
     ("GED_N", "ged_N"), ("unbiased", "ged_unbiased_N"), ("excess", "ged_excess_N"), ("mode TV", "mode_tv_N"),
     ("HM-IoU_N", "hm_iou_N"), ("D_max", "max_dice_N"), ("CI", "ci_N"), ("diversity", "diversity_N"),
 )  # fmt: skip
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800", "#7f7f7f")  # as many as presets; the first seven are Okabe and Ito's
+# As many as there are presets; the first seven are Okabe and Ito's
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800", "#7f7f7f")
 WIDTH, HEIGHT, MARGIN, LEGEND = 760, 320, 44, 130
 
 STYLE = """body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 75rem; color: #222; background: #fff; }

@@ -1,8 +1,8 @@
 """
 A denoiser in two parts: a large encoder that sees an image once, and a small U-Net that is called for each mask and timestep.
 
-What many masks of one image cost in one batch is then almost the small part alone; in training, too, the raters of an image share the
-large one.
+What many masks of one image cost in one batch is then almost the small part alone; in training, too, the raters of an image
+share the large one.
 """
 
 from dataclasses import dataclass, replace

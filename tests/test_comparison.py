@@ -12,8 +12,8 @@ from visdom_server import wait_for
 
 from guided_diffusion import phantom
 from guided_diffusion.case_reader import find_cases
-from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
 from guided_diffusion.comparison import Comparison
+from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_page import as_rows
 from guided_diffusion.image_files import DataError
