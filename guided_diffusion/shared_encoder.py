@@ -22,7 +22,8 @@ class ArchitectureConfig:
         Literal["unet", "shared-encoder"], "one U-Net over image and mask, or an encoder run once for each image and a small denoiser"
     ] = "unet"
     patch_size: Annotated[int, "side, in pixels, of the patches that both parts of the shared encoder's network see as one"] = 2
-    feature_channels: Annotated[int, "channels of the shared encoder's output, for each patch"] = 64
+    feature_channels: Annotated[int, "channels of the shared encoder's features, for each patch"] = 64
+    encoder_guess: Annotated[bool, "the shared encoder gives an answer of its own too, to which the denoiser adds what x_t tells"] = True
     denoiser_channels: Annotated[int, "channels of the small denoiser, a multiple of 32"] = 32
     denoiser_mult: Annotated[tuple[int, ...], "channel multiplier of each of its levels"] = (1, 1, 2)
 
@@ -31,6 +32,10 @@ class SharedEncoderUNet(nn.Module):
     """
     Encoder: the U-Net that `unet` describes, on the image alone. Denoiser: a U-Net with one residual block per level on
     its features and x_t. Both work on patches, whose pixels are channels.
+
+    What the network gives is the encoder's guess plus the denoiser's output. Where x_t is noise the right answer follows from the
+    image alone (of x_0, it is the mean of the raters' masks): the guess can be that, learned at every timestep and by the whole
+    encoder, and leaves to the small denoiser how one mask differs from it.
 
     unet          UNetConfig, of the encoder; its precision and its dropout are the denoiser's too. Of default levels, those
                   finer than a patch fall away
@@ -49,8 +54,10 @@ class SharedEncoderUNet(nn.Module):
             large, num_channels=config.denoiser_channels, num_res_blocks=1, channel_mult=config.denoiser_mult,
             attention_resolutions=(), class_cond=False,
         )  # fmt: skip
-        self.encoder = UNetModel(large, config.feature_channels, in_channels=unet.image_channels * pixels)
-        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + pixels)
+        self.guess_channels = out_channels * pixels if config.encoder_guess else 0
+        encoded = config.feature_channels + self.guess_channels
+        self.encoder = UNetModel(large, encoded, in_channels=unet.image_channels * pixels)
+        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=encoded + pixels)
 
     @property
     def autocast_dtype(self):
@@ -77,9 +84,15 @@ class SharedEncoderUNet(nn.Module):
         return lambda x, timesteps: self(x, timesteps, features)
 
     def forward(self, x, timesteps, features):
-        """x [B, 1, H, W], timesteps [B] or [1], features [B, feature_channels, H / patch_size, ...] -> [B, out_channels, H, W] float32."""
-        patches = torch.cat([features, F.pixel_unshuffle(x, self.patch_size)], dim=1)
-        return F.pixel_shuffle(self.denoiser(patches, timesteps), self.patch_size)
+        """
+        x [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
+
+        features  the encoder's output for each mask's image, [B, feature_channels + guess_channels, H / patch_size, W / patch_size]
+        """
+        output = self.denoiser(torch.cat([features, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
+        if self.guess_channels:
+            output = output + features[:, -self.guess_channels :]
+        return F.pixel_shuffle(output, self.patch_size)
 
 
 def check_architecture(unet, config, multipliers):

@@ -251,7 +251,7 @@ class Trainer:
         with self.signals:
             self.validate()
         if self.scores:
-            self.logger.metrics({"step": self.steps_done, "samples": self.samples, **self.scores})
+            self.tell({"step": self.steps_done, "samples": self.samples, **self.scores})
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -283,10 +283,14 @@ class Trainer:
             "bad_steps": self.bad_steps, "samples_per_second": drawn / (self.logged[0] - then),
             "memory_gb": compute.peak_memory(self.processes.device) / 1e9,
         }  # fmt: skip
-        self.logger.metrics(told)
-        show_metrics(self.windows, told)
+        self.tell(told)
         bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.segmenter.terms) if name in means})
         self.scores = {}
+
+    def tell(self, row):
+        """{column: number} as a line of progress.csv and of the log, and in the windows."""
+        self.logger.metrics(row)
+        show_metrics(self.windows, row)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import TINY, assert_refused, call_script, nonzero
 
 from guided_diffusion.command_line import parse_flags
@@ -40,6 +41,28 @@ def test_the_encoder_runs_once_for_each_image():
     torch.testing.assert_close(shared, segmenter.denoiser(image[rows])(x, t.expand(5)))
 
 
+def test_the_output_is_the_encoders_guess_and_what_the_denoiser_adds():
+    with_guess, without = build(), build(encoder_guess=False)
+    image, x, t = torch.rand(1, 1, 16, 16), torch.randn(1, 1, 16, 16), torch.tensor([3])
+    output = with_guess.denoiser(image)(x, t)
+    with torch.no_grad():
+        for parameter in with_guess.model.denoiser.out[-1].parameters():
+            parameter.zero_()
+    guess = with_guess.denoiser(image)(x, t)
+    assert guess.abs().min() > 0 and torch.equal(guess, with_guess.denoiser(image)(-x, t - 1))  # of the image alone
+    assert not torch.equal(guess, output)
+    torch.testing.assert_close(guess[0, :, 2:4, 6:8], with_guess.model.encoder(F.pixel_unshuffle(image, 2), torch.tensor([0]))[0, 4:, 1, 3].reshape(2, 2, 2))
+    assert without.model.encoder.out[-1].out_channels == 4 and with_guess.model.encoder.out[-1].out_channels == 4 + 2 * 4
+
+
+def test_the_encoder_learns_from_the_first_step():
+    """As built, the last convolutions are zero: gradients reach the encoder through its guess alone."""
+    for guess in (True, False):
+        segmenter = create_segmenter(parse_flags({**SHARED, "encoder_guess": guess}, *MODEL_CONFIGS))
+        segmenter(torch.rand(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.tensor([5, 30]))["mse"].sum().backward()
+        assert segmenter.model.encoder.out[-1].weight.grad.any() == guess
+
+
 @pytest.mark.parametrize("patch, levels", [(1, (1, 1, 2, 3, 4)), (2, (1, 2, 3, 4)), (4, (2, 3, 4))])
 def test_of_default_levels_those_finer_than_a_patch_fall_away(patch, levels):
     unet = UNetConfig(image_size=128, num_channels=32, num_res_blocks=1, attention_resolutions=())
@@ -74,7 +97,7 @@ def test_both_parts_are_compiled():
     image, x = torch.rand(2, 1, 16, 16), torch.randn(4, 1, 16, 16)
     segmenter.model.compile(backend=backend, dynamic=False)
     output = segmenter.denoiser(image, rows)(x, t)
-    assert any((2, 4) in seen for seen in widths) and any((4, 8) in seen for seen in widths)  # patches; patches and features
+    assert any((2, 4) in seen for seen in widths) and any((4, 16) in seen for seen in widths)  # patches; patches, features and guess
     torch.testing.assert_close(output, build().denoiser(image, rows)(x, t), atol=1e-5, rtol=1e-4)
 
 

@@ -198,15 +198,17 @@ def test_training_shows_its_numbers_and_validation_samples(server, trained):
 
 
 def test_the_curves_of_a_run_that_continues_begin_where_it_did(server, cases, tmp_path):
-    def train(iterations, env):
+    def train(iterations, env, *flags, column="loss"):
         done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", "--batch_size=2",
-                           "--log_interval=2", *server.flags(env), *as_arguments(TINY))  # fmt: skip
+                           "--log_interval=2", *flags, *server.flags(env), *as_arguments(TINY))  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return points_of(windows_of(connect(server.config(env)))["loss"])["loss"]
+        return points_of(windows_of(connect(server.config(env)))[column])[column]
 
     (steps, values), (steps_again, values_again) = train(4, "first"), train(6, "second")  # a server that knows nothing of the first
     assert steps == [2, 4] and steps_again == [2, 4, 6] and values_again[:2] == pytest.approx(values, rel=1e-4)
     assert train(6, "third") == (steps_again, pytest.approx(values_again, rel=1e-4))  # with nothing left to train
+    validation = (f"--eval_data_dir={cases}", "--eval_cases=2", "--eval_steps=2")
+    assert train(6, "fourth", *validation, column="ged_4")[0] == [6]  # but a validation that is made up
 
 
 def test_what_was_recorded_is_replayed(server, trained, tmp_path):
