@@ -4,6 +4,7 @@ What each part of the method does, one change at a time from a base setting, on 
     python scripts/make_phantom.py --out results/ablations/training --num_cases 1500 --size 32 --seed 11
     python scripts/make_phantom.py --out results/ablations/testing --num_cases 24 --size 32 --seed 12
     python benchmarks/ablations.py --work results/ablations --out benchmarks/results/ablations_cpu.json
+    python benchmarks/ablations.py --base tuned --train_steps 300 --work results/ablations --out benchmarks/results/ablations_tuned_cpu.json
 
 Every change is trained with every seed for the same number of steps and sampled alike; figures are means over the cases, and
 their spread is that over the seeds. Run again, it goes on where it was.
@@ -11,18 +12,15 @@ their spread is that over the seeds. Run again, it goes on where it was.
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from machine import machine_name
+from running import as_arguments, run
 
 from guided_diffusion import command_line
-from guided_diffusion.image_files import DataError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversity")
 
 # The paper's objective on the demo's network: what is predicted, and on what, are changes like the others
@@ -49,16 +47,31 @@ CHANGES = {
     "x_0, -1/1, cosine, mask scale 0.5, sigmoid": {**WEAKER, "loss_weighting": "sigmoid"},
     "x_0, -1/1, cosine, mask scale 0.5, 4 raters an image": {**WEAKER, "raters_per_image": 4},
 }
+# The tuned preset's network, of a size that learns in minutes
+TUNED = {
+    "preset": "tuned", "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1,1",
+    "denoiser_mult": "1,1", "attention_resolutions": 8, "batch_size": 32, "lr": 3e-3, "lr_warmup_steps": 50,
+}  # fmt: skip
+TUNED_CHANGES = {
+    "tuned": {},
+    "no guess of the encoder": {"encoder_guess": False},
+    "one U-Net": {"architecture": "unet", "denoiser_mult": None},
+    "mask scale 1": {"mask_scale": 1},
+    "1 rater an image": {"raters_per_image": 1},
+    "v-prediction": {"prediction": "v"},
+}
 # What a change is told against, seed by seed, where that is not the paper's setting
 AGAINST = {
     "x_0, -1/1": "x_0-prediction", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
     "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
     **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
 }  # fmt: skip
+BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}
 
 
 @dataclass(frozen=True)
 class AblationConfig:
+    base: Annotated[Literal["paper", "tuned"], "the setting that is changed"] = "paper"
     work: Annotated[str, "folder with training/ and testing/, where runs go"] = "results/ablations"
     train_steps: Annotated[int, "steps of each training"] = 400
     seeds: Annotated[tuple[int, ...], "seeds of weights, draws and masks"] = (0, 1, 2)
@@ -66,21 +79,15 @@ class AblationConfig:
     out: Annotated[str, "JSON file for the figures"] = ""
 
 
-def run(script, *arguments):
-    command = [sys.executable, os.path.join(ROOT, "scripts", f"{script}.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DataError((done.stderr.strip() or f"{script} ended with status {done.returncode}").splitlines()[-1])
-
-
 def figures_of(config, change, seed):
     """{figure: mean over the cases} of one training."""
+    base, changes = BASES[config.base]
     name = "".join(c if c.isalnum() else "_" for c in change)
     folder = os.path.join(config.work, "runs", f"{name}-{seed}")
     data, samples = os.path.join(config.work, "testing"), os.path.join(folder, "samples")
     path = os.path.join(samples, "metrics.json")
     if not os.path.exists(path):
-        flags = [word for name, value in {**BASE, **CHANGES[change]}.items() if value is not None for word in (f"--{name}", value)]
+        flags = as_arguments({**base, **changes[change]})
         steps = ("--iterations", config.train_steps, "--lr_anneal_steps", config.train_steps, "--save_interval", config.train_steps)
         run("segmentation_train", *flags, "--data_dir", os.path.join(config.work, "training"), "--log_dir", folder, "--seed", seed, *steps)
         model = os.path.join(folder, "savedmodel.pt")
@@ -106,16 +113,16 @@ def main():
     with command_line.one_line_errors("benchmarks/ablations.py"):
         given, _ = command_line.parse_command_line((AblationConfig,), __doc__)
         (config,) = command_line.configs_from_flags(given, AblationConfig)
-        rows = []
+        rows, (base, changes) = [], BASES[config.base]
         print("| change | " + " | ".join(FIGURES) + " |")
-        for change in CHANGES:
+        for change in changes:
             seeds = [figures_of(config, change, seed) for seed in config.seeds]
             rows.append({"change": change, "seeds": seeds})
             cells = [[seed[figure] for seed in seeds] for figure in FIGURES]
             print(f"| {change} | " + " | ".join(f"{np.mean(x):.3f} ± {np.std(x, ddof=1) if len(x) > 1 else 0:.3f}" for x in cells) + " |", flush=True)
             if config.out:
                 with open(config.out, "w", encoding="utf-8") as file:
-                    told = {"machine": machine_name(), "steps": config.train_steps, "num_ensemble": config.num_ensemble, "base": BASE, "rows": rows}
+                    told = {"machine": machine_name(), "steps": config.train_steps, "num_ensemble": config.num_ensemble, "base": base, "rows": rows}
                     file.write(json.dumps(told, indent=1) + "\n")
         print_differences(rows)
 

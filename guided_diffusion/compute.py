@@ -26,7 +26,7 @@ def prepare(segmenter, config, device, channels_last=True):
     """
     Put a segmenter on `device` in the layout and the precision to run in; returns it.
 
-    channels_last  the layout that convolutions are fastest in; sharded weights cannot have it
+    channels_last  the layout that convolutions are fastest in
     """
     device = torch.device(device)
     if device.index is not None and device.type == "cuda":

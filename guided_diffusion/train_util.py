@@ -50,7 +50,9 @@ class Trainer:
 
         if config.shard:  # before anything whole goes to the device
             processes.shard(segmenter.shardable())
-        self.segmenter = compute.prepare(segmenter.train(), how, processes.device, channels_last=not config.shard)
+        # Sharded weights cannot lie channels-last, and on a CPU the backward pass and the norms are slower so.
+        channels_last = processes.device.type == "cuda" and not config.shard
+        self.segmenter = compute.prepare(segmenter.train(), how, processes.device, channels_last)
         if how.compile:
             compute.compile_model(segmenter, cuda_graphs=False)
         self.module = segmenter if config.shard else processes.wrap(segmenter)

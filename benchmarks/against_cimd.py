@@ -1,0 +1,109 @@
+"""
+The tuned preset in 10 network calls against the paper's objective in 1000, trained for the same time:
+
+    python scripts/make_phantom.py --out results/against_cimd/training --num_cases 1500 --size 32 --seed 11
+    python scripts/make_phantom.py --out results/against_cimd/testing --num_cases 12 --size 32 --seed 12
+    python benchmarks/against_cimd.py --work results/against_cimd --out benchmarks/results/against_cimd_cpu.json
+
+Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before; each at the
+learning rate that serves it best. Run again, it goes on where it was.
+"""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated
+
+from ablations import TUNED
+from machine import machine_name
+from running import as_arguments, run
+
+from guided_diffusion import command_line
+from guided_diffusion.comparison import training_of
+from guided_diffusion.logger import read_rows
+
+FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
+PROBE_STEPS = 120  # by whose second half the speed is measured
+
+METHODS = {
+    "tuned": {**TUNED, "steps": 10},
+    "cimd": {  # the demo's network, and encoders that are small too
+        "preset": "demo", "predict_xstart": False, "learn_sigma": True, "mask_low": 0, "noise_schedule": "linear",
+        "augment": "flip+rotate", "batch_size": 8, "lr": 1e-3, "sampler": "ddpm", "steps": 1000,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AgainstConfig:
+    work: Annotated[str, "folder with training/ and testing/, where runs go"] = "results/against_cimd"
+    minutes: Annotated[tuple[int, ...], "of training on one core; each is a training of its own"] = (20, 40)
+    num_ensemble: Annotated[int, "masks for each case"] = 16
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+def train(config, method, name, steps):
+    """Train for so many steps, or go on; returns the folder."""
+    folder = os.path.join(config.work, f"{method}-{name}")
+    data = ("--data_dir", os.path.join(config.work, "training"), "--log_dir", folder)
+    length = ("--iterations", steps, "--lr_anneal_steps", steps, "--save_interval", steps, "--log_interval", min(100, PROBE_STEPS // 2))
+    run("segmentation_train", *as_arguments(METHODS[method]), *data, *length, threads=1)
+    return folder
+
+
+def speed(config, method):
+    """Steps a minute."""
+    rows = read_rows(os.path.join(train(config, method, "speed", PROBE_STEPS), "progress.csv"))
+    return 60 * float(rows[-1]["samples_per_second"]) / METHODS[method]["batch_size"]
+
+
+def sample(config, folder):
+    data = ("--data_dir", os.path.join(config.work, "testing"), "--out_dir", os.path.join(folder, "samples"))
+    more = ("--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", config.num_ensemble)
+    run("segmentation_sample", *data, *more, threads=1)
+
+
+def compare(config, folders):
+    """{method: {"training_seconds", figure: {"mean", ...}}} and their differences, from samples drawn before."""
+    tuned, cimd = (os.path.join(folders[method], "samples") for method in ("tuned", "cimd"))
+    data = os.path.join(config.work, "testing")
+    scored = ("--data_dir", data, "--samples", tuned, "--compare", cimd, "--truth", os.path.join(data, "truth.json"), "--report", False)
+    run("segmentation_evaluate", *scored)
+    with open(os.path.join(tuned, "metrics.json"), encoding="utf-8") as file:
+        told = json.load(file)
+    names = [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
+    parts = {"tuned": told, "cimd": told["compared"][0]}
+    row = {method: {name: parts[method]["figures"][name] for name in names} for method in parts}
+    for method, folder in folders.items():
+        row[method]["training_seconds"] = training_of(folder)["training_seconds"]
+    ged = names[0]
+    return {"ratio": row["tuned"][ged]["mean"] / row["cimd"][ged]["mean"], **row, "cimd_less_tuned": parts["cimd"]["differences"][ged]}
+
+
+def measure(config, minutes, speeds, pool):
+    """Train both side by side, on a core each, and compare them."""
+    steps = {method: round(minutes * speeds[method]) for method in METHODS}
+    folders = dict(zip(METHODS, pool.map(lambda method: train(config, method, minutes, steps[method]), METHODS)))
+    list(pool.map(lambda folder: sample(config, folder), folders.values()))
+    return {"minutes": minutes, "steps": steps, **compare(config, folders)}
+
+
+def main():
+    with command_line.one_line_errors("benchmarks/against_cimd.py"):
+        given, _ = command_line.parse_command_line((AgainstConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, AgainstConfig)
+        rows = []
+        with ThreadPoolExecutor(len(METHODS)) as pool:
+            speeds = dict(zip(METHODS, pool.map(lambda method: speed(config, method), METHODS)))
+            for minutes in config.minutes:
+                rows.append(measure(config, minutes, speeds, pool))
+                print(json.dumps(rows[-1]), flush=True)
+        if config.out:
+            with open(config.out, "w", encoding="utf-8") as file:
+                told = {"machine": machine_name(), "num_ensemble": config.num_ensemble, "methods": METHODS, "rows": rows}
+                file.write(json.dumps(told, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
