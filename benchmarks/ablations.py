@@ -37,7 +37,7 @@ CHANGES = {
     "the controlling network sees the mask": {"ambiguity_input": "x0"},
     "KL weight 0": {"kl_weight": 0},
     "KL weight 0.01": {"kl_weight": 0.01},
-    "x_0-prediction": {"prediction": "x0", "learn_sigma": False},
+    "x_0-prediction, fixed variance": {"prediction": "x0", "learn_sigma": False},
     "x_0, -1/1": {"prediction": "x0", "learn_sigma": False, "mask_low": -1},
     "x_0, -1/1, cosine": BETTER,
     "x_0, -1/1, cosine, no encoders": {**BETTER, **WITHOUT},
@@ -62,7 +62,7 @@ TUNED_CHANGES = {
 }
 # What a change is told against, seed by seed, where that is not the paper's setting
 AGAINST = {
-    "x_0, -1/1": "x_0-prediction", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
+    "x_0, -1/1": "x_0-prediction, fixed variance", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
     "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
     **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
 }  # fmt: skip
@@ -83,7 +83,7 @@ def figures_of(config, change, seed):
     """{figure: mean over the cases} of one training."""
     base, changes = BASES[config.base]
     name = "".join(c if c.isalnum() else "_" for c in change)
-    folder = os.path.join(config.work, "runs", f"{name}-{seed}")
+    folder = os.path.join(config.work, "runs", f"{name}-{config.train_steps}x{config.num_ensemble}-{seed}")
     data, samples = os.path.join(config.work, "testing"), os.path.join(folder, "samples")
     path = os.path.join(samples, "metrics.json")
     if not os.path.exists(path):

@@ -273,12 +273,14 @@ def spread(made_by):
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
-def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):
+def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite, movie=False):
     """
     Those case numbers of `indices` that are still to be drawn.
 
     A case that is there, but not finished, or otherwise (another threshold, say), is written anew from its samples; a
-    damaged one is drawn again.
+    damaged one, and one without the movie that is wanted, is drawn again.
+
+    movie  whether each case is to have one
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []
@@ -297,6 +299,8 @@ def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite):
         case = dataset[index]
         if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)})):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
-        if any(before.get(name) != value for name, value in finished_by.items()):
+        if movie and not os.path.exists(movie_path(out_dir, case.id)):
+            left.append(index)
+        elif any(before.get(name) != value for name, value in finished_by.items()):
             write_case(out_dir, case, samples, drawn_by, finished_by)
     return left

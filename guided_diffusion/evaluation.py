@@ -151,13 +151,17 @@ def in_order(names):
 
 
 def unlike_counts(config, scores):
-    """A note for each folder whose cases have unlike numbers of samples, so that their figures have unlike names."""
-    notes = []
+    """A note for each folder whose cases, or else one for the folders, that have unlike numbers of samples: their figures have unlike names."""
+    notes, found = [], {}
     for folder in config.folders if not config.counts else ():
-        counts = collections.Counter(name.removeprefix("ged_") for score in scores for name in score.figures.get(folder, {}) if re.fullmatch(r"ged_\d+", name))
+        named = [re.fullmatch(r"ged_(\d+)", name) for score in scores for name in score.figures.get(folder, {})]
+        found[folder] = counts = collections.Counter(int(match[1]) for match in named if match)
         if len(counts) > 1:
-            told = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items(), key=lambda item: int(item[0])))
-            notes.append(f"the cases in {folder} have unlike numbers of samples ({told}): --counts {min(map(int, counts))} scores all alike")
+            told = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items()))
+            notes.append(f"the cases in {folder} have unlike numbers of samples ({told}): --counts {min(counts)} scores all alike")
+    if not notes and len(everywhere := {count for counts in found.values() for count in counts}) > 1:
+        told = ", ".join(f"{max(counts)} in {folder}" for folder, counts in found.items() if counts)
+        notes.append(f"the folders have unlike numbers of samples ({told}), whose figures do not compare: --counts {min(everywhere)} does")
     return notes
 
 

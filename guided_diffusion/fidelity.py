@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .case_reader import resize_masks
+from .case_reader import pad_to, resize_masks
 from .image_files import DataError, read_label
 from .metrics import iou_matrix
 
@@ -45,9 +45,9 @@ def read_truth(path):
         raise DataError(f"{path}: not a truth.json as make_phantom.py writes it (--truth): {error}") from error
 
 
-def case_truth(modes, shape):
+def case_truth(modes, shape, pad=False):
     """
-    `Truth` of one case of read_truth at `shape` (H, W): masks of another size are resized as labels are.
+    `Truth` of one case of read_truth at `shape` (H, W): masks of another size are resized, or padded first (--pad), as labels are.
 
     DataError: no modes, masks that cannot be read or differ in size, or probabilities that are none.
     """
@@ -60,7 +60,8 @@ def case_truth(modes, shape):
     if masks.shape[1:] != shape:
         if shape[0] != shape[1]:
             raise DataError(f"samples of {shape} pixels, but modes of {masks.shape[1:]}")
-        masks = resize_masks(masks, shape[0])
+        masks = pad_to(masks, max(*masks.shape[1:], shape[0])) if pad else masks
+        masks = resize_masks(masks, shape[0]) if masks.shape[1:] != shape else masks
     unlike, inverse = np.unique(masks, axis=0, return_inverse=True)
     weights = np.bincount(inverse.ravel(), [told["probability"] for told in modes.values()])
     if not np.isclose(weights.sum(), 1, atol=1e-3):

@@ -68,4 +68,4 @@ def to_device(tensor, device):
     """A CPU tensor on `device`; on a GPU by a copy from pinned memory, for which nobody waits."""
     if torch.device(device).type == "cpu":
         return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)  # a grey image is one plane, repeated without a copy

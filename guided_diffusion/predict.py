@@ -103,9 +103,10 @@ def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
     weights       "ema" or "raw"
     amp, compile  as in ComputeConfig
     flags         model flags, which only checkpoints of the published code need
-    ConfigError, CheckpointError: as script_util.load_segmenter.
+    ConfigError, CheckpointError: as script_util.load_segmenter; the first for other words of weights and amp too.
     """
-    segmenter, flags, stored = script_util.load_segmenter(path, flags, weights)
+    how = command_line.parse_flags({"weights": weights, "amp": amp}, SampleConfig, ComputeConfig)
+    segmenter, flags, stored = script_util.load_segmenter(path, flags, how["weights"])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prepare(segmenter.eval(), ComputeConfig(amp, compile), device)
+    prepare(segmenter.eval(), ComputeConfig(how["amp"], compile), device)
     return Predictor(compile_model(segmenter) if compile else segmenter, flags, stored, compile)

@@ -64,7 +64,7 @@ class Report(NullReport):
         told = html.escape(json.dumps({name: round(value, 6) for name, value in figures.items()}))
         self.cases.write(f'<article data-case="{html.escape(case)}" data-figures="{told}">\n<h3>{html.escape(case)}</h3>\n')
         for caption, picture in pictures.items():
-            width, height = (int.from_bytes(picture[at : at + 4]) for at in (16, 20))  # as the PNG's header says
+            width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))  # as the PNG's header says
             source = base64.b64encode(picture).decode()
             self.cases.write(
                 f'<figure><figcaption>{html.escape(caption)}</figcaption><img alt="{html.escape(case)}: image, mean, '

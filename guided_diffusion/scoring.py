@@ -109,7 +109,7 @@ class Scorer:
         made_by = {**(ensemble.spread(made_by) if "flags" in made_by else made_by), **self.flags}
         image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
         masks = binarise(samples, ensemble.postprocess_of(made_by))
-        truth = self._truth(score.name, masks.shape[1:])
+        truth = self._truth(score.name, masks.shape[1:], made_by.get("pad", False))
 
         figures = {}
         for count, scored in self._figures(score, folder, masks, raters, truth):
@@ -151,15 +151,16 @@ class Scorer:
         if raters.shape[1:] != shape:
             raise DataError(f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}")
         if "image" in made_by and made_by["image"] != ensemble.image_hash(make_case(name, image, raters)):
-            raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is --data_dir right?")
+            suspects = " or ".join(f"--{flag}" for flag in ("data_dir", *self.flags))  # given, they come before those of sampling
+            raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?")
         return image, raters
 
-    def _truth(self, name, shape):
+    def _truth(self, name, shape, pad):
         if not self.truth:
             return None
         if name not in self.truth:
             raise DataError(f"{self.config.truth} has no such case")
-        return fidelity.case_truth(self.truth[name], shape)
+        return fidelity.case_truth(self.truth[name], shape, pad)
 
 
 def ged_of_majority(raters):

@@ -196,7 +196,7 @@ def load_start(segmenter, start):
     for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
         checkpoint.load_weights(segmenter, weights, path, prefix)
     if state["optimizer"] is not None:
-        checkpoint.check_optimizer(state["optimizer"], [p for p in segmenter.parameters() if p.requires_grad], path)
+        checkpoint.check_optimizer(state["optimizer"], list(segmenter.parameters()), path)
 
 
 def what_changed(state, config, flags, world_size, fingerprint):

@@ -254,6 +254,7 @@ class Trainer:
             self.validate()
         if self.scores:
             self.tell({"step": self.steps_done, "samples": self.samples, **self.scores})
+            self.save()  # with the best so far
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
@@ -326,11 +327,11 @@ class Trainer:
         self.ema.load(state["weights"], state["ema"])
         self.steps_done, self.samples = state["step"], state["samples"]
         if state["optimizer"] is not None:
-            # Its settings are this run's. A published one had the U-Net's parameters, which are the first of ours.
+            # Its settings are this run's. The U-Net's parameters come first, the encoders' are missing where they are not trained.
             stored = {
                 index: {name: like(entry[name], self.trained[index]) for name in ("exp_avg", "exp_avg_sq")}
                 | {"step": torch.as_tensor(entry["step"], dtype=torch.float32).reshape(())}
-                for index, entry in state["optimizer"]["state"].items()
+                for index, entry in state["optimizer"]["state"].items() if index < len(self.trained)
             }
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
         if state["flags"] is None:

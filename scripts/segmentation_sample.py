@@ -42,6 +42,8 @@ def check_flags(config):
     for name in ("data_dir", "model_path"):
         if not getattr(config, name):
             raise ConfigError(f"--{name} is missing")
+    if config.evaluate and os.path.isfile(config.data_dir):
+        raise ConfigError(f"--evaluate wants a folder of cases, and --data_dir {config.data_dir} is a file: score the samples with segmentation_evaluate.py")
 
 
 def make_ready(segmenter, config, how, unet, total, device):
@@ -82,7 +84,7 @@ def main(argv=None):
         finished_by = ensemble.finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
-        left = ensemble.unfinished(dataset, mine, config.out_dir, drawn_by, finished_by, config.overwrite)
+        left = ensemble.unfinished(dataset, mine, config.out_dir, drawn_by, finished_by, config.overwrite, config.movie)
 
         total = len(left) * config.num_ensemble
         config = make_ready(segmenter, config, how, unet, total, processes.device)

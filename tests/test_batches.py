@@ -8,6 +8,7 @@ import torch
 
 from guided_diffusion.batches import Batch, EndlessSampler, endless_batches, pick_raters
 from guided_diffusion.lidcloader import Case, LIDCDataset
+from guided_diffusion.nn import to_device
 
 
 @pytest.mark.parametrize("K", [1, 2, 4, 6])
@@ -23,6 +24,15 @@ def test_raters_of_an_image_are_unlike_and_each_equally_often(K):
         assert all(len(set(row.tolist())) == min(K, count) for row in rows)
         shares = torch.bincount(rows.flatten(), minlength=4) / rows.numel()
         assert torch.allclose(shares[:count], torch.tensor(1 / count), atol=0.01) and not shares[count:].any()
+
+
+def test_repeated_channels_are_laid_out_before_they_are_pinned(monkeypatch):
+    """Memory that overlaps itself cannot be written, pinned memory neither."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    grey = torch.rand(2, 1, 3, 3).expand(-1, 4, -1, -1)
+    assert to_device(grey, "meta").device.type == "meta" and to_device(grey, "cpu") is grey
+    assert len(pinned) == 1 and pinned[0].is_contiguous() and torch.equal(pinned[0], grey)
 
 
 def test_the_stream_of_cases_is_the_same_for_any_number_of_raters():

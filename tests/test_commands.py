@@ -166,7 +166,11 @@ def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
     others = tmp_path / "others"
     phantom.write_set(others, num_cases=6, seed=6, size=16, num_raters=3)
     assert_refused(sample(others, trained, tmp_path), "image", "--overwrite")  # other images of the same names
-    assert_refused(call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}"), "another image")
+    assert_refused(call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}"), "another image", "is --data_dir right?")
+    ranged = call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}", "--intensity_range=0,0.5")
+    assert_refused(ranged, "another image", "is --data_dir or --intensity_range right?")
+    (tmp_path / "cases.pack").touch()
+    assert_refused(sample(tmp_path / "cases.pack", trained, tmp_path, "--evaluate"), "--evaluate", "segmentation_evaluate.py")
     done = sample(cases, trained, tmp_path, "--num_ensemble=1", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*_output*.png"))) == 6  # none is left of the larger ensemble

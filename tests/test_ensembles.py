@@ -366,6 +366,9 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
             predictor.sample(image, **flags)
     with pytest.raises(ConfigError, match="vote"):
         one.consensus("vote")
+    for flags, word in [({"weights": "EMA"}, "--weights EMA"), ({"amp": "bfloat16"}, "--amp bfloat16")]:
+        with pytest.raises(ConfigError, match=word):
+            predict.load(str(model), device="cpu", **flags)
 
 
 def test_training_stores_the_sampler(cases, tmp_path):

@@ -188,6 +188,14 @@ def test_what_lies_beside_the_cases_is_told(data, samples):
     assert f"{names(data)[1]}: {samples}/{names(data)[1]}_output2.png is missing" in done.stdout
 
 
+def test_folders_with_unlike_numbers_of_samples_are_told(data, samples, tmp_path):
+    for name in names(data):
+        write_masks(tmp_path, name, masks_of(samples, name, 4))
+    done = evaluate(data, samples, f"--compare={tmp_path}", "--report=False")
+    assert f"unlike numbers of samples (6 in {samples}, 4 in {tmp_path}), whose figures do not compare: --counts 4" in done.stdout
+    assert "do not compare" not in evaluate(data, samples, f"--compare={tmp_path}", "--report=False", "--counts=4").stdout
+
+
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 

@@ -63,6 +63,9 @@ def test_truth_of_a_phantom(tmp_path):
         (found,) = [k for k, mode in enumerate(case.modes) if np.array_equal(mode, mask)]
         assert case.probabilities[found] == pytest.approx(made.probabilities[name], abs=1e-5)
     assert fidelity.case_truth(truth["phantom0001"], (16, 16)).modes.shape[1:] == (16, 16)
+    padded = fidelity.case_truth(truth["phantom0001"], (80, 80), pad=True)
+    np.testing.assert_array_equal(padded.modes[:, 8:-8, 8:-8], case.modes)
+    assert padded.modes.sum() == case.modes.sum() and padded.modes.shape[1:] == (80, 80)
 
 
 def test_modes_with_one_mask_count_as_one(tmp_path):

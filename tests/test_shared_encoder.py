@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from helpers import TINY, assert_refused, call_script, nonzero
 
+from guided_diffusion.checkpoint import CheckpointError, load_weights
 from guided_diffusion.command_line import parse_flags
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 from guided_diffusion.shared_encoder import ArchitectureConfig, SharedEncoderUNet
@@ -99,6 +100,11 @@ def test_both_parts_are_compiled():
     output = segmenter.denoiser(image, rows)(x, t)
     assert any((2, 4) in seen for seen in widths) and any((4, 16) in seen for seen in widths)  # patches; patches, features and guess
     torch.testing.assert_close(output, build().denoiser(image, rows)(x, t), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_without_a_guess_are_refused_by_the_flag():
+    with pytest.raises(CheckpointError, match="--encoder_guess or --feature_channels"):
+        load_weights(build(), build(encoder_guess=False).state_dict(), "old.pt")
 
 
 def test_trains_and_samples_by_the_scripts(cases, tmp_path):

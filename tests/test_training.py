@@ -110,6 +110,18 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
         assert all(state["step"] == 6 for state in trainer.optimizer.state.values())  # one step per batch
 
 
+def test_a_run_may_start_from_another_and_leave_its_encoders_as_they_are(train, tmp_path):
+    first = train("first")
+    second = train("second", train_encoders=False, resume_checkpoint=str(tmp_path / "first" / "savedmodel.pt"), iterations=8)
+    third = train("third", train_encoders=True, resume_checkpoint=str(tmp_path / "second" / "savedmodel.pt"), iterations=10)
+    weights = [dict(trainer.segmenter.named_parameters()) for trainer in (first, second, third)]
+    for name in weights[0]:
+        alike = [torch.equal(a[name], b[name]) for a, b in zip(weights, weights[1:])]
+        assert alike == [not name.startswith("model."), False], name
+    steps = {int(state["step"]) for state in second.optimizer.state.values()}
+    assert steps == {8} and len(second.optimizer.state) == sum(name.startswith("model.") for name in weights[0])
+
+
 def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
     trainer = train("anneal", iterations=60_000, lr_anneal_steps=4)
     assert trainer.steps_done == 4

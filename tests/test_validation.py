@@ -104,7 +104,8 @@ def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
     train("whole", **EVAL)
     made_up = rows_of(tmp_path / "run")[6]
     assert made_up["ged_2"] == rows_of(tmp_path / "whole")[6]["ged_2"] and made_up["loss"] == ""
-    assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["step"] == 6
+    for name in ("bestmodel.pt", "savedmodel.pt"):  # and remembers it
+        assert checkpoint.load(str(tmp_path / "run" / name))["best"]["step"] == 6
     lines = (tmp_path / "run" / "progress.csv").read_text()
     assert train("run", **EVAL).scores == {} and (tmp_path / "run" / "progress.csv").read_text() == lines
 

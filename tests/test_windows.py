@@ -250,6 +250,16 @@ def test_sampling_shows_the_chain_and_the_latest_cases_and_writes_movies(server,
             np.testing.assert_allclose(last, np.clip(file["samples"][0], 0, 1) * 255, atol=3)
 
 
+def test_a_movie_that_is_missing_is_made(cases, trained, sampled, tmp_path):
+    shutil.copytree(sampled, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "phantom0001_movie.gif").unlink()
+    done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={tmp_path}", "--num_ensemble=3",
+                       "--timestep_respacing=5", "--movie")  # fmt: skip
+    assert done.returncode == 0 and "1 of 6 cases to draw" in done.stderr + done.stdout, done.stderr
+    name = "phantom0001_movie.gif"
+    assert (tmp_path / name).read_bytes() == (sampled / name).read_bytes()
+
+
 def test_windows_change_nothing_of_a_run(cases, trained, sampled, tmp_path):
     done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={tmp_path}", "--num_ensemble=3",
                        "--timestep_respacing=5")  # fmt: skip
