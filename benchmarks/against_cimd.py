@@ -39,7 +39,7 @@ METHODS = {
 @dataclass(frozen=True)
 class AgainstConfig:
     work: Annotated[str, "folder with training/ and testing/, where runs go"] = "results/against_cimd"
-    minutes: Annotated[tuple[int, ...], "of training on one core; each is a training of its own"] = (20, 40)
+    minutes: Annotated[tuple[int, ...], "of training on one core; each is a training of its own"] = (20,)
     num_ensemble: Annotated[int, "masks for each case"] = 16
     out: Annotated[str, "JSON file for the figures"] = ""
 
