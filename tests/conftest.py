@@ -1,6 +1,7 @@
 import os
 import pathlib
 import shutil
+import signal
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from helpers import ROOT
 from guided_diffusion import phantom
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test
 
 
 @pytest.fixture(scope="session", autouse=True)
