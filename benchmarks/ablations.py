@@ -17,9 +17,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from machine import machine_name
-from running import as_arguments, run
+from running import run
 
 from guided_diffusion import command_line
+from guided_diffusion.comparison import as_arguments
 
 FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversity")
 
@@ -87,7 +88,7 @@ def figures_of(config, change, seed):
     data, samples = os.path.join(config.work, "testing"), os.path.join(folder, "samples")
     path = os.path.join(samples, "metrics.json")
     if not os.path.exists(path):
-        flags = as_arguments({**base, **changes[change]})
+        flags = as_arguments({flag: value for flag, value in {**base, **changes[change]}.items() if value is not None})
         steps = ("--iterations", config.train_steps, "--lr_anneal_steps", config.train_steps, "--save_interval", config.train_steps)
         run("segmentation_train", *flags, "--data_dir", os.path.join(config.work, "training"), "--log_dir", folder, "--seed", seed, *steps)
         model = os.path.join(folder, "savedmodel.pt")

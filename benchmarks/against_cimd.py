@@ -5,8 +5,8 @@ The tuned preset in 10 network calls against the paper's objective in 1000, trai
     python scripts/make_phantom.py --out results/against_cimd/testing --num_cases 12 --size 24 --seed 12
     python benchmarks/against_cimd.py --work results/against_cimd --out benchmarks/results/against_cimd_cpu.json
 
-Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before; each at the
-learning rate that serves it best. Run again, it goes on where it was.
+Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before; each at a
+learning rate that trains it in so short a time. Run again, it goes on where it was.
 """
 
 import json
@@ -17,10 +17,10 @@ from typing import Annotated
 
 from ablations import TUNED
 from machine import machine_name
-from running import as_arguments, run
+from running import run
 
 from guided_diffusion import command_line
-from guided_diffusion.comparison import training_of
+from guided_diffusion.comparison import as_arguments, training_of
 from guided_diffusion.logger import read_rows
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")

@@ -20,8 +20,3 @@ def run(script, *arguments, threads=None):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise DataError((done.stderr.strip() or f"{script} ended with status {done.returncode}").splitlines()[-1])
-
-
-def as_arguments(flags):
-    """Flags {name: value} as they are typed; None: the flag is left out."""
-    return [word for name, value in flags.items() if value is not None for word in (f"--{name}", value)]

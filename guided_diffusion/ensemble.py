@@ -273,20 +273,20 @@ def spread(made_by):
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
-def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite, movie=False):
+def unfinished(dataset, indices, config, drawn_by, finished_by):
     """
     Those case numbers of `indices` that are still to be drawn.
 
     A case that is there, but not finished, or otherwise (another threshold, say), is written anew from its samples; a
     damaged one, and one without the movie that is wanted, is drawn again.
 
-    movie  whether each case is to have one
+    config  SampleConfig: out_dir, overwrite, movie
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []
     for index in indices:
-        path = samples_path(out_dir, dataset.ids[index])
-        if overwrite or not os.path.exists(path):
+        path = samples_path(config.out_dir, dataset.ids[index])
+        if config.overwrite or not os.path.exists(path):
             left.append(index)
             continue
         try:
@@ -299,8 +299,8 @@ def unfinished(dataset, indices, out_dir, drawn_by, finished_by, overwrite, movi
         case = dataset[index]
         if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)})):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
-        if movie and not os.path.exists(movie_path(out_dir, case.id)):
+        if config.movie and not os.path.exists(movie_path(config.out_dir, case.id)):
             left.append(index)
         elif any(before.get(name) != value for name, value in finished_by.items()):
-            write_case(out_dir, case, samples, drawn_by, finished_by)
+            write_case(config.out_dir, case, samples, drawn_by, finished_by)
     return left

@@ -151,7 +151,7 @@ def in_order(names):
 
 
 def unlike_counts(config, scores):
-    """A note for each folder whose cases, or else one for the folders, that have unlike numbers of samples: their figures have unlike names."""
+    """A note for each folder whose cases have unlike numbers of samples, or else one if the folders have: their figures have unlike names."""
     notes, found = [], {}
     for folder in config.folders if not config.counts else ():
         named = [re.fullmatch(r"ged_(\d+)", name) for score in scores for name in score.figures.get(folder, {})]

@@ -151,7 +151,8 @@ class Scorer:
         if raters.shape[1:] != shape:
             raise DataError(f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}")
         if "image" in made_by and made_by["image"] != ensemble.image_hash(make_case(name, image, raters)):
-            suspects = " or ".join(f"--{flag}" for flag in ("data_dir", *self.flags))  # given, they come before those of sampling
+            given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # which come before those of sampling
+            suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
             raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?")
         return image, raters
 

@@ -84,7 +84,7 @@ def main(argv=None):
         finished_by = ensemble.finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
-        left = ensemble.unfinished(dataset, mine, config.out_dir, drawn_by, finished_by, config.overwrite, config.movie)
+        left = ensemble.unfinished(dataset, mine, config, drawn_by, finished_by)
 
         total = len(left) * config.num_ensemble
         config = make_ready(segmenter, config, how, unet, total, processes.device)
