@@ -55,6 +55,7 @@ TUNED = {
 }  # fmt: skip
 TUNED_CHANGES = {
     "tuned": {},
+    "the target is one rater's mask": {"stable_target": False},
     "no guess of the encoder": {"encoder_guess": False},
     "one U-Net": {"architecture": "unet", "denoiser_mult": None},
     "mask scale 1": {"mask_scale": 1},

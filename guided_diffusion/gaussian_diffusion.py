@@ -150,7 +150,7 @@ class GaussianDiffusion:
         # The two ends between which a learned variance lies, and the fixed variance where none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
-        snr = alpha_bar / (1 - alpha_bar)
+        self.snr = snr = alpha_bar / (1 - alpha_bar)
         self.mse_weight = np.ones_like(snr)
         if config.loss_weighting != "uniform":
             self.mse_weight = LOSS_WEIGHTS[config.loss_weighting](snr) / ERROR_SCALES[config.predicts](snr)
@@ -247,19 +247,38 @@ class GaussianDiffusion:
         nll = -mean_flat(discretized_gaussian_log_likelihood(x_start, p.mean, 0.5 * p.log_variance))
         return torch.where(t == 0, nll, kl) / math.log(2)
 
-    def hybrid_loss(self, output, x_start, x_t, t, noise):
+    def stable_target(self, x_start, x_t, t, rows):
+        """
+        E[x_0 | x_t] [B, 1, H, W], were x_0 one of the masks x_start that have its image, each as likely (Stable Target Field,
+        Xu, Tong and Jaakkola 2023).
+
+        The squared error to it is least for the same network as that to x_0, for each of these masks has its own x_t in the
+        step, and its gradient varies less: where x_t is noise, x_0 is any rater's mask, and this the mean of them all.
+
+        rows  [B], the number of each mask's image
+        """
+        x, masks = (x_t / self.at("sqrt_alphas_cumprod", t)).flatten(1), x_start.flatten(1)
+        distance = torch.cdist(x, masks, compute_mode="donot_use_mm_for_euclid_dist")  # products would round the small ones away
+        log_likelihood = -distance**2 * self.at("snr", t).flatten(1) / 2
+        weights = log_likelihood.masked_fill(rows[:, None] != rows, -math.inf).softmax(dim=1)
+        return (weights @ masks).view_as(x_start)
+
+    def hybrid_loss(self, output, x_start, x_t, t, noise, target=None):
         """
         The terms of the diffusion loss, each [B] (improved DDPM, eq. 16).
 
         mse   squared error of the prediction, weighed as loss_weighting says (absent with use_kl)
         vb    L_vb; beside an MSE its gradient reaches the variance only, not the mean
         loss  what to minimise: mse + vb, or T * vb with use_kl
+
+        target  the clean mask whose prediction the MSE asks for, [B, 1, H, W]; None: x_start
         """
         if self.config.use_kl:
             vb = self.vb_term(output, x_start, x_t, t)
             return {"vb": vb, "loss": self.num_timesteps * vb}
 
-        targets = {"x0": lambda: x_start, "eps": lambda: noise, "v": lambda: self.v_of(x_start, t, noise)}
+        x_0, eps = (x_start, noise) if target is None else (target, self.predict_eps_from_xstart(x_t, t, target))
+        targets = {"x0": lambda: x_0, "eps": lambda: eps, "v": lambda: self.v_of(x_0, t, eps)}
         error = mean_flat((targets[self.config.predicts]() - output[:, :1]) ** 2)
         terms = {"mse": self.at("mse_weight", t).flatten() * error}
         if self.config.learn_sigma:

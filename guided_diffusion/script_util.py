@@ -29,6 +29,8 @@ def check_flags(flags):
         raise ConfigError(f"--predict_xstart True and --prediction {flags['prediction']} contradict: give one of them")
     if flags.get("use_kl") and flags.get("loss_weighting", "uniform") != "uniform":
         raise ConfigError(f"--use_kl and --loss_weighting {flags['loss_weighting']} contradict: there is no squared error to weigh")
+    if flags.get("use_kl") and flags.get("stable_target"):
+        raise ConfigError("--use_kl and --stable_target contradict: there is no squared error that has a target")
     if flags.get("use_kl") and flags.get("rescale_learned_sigmas"):
         raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
     if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):

@@ -21,6 +21,7 @@ class SegmenterConfig:
         Literal["output", "x0"], "what the controlling network sees: the U-Net's prediction, or the mask that it implies"
     ] = "output"
     mask_low: Annotated[float, "value of the background in x_0; the foreground is 1"] = 0.0
+    stable_target: Annotated[bool, "aim at the mean of an image's masks in the step, by how likely each gave x_t, not at the one that did"] = False
 
 
 class AmbiguousSegmenter(nn.Module):
@@ -115,7 +116,9 @@ class AmbiguousSegmenter(nn.Module):
         x_t = self.diffusion.q_sample(x_0, t, noise)
         output = self.denoiser(image, rows)(x_t, self.diffusion.network_timesteps(t))
 
-        terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise)
+        stable = self.config.stable_target and rows is not None
+        target = self.diffusion.stable_target(x_0, x_t, t, rows) if stable else None
+        terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target)
         if not self.encoders:
             return terms
         image = image if rows is None else image[rows]

@@ -90,6 +90,38 @@ def test_loss_weights_mean_the_same_whatever_is_predicted(weighting, expected):
         torch.testing.assert_close(d.hybrid_loss(told, x_0, x_t, t, noise)["mse"], weights * (error**2).flatten(1).mean(1), rtol=2e-3, atol=1e-6)
 
 
+def test_stable_target_is_bayes_over_the_masks_of_the_same_image():
+    """By the Gaussian densities themselves, in float64, one mask and one candidate at a time."""
+    d, (x_0, noise, _) = diffusion(), drawn()
+    rows, t = torch.tensor([0, 1, 0, 0]), torch.tensor([39, 20, 12, 0])
+    x_t = d.q_sample(x_0, t, noise)
+    target = d.stable_target(x_0, x_t, t, rows)
+    for b in range(B):
+        alpha_bar = d.alphas_cumprod[t[b]]
+        same = [c for c in range(B) if rows[c] == rows[b]]
+        squares = [((x_t[b].double() - math.sqrt(alpha_bar) * x_0[c].double()) ** 2).sum() for c in same]
+        density = torch.stack([torch.exp(-(square - min(squares)) / (2 * (1 - alpha_bar))) for square in squares])
+        expected = sum(p * x_0[c] for p, c in zip(density / density.sum(), same))
+        torch.testing.assert_close(target[b], expected.float(), atol=1e-4, rtol=1e-4)
+    assert torch.equal(target[[1, 3]], x_0[[1, 3]])  # its only mask; and no noise to hide it
+
+
+def test_stable_target_moves_no_minimum_and_varies_less():
+    """A squared error is least where E[target | x_t] is: E[(target - x_0) f(x_t)] = 0 whatever f."""
+    d, g = diffusion(), torch.Generator().manual_seed(0)
+    raters, images = torch.tensor([[0.0, 0, 1], [0, 1, 1], [0, 1, 1]]), 500
+    x_0, rows = raters.repeat(images, 1)[:, None, None], torch.arange(3 * images) // 3
+    for t in (15, 39):
+        difference, spread = 0, torch.zeros(2)
+        for _ in range(10):
+            x_t = d.q_sample(x_0, torch.full((len(x_0),), t), torch.randn(x_0.shape, generator=g))
+            target = d.stable_target(x_0, x_t, torch.full((len(x_0),), t), rows)
+            difference += ((target - x_0) * torch.tanh(x_t)).mean(dim=(0, 1, 2)) / 10
+            spread += torch.stack([target.var(), x_0.var()])
+        assert difference.abs().max() < 5 / math.sqrt(10 * len(x_0))
+        assert spread[0] < 0.9 * spread[1]
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_mask_scale_changes_the_signal_to_noise_ratio_by_its_square(schedule):
     plain, scaled = diffusion(noise_schedule=schedule), diffusion(noise_schedule=schedule, mask_scale=0.5)

@@ -83,6 +83,29 @@ def test_encoders_see_the_first_image_channel_only():
     assert torch.equal(seen[0], image[:, :1])
 
 
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_the_stable_target_is_what_the_error_is_told_from(prediction):
+    flags = {"prediction": prediction, "kl_weight": 0, "mask_low": -1}
+    plain, stable = segmenter(**flags), segmenter(**flags, stable_target=True)
+    image, mask, t, noise = batch()
+    mask[1] = 1 - mask[0]
+    t[:2], rows = 39, torch.tensor([0, 0, 1, 2])
+    terms = [model(image[[0, 2, 3]], mask, t, noise, rows) for model in (plain, stable)]
+    torch.testing.assert_close(terms[0]["vb"], terms[1]["vb"])  # a bound of the mask itself
+    torch.testing.assert_close(terms[0]["mse"][2:], terms[1]["mse"][2:], rtol=1e-3, atol=1e-5)
+
+    diffusion, x_0 = stable.diffusion, stable.to_x(mask)
+    x_t = diffusion.q_sample(x_0, t, noise)
+    implied = diffusion.predict_xstart(stable.denoiser(image[[0, 2, 3]], rows)(x_t, t), x_t, t)
+    error = (implied - diffusion.stable_target(x_0, x_t, t, rows)).square().mean(dim=(1, 2, 3))
+    of_x_0 = {"x0": 1, "eps": diffusion.snr[39], "v": diffusion.snr[39] + 1}[prediction]
+    torch.testing.assert_close(terms[1]["mse"][:2], (of_x_0 * error[:2]).float(), rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(terms[0]["mse"][:2], terms[1]["mse"][:2], rtol=1e-5)
+
+    alone = [model(image, mask, t, noise)["loss"] for model in (plain, stable)]
+    assert torch.equal(*alone)  # a mask of each image: its own target
+
+
 def test_network_sees_rescaled_timesteps_in_training():
     model = segmenter(rescale_timesteps=True)
     seen = []

@@ -65,7 +65,7 @@ def learnt(trainer):
 
 @pytest.mark.parametrize("flags", [
     {}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True},
-    {"raters_per_image": 2, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1,1"},
+    {"raters_per_image": 2, "stable_target": True, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1,1"},
     {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"},
 ])  # fmt: skip
 def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
@@ -85,7 +85,7 @@ def test_microbatches_are_all_used_and_averaged(train):
 
 @pytest.mark.parametrize("architecture", ["unet", "shared-encoder"])
 def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
-    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "architecture": architecture, "denoiser_mult": "1,1"}
+    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "stable_target": True, "architecture": architecture, "denoiser_mult": "1,1"}
     whole, parts = train("whole", **flags), train("parts", **flags, microbatch=2)
     assert_same_step(whole, parts)
     with pytest.raises(ConfigError, match="--microbatch 3: a multiple of --raters_per_image 2"):
