@@ -5,13 +5,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-PARTS = ("mirror", "flip", "rotate", "deform", "contrast")
-NUM_DRAWS = 7  # uniform numbers that an image takes
+PARTS = ("mirror", "flip", "rotate", "deform", "elastic", "contrast")
+POINTS = 4  # a side, of the grid of which "elastic" moves the points
+NUM_DRAWS = 7 + 2 * POINTS**2  # uniform numbers that an image takes
 
-# The most that "deform" and "contrast" do
+# The most that "deform", "elastic" and "contrast" do
 TURN = math.pi / 9
 RESIZE = math.log(1.2)
 MOVE = 0.1  # of the image's side
+STRETCH = 0.05  # of the image's side, for each point
 CONTRAST = math.log(1.3)
 BRIGHTNESS = 0.1
 
@@ -21,16 +23,20 @@ def augment(image, masks, kind, u):
     Image [B, C, N, N] in [0, 1] and its masks [B, K, N, N], 0 or 1, changed at random by uniform numbers u [B, NUM_DRAWS] in [0, 1).
 
     kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right angles),
-          deform (turned, resized and moved a little, mirrored where it ends), contrast (of the image, and its brightness)
+          deform (turned, resized and moved a little), elastic (a coarse grid's points moved, each a little), contrast (of the
+          image, and its brightness); a picture that is pulled in is mirrored where it ends
     """
     parts = split_kind(kind)
     both = turn_and_mirror(torch.cat([image, masks], dim=1), symmetries(parts), u[:, 0])
     image, masks = both[:, : image.shape[1]], both[:, image.shape[1] :]
-    if "deform" in parts:
-        by = 2 * u[:, 1:5] - 1
-        image, masks = deform(image, by), (deform(masks, by) > 0.5).float()
+    by = 2 * u - 1
+    if {"deform", "elastic"} & set(parts):
+        grid = affine_grid(image.shape, by[:, 1:5] if "deform" in parts else torch.zeros(len(by), 4))
+        if "elastic" in parts:
+            grid = grid + displacement(image.shape, by[:, 7:])
+        image, masks = resample(image, grid), (resample(masks, grid) > 0.5).float()
     if "contrast" in parts:
-        image = change_contrast(image, 2 * u[:, 5:7] - 1)
+        image = change_contrast(image, by[:, 5:7])
     return image, masks
 
 
@@ -58,13 +64,29 @@ def turn_and_mirror(pictures, choices, u):
     return torch.stack(rows)
 
 
-def deform(pictures, by):
-    """Pictures [B, C, N, N], bilinear, turned, resized and moved in x and y by shares [B, 4] in [-1, 1] of TURN, RESIZE, MOVE, MOVE."""
+def affine_grid(shape, by):
+    """
+    Where each pixel of pictures [B, C, N, N] of a shape comes from, [B, N, N, 2] in x and y from -1 to 1: turned, resized and
+    moved in x and y by shares [B, 4] in [-1, 1] of TURN, RESIZE, MOVE, MOVE.
+    """
     angle, size = by[:, 0] * TURN, torch.exp(by[:, 1] * RESIZE)
     cos, sin = angle.cos() / size, angle.sin() / size
     shift = 2 * MOVE * by[:, 2:]  # on grid_sample's scale, where a picture is 2 wide
     theta = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
-    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    return F.affine_grid(theta, list(shape), align_corners=False)
+
+
+def displacement(shape, by):
+    """
+    What is added to such a grid, where POINTS x POINTS points move in x and y by shares [B, 2 POINTS^2] in [-1, 1] of STRETCH,
+    and cubic splines say how what lies between them does (Ronneberger et al. 2015, section 3.1).
+    """
+    points = 2 * STRETCH * by.reshape(-1, 2, POINTS, POINTS)
+    return F.interpolate(points, size=shape[2:], mode="bicubic", align_corners=True).movedim(1, -1)
+
+
+def resample(pictures, grid):
+    """Pictures [B, C, N, N], bilinear, at the places that a grid tells."""
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
 

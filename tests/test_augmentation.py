@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guided_diffusion import augmentation
-from guided_diffusion.augmentation import augment, change_contrast, deform, split_kind, symmetries
+from guided_diffusion.augmentation import affine_grid, augment, change_contrast, displacement, resample, split_kind, symmetries
 
 
 @pytest.mark.parametrize("kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)])
@@ -32,35 +32,54 @@ def disc(size, row, column, radius):
     return ((y - row) ** 2 + (x - column) ** 2 <= radius**2).float()[None, None]
 
 
-def centre_and_area(mask):
+def moved_disc(before, grid):
+    """Its new centre, y and x, and its area."""
+    mask = (resample(before, grid) > 0.5).float()
     y, x = mask[0, 0].nonzero().float().mean(0) + 0.5
     return float(y), float(x), float(mask.sum())
+
+
+def deform(before, *by):
+    return moved_disc(before, affine_grid(before.shape, torch.tensor([by]).float()))
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_picture_is_turned_resized_and_moved_by_what_the_names_say(sign):
     """A disc beside the middle, whose new centre and area are known."""
     before = disc(64, 32, 44, 6)  # 12 pixels to the right of the middle
-    turned = centre_and_area((deform(before, torch.tensor([[sign, 0, 0, 0.0]])) > 0.5).float())
+    turned = deform(before, sign, 0, 0, 0)
     assert math.hypot(turned[0] - 32, turned[1] - 32) == pytest.approx(12, abs=0.2)
     assert abs(math.atan2(turned[0] - 32, turned[1] - 32)) == pytest.approx(augmentation.TURN, abs=0.02)
-    resized = centre_and_area((deform(before, torch.tensor([[0, sign, 0, 0.0]])) > 0.5).float())
+    resized = deform(before, 0, sign, 0, 0)
     assert resized[:2] == pytest.approx((32, 32 + 12 * math.exp(sign * augmentation.RESIZE)), abs=0.2)
     assert resized[2] / float(before.sum()) == pytest.approx(math.exp(2 * sign * augmentation.RESIZE), rel=0.06)
-    moved = centre_and_area((deform(before, torch.tensor([[0, 0, sign, sign]]).float()) > 0.5).float())
+    moved = deform(before, 0, 0, sign, sign)
     assert moved[:2] == pytest.approx((32 - sign * augmentation.MOVE * 64, 44 - sign * augmentation.MOVE * 64), abs=0.2)
+
+
+def test_elastic_moves_what_lies_under_a_point_by_its_share_and_leaves_the_far_side():
+    before, by = disc(64, 63 / 3 + 0.5, 63 / 3 + 0.5, 4), torch.zeros(1, 2, augmentation.POINTS, augmentation.POINTS)
+    still = moved_disc(before, affine_grid(before.shape, torch.zeros(1, 4)))
+    by[0, 0, 1, 1] = 1  # in x, the point under the disc
+    grid = affine_grid(before.shape, torch.zeros(1, 4)) + displacement(before.shape, by)
+    moved = moved_disc(before, grid)
+    assert moved[0] == pytest.approx(still[0], abs=0.1)
+    assert moved[1] == pytest.approx(still[1] - augmentation.STRETCH * 64, abs=0.3)
+    assert moved_disc(disc(64, 50, 50, 4), grid)[:2] == pytest.approx((50, 50), abs=0.3)
+    whole = displacement(before.shape, torch.ones(1, 2 * augmentation.POINTS**2))
+    torch.testing.assert_close(whole, torch.full((1, 64, 64, 2), 2 * augmentation.STRETCH))
 
 
 def test_all_parts_together_change_image_and_masks_alike_and_masks_stay_binary():
     """Where the image is a smoothed mask, it still is one afterwards, but for its contrast."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.cat([disc(32, 12, 18, 5), disc(32, 12, 18, 8)], dim=1).expand(40, -1, -1, -1)
-    image, changed = augment(masks[:, :1], masks, "flip+rotate+deform+contrast", torch.rand(40, augmentation.NUM_DRAWS, generator=generator))
+    image, changed = augment(0.3 + 0.4 * masks[:, :1], masks, "flip+rotate+deform+elastic+contrast", torch.rand(40, augmentation.NUM_DRAWS, generator=generator))
     assert set(changed.unique().tolist()) == {0.0, 1.0}
     assert (changed[:, 1] >= changed[:, 0]).all() and len({tuple(row.flatten().tolist()) for row in changed}) == 40
     for grey, mask in zip(image, changed[:, 0]):
         middle = (grey.min() + grey.max()) / 2
-        assert ((grey[0] > middle).float() - mask).abs().sum() <= 0.1 * mask.sum()
+        assert ((grey[0] > middle).float() - mask).abs().sum() <= 1
 
 
 def test_contrast_and_brightness_stay_within_what_the_names_say():
