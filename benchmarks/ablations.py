@@ -59,13 +59,13 @@ TUNED_CHANGES = {
     "no guess of the encoder": {"encoder_guess": False},
     "one U-Net": {"architecture": "unet", "denoiser_mult": None},
     "mask scale 1": {"mask_scale": 1},
-    "1 rater an image": {"raters_per_image": 1},
+    "1 rater an image": {"raters_per_image": 1, "stable_target": False},
     "v-prediction": {"prediction": "v"},
 }
 # What a change is told against, seed by seed, where that is not the paper's setting
 AGAINST = {
     "x_0, -1/1": "x_0-prediction, fixed variance", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
-    "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
+    "1 rater an image": "the target is one rater's mask", "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
     **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
 }  # fmt: skip
 BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}

@@ -79,7 +79,7 @@ def affine_grid(shape, by):
 def displacement(shape, by):
     """
     What is added to such a grid, where POINTS x POINTS points move in x and y by shares [B, 2 POINTS^2] in [-1, 1] of STRETCH,
-    and cubic splines say how what lies between them does (Ronneberger et al. 2015, section 3.1).
+    and what lies between them follows by bicubic interpolation (as in Ronneberger et al. 2015, section 3.1, on a grid of 3 x 3).
     """
     points = 2 * STRETCH * by.reshape(-1, 2, POINTS, POINTS)
     return F.interpolate(points, size=shape[2:], mode="bicubic", align_corners=True).movedim(1, -1)

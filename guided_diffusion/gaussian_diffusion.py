@@ -150,7 +150,7 @@ class GaussianDiffusion:
         # The two ends between which a learned variance lies, and the fixed variance where none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
-        self.snr = snr = alpha_bar / (1 - alpha_bar)
+        snr = alpha_bar / (1 - alpha_bar)
         self.mse_weight = np.ones_like(snr)
         if config.loss_weighting != "uniform":
             self.mse_weight = LOSS_WEIGHTS[config.loss_weighting](snr) / ERROR_SCALES[config.predicts](snr)
@@ -252,14 +252,14 @@ class GaussianDiffusion:
         E[x_0 | x_t] [B, 1, H, W], were x_0 one of the masks x_start that have its image, each as likely (Stable Target Field,
         Xu, Tong and Jaakkola 2023).
 
-        The squared error to it is least for the same network as that to x_0, for each of these masks has its own x_t in the
-        step, and its gradient varies less: where x_t is noise, x_0 is any rater's mask, and this the mean of them all.
+        The squared error to it is least for the same network as that to x_0, since each of these masks has its own x_t in the
+        step; its value is less by the variance of x_0 given x_t, and so is the part that this has in the gradient.
 
         rows  [B], the number of each mask's image
         """
-        x, masks = (x_t / self.at("sqrt_alphas_cumprod", t)).flatten(1), x_start.flatten(1)
-        distance = torch.cdist(x, masks, compute_mode="donot_use_mm_for_euclid_dist")  # products would round the small ones away
-        log_likelihood = -distance**2 * self.at("snr", t).flatten(1) / 2
+        x, masks = x_t.flatten(1), x_start.flatten(1)
+        a, variance = self.at("sqrt_alphas_cumprod", t).flatten(1), self.at("sqrt_one_minus_alphas_cumprod", t).flatten(1) ** 2
+        log_likelihood = (a * (x @ masks.T) - a**2 * masks.square().sum(dim=1) / 2) / variance  # but for what all masks share
         weights = log_likelihood.masked_fill(rows[:, None] != rows, -math.inf).softmax(dim=1)
         return (weights @ masks).view_as(x_start)
 

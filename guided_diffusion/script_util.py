@@ -30,7 +30,7 @@ def check_flags(flags):
     if flags.get("use_kl") and flags.get("loss_weighting", "uniform") != "uniform":
         raise ConfigError(f"--use_kl and --loss_weighting {flags['loss_weighting']} contradict: there is no squared error to weigh")
     if flags.get("use_kl") and flags.get("stable_target"):
-        raise ConfigError("--use_kl and --stable_target contradict: there is no squared error that has a target")
+        raise ConfigError("--use_kl and --stable_target contradict, for there is no squared error that has a target: give one of them, or --stable_target False")
     if flags.get("use_kl") and flags.get("rescale_learned_sigmas"):
         raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
     if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):
@@ -131,7 +131,7 @@ def create_segmenter(flags):
 
 
 # Model flags that may differ between training and sampling: they change neither the weights nor what they mean
-SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout", "label_threshold", "merge_labels"}
+SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout", "stable_target", "label_threshold", "merge_labels"}
 
 
 def load_segmenter(path, flags, weights="ema"):

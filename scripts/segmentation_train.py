@@ -45,6 +45,8 @@ def check_flags(given, config, validation, how):
         compute.check_compiler()
     if {"ema_rate", "ema_halflife"} <= given.keys():
         raise ConfigError("--ema_rate and --ema_halflife contradict: give one of them")
+    if given.get("stable_target") and config.raters_per_image == 1:
+        raise ConfigError("--stable_target True wants --raters_per_image of at least 2: one mask of an image is its own mean")
     if not config.data_dir:
         raise ConfigError("--data_dir is missing: name the folder of cases to train on")
 

@@ -285,6 +285,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--class_cond=True"], ["--class_cond", "no classes"]),
         (["--use_kl=True", "--rescale_learned_sigmas=True"], ["--use_kl", "--rescale_learned_sigmas"]),
         (["--use_kl=True", "--stable_target=True"], ["--use_kl", "--stable_target"]),
+        (["--stable_target=True"], ["--stable_target", "--raters_per_image"]),
         (["--learn_sigma=False", "--rescale_learned_sigmas=True"], ["--rescale_learned_sigmas", "--learn_sigma"]),
         (["--diffusion_steps=20", "--noise_schedule=linear"], ["--diffusion_steps", "alpha_bar reaches 0"]),
         (["--noise_schedule=sine"], ["--noise_schedule sine", "linear, cosine"]),

@@ -106,20 +106,17 @@ def test_stable_target_is_bayes_over_the_masks_of_the_same_image():
     assert torch.equal(target[[1, 3]], x_0[[1, 3]])  # its only mask; and no noise to hide it
 
 
-def test_stable_target_moves_no_minimum_and_varies_less():
+@pytest.mark.parametrize("t", [5, 8, 15])
+def test_stable_target_moves_no_minimum(t):
     """A squared error is least where E[target | x_t] is: E[(target - x_0) f(x_t)] = 0 whatever f."""
     d, g = diffusion(), torch.Generator().manual_seed(0)
     raters, images = torch.tensor([[0.0, 0, 1], [0, 1, 1], [0, 1, 1]]), 500
     x_0, rows = raters.repeat(images, 1)[:, None, None], torch.arange(3 * images) // 3
-    for t in (15, 39):
-        difference, spread = 0, torch.zeros(2)
-        for _ in range(10):
-            x_t = d.q_sample(x_0, torch.full((len(x_0),), t), torch.randn(x_0.shape, generator=g))
-            target = d.stable_target(x_0, x_t, torch.full((len(x_0),), t), rows)
-            difference += ((target - x_0) * torch.tanh(x_t)).mean(dim=(0, 1, 2)) / 10
-            spread += torch.stack([target.var(), x_0.var()])
-        assert difference.abs().max() < 5 / math.sqrt(10 * len(x_0))
-        assert spread[0] < 0.9 * spread[1]
+    t, difference = torch.full((len(x_0),), t), 0
+    for _ in range(10):
+        x_t = d.q_sample(x_0, t, torch.randn(x_0.shape, generator=g))
+        difference += ((d.stable_target(x_0, x_t, t, rows) - x_0) * torch.tanh(x_t)).mean(dim=(0, 1, 2)) / 10
+    assert difference.abs().max() < 0.005  # half or twice the likelihood's exponent gives 0.01 to 0.05
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

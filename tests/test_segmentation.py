@@ -98,8 +98,9 @@ def test_the_stable_target_is_what_the_error_is_told_from(prediction):
     x_t = diffusion.q_sample(x_0, t, noise)
     implied = diffusion.predict_xstart(stable.denoiser(image[[0, 2, 3]], rows)(x_t, t), x_t, t)
     error = (implied - diffusion.stable_target(x_0, x_t, t, rows)).square().mean(dim=(1, 2, 3))
-    of_x_0 = {"x0": 1, "eps": diffusion.snr[39], "v": diffusion.snr[39] + 1}[prediction]
-    torch.testing.assert_close(terms[1]["mse"][:2], (of_x_0 * error[:2]).float(), rtol=1e-3, atol=1e-5)
+    snr = float(diffusion.alphas_cumprod[39] / (1 - diffusion.alphas_cumprod[39]))
+    of_x_0 = {"x0": 1, "eps": snr, "v": snr + 1}[prediction]
+    torch.testing.assert_close(terms[1]["mse"][:2], of_x_0 * error[:2], rtol=1e-3, atol=1e-5)
     assert not torch.allclose(terms[0]["mse"][:2], terms[1]["mse"][:2], rtol=1e-5)
 
     alone = [model(image, mask, t, noise)["loss"] for model in (plain, stable)]
