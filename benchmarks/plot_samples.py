@@ -1,0 +1,53 @@
+"""
+What several models draw for the same cases, below the raters' masks:
+
+    python benchmarks/plot_samples.py --data_dir results/phantom/many --samples results/comparison_long/tuned/samples,results/comparison_long/ssn/samples
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from guided_diffusion import command_line
+from guided_diffusion.ensemble import find_samples
+from guided_diffusion.image_files import DataError
+from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.pictures import grid
+from guided_diffusion.postprocess import binarise
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    data_dir: Annotated[str, "folder of cases of one size"] = ""
+    samples: Annotated[tuple[str, ...], "folders of samples, METHOD/samples"] = ()
+    num_cases: Annotated[int, "the first cases"] = 2
+    num_shown: Annotated[int, "samples of each"] = 8
+    out: Annotated[str, "picture to write"] = "docs/samples.png"
+
+
+def rows_of(case, folders, num_shown):
+    """[[(label, tile)]] of a case: its image and raters, and a row for the samples of each folder."""
+    image, blank = case.image[0].numpy(), np.ones(case.image.shape[1:])
+    rows = [[("image", image), *((f"rater {k}", mask) for k, mask in enumerate(case.raters.numpy()[:num_shown]))]]
+    for folder in folders:
+        found = find_samples(folder, case.id)
+        if found is None:
+            raise DataError(f"{folder}: no samples of {case.id}")
+        method = os.path.basename(os.path.dirname(os.path.abspath(folder)))
+        rows.append([("", blank), *((f"{method} {k}", mask) for k, mask in enumerate(binarise(found[0])[:num_shown]))])
+    return rows
+
+
+def main():
+    with command_line.one_line_errors("benchmarks/plot_samples.py"):
+        given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, PlotConfig)
+        cases = LIDCDataset(config.data_dir, image_channels=1)
+        rows = [row for index in range(config.num_cases) for row in rows_of(cases[index], config.samples, config.num_shown)]
+        grid(rows).save(config.out)
+
+
+if __name__ == "__main__":
+    main()
