@@ -56,11 +56,12 @@ TUNED = {
 TUNED_CHANGES = {
     "tuned": {},
     "the target is one rater's mask": {"stable_target": False},
-    "no guess of the encoder": {"encoder_guess": False},
-    "one U-Net": {"architecture": "unet", "denoiser_mult": None},
+    "one guess of the encoder": {"encoder_guesses": 1},
+    "no guess of the encoder": {"encoder_guesses": 0},
+    "one U-Net": {"architecture": "unet", "denoiser_mult": None, "encoder_guesses": None},
     "mask scale 1": {"mask_scale": 1},
     "1 rater an image": {"raters_per_image": 1, "stable_target": False},
-    "v-prediction": {"prediction": "v"},
+    "v-prediction": {"encoder_guesses": 1, "prediction": "v"},
 }
 # What a change is told against, seed by seed, where that is not the paper's setting
 AGAINST = {

@@ -259,7 +259,7 @@ def likely_flag(name, found, wanted):
             f"this model {wanted.shape[1]} (a model of 3 makes pictures, not masks)"
         )
     if "encoder.out.2." in name:
-        return "--encoder_guess or --feature_channels"
+        return "--encoder_guesses or --feature_channels"
     if re.search(r"\bout\.2\.", name):
         return "--learn_sigma"
     if "emb_layers" in name and both and found.shape[0] in (2 * wanted.shape[0], wanted.shape[0] // 2):

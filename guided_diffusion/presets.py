@@ -12,7 +12,7 @@ PRESETS = {
     "cimd-small": {**CIMD, "num_channels": 64},
     "implicit-ensemble": {**CIMD, "method": "implicit-ensemble"},
     "tuned": {  # what the field has learned since; docs/ablations.md measures it
-        "method": "implicit-ensemble", "architecture": "shared-encoder", "image_size": 128, "num_channels": 64, "num_res_blocks": 2, "attention_resolutions": (16,),
+        "method": "implicit-ensemble", "architecture": "shared-encoder", "encoder_guesses": 8, "image_size": 128, "num_channels": 64, "num_res_blocks": 2, "attention_resolutions": (16,),
         "prediction": "x0", "mask_low": -1.0, "noise_schedule": "cosine", "mask_scale": 0.5, "raters_per_image": 4, "stable_target": True,
         "augment": "flip+rotate", "batch_size": 32, "lr": 1e-3, "lr_anneal_steps": 20_000, "lr_shape": "cosine", "lr_warmup_steps": 100,
         "ema_rate": (0.999,), "sampler": "ddim", "steps": 20,

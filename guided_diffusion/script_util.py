@@ -14,7 +14,7 @@ from .nn import ConfigError
 from .presets import FAST
 from .sampling import SamplerConfig
 from .segmentation import AmbiguousSegmenter, SegmenterConfig
-from .shared_encoder import ArchitectureConfig, SharedEncoderUNet
+from .shared_encoder import ArchitectureConfig, MaskMixture, SharedEncoderUNet
 from .unet import UNetConfig, UNetModel
 
 MODEL_CONFIGS = (MethodConfig, UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig, ArchitectureConfig)
@@ -123,7 +123,13 @@ def create_segmenter(flags):
         return BASELINES[method.method](unet, encoder, method)
     diffusion = respace.create_gaussian_diffusion(diffusion_config)
     if architecture.architecture == "shared-encoder":
-        model = SharedEncoderUNet(unet, architecture, diffusion.out_channels)
+        if architecture.encoder_guesses > 1 and diffusion_config.predicts != "x0":
+            raise ConfigError(
+                f"--encoder_guesses {architecture.encoder_guesses} are masks, so the network has to predict one: "
+                f"give --prediction x0, or --encoder_guesses 1 with {diffusion_config.predicts}"
+            )
+        mixture = MaskMixture(diffusion_config, config.mask_low)
+        model = SharedEncoderUNet(unet, architecture, diffusion.out_channels, mixture)
     else:
         model = UNetModel(unet, diffusion.out_channels)
     encoders = (None, None) if method.method == "implicit-ensemble" else create_encoders(encoder)

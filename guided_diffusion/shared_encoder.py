@@ -8,12 +8,16 @@ share the large one.
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .gaussian_diffusion import scheduled_betas
 from .nn import ConfigError
 from .unet import UNetModel
+
+MIN_MU = 1e-4  # the least probability of a pixel's levels in a guess of several, so that no pixel alone rules one out
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,46 @@ class ArchitectureConfig:
     ] = "unet"
     patch_size: Annotated[int, "side, in pixels, of the patches that both parts of the shared encoder's network see as one"] = 2
     feature_channels: Annotated[int, "channels of the shared encoder's features, for each patch"] = 64
-    encoder_guess: Annotated[bool, "the shared encoder gives an answer of its own too, to which the denoiser adds what x_t tells"] = True
+    encoder_guesses: Annotated[
+        int, "answers of the shared encoder's own, to which the denoiser adds: 1, or several weighed by how likely each made x_t; 0: none"
+    ] = 1
     denoiser_channels: Annotated[int, "channels of the small denoiser, a multiple of 32"] = 32
     denoiser_mult: Annotated[tuple[int, ...], "channel multiplier of each of its levels"] = (1, 1, 2)
+
+
+class MaskMixture(nn.Module):
+    """
+    Guesses weighed by how likely each made x_t: an image's mask is taken for one of M, whose pixels are foreground with the
+    probabilities mu_m, each pixel by itself (a mixture of products of Bernoulli distributions). Then, by Bayes,
+
+        w_m = softmax_m( rho_m + sum over pixels of log p(x_t | m) ),
+        p(x_t | m) = mu_m N(x_t; sqrt(alpha_bar), 1 - alpha_bar) + (1 - mu_m) N(x_t; sqrt(alpha_bar) mask_low, 1 - alpha_bar).
+
+    All of x_t decides between the guesses, which a small network, pixel after pixel, would have to learn. rho is a map: pixel by
+    pixel, for a grey level tells how likely a guess is there where it differs from the others.
+
+    diffusion  DiffusionConfig; its timesteps are the network's
+    mask_low   value of the background in x_0
+    """
+
+    def __init__(self, diffusion, mask_low):
+        super().__init__()
+        alpha_bar = np.cumprod(1 - scheduled_betas(diffusion))
+        tables = {"gain": np.sqrt(alpha_bar) * (1 - mask_low) / (1 - alpha_bar), "middle": np.sqrt(alpha_bar) * (1 + mask_low) / 2}
+        for name, table in tables.items():
+            self.register_buffer(name, torch.from_numpy(table).float()[:, None, None, None], persistent=False)
+        self.steps_per_timestep = diffusion.diffusion_steps / 1000 if diffusion.rescale_timesteps else 1
+        self.mask_low = mask_low
+
+    def forward(self, rho, logit_mu, x, timesteps):
+        """sum_m w_m mu_m on the scale of x_0, [B, 1, H, W]; rho, logit_mu [B, M, H, W], x [B, 1, H, W], timesteps [B] or [1]."""
+        t = (timesteps * self.steps_per_timestep).round().long()
+        llr = self.gain[t] * (x - self.middle[t])  # of foreground against background; at `middle` both are as likely
+        foreground, background = llr.clamp(max=0).exp(), (-llr).clamp(max=0).exp()  # likelihoods over the larger of both
+        mu = logit_mu.sigmoid().clamp(MIN_MU, 1 - MIN_MU)
+        evidence = torch.log(background + mu * (foreground - background)).sum(dim=(2, 3), keepdim=True)
+        p = ((rho + evidence).softmax(dim=1) * mu).sum(dim=1, keepdim=True)
+        return self.mask_low + (1 - self.mask_low) * p
 
 
 class SharedEncoderUNet(nn.Module):
@@ -35,16 +76,17 @@ class SharedEncoderUNet(nn.Module):
 
     What the network gives is the encoder's guess plus the denoiser's output. Where x_t is noise the right answer follows from the
     image alone (of x_0, it is the mean of the raters' masks): the guess can be that, learned at every timestep and by the whole
-    encoder, and leaves to the small denoiser how one mask differs from it.
+    encoder, and leaves to the small denoiser how one mask differs from it. Several guesses follow x_t too, as MaskMixture.
 
     unet          UNetConfig, of the encoder; its precision and its dropout are the denoiser's too. Of default levels, those
                   finer than a patch fall away
     config        ArchitectureConfig
     out_channels  of the denoiser
+    mixture       MaskMixture, of several guesses
     ConfigError: a configuration that cannot be built; the message names the flag.
     """
 
-    def __init__(self, unet, config, out_channels):
+    def __init__(self, unet, config, out_channels, mixture=None):
         super().__init__()
         multipliers = unet.channel_mult or unet.multipliers[config.patch_size.bit_length() - 1 :]
         check_architecture(unet, config, multipliers)
@@ -54,10 +96,14 @@ class SharedEncoderUNet(nn.Module):
             large, num_channels=config.denoiser_channels, num_res_blocks=1, channel_mult=config.denoiser_mult,
             attention_resolutions=(), class_cond=False,
         )  # fmt: skip
-        self.guess_channels = out_channels * pixels if config.encoder_guess else 0
-        encoded = config.feature_channels + self.guess_channels
-        self.encoder = UNetModel(large, encoded, in_channels=unet.image_channels * pixels)
-        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=encoded + pixels)
+        several = config.encoder_guesses > 1
+        self.mixture = mixture if several else None
+        self.guess_channels = pixels * (2 * config.encoder_guesses if several else out_channels * config.encoder_guesses)
+        shown = pixels if several else self.guess_channels
+        self.encoder = UNetModel(large, config.feature_channels + self.guess_channels, in_channels=unet.image_channels * pixels)
+        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + pixels)
+        if several:  # guesses that start alike would stay alike
+            nn.init.normal_(self.encoder.out[-1].weight[-self.guess_channels :], std=0.02)
 
     @property
     def autocast_dtype(self):
@@ -79,19 +125,22 @@ class SharedEncoderUNet(nn.Module):
     def bind(self, image, rows=None):
         """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W] of the batch."""
         patches = F.pixel_unshuffle(image, self.patch_size)
-        features = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
-        features = features if rows is None else features[rows]
-        return lambda x, timesteps: self(x, timesteps, features)
+        encoded = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
+        encoded = encoded if rows is None else encoded[rows]
+        return lambda x, timesteps: self(x, timesteps, encoded)
 
-    def forward(self, x, timesteps, features):
+    def forward(self, x, timesteps, encoded):
         """
         x [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
 
-        features  the encoder's output for each mask's image, [B, feature_channels + guess_channels, H / patch_size, W / patch_size]
+        encoded  the encoder's output for each mask's image, features and then guesses, [B, C, H / patch_size, W / patch_size]
         """
-        output = self.denoiser(torch.cat([features, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
-        if self.guess_channels:
-            output = output + features[:, -self.guess_channels :]
+        features, guess = encoded.split([encoded.shape[1] - self.guess_channels, self.guess_channels], dim=1)
+        if self.mixture:
+            guess = self.mixture(*F.pixel_shuffle(guess, self.patch_size).chunk(2, dim=1), x, timesteps)
+            guess = F.pixel_unshuffle(guess, self.patch_size)
+        output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
+        output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # of the variance there is no guess
         return F.pixel_shuffle(output, self.patch_size)
 
 
@@ -99,6 +148,8 @@ def check_architecture(unet, config, multipliers):
     """Refuse, by the flag's name, what the shared encoder, with these multipliers for its levels, cannot be built with."""
     if config.feature_channels < 1:
         raise ConfigError(f"--feature_channels {config.feature_channels}: at least 1 is needed")
+    if config.encoder_guesses < 0:
+        raise ConfigError(f"--encoder_guesses {config.encoder_guesses}: at least 0 is needed")
     if config.denoiser_channels < 1 or config.denoiser_channels % 32:
         raise ConfigError(f"--denoiser_channels {config.denoiser_channels}: a multiple of 32 is needed")
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):

@@ -1,14 +1,20 @@
 """The shared encoder: an image is encoded once, and the denoiser sees all of it and of x_t."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import TINY, assert_refused, call_script, nonzero
+from scipy.special import logsumexp, softmax
 
 from guided_diffusion.checkpoint import CheckpointError, load_weights
 from guided_diffusion.command_line import parse_flags
+from guided_diffusion.gaussian_diffusion import DiffusionConfig, scheduled_betas
+from guided_diffusion.respace import create_gaussian_diffusion
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
-from guided_diffusion.shared_encoder import ArchitectureConfig, SharedEncoderUNet
+from guided_diffusion.shared_encoder import ArchitectureConfig, MaskMixture, SharedEncoderUNet
 from guided_diffusion.unet import UNetConfig
 
 SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1", "dropout": 0.0}
@@ -43,7 +49,7 @@ def test_the_encoder_runs_once_for_each_image():
 
 
 def test_the_output_is_the_encoders_guess_and_what_the_denoiser_adds():
-    with_guess, without = build(), build(encoder_guess=False)
+    with_guess, without = build(), build(encoder_guesses=0)
     image, x, t = torch.rand(1, 1, 16, 16), torch.randn(1, 1, 16, 16), torch.tensor([3])
     output = with_guess.denoiser(image)(x, t)
     with torch.no_grad():
@@ -56,12 +62,75 @@ def test_the_output_is_the_encoders_guess_and_what_the_denoiser_adds():
     assert without.model.encoder.out[-1].out_channels == 4 and with_guess.model.encoder.out[-1].out_channels == 4 + 2 * 4
 
 
+@pytest.mark.parametrize("mask_low", [-1.0, 0.0])
+@pytest.mark.parametrize("t", [0, 10, 25, 39])
+def test_several_guesses_are_weighed_by_bayes(t, mask_low):
+    """Against the sum over all masks of 2x2 pixels that each guess can mean."""
+    config = DiffusionConfig(diffusion_steps=40, noise_schedule="cosine")
+    alpha_bar = np.cumprod(1 - scheduled_betas(config))[t]
+    rng = np.random.default_rng(t)
+    rho, mu = rng.normal(size=3), rng.uniform(0.05, 0.95, (3, 4))
+    masks = np.array(list(itertools.product([0, 1], repeat=4)))
+    x = np.sqrt(alpha_bar) * (mask_low + (1 - mask_low) * masks[6]) + np.sqrt(1 - alpha_bar) * rng.normal(size=4)
+
+    log_likelihood = -((x - np.sqrt(alpha_bar) * (mask_low + (1 - mask_low) * masks)) ** 2).sum(axis=1) / (2 * (1 - alpha_bar))
+    log_mask = (masks[:, None] * np.log(mu) + (1 - masks[:, None]) * np.log(1 - mu)).sum(axis=2)  # [mask, guess]
+    weights = softmax(rho + logsumexp(log_likelihood[:, None] + log_mask, axis=0))
+
+    rho, mu, x = torch.tensor(rho), torch.tensor(mu), torch.tensor(x)
+    guess = MaskMixture(config, mask_low).double()(
+        rho[None, :, None, None].expand(1, 3, 2, 2), mu.logit().reshape(1, 3, 2, 2), x.reshape(1, 1, 2, 2), torch.tensor([t])
+    )
+    torch.testing.assert_close(guess.flatten(), mask_low + (1 - mask_low) * (torch.tensor(weights) @ mu), atol=2e-6, rtol=0)
+
+
+def test_what_x_t_does_not_tell_the_image_does_pixel_by_pixel():
+    mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0)
+    rho, logit_mu = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
+    guess = mixture(rho, logit_mu, torch.randn(2, 1, 4, 4), torch.tensor([999]))
+    torch.testing.assert_close(guess, 2 * (rho.softmax(1) * logit_mu.sigmoid()).sum(1, keepdim=True).expand(2, 1, 4, 4) - 1, atol=0.01, rtol=0)
+
+
+def test_a_guess_that_is_sure_of_every_pixel_survives_what_contradicts_it():
+    mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0)
+    guess = mixture(torch.zeros(1, 2, 8, 8), torch.full((1, 2, 8, 8), 1e4), -torch.ones(1, 1, 8, 8), torch.tensor([0]))
+    assert guess.isfinite().all()
+
+
+def test_the_mixture_knows_rescaled_timesteps():
+    rho, logit_mu, x = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), torch.randn(2, 1, 4, 4)
+    guesses = []
+    for rescale in (False, True):
+        config, t = DiffusionConfig(diffusion_steps=40, noise_schedule="cosine", rescale_timesteps=rescale), torch.tensor([17, 33])
+        timesteps = create_gaussian_diffusion(config).network_timesteps(t)
+        guesses.append(MaskMixture(config, -1.0)(rho, logit_mu, x, timesteps))
+    assert torch.equal(*guesses)
+
+
+@pytest.mark.parametrize("learn_sigma", [False, True])
+def test_the_denoiser_sees_what_the_mixture_answers_and_adds_to_it(learn_sigma):
+    segmenter = build(encoder_guesses=3, prediction="x0", learn_sigma=learn_sigma)
+    image, x, t = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.tensor([30])
+    seen = []
+    hook = segmenter.model.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    output = segmenter.denoiser(image)(x, t)
+    hook.remove()
+    guesses = F.pixel_shuffle(segmenter.model.encoder(F.pixel_unshuffle(image, 2), torch.tensor([0]))[:, 4:], 2)
+    expected = segmenter.model.mixture(guesses[:, :3], guesses[:, 3:], x, t)
+    torch.testing.assert_close(F.pixel_shuffle(seen[0][:, 4:8], 2), expected)
+    with torch.no_grad():
+        added = F.pixel_shuffle(segmenter.model.denoiser(seen[0], t), 2)
+    torch.testing.assert_close(output[:, :1] - added[:, :1], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output[:, 1:], added[:, 1:])  # the variance has no guess
+
+
 def test_the_encoder_learns_from_the_first_step():
-    """As built, the last convolutions are zero: gradients reach the encoder through its guess alone."""
-    for guess in (True, False):
-        segmenter = create_segmenter(parse_flags({**SHARED, "encoder_guess": guess}, *MODEL_CONFIGS))
+    """As built, the last convolutions are zero: gradients reach the encoder through its guesses alone."""
+    for guesses in (0, 1, 3):
+        more = {"prediction": "x0"} if guesses > 1 else {}
+        segmenter = create_segmenter(parse_flags({**SHARED, "encoder_guesses": guesses, **more}, *MODEL_CONFIGS))
         segmenter(torch.rand(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.tensor([5, 30]))["mse"].sum().backward()
-        assert segmenter.model.encoder.out[-1].weight.grad.any() == guess
+        assert segmenter.model.encoder.out[-1].weight.grad.any() == (guesses > 0)
 
 
 @pytest.mark.parametrize("patch, levels", [(1, (1, 1, 2, 3, 4)), (2, (1, 2, 3, 4)), (4, (2, 3, 4))])
@@ -103,13 +172,14 @@ def test_both_parts_are_compiled():
 
 
 def test_weights_without_a_guess_are_refused_by_the_flag():
-    with pytest.raises(CheckpointError, match="--encoder_guess or --feature_channels"):
-        load_weights(build(), build(encoder_guess=False).state_dict(), "old.pt")
+    with pytest.raises(CheckpointError, match="--encoder_guesses or --feature_channels"):
+        load_weights(build(), build(encoder_guesses=0).state_dict(), "old.pt")
 
 
-def test_trains_and_samples_by_the_scripts(cases, tmp_path):
+@pytest.mark.parametrize("own", [["--prediction", "v"], ["--encoder_guesses", 3, "--prediction", "x0"]])
+def test_trains_and_samples_by_the_scripts(cases, tmp_path, own):
     arguments = [f"--{name}={value}" for name, value in SHARED.items()]
-    more = ["--raters_per_image", 2, "--batch_size", 4, "--iterations", 2, "--prediction", "v"]
+    more = ["--raters_per_image", 2, "--batch_size", 4, "--iterations", 2, *own]
     trained = call_script("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path, *arguments, *more)
     assert trained.returncode == 0, trained.stderr
     drawn = call_script("segmentation_sample", "--data_dir", cases, "--model_path", tmp_path / "savedmodel.pt", "--out_dir", tmp_path / "s", "--steps", 2)
@@ -122,5 +192,7 @@ def test_what_cannot_be_built_is_refused(cases, tmp_path):
     assert_refused(call_script(*train, "--patch_size", 3), "--patch_size 3")
     assert_refused(call_script(*train, "--denoiser_channels", 20), "--denoiser_channels 20")
     assert_refused(call_script(*train, "--feature_channels", 0), "--feature_channels 0")
+    assert_refused(call_script(*train, "--encoder_guesses", -1), "--encoder_guesses -1")
+    assert_refused(call_script(*train, "--encoder_guesses", 2, "--prediction", "v"), "--encoder_guesses 2", "--prediction x0", "v")
     assert_refused(call_script(*train, "--raters_per_image", 3, "--batch_size", 4), "--batch_size 4", "--raters_per_image 3")
     assert_refused(call_script(*train, "--predict_xstart", "True", "--prediction", "v"), "--predict_xstart", "--prediction v")
