@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from .nn import ConfigError, stack_randn, to_device
+from .nn import ConfigError, mean_flat, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
 from .sampling import SamplerConfig, sample_loop
+from .shared_encoder import BoundDenoiser
 from .unet import UNetModel
 
 
@@ -33,7 +34,7 @@ class AmbiguousSegmenter(nn.Module):
                       without them and their loss term it is the system of Implicit Image Segmentation Ensembles
     """
 
-    terms = ("mse", "vb", "kl")  # of the loss; some may be absent
+    terms = ("mse", "vb", "guess", "kl")  # of the loss; some may be absent
 
     def __init__(self, model, diffusion, prior, posterior, config=SegmenterConfig()):
         super().__init__()
@@ -103,7 +104,10 @@ class AmbiguousSegmenter(nn.Module):
 
     def forward(self, image, mask, t, noise=None, rows=None):
         """
-        The loss terms, each [B]: mse, vb (as the diffusion has them), kl (weighted), and loss, which is to be minimised.
+        The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (weighted), and loss, which is to be minimised.
+
+        guess is the squared error of several guesses weighed by the image alone. It is what mse would be were x_t noise, where the
+        image's weights are all that decides, and is had for every mask at no call of the denoiser.
 
         image  [N, C, H, W] in [0, 1]
         mask   [B, 1, H, W], 0 or 1
@@ -114,11 +118,15 @@ class AmbiguousSegmenter(nn.Module):
         noise = torch.randn_like(mask) if noise is None else noise
         x_0 = self.to_x(mask)
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        output = self.denoiser(image, rows)(x_t, self.diffusion.network_timesteps(t))
+        denoise = self.denoiser(image, rows)
+        output = denoise(x_t, self.diffusion.network_timesteps(t))
 
         stable = self.config.stable_target and rows is not None
         target = self.diffusion.stable_target(x_0, x_t, t, rows) if stable else None
         terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target)
+        if isinstance(denoise, BoundDenoiser) and (guess := denoise.guess()) is not None:
+            terms["guess"] = mean_flat((guess - x_0) ** 2)
+            terms["loss"] = terms["loss"] + terms["guess"]
         if not self.encoders:
             return terms
         image = image if rows is None else image[rows]

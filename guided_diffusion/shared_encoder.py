@@ -65,8 +65,31 @@ class MaskMixture(nn.Module):
         foreground, background = llr.clamp(max=0).exp(), (-llr).clamp(max=0).exp()  # likelihoods over the larger of both
         mu = logit_mu.sigmoid().clamp(MIN_MU, 1 - MIN_MU)
         evidence = torch.log(background + mu * (foreground - background)).sum(dim=(2, 3), keepdim=True)
-        p = ((rho + evidence).softmax(dim=1) * mu).sum(dim=1, keepdim=True)
+        return self._mean(rho + evidence, mu)
+
+    def before(self, rho, logit_mu):
+        """The same for an x_t that tells nothing: what the image alone says, [B, 1, H, W]."""
+        return self._mean(rho, logit_mu.sigmoid())
+
+    def _mean(self, log_weights, mu):
+        p = (log_weights.softmax(dim=1) * mu).sum(dim=1, keepdim=True)
         return self.mask_low + (1 - self.mask_low) * p
+
+
+@dataclass(frozen=True)
+class BoundDenoiser:
+    """`denoise(x [B, 1, H, W], timesteps)` of a SharedEncoderUNet for images that are encoded, [B, C, H / patch_size, W / patch_size]."""
+
+    network: "SharedEncoderUNet"
+    encoded: torch.Tensor
+
+    def __call__(self, x, timesteps):
+        return self.network(x, timesteps, self.encoded)
+
+    def guess(self):
+        """The guesses weighed by the image alone, [B, 1, H, W], on the scale of x_0; None without a mixture."""
+        network = self.network
+        return network.mixture.before(*network.split(self.encoded)[1]) if network.mixture else None
 
 
 class SharedEncoderUNet(nn.Module):
@@ -126,8 +149,12 @@ class SharedEncoderUNet(nn.Module):
         """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W] of the batch."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         encoded = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
-        encoded = encoded if rows is None else encoded[rows]
-        return lambda x, timesteps: self(x, timesteps, encoded)
+        return BoundDenoiser(self, encoded if rows is None else encoded[rows])
+
+    def split(self, encoded):
+        """The features in the encoder's output, and its guess; of several, the two maps [B, M, H, W] that MaskMixture takes."""
+        features, guess = encoded.split([encoded.shape[1] - self.guess_channels, self.guess_channels], dim=1)
+        return features, F.pixel_shuffle(guess, self.patch_size).chunk(2, dim=1) if self.mixture else guess
 
     def forward(self, x, timesteps, encoded):
         """
@@ -135,10 +162,9 @@ class SharedEncoderUNet(nn.Module):
 
         encoded  the encoder's output for each mask's image, features and then guesses, [B, C, H / patch_size, W / patch_size]
         """
-        features, guess = encoded.split([encoded.shape[1] - self.guess_channels, self.guess_channels], dim=1)
+        features, guess = self.split(encoded)
         if self.mixture:
-            guess = self.mixture(*F.pixel_shuffle(guess, self.patch_size).chunk(2, dim=1), x, timesteps)
-            guess = F.pixel_unshuffle(guess, self.patch_size)
+            guess = F.pixel_unshuffle(self.mixture(*guess, x, timesteps), self.patch_size)
         output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
         output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # of the variance there is no guess
         return F.pixel_shuffle(output, self.patch_size)

@@ -124,6 +124,22 @@ def test_the_denoiser_sees_what_the_mixture_answers_and_adds_to_it(learn_sigma):
     torch.testing.assert_close(output[:, 1:], added[:, 1:])  # the variance has no guess
 
 
+def test_the_image_alone_is_asked_for_too():
+    """The term of the loss is the squared error of the whole output where x_t is noise, less what the denoiser adds; it is the encoder's alone."""
+    segmenter = build(encoder_guesses=3, prediction="x0", learn_sigma=False, mask_low=-1, noise_schedule="cosine")
+    with torch.no_grad():
+        for parameter in segmenter.model.denoiser.out[-1].parameters():
+            parameter.zero_()
+    image, mask, rows = torch.rand(2, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.5).float(), torch.tensor([0, 0, 1, 1])
+    last, other = torch.full((4,), 39), torch.tensor([0, 5, 10, 20])
+    terms = segmenter(image, mask, other, rows=rows)
+    torch.testing.assert_close(terms["guess"], segmenter(image, mask, last, rows=rows)["mse"], rtol=0.02, atol=0)
+    torch.testing.assert_close(terms["loss"], terms["mse"] + terms["guess"] + terms["kl"])
+    terms["guess"].sum().backward()
+    assert segmenter.model.encoder.out[-1].weight.grad.any() and all(p.grad is None for p in segmenter.model.denoiser.parameters())
+    assert "guess" not in build(encoder_guesses=1)(image, mask, other, rows=rows)
+
+
 def test_the_encoder_learns_from_the_first_step():
     """As built, the last convolutions are zero: gradients reach the encoder through its guesses alone."""
     for guesses in (0, 1, 3):
