@@ -53,21 +53,24 @@ TUNED = {
     "preset": "tuned", "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1,1",
     "denoiser_mult": "1,1", "attention_resolutions": 8, "batch_size": 32, "lr": 3e-3, "lr_warmup_steps": 50,
 }  # fmt: skip
+ONE = {"encoder_guesses": 1}
 TUNED_CHANGES = {
     "tuned": {},
-    "the target is one rater's mask": {"stable_target": False},
-    "one guess of the encoder": {"encoder_guesses": 1},
-    "no guess of the encoder": {"encoder_guesses": 0},
-    "one U-Net": {"architecture": "unet", "denoiser_mult": None, "encoder_guesses": None},
-    "mask scale 1": {"mask_scale": 1},
-    "1 rater an image": {"raters_per_image": 1, "stable_target": False},
-    "v-prediction": {"encoder_guesses": 1, "prediction": "v"},
+    "one guess": ONE,
+    "one guess, the target is one rater's mask": {**ONE, "stable_target": False},
+    "no guess": {"encoder_guesses": 0},
+    "one U-Net": {"architecture": "unet", "denoiser_mult": None},
+    "one guess, mask scale 1": {**ONE, "mask_scale": 1},
+    "one guess, 1 rater an image": {**ONE, "raters_per_image": 1, "stable_target": False},
+    "one guess, v-prediction": {**ONE, "prediction": "v"},
 }
 # What a change is told against, seed by seed, where that is not the paper's setting
 AGAINST = {
     "x_0, -1/1": "x_0-prediction, fixed variance", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
-    "1 rater an image": "the target is one rater's mask", "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
+    "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
     **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
+    **{change: "one guess" for change in TUNED_CHANGES if change not in ("tuned", "one guess")},
+    "one guess, 1 rater an image": "one guess, the target is one rater's mask",
 }  # fmt: skip
 BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}
 
