@@ -56,6 +56,7 @@ TUNED = {
 ONE = {"encoder_guesses": 1}
 TUNED_CHANGES = {
     "tuned": {},
+    "guess weight 1": {"guess_weight": 1},
     "one guess": ONE,
     "one guess, the target is one rater's mask": {**ONE, "stable_target": False},
     "no guess": {"encoder_guesses": 0},
@@ -69,7 +70,7 @@ AGAINST = {
     "x_0, -1/1": "x_0-prediction, fixed variance", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
     "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
     **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
-    **{change: "one guess" for change in TUNED_CHANGES if change not in ("tuned", "one guess")},
+    **{change: "one guess" for change in TUNED_CHANGES if change not in ("tuned", "guess weight 1", "one guess")},
     "one guess, 1 rater an image": "one guess, the target is one rater's mask",
 }  # fmt: skip
 BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}

@@ -57,7 +57,7 @@ def foreign_flags(method, architecture):
         return {"use_ddim", "fast"} | {f.name for cls in (*MODEL_CONFIGS, SamplerConfig) for f in fields(cls)} - own
     foreign = {f.name for f in fields(MethodConfig)} - {"method"}
     if architecture == "unet":
-        foreign |= {f.name for f in fields(ArchitectureConfig)} - {"architecture"}
+        foreign |= {f.name for f in fields(ArchitectureConfig)} - {"architecture"} | {"guess_weight"}
     encoders = {f.name for f in fields(EncoderConfig)} | {"train_encoders", "kl_weight", "ambiguity_input"}
     return foreign | encoders if method == "implicit-ensemble" else foreign
 
@@ -128,6 +128,8 @@ def create_segmenter(flags):
                 f"--encoder_guesses {architecture.encoder_guesses} are masks, so the network has to predict one: "
                 f"give --prediction x0, or --encoder_guesses 1 with {diffusion_config.predicts}"
             )
+        if config.guess_weight and architecture.encoder_guesses < 2:
+            raise ConfigError(f"--guess_weight {config.guess_weight} is of several guesses: give --encoder_guesses 2 or more, or 0 for the weight")
         mixture = MaskMixture(diffusion_config, config.mask_low)
         model = SharedEncoderUNet(unet, architecture, diffusion.out_channels, mixture)
     else:
@@ -137,7 +139,7 @@ def create_segmenter(flags):
 
 
 # Model flags that may differ between training and sampling: they change neither the weights nor what they mean
-SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout", "stable_target", "label_threshold", "merge_labels"}
+SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout", "stable_target", "guess_weight", "label_threshold", "merge_labels"}
 
 
 def load_segmenter(path, flags, weights="ema"):

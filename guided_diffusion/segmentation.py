@@ -10,7 +10,6 @@ from torch.distributions import kl_divergence
 from .nn import ConfigError, mean_flat, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
 from .sampling import SamplerConfig, sample_loop
-from .shared_encoder import BoundDenoiser
 from .unet import UNetModel
 
 
@@ -23,6 +22,7 @@ class SegmenterConfig:
     ] = "output"
     mask_low: Annotated[float, "value of the background in x_0; the foreground is 1"] = 0.0
     stable_target: Annotated[bool, "aim at the mean of an image's masks in the step, by how likely each gave x_t, not at the one that did"] = False
+    guess_weight: Annotated[float, "weight of the squared error of several --encoder_guesses, weighed by the image alone"] = 0.0
 
 
 class AmbiguousSegmenter(nn.Module):
@@ -42,6 +42,8 @@ class AmbiguousSegmenter(nn.Module):
             raise ConfigError(f"--mask_low {config.mask_low}: a value from -1 to below 1 is needed")
         if not 0 <= config.kl_weight < float("inf"):
             raise ConfigError(f"--kl_weight {config.kl_weight}: a number of at least 0 is needed")
+        if not 0 <= config.guess_weight < float("inf"):
+            raise ConfigError(f"--guess_weight {config.guess_weight}: a number of at least 0 is needed")
         self.model, self.prior, self.posterior = model, prior, posterior
         self.diffusion, self.config = diffusion, config
         for encoder in self.encoders:
@@ -104,10 +106,10 @@ class AmbiguousSegmenter(nn.Module):
 
     def forward(self, image, mask, t, noise=None, rows=None):
         """
-        The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (weighted), and loss, which is to be minimised.
+        The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (both weighted), and loss, which is to be minimised.
 
-        guess is the squared error of several guesses weighed by the image alone. It is what mse would be were x_t noise, where the
-        image's weights are all that decides, and is had for every mask at no call of the denoiser.
+        guess is the squared error of several guesses weighed by the image alone, with guess_weight. It is what mse would be were x_t
+        noise, where the image's weights are all that decides, and is had for every mask at no call of the denoiser.
 
         image  [N, C, H, W] in [0, 1]
         mask   [B, 1, H, W], 0 or 1
@@ -124,8 +126,8 @@ class AmbiguousSegmenter(nn.Module):
         stable = self.config.stable_target and rows is not None
         target = self.diffusion.stable_target(x_0, x_t, t, rows) if stable else None
         terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target)
-        if isinstance(denoise, BoundDenoiser) and (guess := denoise.guess()) is not None:
-            terms["guess"] = mean_flat((guess - x_0) ** 2)
+        if self.config.guess_weight:
+            terms["guess"] = self.config.guess_weight * mean_flat((denoise.guess() - x_0) ** 2)
             terms["loss"] = terms["loss"] + terms["guess"]
         if not self.encoders:
             return terms

@@ -87,9 +87,9 @@ class BoundDenoiser:
         return self.network(x, timesteps, self.encoded)
 
     def guess(self):
-        """The guesses weighed by the image alone, [B, 1, H, W], on the scale of x_0; None without a mixture."""
-        network = self.network
-        return network.mixture.before(*network.split(self.encoded)[1]) if network.mixture else None
+        """The guesses of a mixture, weighed by the image alone, [B, 1, H, W], on the scale of x_0."""
+        _, guesses = self.network.split(self.encoded)
+        return self.network.mixture.before(*guesses)
 
 
 class SharedEncoderUNet(nn.Module):

@@ -20,7 +20,9 @@ FREE_FLAGS = {
 # These too, for they change how numbers are rounded and not what they mean; the run says so
 ROUNDING_FLAGS = {"microbatch", "amp", "compile", "shard", "use_fp16"}
 # What a new run from another's checkpoint may change besides how it trains: the weights and their meaning stay
-NEW_RUN_FLAGS = {"dropout", "train_encoders", "kl_weight", "stable_target", "label_threshold", "merge_labels", "intensity_range", "resize", "pad"}
+NEW_RUN_FLAGS = {
+    "dropout", "train_encoders", "kl_weight", "stable_target", "guess_weight", "label_threshold", "merge_labels", "intensity_range", "resize", "pad",
+}  # fmt: skip
 
 
 class TrainingError(RuntimeError):

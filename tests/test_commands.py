@@ -298,6 +298,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--ema_rate=2"], ["--ema_rate"]),
         (["--ema_rate=0.9", "--ema_halflife=100"], ["--ema_rate", "--ema_halflife", "contradict"]),
         (["--patch_size=4"], ["--patch_size", "--architecture unet"]),
+        (["--guess_weight=1"], ["--guess_weight", "--architecture unet"]),
         (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
         (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),

@@ -58,7 +58,7 @@ ALLOWED = {
     "predict": {"nn", "command_line", "compute", "ensemble", "image_files", "lidcloader", "postprocess", "sampling", "script_util"},
     "resample": {"nn"},
     "unet": {"nn"},
-    "shared_encoder": {"nn", "unet"},
+    "shared_encoder": {"gaussian_diffusion", "nn", "unet"},
     "distribution": {"nn"},
     "baselines.__init__": set(),
     "baselines.plain_unet": {"nn", "distribution"},

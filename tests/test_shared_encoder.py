@@ -126,18 +126,18 @@ def test_the_denoiser_sees_what_the_mixture_answers_and_adds_to_it(learn_sigma):
 
 def test_the_image_alone_is_asked_for_too():
     """The term of the loss is the squared error of the whole output where x_t is noise, less what the denoiser adds; it is the encoder's alone."""
-    segmenter = build(encoder_guesses=3, prediction="x0", learn_sigma=False, mask_low=-1, noise_schedule="cosine")
+    segmenter = build(encoder_guesses=3, prediction="x0", learn_sigma=False, mask_low=-1, noise_schedule="cosine", guess_weight=0.5)
     with torch.no_grad():
         for parameter in segmenter.model.denoiser.out[-1].parameters():
             parameter.zero_()
     image, mask, rows = torch.rand(2, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.5).float(), torch.tensor([0, 0, 1, 1])
     last, other = torch.full((4,), 39), torch.tensor([0, 5, 10, 20])
     terms = segmenter(image, mask, other, rows=rows)
-    torch.testing.assert_close(terms["guess"], segmenter(image, mask, last, rows=rows)["mse"], rtol=0.02, atol=0)
+    torch.testing.assert_close(terms["guess"], 0.5 * segmenter(image, mask, last, rows=rows)["mse"], rtol=0.02, atol=0)
     torch.testing.assert_close(terms["loss"], terms["mse"] + terms["guess"] + terms["kl"])
     terms["guess"].sum().backward()
     assert segmenter.model.encoder.out[-1].weight.grad.any() and all(p.grad is None for p in segmenter.model.denoiser.parameters())
-    assert "guess" not in build(encoder_guesses=1)(image, mask, other, rows=rows)
+    assert "guess" not in build(encoder_guesses=3, prediction="x0")(image, mask, other, rows=rows)
 
 
 def test_the_encoder_learns_from_the_first_step():
@@ -192,7 +192,7 @@ def test_weights_without_a_guess_are_refused_by_the_flag():
         load_weights(build(), build(encoder_guesses=0).state_dict(), "old.pt")
 
 
-@pytest.mark.parametrize("own", [["--prediction", "v"], ["--encoder_guesses", 3, "--prediction", "x0"]])
+@pytest.mark.parametrize("own", [["--prediction", "v"], ["--encoder_guesses", 3, "--prediction", "x0", "--guess_weight", 1]])
 def test_trains_and_samples_by_the_scripts(cases, tmp_path, own):
     arguments = [f"--{name}={value}" for name, value in SHARED.items()]
     more = ["--raters_per_image", 2, "--batch_size", 4, "--iterations", 2, *own]
@@ -210,5 +210,7 @@ def test_what_cannot_be_built_is_refused(cases, tmp_path):
     assert_refused(call_script(*train, "--feature_channels", 0), "--feature_channels 0")
     assert_refused(call_script(*train, "--encoder_guesses", -1), "--encoder_guesses -1")
     assert_refused(call_script(*train, "--encoder_guesses", 2, "--prediction", "v"), "--encoder_guesses 2", "--prediction x0", "v")
+    assert_refused(call_script(*train, "--guess_weight", 1), "--guess_weight 1", "--encoder_guesses 2")
+    assert_refused(call_script(*train, "--guess_weight", -1), "--guess_weight -1")
     assert_refused(call_script(*train, "--raters_per_image", 3, "--batch_size", 4), "--batch_size 4", "--raters_per_image 3")
     assert_refused(call_script(*train, "--predict_xstart", "True", "--prediction", "v"), "--predict_xstart", "--prediction v")
