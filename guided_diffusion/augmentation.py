@@ -5,17 +5,23 @@ import math
 import torch
 import torch.nn.functional as F
 
-PARTS = ("mirror", "flip", "rotate", "deform", "elastic", "contrast")
-POINTS = 4  # a side, of the grid of which "elastic" moves the points
-NUM_DRAWS = 7 + 2 * POINTS**2  # uniform numbers that an image takes
+PARTS = ("mirror", "flip", "rotate", "deform", "elastic", "contrast", "gamma", "bias")
+POINTS = 4  # a side, of the grid of which "elastic" moves the points and "bias" the brightness
 
-# The most that "deform", "elastic" and "contrast" do
+# The uniform numbers that an image takes
+SYMMETRY, AFFINE, GREYS, ELASTIC = 0, slice(1, 5), slice(5, 7), slice(7, 7 + 2 * POINTS**2)
+EXPONENT, FIELD = ELASTIC.stop, slice(ELASTIC.stop + 1, ELASTIC.stop + 1 + POINTS**2)
+NUM_DRAWS = FIELD.stop
+
+# The most that each part does
 TURN = math.pi / 9
 RESIZE = math.log(1.2)
 MOVE = 0.1  # of the image's side
 STRETCH = 0.05  # of the image's side, for each point
 CONTRAST = math.log(1.3)
 BRIGHTNESS = 0.1
+GAMMA = math.log(1.5)
+BIAS = math.log(1.4)  # for each point
 
 
 def augment(image, masks, kind, u):
@@ -24,19 +30,24 @@ def augment(image, masks, kind, u):
 
     kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right angles),
           deform (turned, resized and moved a little), elastic (a coarse grid's points moved, each a little), contrast (of the
-          image, and its brightness); a picture that is pulled in is mirrored where it ends
+          image, and its brightness), gamma (grey levels to a power), bias (a smooth field of light, as of the coils of MR);
+          a picture that is pulled in is mirrored where it ends
     """
     parts = split_kind(kind)
-    both = turn_and_mirror(torch.cat([image, masks], dim=1), symmetries(parts), u[:, 0])
+    both = turn_and_mirror(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
     image, masks = both[:, : image.shape[1]], both[:, image.shape[1] :]
     by = 2 * u - 1
     if {"deform", "elastic"} & set(parts):
-        grid = affine_grid(image.shape, by[:, 1:5] if "deform" in parts else torch.zeros(len(by), 4))
+        grid = affine_grid(image.shape, by[:, AFFINE] if "deform" in parts else torch.zeros(len(by), 4))
         if "elastic" in parts:
-            grid = grid + displacement(image.shape, by[:, 7:])
+            grid = grid + displacement(image.shape, by[:, ELASTIC])
         image, masks = resample(image, grid), (resample(masks, grid) > 0.5).float()
     if "contrast" in parts:
-        image = change_contrast(image, by[:, 5:7])
+        image = change_contrast(image, by[:, GREYS])
+    if "gamma" in parts:
+        image = image ** torch.exp(by[:, EXPONENT] * GAMMA)[:, None, None, None]
+    if "bias" in parts:
+        image = (image * bias_field(image.shape, by[:, FIELD])).clamp(0, 1)
     return image, masks
 
 
@@ -95,3 +106,11 @@ def change_contrast(image, by):
     contrast, brightness = torch.exp(by[:, 0] * CONTRAST)[:, None, None, None], (by[:, 1] * BRIGHTNESS)[:, None, None, None]
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     return ((image - mean) * contrast + mean + brightness).clamp(0, 1)
+
+
+def bias_field(shape, by):
+    """
+    Factors of brightness [B, 1, N, N] for images [B, C, N, N] of a shape: e to the power of BIAS times shares [B, POINTS^2] in
+    [-1, 1] at a grid's points, and bicubic between them; the multiplicative nonuniformity of MR (Sled et al. 1998, equation 1).
+    """
+    return torch.exp(F.interpolate(BIAS * by.reshape(-1, 1, POINTS, POINTS), size=shape[2:], mode="bicubic", align_corners=True))

@@ -36,7 +36,7 @@ class TrainConfig:
     iterations: Annotated[int, "optimizer steps in all; 0: without end"] = 60_000
     batch_size: Annotated[int, "masks per step and process"] = 1
     microbatch: Annotated[int | None, "masks at a time in memory; -1: the whole batch"] = None
-    augment: Annotated[str, "change images at random: parts joined by +, of mirror, flip, rotate, deform, elastic, contrast; or none"] = "none"
+    augment: Annotated[str, "change images at random: parts joined by +, of mirror, flip, rotate, deform, elastic, contrast, gamma, bias; or none"] = "none"
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
     lr_anneal_steps: Annotated[int, "anneal the learning rate to 0 over so many steps, and end there; 0: do not"] = 0
     lr_shape: Annotated[Literal["linear", "cosine"], "how it falls with --lr_anneal_steps"] = "linear"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guided_diffusion import augmentation
-from guided_diffusion.augmentation import affine_grid, augment, change_contrast, displacement, resample, split_kind, symmetries
+from guided_diffusion.augmentation import affine_grid, augment, bias_field, change_contrast, displacement, resample, split_kind, symmetries
 
 
 @pytest.mark.parametrize("kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)])
@@ -90,3 +90,43 @@ def test_contrast_and_brightness_stay_within_what_the_names_say():
         assert float(changed[row].mean()) == pytest.approx(0.5 - sign * augmentation.BRIGHTNESS, abs=1e-6)
         assert float(changed[row].max() - changed[row].min()) == pytest.approx(0.2 * math.exp(sign * augmentation.CONTRAST), abs=1e-6)
     assert change_contrast(torch.ones(1, 1, 4, 4), torch.ones(1, 2)).max() == 1
+
+
+def draws(**shares):
+    """Uniform numbers [1, NUM_DRAWS] that change nothing but by the shares in [-1, 1] of the slices or indices named."""
+    u = torch.full((1, augmentation.NUM_DRAWS), 0.5)
+    for name, share in shares.items():
+        u[:, getattr(augmentation, name)] = (torch.as_tensor(share) + 1) / 2
+    return u
+
+
+@pytest.mark.parametrize("share, power", [(1, 1.5), (-1, 1 / 1.5), (0, 1)])
+def test_gamma_takes_the_image_to_a_power_and_leaves_black_white_and_masks(share, power):
+    levels = torch.linspace(0, 1, 16).reshape(1, 1, 4, 4)
+    image, masks = augment(levels, (levels > 0.5).float(), "gamma", draws(EXPONENT=share))
+    torch.testing.assert_close(image, levels**power)
+    assert torch.equal(masks, (levels > 0.5).float())
+
+
+def test_bias_makes_a_point_brighter_by_its_share_and_leaves_the_others():
+    shares = torch.zeros(augmentation.POINTS, augmentation.POINTS)
+    shares[0, 0], shares[3, 3] = 1, -1
+    field = bias_field((1, 1, 64, 64), shares.reshape(1, -1))[0, 0]
+    assert field[0, 0] == pytest.approx(1.4) and field[63, 63] == pytest.approx(1 / 1.4) and field[0, 63] == pytest.approx(1)
+    image, _ = augment(torch.full((1, 2, 64, 64), 0.5), torch.zeros(1, 1, 64, 64), "bias", draws(FIELD=shares.flatten()))
+    torch.testing.assert_close(image, 0.5 * field.expand(1, 2, -1, -1))
+    assert augment(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), "bias", draws(FIELD=1.0))[0].max() == 1
+
+
+def test_each_part_takes_numbers_of_its_own():
+    """The places of u that a part reads, found by changing one at a time, are no other part's, and together they are all."""
+    image = 0.3 + 0.4 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    read = {}
+    for part in ("mirror", "deform", "elastic", "contrast", "gamma", "bias"):
+        plain, _ = augment(image, (image > 0.5).float(), part, draws())
+        for place in range(augmentation.NUM_DRAWS):
+            u = draws()
+            u[0, place] = 0.2
+            if not torch.equal(augment(image, (image > 0.5).float(), part, u)[0], plain):
+                read.setdefault(place, []).append(part)
+    assert sorted(read) == list(range(augmentation.NUM_DRAWS)) and all(len(parts) == 1 for parts in read.values())
