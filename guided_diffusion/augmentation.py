@@ -5,7 +5,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-PARTS = ("mirror", "flip", "rotate", "deform", "elastic", "contrast", "gamma", "bias")
+from .symmetry import SYMMETRIC, split_kind, symmetries, turn_and_mirror
+
+PARTS = (*SYMMETRIC, "deform", "elastic", "contrast", "gamma", "bias")
 POINTS = 4  # a side, of the grid of which "elastic" moves the points and "bias" the brightness
 
 # The uniform numbers that an image takes
@@ -33,8 +35,8 @@ def augment(image, masks, kind, u):
           image, and its brightness), gamma (grey levels to a power), bias (a smooth field of light, as of the coils of MR);
           a picture that is pulled in is mirrored where it ends
     """
-    parts = split_kind(kind)
-    both = turn_and_mirror(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
+    parts = split_kind(kind, PARTS)
+    both = change_symmetry(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
     image, masks = both[:, : image.shape[1]], both[:, image.shape[1] :]
     by = 2 * u - 1
     if {"deform", "elastic"} & set(parts):
@@ -51,28 +53,10 @@ def augment(image, masks, kind, u):
     return image, masks
 
 
-def split_kind(kind):
-    """The PARTS of a kind. ValueError: one is unknown or comes twice."""
-    parts = [] if kind == "none" else kind.split("+")
-    if len(set(parts)) < len(parts) or not set(parts) <= set(PARTS):
-        raise ValueError(f"none, or parts joined by + are wanted, of {', '.join(PARTS)}")
-    return parts
-
-
-def symmetries(parts):
-    """[(quarter turns, then mirrored from left to right or not)] of the parts, all unlike."""
-    turns = range(4) if "rotate" in parts else (0, 2) if "flip" in parts else (0,)
-    return [(turn, mirrored) for turn in turns for mirrored in ((False, True) if {"flip", "mirror"} & set(parts) else (False,))]
-
-
-def turn_and_mirror(pictures, choices, u):
+def change_symmetry(pictures, choices, u):
     """Pictures [B, C, N, N], each by one of the choices, as `symmetries` gives them; all equally likely, by u [B] in [0, 1)."""
-    rows = []
-    for row, place in zip(pictures, (u * len(choices)).long().clamp(max=len(choices) - 1)):
-        turns, mirrored = choices[place]
-        row = torch.rot90(row, turns, (1, 2))
-        rows.append(row.flip(2) if mirrored else row)
-    return torch.stack(rows)
+    places = (u * len(choices)).long().clamp(max=len(choices) - 1)
+    return torch.stack([turn_and_mirror(picture, choices[place]) for picture, place in zip(pictures, places)])
 
 
 def affine_grid(shape, by):

@@ -2,13 +2,12 @@
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 from . import script_util
 from .nn import ConfigError
-from .presets import PRESETS
-from .sampling import SamplerConfig
+from .presets import FAST, PRESETS
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def check_compare_config(config, given):
         raise ConfigError(f"--seed {config.seed}: at least 0 is needed")
     if "method" in given:
         raise ConfigError("--method is the business of --methods, which names presets")
-    if config.fast and (clash := sorted(given.keys() & {f.name for f in fields(SamplerConfig)} - {"clip_denoised"})):
+    if config.fast and (clash := sorted(given.keys() & FAST.keys())):
         raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
     script_util.refuse_remote("out_dir", config.out_dir)
     for name in ("data_dir", "test_dir"):

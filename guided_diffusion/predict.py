@@ -65,7 +65,7 @@ class Predictor:
         seed, name    a mask depends on these and on its number alone: with the name of a case, it is that case's mask of
                       segmentation_sample.py
         batch_size    masks in flight
-        flags         those of SamplerConfig (sampler, steps, spacing, eta, clip_denoised) and of PostprocessConfig
+        flags         those of SamplerConfig (sampler, steps, spacing, eta, clip_denoised, tta) and of PostprocessConfig
                       (threshold, median_blur, ...), and fast=True
         ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
         """

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import torch
 
 from .nn import ConfigError
+from .symmetry import split_kind
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class SamplerConfig:
     ] = "linear"
     eta: Annotated[float, "noise of ddim and dpm++, from 0 (none) to 1"] = 0.0
     clip_denoised: Annotated[bool, "clip every predicted x_0 to [-1, 1]"] = True
+    tta: Annotated[
+        str, "test-time augmentation: each prediction is the mean over the image's symmetries: parts joined by +, of mirror, flip, rotate; or none"
+    ] = "none"
 
     def __post_init__(self):
         if self.sampler not in SAMPLERS:
@@ -35,6 +39,10 @@ class SamplerConfig:
             raise ConfigError(f"--eta {self.eta}: a number from 0 to 1 is needed")
         if self.eta and self.sampler == "ddpm":
             raise ConfigError(f"--eta {self.eta} is of ddim and dpm++: give --sampler ddim or dpm++ too")
+        try:
+            split_kind(self.tta)
+        except ValueError as error:
+            raise ConfigError(f"--tta {self.tta}: {error}") from None
 
 
 def ddpm_step(diffusion, prediction, x_t, t, noise, eta, before):

@@ -178,10 +178,10 @@ def choose_sampler(given, preset, stored, diffusion_steps):
     """
     own = pick_flags(given, SamplerConfig)
     if given.get("fast"):
-        if clash := sorted((own.keys() | given.keys() & {"use_ddim", "timestep_respacing"}) - {"clip_denoised"}):
+        if clash := sorted(own.keys() & FAST.keys() | given.keys() & {"use_ddim", "timestep_respacing"}):
             raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
-        clipping = {name: value for name, value in {**stored, **preset}.items() if name == "clip_denoised"}
-        return SamplerConfig(**{**FAST, "steps": min(FAST["steps"], diffusion_steps), **clipping, **own})
+        base = pick_flags({**stored, **preset}, SamplerConfig)
+        return SamplerConfig(**{**base, **FAST, "steps": min(FAST["steps"], diffusion_steps), **own})
     if given.get("use_ddim") is not None:
         meant = "ddim" if given["use_ddim"] else "ddpm"
         if given["use_ddim"] and own.get("sampler", meant) != meant:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from . import checkpoint, storage
-from .augmentation import split_kind
+from .augmentation import PARTS
 from .checkpoint_folder import CheckpointFolder
 from .nn import ConfigError
+from .symmetry import split_kind
 
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {
     "log_interval", "save_interval", "keep", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers", "cache_dir",
     "max_bad_steps", "tensorboard", "visdom", "visdom_server", "visdom_port", "visdom_env", "visdom_log", "use_checkpoint",
     "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble", "eval_steps", "sampler", "steps", "spacing", "eta", "clip_denoised",
+    "tta",
 }  # fmt: skip
 # These too, for they change how numbers are rounded and not what they mean; the run says so
 ROUNDING_FLAGS = {"microbatch", "amp", "compile", "shard", "use_fp16"}
@@ -88,7 +90,7 @@ def check_train_config(config):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
     try:
-        split_kind(config.augment)
+        split_kind(config.augment, PARTS)
     except ValueError as error:
         raise ConfigError(f"--augment {config.augment}: {error}") from None
     for name, all_of in (("microbatch", "the whole batch"), ("keep", "all")):

@@ -66,6 +66,8 @@ def told_by(out, name="phantom0000"):
         ({"fast": True, "clip_denoised": False}, {}, {}, {**script_util.FAST, "clip_denoised": False}),
         ({"fast": True}, {}, {"sampler": "ddim", "clip_denoised": False}, {**script_util.FAST, "clip_denoised": False}),
         ({"fast": False, "clip_denoised": False}, {}, {}, {"clip_denoised": False}),
+        ({"fast": True, "tta": "mirror"}, {}, {"tta": "flip"}, {**script_util.FAST, "tta": "mirror"}),
+        ({"fast": True}, {}, {"steps": 7, "tta": "flip"}, {**script_util.FAST, "tta": "flip"}),
     ],
 )
 def test_what_is_given_comes_before_the_preset_and_that_before_the_checkpoint(given, preset, stored, expected):
@@ -84,6 +86,19 @@ def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
     assert sample(cases, model, tmp_path / "b", "--num_samples=1", "--sampler=dpm++", "--eta=1", "--steps=5").returncode == 0
     made_by = told_by(tmp_path / "b")[1]
     assert made_by["sampler"] == "dpm++" and made_by["steps"] == 5 and made_by["eta"] == 1
+
+
+def test_masks_are_drawn_with_the_symmetries_that_a_flag_or_the_checkpoint_names(cases, model, tmp_path):
+    flags = ("--num_samples=1", "--num_ensemble=2", "--steps=4")
+    assert sample(cases, model, tmp_path / "plain", *flags).returncode == 0
+    assert sample(cases, model, tmp_path / "mirrored", *flags, "--tta=mirror").returncode == 0
+    (plain, made_plain), (mirrored, made_mirrored) = told_by(tmp_path / "plain"), told_by(tmp_path / "mirrored")
+    assert (made_plain["tta"], made_mirrored["tta"]) == ("none", "mirror") and np.abs(plain - mirrored).max() > 1e-3
+    own = write_checkpoint(tmp_path / "savedmodel.pt", tta="flip", steps=4)
+    assert sample(cases, own, tmp_path / "own", "--num_samples=1").returncode == 0
+    assert told_by(tmp_path / "own")[1]["tta"] == "flip"
+    assert_refused(sample(cases, model, tmp_path / "plain", *flags, "--tta=mirror"), "--tta none, not mirror", "--overwrite")
+    assert_refused(sample(cases, model, tmp_path / "new", *flags, "--tta=mirror+deform"), "--tta mirror+deform", "mirror, flip, rotate")
 
 
 def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
