@@ -27,7 +27,7 @@ FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diver
 PROBE_STEPS = 120  # by whose second half the speed is measured
 
 METHODS = {
-    "tuned": {**TUNED, "steps": 10},
+    "tuned": {**TUNED, "batch_size": 16, "steps": 10},
     "cimd": {  # the demo's network, and encoders that are small too
         "preset": "demo", "predict_xstart": False, "learn_sigma": True, "mask_low": 0, "noise_schedule": "linear",
         "augment": "flip+rotate", "batch_size": 8, "lr": 1e-3, "sampler": "ddpm", "steps": 1000,
