@@ -21,6 +21,7 @@ SORTED_BY = ("name", "uncertainty", "ged", "ci")  # what cases can be sorted by;
 CHOICE, PAGE, TEXT = "cases", "masks", "figures"  # windows
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 MOST_SHOWN = 16  # samples
+ATTEMPTS = 3  # at sending what was chosen
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,11 @@ class Inspector:
         self.client.register_event_handler(self.on_event, CHOICE)
 
     def on_event(self, event):
-        """What Visdom tells of a change in the window of choices; values that cannot be are passed over."""
-        if event.get("event_type") != "PropertyUpdate":
+        """
+        What Visdom tells of a change in the window of choices; values that cannot be, and other environments' changes, are passed
+        over. ConnectionError: the server takes nothing of ATTEMPTS.
+        """
+        if event.get("event_type") != "PropertyUpdate" or event.get("eid") != self.client.env:
             return
         try:
             place, value = int(event["propertyId"]), event["value"]
@@ -144,6 +148,14 @@ class Inspector:
                 self.threshold = THRESHOLDS[int(value)]
         except (ValueError, IndexError, KeyError, TypeError):
             return
+        for attempts_left in reversed(range(ATTEMPTS)):
+            try:
+                return self._show_or_tell()
+            except ConnectionError:  # a busy server: the page would keep what was shown before, and nothing would send it again
+                if not attempts_left:
+                    raise
+
+    def _show_or_tell(self):
         try:
             self.show()
         except DataError as error:  # of this case: others can be chosen

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -23,6 +24,7 @@ PACKAGE = (
     "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
 )
 TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
+PATIENCE = 20  # seconds until the server must have taken the connection by which it tells of what is done in its windows
 INTERVAL = 3.0  # seconds between two rounds of sending: what comes meanwhile goes together
 MOST_POINTS = 4000  # of a line; beyond that every other one goes
 MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
@@ -88,7 +90,7 @@ def connect(config, listening=False):
     A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT; without
     --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
 
-    listening  for what is done in the windows, by a thread
+    listening  for what is done in the windows, by a thread; ConnectionError where the server does not tell of it within PATIENCE
     """
     try:
         import requests
@@ -131,10 +133,16 @@ def connect(config, listening=False):
                 raise WindowsGone(win)
             return True
 
-    return Client(
+    client = Client(
         server=config.visdom_server, port=config.visdom_port, env=config.visdom_env, raise_exceptions=True, use_incoming_socket=listening,
         username=username, password=password, log_to_filename=None if config.visdom else config.visdom_log, offline=not config.visdom,
     )  # fmt: skip
+    end = time.monotonic() + PATIENCE
+    while listening and not client.socket_alive:  # what is chosen before that is lost
+        if time.monotonic() > end:
+            raise ConnectionError("it does not tell of what is chosen in its windows")
+        time.sleep(0.05)
+    return client
 
 
 def send_picture(client, window, pixels, caption):

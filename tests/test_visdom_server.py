@@ -14,11 +14,11 @@ from helpers import ROOT, assert_refused
 from PIL import Image
 from visdom_server import Server, free_port, picture_of, points_of, there, wait_for, windows_of
 
-from guided_diffusion.inspector import InspectConfig, Inspector
+from guided_diffusion.inspector import ATTEMPTS, InspectConfig, Inspector
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.windows import MOST_POINTS, VisdomConfig, Windows, _Lines, connect, open_windows
 
-pytest.importorskip("visdom")
+visdom = pytest.importorskip("visdom")
 
 RED = Image.new("RGB", (20, 10), (255, 0, 0))
 
@@ -180,6 +180,8 @@ def test_recordings_that_cannot_be_are_refused(server, tmp_path):
 class Kept:
     """A client that keeps what it is told."""
 
+    env = "inspect"
+
     def __init__(self):
         self.shown = {}
 
@@ -193,7 +195,7 @@ class Kept:
         self.shown[win] = text
 
     def choose(self, inspector, place, value):
-        inspector.on_event({"event_type": "PropertyUpdate", "propertyId": place, "value": value})
+        inspector.on_event({"event_type": "PropertyUpdate", "eid": "inspect", "propertyId": place, "value": value})
 
 
 @pytest.fixture
@@ -226,6 +228,37 @@ def test_cases_that_cannot_be_shown_are_told_of_and_others_can_be_chosen(odd):
     assert "large: samples of (16, 12) pixels, and an image of (30, 20)" in client.shown["figures"]
     client.choose(inspector, 1, 0)
     assert client.shown["masks"].startswith("<b>&")
+
+
+class Busy(Kept):
+    """A client of a server that answers too late, now and then."""
+
+    late = 0  # pictures, from now on
+
+    def image(self, pixels, win, opts):
+        if self.late:
+            self.late -= 1
+            raise ConnectionError("no answer")
+        super().image(pixels, win, opts)
+
+
+def test_what_was_chosen_is_sent_again_to_a_busy_server(odd):
+    client = Busy()
+    inspector = Inspector(client, odd)
+    inspector.show()
+    client.late = ATTEMPTS - 1
+    client.choose(inspector, 2, 17)
+    assert client.shown["masks"] == "<b>&, threshold 0.9"
+    client.late = ATTEMPTS
+    with pytest.raises(ConnectionError, match="no answer"):
+        client.choose(inspector, 2, 3)
+
+
+def test_a_server_that_does_not_tell_of_choices_is_not_waited_for_without_end(server, monkeypatch):
+    monkeypatch.setattr("guided_diffusion.windows.PATIENCE", 0.2)
+    monkeypatch.setattr(visdom.Visdom, "setup_socket", lambda self: setattr(self, "use_socket", False))
+    with pytest.raises(ConnectionError, match="does not tell of what is chosen"):
+        connect(server.config("deaf"), listening=True)
 
 
 def test_figures_that_are_not_finite_are_sorted_as_none(odd):
