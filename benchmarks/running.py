@@ -9,13 +9,15 @@ from guided_diffusion.image_files import DataError
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run(script, *arguments, threads=None):
+def run(script, *arguments, threads=None, processes=1):
     """
     Run a script by its name, with arguments of any type. DataError: it failed; the message is its last line.
 
-    threads  that it computes with; None: as many as there are cores
+    threads    that each process computes with; None: as many as there are cores, or one where there are several processes
+    processes  that share the work
     """
-    command = [sys.executable, os.path.join(ROOT, "scripts", f"{script}.py"), *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, os.path.join(ROOT, "scripts", f"{script}.py"), *map(str, arguments)]
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

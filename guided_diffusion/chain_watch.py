@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import pictures
-from .postprocess import entropy_map, mean_mask, variance_map
+from .postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
 from .windows import NullWindows
 
 LATEST = 4  # finished cases whose sheets stay in windows
@@ -13,14 +13,15 @@ class ChainWatch:
     """
     Watches the ensembles that draw_ensembles draws.
 
-    num_steps  of each chain
-    movie      keep the frames of each case's first chain
-    windows    Windows or NullWindows
+    num_steps    of each chain
+    movie        keep the frames of each case's first chain
+    windows      Windows or NullWindows
+    postprocess  PostprocessConfig of the masks that are shown
     """
 
-    def __init__(self, num_steps, movie=False, windows=NullWindows()):
+    def __init__(self, num_steps, movie=False, windows=NullWindows(), postprocess=PostprocessConfig()):
         self.frames_at, self.num_steps = pictures.movie_steps(num_steps), num_steps
-        self.keeps_frames, self.windows = movie, windows
+        self.keeps_frames, self.windows, self.postprocess = movie, windows, postprocess
         self.frames, self.rows, self.count = {}, [], 0
 
     @property
@@ -53,7 +54,7 @@ class ChainWatch:
         """A mask of a case is done: the case's samples so far [M, H, W]."""
         if not self.windows.shown:
             return
-        masks = np.stack(samples) > 0.5
+        masks = binarise(np.stack(samples), self.postprocess)
         tiles = [(f"sample {k}", mask) for k, mask in enumerate(masks)][-2 * pictures.COLUMNS :]
         rows = [tiles[start : start + pictures.COLUMNS] for start in range(0, len(tiles), pictures.COLUMNS)]
         self.windows.picture("masks", pictures.grid(rows), case.id)
@@ -63,7 +64,8 @@ class ChainWatch:
     def case_done(self, case, samples):
         """All masks of a case are done. Returns the frames of its first chain, where they are kept; else None."""
         if self.windows.shown:
-            page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, samples > 0.5, 2 * pictures.COLUMNS)
+            masks = binarise(samples, self.postprocess)
+            page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks, 2 * pictures.COLUMNS)
             self.windows.picture(f"latest {self.count % LATEST}", page, case.id)
             self.count += 1
         return self.frames.pop(case.id, None)

@@ -91,6 +91,11 @@ def flags_from_configs(*configs):
     return json_like({f.name: getattr(config, f.name) for config in configs for f in fields(config)})
 
 
+def default_flags(*classes):
+    """{name: default} of all config classes, JSON-like."""
+    return flags_from_configs(*(cls() for cls in classes))
+
+
 def json_like(flags):
     """The flags with their tuples as lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}

@@ -75,11 +75,12 @@ def usable_cores():
 
 
 @torch.inference_mode()
-def fitting_batch_size(segmenter, image_shape, device, most):
+def fitting_batch_size(one_call, image_shape, device, most):
     """
     How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT.
 
-    image_shape  [C, H, W]. The memory is extrapolated from that of calls with one mask and with three.
+    one_call     called with images [B, C, H, W], as a segmenter's. The memory is extrapolated from that of one mask and of three
+    image_shape  [C, H, W]
     """
     most = min(most, MOST_IN_FLIGHT[torch.device(device).type])
     if most <= 3:
@@ -88,7 +89,7 @@ def fitting_batch_size(segmenter, image_shape, device, most):
     for count in (1, 3):
         image = torch.zeros(count, *image_shape, device=device)
         reset_peak_memory(device)
-        segmenter.one_call(image)
+        one_call(image)
         peaks.append(peak_memory(device))
     each = (peaks[1] - peaks[0]) / 2
     room = peaks[0] + SHARE_OF_MEMORY * free_memory(device) - peaks[1]

@@ -129,7 +129,7 @@ def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
     samples      [M, H, W] float32
     drawn_by     what `identity` gave
     finished_by  what `finish` gave
-    frames       of the movie of its first mask, [[H, W]]; None: it has none, and an older one stays if its samples do
+    frames       of the movie of its first mask, [[H, W]]; None: nothing is done about it
     """
     drawn_by = {**drawn_by, "image": image_hash(case)}
     _write_samples(out_dir, case, samples, drawn_by)
@@ -273,33 +273,36 @@ def spread(made_by):
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
-def unfinished(dataset, indices, config, drawn_by, finished_by):
+def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
     """
     Those case numbers of `indices` that are still to be drawn.
 
     A case that is there, but not finished, or otherwise (another threshold, say), is written anew from its samples; a
-    damaged one, and one without the movie that is wanted, is drawn again.
+    damaged one, and one without the movie that is wanted, is drawn again. A movie of samples that are not there, or will be
+    drawn again, is removed.
 
-    config  SampleConfig: out_dir, overwrite, movie
+    config   SampleConfig: out_dir, overwrite, movie
+    unnamed  as in checkpoint.differences
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []
     for index in indices:
-        path = samples_path(config.out_dir, dataset.ids[index])
-        if config.overwrite or not os.path.exists(path):
-            left.append(index)
-            continue
+        path, movie = (where(config.out_dir, dataset.ids[index]) for where in (samples_path, movie_path))
         try:
-            samples, before = read_case(path)
+            samples, before = (None, None) if config.overwrite or not os.path.exists(path) else read_case(path)
         except DataError:  # damaged
+            samples = None
+        if samples is None:
             left.append(index)
+            if os.path.exists(movie):
+                os.unlink(movie)
             continue
         if "flags" not in before:
             raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
         case = dataset[index]
-        if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)})):
+        if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)}), unnamed=unnamed):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
-        if config.movie and not os.path.exists(movie_path(config.out_dir, case.id)):
+        if config.movie and not os.path.exists(movie):
             left.append(index)
         elif any(before.get(name) != value for name, value in finished_by.items()):
             write_case(config.out_dir, case, samples, drawn_by, finished_by)

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from html import escape
 from typing import Annotated
 
@@ -31,9 +31,15 @@ class InspectConfig:
 
 
 def read_figures(folder):
-    """{case: {figure: value}} of a folder's metrics.csv, without those that are not finite; empty where there is none."""
+    """
+    {case: {figure: value}} of a folder's metrics.csv, without those that are not finite; empty where there is none. Of a case's
+    several rows the first is the folder's own, the others those of what it was compared with.
+    """
     text = (storage.read_bytes(os.path.join(folder, "metrics.csv")) or b"").decode(errors="replace")
-    rows = {row["case"]: row for row in csv.DictReader(io.StringIO(text)) if row.get("case")}
+    rows = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        if row.get("case"):
+            rows.setdefault(row["case"], row)
     known = {case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x} for case, row in rows.items()}
     return {case: {name: x for name, x in row.items() if math.isfinite(x)} for case, row in known.items()}
 
@@ -64,12 +70,28 @@ class Inspector:
         data_dir = config.data_dir or scored_on(config.samples)
         self.folders = dict(find_cases(data_dir)) if data_dir else {}
         self.figures = read_figures(config.samples)
-        self.spread = {name: float(variance_map(binarise(self._samples(name)[0])).mean()) for name in names}
+        self.spread = {name: self._mean_variance(name) for name in names}
         self.order, self.names = "name", names
-        self.case, self.threshold = names[0], 0.5
+        self.case, self.threshold = names[0], self._nearest_threshold(names[0])
 
     def _samples(self, name):
         return ensemble.read_case(ensemble.samples_path(self.config.samples, name))
+
+    def _mean_variance(self, name):
+        """The mean of the variance map of a case's masks, as they were written; None: its samples cannot be read."""
+        try:
+            samples, made_by = self._samples(name)
+            return float(variance_map(binarise(samples, ensemble.postprocess_of(made_by))).mean())
+        except DataError:
+            return None
+
+    def _nearest_threshold(self, name):
+        """Of THRESHOLDS, that nearest to what a case's masks were made with."""
+        try:
+            made_with = ensemble.postprocess_of(self._samples(name)[1]).threshold
+        except DataError:
+            made_with = PostprocessConfig.threshold
+        return min(THRESHOLDS, key=lambda threshold: abs(threshold - made_with))
 
     def figure(self, name, order):
         """A case's value of what cases are sorted by; None: it has none."""
@@ -106,9 +128,9 @@ class Inspector:
         self.client.text(text, win=TEXT, opts={"title": TEXT, "width": 380, "height": 500})
 
     def page(self):
-        """The case's sheet at the threshold."""
+        """The case's sheet at the threshold, and otherwise with masks as they were written."""
         samples, made_by = self._samples(self.case)
-        masks = binarise(samples, PostprocessConfig(threshold=self.threshold))
+        masks = binarise(samples, replace(ensemble.postprocess_of(made_by), threshold=self.threshold))
         image, raters = self._image(samples, made_by)
         return pictures.sheet(image, raters, masks, MOST_SHOWN)
 
@@ -128,7 +150,7 @@ class Inspector:
 
     def start(self):
         """Show the first case and listen."""
-        self.show()
+        self._show_or_tell()
         self.client.register_event_handler(self.on_event, CHOICE)
 
     def on_event(self, event):

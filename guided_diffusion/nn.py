@@ -51,7 +51,8 @@ def timestep_embedding(timesteps, dim, max_period=10000):
 
 def seeded_generator(*key):
     """
-    A CPU generator whose stream depends on `key` alone: equal keys give equal streams, unlike keys unrelated ones.
+    A CPU generator whose stream depends on `key` alone, one of the 2^32 that PyTorch's has: equal keys give equal streams,
+    unlike keys unrelated ones but for chance.
 
     key  strings and whole numbers, e.g. (seed, "case12", 3)
     """

@@ -7,7 +7,7 @@ from .baselines.baseline import MethodConfig
 from .baselines.methods import BASELINES, DIFFUSIONS
 from .case_reader import DataConfig
 from .checkpoint import CheckpointError
-from .command_line import configs_from_flags, flags_from_configs, json_like, parse_flags, pick_flags, show_value
+from .command_line import configs_from_flags, default_flags, flags_from_configs, json_like, parse_flags, pick_flags, show_value
 from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
 from .gaussian_diffusion import DiffusionConfig
 from .nn import ConfigError
@@ -154,7 +154,8 @@ def load_segmenter(path, flags, weights="ema"):
     state = checkpoint.load(path)
     stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
     free = SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS  # there it makes the samples
-    if unlike := checkpoint.differences(stored, json_like(flags), free):
+    unnamed = default_flags(DataConfig, *MODEL_CONFIGS) if stored else {}
+    if unlike := checkpoint.differences(stored, json_like(flags), free, unnamed):
         raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
     flags = {**pick_flags(stored, DataConfig, *MODEL_CONFIGS), **flags}
     flags = flags_from_configs(*configs_from_flags(flags, DataConfig, *MODEL_CONFIGS))

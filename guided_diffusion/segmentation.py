@@ -109,8 +109,8 @@ class AmbiguousSegmenter(nn.Module):
         """
         The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (both weighted), and loss, which is to be minimised.
 
-        guess is the squared error of several guesses weighed by the image alone, with guess_weight. It is what mse would be were x_t
-        noise, where the image's weights are all that decides, and is had for every mask at no call of the denoiser.
+        guess is the squared error of several guesses weighed by the image alone, with guess_weight. It is what the unweighted mse would be
+        were x_t noise, where the image's weights are all that decides, and is had for every mask at no call of the denoiser.
 
         image  [N, C, H, W] in [0, 1]
         mask   [B, 1, H, W], 0 or 1
@@ -163,9 +163,9 @@ class AmbiguousSegmenter(nn.Module):
 
         return denoise
 
-    def one_call(self, image):
-        """A network call as sampling makes it, for as many masks as images [B, C, H, W]: to measure what it takes."""
-        return self.sampling_denoiser(image)(image[:, :1], torch.zeros(len(image), dtype=torch.long, device=image.device))
+    def one_call(self, image, config=SamplerConfig()):
+        """A network call as sampling with `config` makes it, for as many masks as images [B, C, H, W]: to measure what it takes."""
+        return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], torch.zeros(len(image), dtype=torch.long, device=image.device))
 
     def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None, rows=None):
         """

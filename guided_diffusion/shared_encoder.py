@@ -17,7 +17,9 @@ from .gaussian_diffusion import scheduled_betas
 from .nn import ConfigError
 from .unet import UNetModel
 
-MIN_MU = 1e-4  # the least probability of a pixel's levels in a guess of several, so that no pixel alone rules one out
+# The least probability of a pixel's levels in a guess of several, so that no pixel alone rules one out. Beyond it a pixel's logit has
+# no gradient: what is that certain learns from its neighbours' share in the weights alone.
+MIN_MU = 1e-4
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class MaskMixture(nn.Module):
         return self._mean(rho + evidence, mu)
 
     def before(self, rho, logit_mu):
-        """The same for an x_t that tells nothing: what the image alone says, [B, 1, H, W]."""
+        """The same for an x_t that tells nothing, mu being as it is: what the image alone says, [B, 1, H, W]."""
         return self._mean(rho, logit_mu.sigmoid())
 
     def _mean(self, log_weights, mu):

@@ -132,11 +132,13 @@ def check_num_cases(config, num_cases, world_size):
         raise ConfigError(f"{config.data_dir} has {num_cases} cases, fewer than the {wanted} of a step{each}: use {remedy}")
 
 
-def find_start(config, flags, world_size=1):
+def find_start(config, flags, world_size=1, unnamed=None):
     """
     The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
 
-    The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues.
+    The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues. `unnamed` is as in
+    checkpoint.differences.
+
     CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to check_cases.
     """
     if config.resume == "never":
@@ -147,7 +149,7 @@ def find_start(config, flags, world_size=1):
         state, path, lines = CheckpointFolder(config.log_dir).newest()
         if state is not None:
             free = FREE_FLAGS | ROUNDING_FLAGS | {"data_dir"} | ({"batch_size"} if _same_step(state, config, world_size) else set())
-            _refuse_other_flags(state, path, flags, free, "use another --log_dir, or the folder's flags")
+            _refuse_other_flags(state, path, flags, free, "use another --log_dir, or the folder's flags", unnamed)
             if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"].get("resume_checkpoint"):
                 raise checkpoint.CheckpointError(
                     f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
@@ -159,7 +161,7 @@ def find_start(config, flags, world_size=1):
         return None, None, []
     state = checkpoint.load(config.resume_checkpoint)
     training = set(TrainConfig.__dataclass_fields__) | FREE_FLAGS | ROUNDING_FLAGS | NEW_RUN_FLAGS
-    _refuse_other_flags(state, config.resume_checkpoint, flags, training, "give the checkpoint's flags")
+    _refuse_other_flags(state, config.resume_checkpoint, flags, training, "give the checkpoint's flags", unnamed)
     return state, config.resume_checkpoint, []
 
 
@@ -182,8 +184,8 @@ def check_cases(start, config, flags, fingerprint):
     _refuse_other_flags(state, path, {"data_dir": flags["data_dir"]}, (), "it has other cases; use another --log_dir, or the run's cases")
 
 
-def _refuse_other_flags(state, path, flags, free, remedy):
-    if state["flags"] is not None and (unlike := checkpoint.differences(state["flags"], flags, free)):
+def _refuse_other_flags(state, path, flags, free, remedy, unnamed=None):
+    if state["flags"] is not None and (unlike := checkpoint.differences(state["flags"], flags, free, unnamed)):
         raise checkpoint.CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
 
 

@@ -198,13 +198,18 @@ class Trainer:
             self.save_wanted |= report.save
             self.bad_in_a_row = self.bad_in_a_row + 1 if report.bad else 0
             self.bad_steps += report.bad
-            if self.bad_in_a_row == self.config.max_bad_steps:
+            if self.bad_in_a_row >= self.config.max_bad_steps:  # more, where a run goes on with a smaller limit
                 reports += self.reports.read(all_of_them=True)
                 if all(later.bad for later in reports):  # else the row has ended meanwhile
                     self.give_up(report, len(reports))
 
     def give_up(self, report, more):
-        """Save what was before the bad steps, `more` of which came after the report; no one moved a weight. Raises TrainingError."""
+        """
+        Save what was before the bad steps, `more` of which came after the report. Raises TrainingError.
+
+        No bad step moved a weight. A schedule sampler that learns keeps what it saw of their finite losses.
+        """
+        self.bad_steps -= self.bad_in_a_row
         self.bad_in_a_row += more
         self.steps_done -= self.bad_in_a_row
         self.samples -= self.bad_in_a_row * self.processes.world_size * self.config.batch_size

@@ -46,12 +46,12 @@ def check_flags(config):
         raise ConfigError(f"--evaluate wants a folder of cases, and --data_dir {config.data_dir} is a file: score the samples with segmentation_evaluate.py")
 
 
-def make_ready(segmenter, config, how, unet, total, device):
+def make_ready(segmenter, config, sampler, how, unet, total, device):
     """Put the segmenter on the device for `total` masks; returns the config with the number of masks in flight."""
     compute.prepare(segmenter.eval(), how, device)
     if config.batch_size == "auto":
         shape = (unet.image_channels, unet.image_size, unet.image_size)
-        config = replace(config, batch_size=compute.fitting_batch_size(segmenter, shape, device, max(total, 1)))
+        config = replace(config, batch_size=compute.fitting_batch_size(partial(segmenter.one_call, config=sampler), shape, device, max(total, 1)))
     if how.compile:
         config = replace(config, batch_size=min(config.batch_size, max(total, 1)))
         compute.compile_model(segmenter)
@@ -84,10 +84,12 @@ def main(argv=None):
         finished_by = ensemble.finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
-        left = ensemble.unfinished(dataset, mine, config, drawn_by, finished_by)
+        unnamed = command_line.default_flags(SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
+        left = ensemble.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
 
         total = len(left) * config.num_ensemble
-        config = make_ready(segmenter, config, how, unet, total, processes.device)
+        smaller = "give a smaller one" if config.batch_size == "auto" else "give a smaller one, or auto"
+        config = make_ready(segmenter, config, sampler, how, unet, total, processes.device)
         if processes.is_main:
             told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):
@@ -96,11 +98,11 @@ def main(argv=None):
         write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
-            compute.memory_told(processes.device, f"--batch_size {config.batch_size} is too much, give a smaller one, or auto"),
+            compute.memory_told(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
             ensemble.CaseWriter(write) as writer,
             open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):
-            watch = ChainWatch(segmenter.num_timesteps, config.movie, windows)
+            watch = ChainWatch(segmenter.num_timesteps, config.movie, windows, postprocess)
             drawn = ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile, watch=watch)
             for case, samples in drawn:
                 writer(case, samples, frames=watch.case_done(case, samples))

@@ -79,7 +79,7 @@ def main(argv=None):
         segmenter = script_util.create_segmenter(flags)
         lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
         lock.take()  # before it is read, where it is there
-        start = find_start(config, flags, processes.world_size)
+        start = find_start(config, flags, processes.world_size, command_line.default_flags(*CONFIGS))
         load_start(segmenter, start)
         dataset, *eval_dataset = open_datasets(config, validation, unet, data_config)
         check_num_cases(config, len(dataset), processes.world_size)

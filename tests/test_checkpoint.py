@@ -8,7 +8,7 @@ import torch
 from helpers import TINY
 
 from guided_diffusion import checkpoint
-from guided_diffusion.checkpoint import CheckpointError
+from guided_diffusion.checkpoint import CheckpointError, differences
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
@@ -145,3 +145,11 @@ def test_flags_that_contradict_a_checkpoint_are_named_with_both_values(tmp_path)
     path = CheckpointFolder(str(tmp_path)).save({**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}})
     with pytest.raises(CheckpointError, match=r"--num_channels 32, not 64"):
         load_segmenter(path, {"num_channels": 64, "attention_resolutions": (8,)})
+    with pytest.raises(CheckpointError, match="--mask_low 0.*, not -1"):  # stored before there was such a flag
+        load_segmenter(path, {"mask_low": -1})
+
+
+def test_a_flag_that_was_not_stored_has_its_default():
+    assert differences({"a": 1}, {"a": 1, "b": 2}) == []
+    assert differences({"a": 1}, {"a": 1, "b": 2}, unnamed={"a": 5, "b": 2}) == []
+    assert differences({"a": 1}, {"a": 5, "b": 3}, unnamed={"a": 5, "b": 2}) == ["--a 1, not 5", "--b 2, not 3"]

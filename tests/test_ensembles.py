@@ -128,6 +128,23 @@ def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
     assert done.returncode == 0 and "0 of 6 cases to draw" in done.stdout
 
 
+def test_samples_from_before_a_flag_were_drawn_with_its_default(cases, model, tmp_path):
+    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1").returncode == 0
+    path = tmp_path / "phantom0000_samples.npz"
+    with np.load(path) as file:
+        content = {name: file[name] for name in file.files if name != "tta"}
+    np.savez(path, **content)
+    assert "0 of 1 cases to draw" in sample(cases, model, tmp_path, "--steps=2", "--num_samples=1").stdout
+    assert_refused(sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--tta=flip"), "--tta none, not flip")
+
+
+def test_a_movie_goes_with_its_samples(cases, model, tmp_path):
+    movie = tmp_path / "phantom0000_movie.gif"
+    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--movie").returncode == 0 and movie.exists()
+    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--threshold=0.3").returncode == 0 and movie.exists()
+    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--seed=1", "--overwrite").returncode == 0 and not movie.exists()
+
+
 def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
     monkeypatch.setattr(compute.shutil, "which", lambda name: None)
     assert_refused(sample(cases, model, tmp_path, "--compile"), "--compile", "g++")
@@ -176,8 +193,8 @@ def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
         monkeypatch.setitem(compute.MOST_IN_FLIGHT, "cpu", 40)
         monkeypatch.setattr(compute, "peak_memory", lambda device, left=list(peaks): left.pop(0))
         monkeypatch.setattr(compute, "free_memory", lambda device: free)
-        assert compute.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=100) == expected
-    assert compute.fitting_batch_size(segmenter, (1, 16, 16), "cpu", most=2) == 2
+        assert compute.fitting_batch_size(segmenter.one_call, (1, 16, 16), "cpu", most=100) == expected
+    assert compute.fitting_batch_size(segmenter.one_call, (1, 16, 16), "cpu", most=2) == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux alone tells the peak of a process anew")

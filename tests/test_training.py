@@ -202,6 +202,21 @@ def test_other_flags_than_the_folders_are_named(train):
         train("flags", resume="never")
 
 
+def test_a_run_from_before_a_flag_has_its_default(cases, tmp_path):
+    def run(*more):
+        return call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *more, *as_arguments(TINY))
+
+    done = run("--iterations=1")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "savedmodel000001.pt"
+    state = torch.load(path, weights_only=False)
+    del state["flags"]["weight_decay"]
+    torch.save(state, path)
+    (tmp_path / "manifest.json").unlink()
+    assert run("--iterations=2").returncode == 0
+    assert_refused(run("--iterations=3", "--weight_decay=0.1"), "--weight_decay 0.0, not 0.1")
+
+
 def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_another_model(train, tmp_path):
     first = train("first")
     path = str(tmp_path / "first" / "savedmodel.pt")

@@ -189,8 +189,15 @@ def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_p
         assert told.count("phantom") >= 1 and "savedmodel000004.pt is from before" in told
         assert told in (tmp_path / "run" / "log.txt").read_text()
         resumed = learnt(train("run", iterations=8, max_bad_steps=3, save_interval=100))
-    for key in ("weights", "ema", "optimizer", "samples"):
+    for key in ("weights", "ema", "optimizer", "samples", "bad_steps"):
         assert same(straight[key], resumed[key])
+
+
+def test_a_smaller_limit_ends_a_run_that_is_beyond_it_already(train, nan_at):  # noqa: F811
+    nan_at({2, 3, 4})
+    train("run", iterations=4)
+    with pytest.raises(TrainingError):
+        train("run", iterations=8, max_bad_steps=1)
 
 
 def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypatch):  # noqa: F811

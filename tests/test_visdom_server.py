@@ -14,8 +14,10 @@ from helpers import ROOT, assert_refused
 from PIL import Image
 from visdom_server import Server, free_port, picture_of, points_of, there, wait_for, windows_of
 
+from guided_diffusion import pictures
 from guided_diffusion.inspector import ATTEMPTS, InspectConfig, Inspector
 from guided_diffusion.nn import ConfigError
+from guided_diffusion.postprocess import PostprocessConfig, binarise
 from guided_diffusion.windows import MOST_POINTS, VisdomConfig, Windows, _Lines, connect, open_windows
 
 visdom = pytest.importorskip("visdom")
@@ -259,6 +261,40 @@ def test_a_server_that_does_not_tell_of_choices_is_not_waited_for_without_end(se
     monkeypatch.setattr(visdom.Visdom, "setup_socket", lambda self: setattr(self, "use_socket", False))
     with pytest.raises(ConnectionError, match="does not tell of what is chosen"):
         connect(server.config("deaf"), listening=True)
+
+
+def test_a_case_that_cannot_be_read_leaves_the_others_to_be_chosen(odd):
+    os.rename(os.path.join(odd.samples, "<b>&_samples.npz"), os.path.join(odd.samples, "zero_samples.npz"))
+    np.savez(os.path.join(odd.samples, "first_samples.npz"), samples=np.full((2, 16, 12), np.nan, np.float32))
+    os.unlink(os.path.join(odd.samples, "broken_samples.npz"))
+    os.rename(os.path.join(odd.data_dir, "<b>&"), os.path.join(odd.data_dir, "zero"))
+    client = Kept()
+    client.register_event_handler = lambda handler, win: None
+    inspector = Inspector(client, odd)
+    inspector.start()
+    assert "not finite" in client.shown["figures"]
+    client.choose(inspector, 1, 2)
+    assert client.shown["masks"].startswith("zero")
+    client.choose(inspector, 0, 1)  # by uncertainty: that one has none
+    assert client.shown["cases"][1][-1] == "first"
+
+
+def test_masks_are_shown_as_they_were_written(odd):
+    samples = np.zeros((2, 16, 12), np.float32)
+    samples[:, 4:9, 4:9], samples[:, 14, 2] = 0.4, 1
+    np.savez(os.path.join(odd.samples, "<b>&_samples.npz"), samples=samples, threshold=0.3, median_blur=3)
+    inspector = Inspector(Kept(), odd)
+    assert inspector.threshold == 0.3 and inspector.spread["<b>&"] == 0
+    masks = binarise(samples, PostprocessConfig(threshold=0.3, median_blur=3))
+    assert masks.any() and not masks[:, 14, 2].any()
+    image, raters = inspector._image(samples, {})
+    np.testing.assert_array_equal(np.asarray(inspector.page()), np.asarray(pictures.sheet(image, raters, masks)))
+
+
+def test_figures_are_those_of_the_folder_and_not_of_what_it_was_compared_with(odd):
+    with open(os.path.join(odd.samples, "metrics.csv"), "w") as file:
+        file.write("case,samples,ged_2\nlarge,own,0.1\nlarge,other,0.9\nbroken,own,0.2\nbroken,other,0.8\n")
+    assert Inspector(Kept(), odd).figures == {"large": {"ged_2": 0.1}, "broken": {"ged_2": 0.2}}
 
 
 def test_figures_that_are_not_finite_are_sorted_as_none(odd):

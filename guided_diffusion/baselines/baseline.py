@@ -66,8 +66,8 @@ class Baseline(nn.Module):
             on_step(0, masks)
         return masks
 
-    def one_call(self, image):
-        """What drawing as many masks as images [B, C, H, W] takes."""
+    def one_call(self, image, config=None):
+        """What drawing as many masks as images [B, C, H, W] takes; config as in sample_masks."""
         return self.sample_masks(image, [seeded_generator(row) for row in range(len(image))])
 
 
