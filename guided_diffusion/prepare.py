@@ -41,6 +41,7 @@ def check_prepare_config(config):
     for name in ("dicom", "out"):
         if not getattr(config, name):
             raise ConfigError(f"--{name} is missing")
+    storage.refuse_remote("out", config.out)
     for folder in (config.dicom, config.xml or config.dicom):
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder")

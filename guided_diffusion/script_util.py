@@ -70,12 +70,6 @@ def refuse_foreign_flags(flags, given):
         raise ConfigError(f"--{named[0]} means nothing to {f'--architecture {architecture}' if known else f'--method {method}'}: leave it away")
 
 
-def refuse_remote(name, path):
-    """Refuse a blob store as a folder to write; checkpoints are read from one."""
-    if "://" in path:
-        raise ConfigError(f"--{name} {path}: results are written to local folders only; name one and copy it")
-
-
 def refuse_classes(flags):
     """Refuse class conditioning, for which the data have no classes."""
     if flags.get("class_cond"):

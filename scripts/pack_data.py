@@ -31,6 +31,7 @@ def main(argv=None):
         for name in ("data_dir", "out"):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")
+        storage.refuse_remote("out", config.out)
         if not os.path.isdir(config.data_dir):
             raise DataError(f"{config.data_dir}: no such folder (--data_dir)")
         splits = [split for split in SPLITS if os.path.isdir(os.path.join(config.data_dir, split))]

@@ -17,7 +17,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util
+from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util, storage
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.chain_watch import ChainWatch
@@ -38,7 +38,7 @@ CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, Visdom
 def check_flags(config):
     """Refuse, by its name, a flag that can be refused without reading a file."""
     ensemble.check_sample_config(config)
-    script_util.refuse_remote("out_dir", config.out_dir)
+    storage.refuse_remote("out_dir", config.out_dir)
     for name in ("data_dir", "model_path"):
         if not getattr(config, name):
             raise ConfigError(f"--{name} is missing")

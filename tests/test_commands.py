@@ -407,6 +407,21 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("segmentation_sample", ["--data_dir={0}", "--model_path={0}", "--out_dir=gs://a/b"]), ("segmentation_evaluate", ["--data_dir={0}", "--samples={0}", "--out_dir=gs://a/b"]),
+        ("make_phantom", ["--out=gs://a/b"]), ("pack_data", ["--data_dir={0}", "--out=gs://a/b"]), ("prepare_lidc", ["--dicom={0}", "--out=gs://a/b"]),
+        ("convert_data", ["folders", "--src={0}", "--out=gs://a/b"]), ("segmentation_train", ["--data_dir={0}", "--visdom_log=gs://a/b"]),
+    ],
+)  # fmt: skip
+def test_results_are_not_written_to_a_blob_store(cases, tmp_path, monkeypatch, script, flags):
+    monkeypatch.chdir(tmp_path)
+    words = [flag.format(cases) for flag in flags] + ([f"--log_dir={tmp_path}/run", *as_arguments(TINY)] if script == "segmentation_train" else [])
+    assert_refused(call_script(script, *words), "gs://a/b", "local folders only")
+    assert not (tmp_path / "gs:").exists()
+
+
 def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path, "--ngpu=2", "--local_rank=0", "--local-rank=0", "--num_samples=1")
     assert done.returncode == 0 and "--ngpu 2 has no effect" in done.stderr and "local" not in done.stderr
