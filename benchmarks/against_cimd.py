@@ -2,7 +2,7 @@
 The tuned preset in 10 network calls against the paper's objective in 1000, trained for the same time:
 
     python scripts/make_phantom.py --out results/against64/training --num_cases 1500 --size 64 --seed 11
-    python scripts/make_phantom.py --out results/against64/testing --num_cases 12 --size 64 --seed 13
+    python scripts/make_phantom.py --out results/against64/testing --num_cases 8 --size 64 --seed 13
     python benchmarks/against_cimd.py --work results/against64 --image_size 64 --out benchmarks/results/against_cimd64_cpu.json
 
 Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before; each at a
