@@ -144,7 +144,7 @@ def find_cases(directory):
     Links to folders are followed, each folder once.
     """
     if not os.path.isdir(directory):
-        raise DataError(f"{directory}: no such folder (--data_dir)")
+        raise DataError(f"{directory}: {'a file, where a folder of cases is wanted' if os.path.isfile(directory) else 'no such folder of cases'}")
     cases = {}
     for folder, subfolders, files in walk(directory):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # half-written ones among them

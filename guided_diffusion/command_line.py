@@ -121,12 +121,13 @@ def parse_command_line(classes, description, argv=None):
         description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--preset", choices=PRESETS, help="defaults to use in place of those below")
+    if any("diffusion_steps" in flag_types(cls) for cls in classes):  # a preset is of a model
+        parser.add_argument("--preset", choices=PRESETS, help="defaults to use in place of those below")
     for cls in classes:
         group = parser.add_argument_group(cls.__name__)
         for (name, (kind, text)), field in zip(flag_types(cls).items(), fields(cls)):
             bare = {"nargs": "?", "const": "True"} if kind in (bool, bool | None) else {}
-            text = f"{text} [{show_value(field.default)}]".replace("%", "%%")
+            text = f"{text}{choices_in_words(kind)} [{show_value(field.default)}]".replace("%", "%%")
             group.add_argument(f"--{name}", help=text, metavar=name.upper(), **bare)
     for name in (*RETIRED, "local_rank", "local-rank"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
@@ -153,6 +154,11 @@ def join_negative_values(argv):
         else:
             joined.append(word)
     return joined
+
+
+def choices_in_words(kind):
+    """What follows the help of a flag that takes one of a few words."""
+    return f"; one of {', '.join(typing.get_args(kind))}" if typing.get_origin(kind) is typing.Literal else ""
 
 
 def show_value(value):

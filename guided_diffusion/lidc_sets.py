@@ -57,7 +57,7 @@ def lidc_hdf5(config):
     try:
         file = h5py.File(config.src, "r")
     except OSError as error:
-        raise DataError(f"{config.src}: cannot be read as HDF5 ({error})") from error
+        raise DataError(f"{config.src}: cannot be read as HDF5 ({' '.join(str(error).split())})") from error
     with file:
         groups = [name for name in file if name in SPLIT_NAMES]
         if not groups:

@@ -110,7 +110,7 @@ class Scorer:
         made_by = {**(ensemble.spread(made_by) if "flags" in made_by else made_by), **self.flags}
         image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
         masks = binarise(samples, ensemble.postprocess_of(made_by))
-        truth = self._truth(score.name, masks.shape[1:], made_by.get("pad", False))
+        truth = self._truth(score.name, raters, made_by.get("pad", False))
 
         figures = {}
         for count, scored in self._figures(score, folder, masks, raters, truth):
@@ -157,12 +157,15 @@ class Scorer:
             raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?")
         return image, raters
 
-    def _truth(self, name, shape, pad):
+    def _truth(self, name, raters, pad):
         if not self.truth:
             return None
         if name not in self.truth:
             raise DataError(f"{self.config.truth} has no such case")
-        return fidelity.case_truth(self.truth[name], shape, pad)
+        truth = fidelity.case_truth(self.truth[name], raters.shape[1:], pad)
+        if (fidelity.assign_modes(raters, truth.modes, self.config.mode_iou) == fidelity.IMPLAUSIBLE).any():
+            raise DataError(f"a rater shows none of the modes in {self.config.truth}: is --truth that of these cases?")
+        return truth
 
 
 def ged_of_majority(raters):

@@ -89,6 +89,8 @@ def check_train_config(config):
     for name in ("iterations", "lr_anneal_steps", "lr_warmup_steps", "ema_halflife", "num_workers", "seed", "weight_decay"):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
+    if config.seed >= 2**63:
+        raise ConfigError(f"--seed {config.seed}: below 2^63 is needed")
     try:
         split_kind(config.augment, PARTS)
     except ValueError as error:

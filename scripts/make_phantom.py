@@ -45,7 +45,7 @@ def check(config):
     if not set(modes) <= set(phantom.MODES) or len(set(modes)) < len(modes) or modes == ["absent"]:
         raise ConfigError(f"--modes {config.modes}: some of {','.join(phantom.MODES)} are wanted")
     p = config.probabilities
-    if p is not None and (len(p) != len(modes) or min(p) < 0 or abs(sum(p) - 1) > 1e-6):
+    if p is not None and (len(p) != len(modes) or min(p) < 0 or not abs(sum(p) - 1) <= 1e-6):
         raise ConfigError(f"--probabilities {','.join(map(str, p))}: one for each of --modes is wanted, 1 in all")
     return tuple(modes)
 

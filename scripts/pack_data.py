@@ -31,6 +31,8 @@ def main(argv=None):
         for name in ("data_dir", "out"):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")
+        if config.image_size is not None and config.image_size < 1:
+            raise ConfigError(f"--image_size {config.image_size}: at least 1 is needed, or -1")
         storage.refuse_remote("out", config.out)
         if not os.path.isdir(config.data_dir):
             raise DataError(f"{config.data_dir}: no such folder (--data_dir)")

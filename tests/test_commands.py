@@ -300,6 +300,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--patch_size=4"], ["--patch_size", "--architecture unet"]),
         (["--guess_weight=1"], ["--guess_weight", "--architecture unet"]),
         (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
+        (["--seed=99999999999999999999999"], ["--seed", "2^63"]),
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
         (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),
         (["--preset=huge"], ["huge"]),
@@ -412,7 +413,7 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
     [
         ("segmentation_sample", ["--data_dir={0}", "--model_path={0}", "--out_dir=gs://a/b"]), ("segmentation_evaluate", ["--data_dir={0}", "--samples={0}", "--out_dir=gs://a/b"]),
         ("make_phantom", ["--out=gs://a/b"]), ("pack_data", ["--data_dir={0}", "--out=gs://a/b"]), ("prepare_lidc", ["--dicom={0}", "--out=gs://a/b"]),
-        ("convert_data", ["folders", "--src={0}", "--out=gs://a/b"]), ("segmentation_train", ["--data_dir={0}", "--visdom_log=gs://a/b"]),
+        ("convert_data", ["folders", "--src={0}", "--out=gs://a/b"]), ("check_data", ["{0}", "--sheet=gs://a/b"]), ("segmentation_train", ["--data_dir={0}", "--visdom_log=gs://a/b"]),
     ],
 )  # fmt: skip
 def test_results_are_not_written_to_a_blob_store(cases, tmp_path, monkeypatch, script, flags):
@@ -427,6 +428,26 @@ def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path)
     assert done.returncode == 0 and "--ngpu 2 has no effect" in done.stderr and "local" not in done.stderr
     assert_refused(call_script("segmentation_train"), "--data_dir is missing")
     assert_refused(call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={cases}"), str(cases), "no samples")
+
+
+@pytest.mark.parametrize(
+    "script, flags, words",
+    [
+        ("pack_data", ["--data_dir={0}", "--out=packed", "--image_size=0"], ["--image_size 0"]),
+        ("pack_data", ["--data_dir={0}", "--out=packed", "--preset=demo"], ["--preset is no flag"]),
+        ("segmentation_evaluate", ["--data_dir=packed", "--samples={0}"], ["packed: a file, where a folder of cases is wanted"]),
+        ("make_phantom", ["--out=made", "--modes=tight,loose", "--probabilities=0.5,nan"], ["--probabilities 0.5,nan"]),
+    ],
+)
+def test_what_commands_about_data_refuse(cases, tmp_path, monkeypatch, script, flags, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "packed").write_text("")
+    assert_refused(call_script(script, *[flag.format(cases) for flag in flags]), *words)
+
+
+def test_help_names_the_words_that_a_flag_takes():
+    told = " ".join(call_script("segmentation_sample", "--help").stdout.split())
+    assert "where that is safe; one of none, bf16 [none]" in told and "one of ema, raw [ema]" in told
 
 
 def test_a_refusal_in_a_process_of_its_own(tmp_path):

@@ -220,6 +220,12 @@ def test_a_truth_that_cannot_be_is_the_cases_fault(data, samples, tmp_path, faul
     assert line.startswith(names(data)[0]) and fault.split()[-1] in line
 
 
+def test_the_truth_of_another_set_is_told(data, samples, tmp_path):
+    phantom.write_set(tmp_path / "other", CASES, seed=10, size=SIZE, num_raters=1)
+    done = evaluate(data, samples, f"--truth={tmp_path / 'other' / 'truth.json'}", "--report=False")
+    assert "a rater shows none of the modes in" in done.stdout + done.stderr and "is --truth that of these cases?" in done.stdout + done.stderr
+
+
 def test_a_compressed_file_with_a_flipped_bit_is_named_whichever_bit(data, samples):
     path = samples / f"{names(data)[0]}_samples.npz"
     np.savez_compressed(path, samples=np.random.default_rng(0).random((2, SIZE, SIZE)).astype(np.float32))
