@@ -5,8 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from . import storage
-from .nn import ConfigError
+from .nn import ConfigError, refuse_remote
 from .presets import FAST, PRESETS
 
 
@@ -53,7 +52,7 @@ def check_compare_config(config, given):
         raise ConfigError("--method is the business of --methods, which names presets")
     if config.fast and (clash := sorted(given.keys() & FAST.keys())):
         raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
-    storage.refuse_remote("out_dir", config.out_dir)
+    refuse_remote("out_dir", config.out_dir)
     for name in ("data_dir", "test_dir"):
         folder = os.path.realpath(getattr(config, name))
         if getattr(config, name) and os.path.realpath(config.out_dir).startswith(os.path.join(folder, "")):

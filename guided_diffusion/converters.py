@@ -11,10 +11,10 @@ from typing import Annotated
 
 import numpy as np
 
-from . import challenge_sets, lidc_sets, storage
+from . import challenge_sets, lidc_sets
 from .case_folder import SPLITS, STAGE, CaseFolder, assign_splits, read_split
 from .image_files import DataError
-from .nn import ConfigError
+from .nn import ConfigError, refuse_remote
 
 FORMATS = {
     "lidc-pickle": lidc_sets.lidc_pickle, "lidc-hdf5": lidc_sets.lidc_hdf5, "lidc-crops": lidc_sets.lidc_crops, "qubiq": challenge_sets.qubiq,
@@ -43,7 +43,7 @@ def check_convert_config(name, config):
             raise ConfigError(f"--{flag} is missing")
     if not os.path.exists(config.src):
         raise DataError(f"{config.src}: no such file or folder (--src)")
-    storage.refuse_remote("out", config.out)
+    refuse_remote("out", config.out)
     if config.seed < 0 or config.min_raters < 0 or config.task < 0 or not 0 <= config.label_threshold < 1:
         raise ConfigError("--seed, --min_raters and --task want at least 0, --label_threshold from 0 to below 1")
     if config.axis not in (None, 0, 1, 2):

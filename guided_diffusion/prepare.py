@@ -15,7 +15,7 @@ from .case_folder import SPLITS, CaseFolder, RawCase, assign_splits, read_split,
 from .compute import usable_cores
 from .folder_walk import walk
 from .image_files import DataError
-from .nn import ConfigError
+from .nn import ConfigError, refuse_remote
 from .workers import worker_pool
 
 CHUNK = 64  # headers that a process reads at a time
@@ -41,7 +41,7 @@ def check_prepare_config(config):
     for name in ("dicom", "out"):
         if not getattr(config, name):
             raise ConfigError(f"--{name} is missing")
-    storage.refuse_remote("out", config.out)
+    refuse_remote("out", config.out)
     for folder in (config.dicom, config.xml or config.dicom):
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder")

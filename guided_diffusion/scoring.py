@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from . import ensemble, fidelity, metrics, pictures, storage
+from . import ensemble, fidelity, metrics, pictures
 from .case_reader import CaseReader, DataConfig
 from .image_files import DataError
 from .lidcloader import make_case
-from .nn import ConfigError
+from .nn import ConfigError, refuse_remote
 from .postprocess import binarise
 
 SAMPLES_SHOWN = 16  # in a case's picture
@@ -53,7 +53,7 @@ def check_evaluate_config(config):
         raise ConfigError(f"--counts {','.join(map(str, config.counts))}: at least 1 is needed")
     if not 0 < config.mode_iou <= 1:
         raise ConfigError(f"--mode_iou {config.mode_iou}: a number above 0, at most 1, is needed")
-    storage.refuse_remote("out_dir", config.out_dir)
+    refuse_remote("out_dir", config.out_dir)
     for folder in config.folders:
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder of samples (--samples, --compare); draw them with segmentation_sample.py")

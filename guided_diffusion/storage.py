@@ -12,8 +12,6 @@ import tempfile
 
 import blobfile as bf
 
-from .nn import ConfigError
-
 LOCK = ".lock"  # the file of a FolderLock
 
 
@@ -26,12 +24,6 @@ def unknown_store(path):
     """Why `path` cannot be used, in words, if it is in a kind of store that is not known; else None."""
     kinds = ("gs://", "az://")
     return None if not is_remote(path) or str(path).startswith(kinds) else f"only folders, {' and '.join(kinds)} can be read and written"
-
-
-def refuse_remote(name, path):
-    """Refuse a blob store as what --name says to write; runs of training are written to one, and checkpoints read from one."""
-    if is_remote(path):
-        raise ConfigError(f"--{name} {path}: results are written to local folders only; name one and copy it")
 
 
 def write_atomically(path, write):

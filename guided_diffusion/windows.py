@@ -17,8 +17,7 @@ from typing import Annotated
 
 import numpy as np
 
-from . import storage
-from .nn import ConfigError
+from .nn import ConfigError, refuse_remote
 
 PACKAGE = (
     "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "
@@ -312,7 +311,7 @@ def open_windows(config, is_main=True, tell=print):
 
 
 def _check_writable(path):
-    storage.refuse_remote("visdom_log", path)
+    refuse_remote("visdom_log", path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with open(path, "a", encoding="utf-8"):

@@ -11,7 +11,7 @@ import sys
 from guided_diffusion import command_line
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.data_check import CheckConfig, check_data
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.nn import ConfigError, refuse_remote
 
 
 def main(argv=None):
@@ -23,6 +23,7 @@ def main(argv=None):
         config, data_config = command_line.configs_from_flags(given, CheckConfig, DataConfig)
         if not config.data_dir:
             raise ConfigError("the folder comes first: python scripts/check_data.py data/training")
+        refuse_remote("sheet", config.sheet)
         sys.exit(1 if check_data(config, data_config) else 0)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from guided_diffusion import command_line, phantom, phantom_files, storage
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.nn import ConfigError, refuse_remote
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PhantomConfig:
 def check(config):
     if not config.out:
         raise ConfigError("--out is missing: name the folder to write")
-    storage.refuse_remote("out", config.out)
+    refuse_remote("out", config.out)
     if os.path.isdir(config.out) and os.listdir(config.out):
         raise ConfigError(f"--out {config.out} is not empty: name a new folder")
     if config.num_cases < 1 or config.raters < 1 or config.seed < 0 or config.size < 16:

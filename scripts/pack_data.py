@@ -14,7 +14,7 @@ from guided_diffusion.case_folder import SPLITS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import pack_folder
 from guided_diffusion.image_files import DataError
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.nn import ConfigError, refuse_remote
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(argv=None):
                 raise ConfigError(f"--{name} is missing")
         if config.image_size is not None and config.image_size < 1:
             raise ConfigError(f"--image_size {config.image_size}: at least 1 is needed, or -1")
-        storage.refuse_remote("out", config.out)
+        refuse_remote("out", config.out)
         if not os.path.isdir(config.data_dir):
             raise DataError(f"{config.data_dir}: no such folder (--data_dir)")
         splits = [split for split in SPLITS if os.path.isdir(os.path.join(config.data_dir, split))]

@@ -17,7 +17,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util, storage
+from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.chain_watch import ChainWatch
@@ -25,7 +25,7 @@ from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.nn import ConfigError, refuse_remote
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
@@ -38,7 +38,7 @@ CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, Visdom
 def check_flags(config):
     """Refuse, by its name, a flag that can be refused without reading a file."""
     ensemble.check_sample_config(config)
-    storage.refuse_remote("out_dir", config.out_dir)
+    refuse_remote("out_dir", config.out_dir)
     for name in ("data_dir", "model_path"):
         if not getattr(config, name):
             raise ConfigError(f"--{name} is missing")

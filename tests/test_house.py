@@ -72,7 +72,7 @@ ALLOWED = {
         "baselines.methods", "case_reader", "case_store", "command_line", "comparison_cases", "fidelity", "gaussian_diffusion", "image_files",
         "lidcloader", "logger", "nn", "predict", "presets", "sampling", "script_util", "storage", "train_config", "workers",
     },
-    "comparison_config": {"nn", "presets", "script_util"},
+    "comparison_config": {"nn", "presets"},
     "comparison_cases": {"case_folder", "case_reader", "image_files", "split_check", "storage"},
     "comparison_page": set(),
     "segmentation": {"nn", "unet", "distribution", "gaussian_diffusion", "respace", "sampling", "symmetry"},

@@ -111,9 +111,9 @@ def test_pictures_come_back_on_a_server_that_was_started_afresh_unnoticed(own_se
     server, told = own_server(), []
     config = server.config("pictures")
     windows = Windows(config, told.append, retry=0.2)
-    windows.picture("first", RED)
-    windows.picture("second", RED)
-    wait_for(lambda: there(connect(config), "first", "second"))
+    for name in ("first", "second"):  # one after the other, lest the second's news outlive its sending
+        windows.picture(name, RED)
+        wait_for(lambda name=name: there(connect(config), name))
     server.kill()
     shutil.rmtree(tmp_path / "kept")
     server.start()
