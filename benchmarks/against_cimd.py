@@ -23,6 +23,7 @@ from running import run
 
 from guided_diffusion import command_line
 from guided_diffusion.comparison import as_arguments, training_of
+from guided_diffusion.compute import usable_cores
 from guided_diffusion.logger import read_rows
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
@@ -66,7 +67,7 @@ def speed(config, method):
 def sample(config, folder):
     data = ("--data_dir", os.path.join(config.work, "testing"), "--out_dir", os.path.join(folder, "samples"))
     more = ("--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", 16)
-    run("segmentation_sample", *data, *more, processes=os.cpu_count())
+    run("segmentation_sample", *data, *more, processes=usable_cores())
 
 
 def ratio_of_means(path, tuned, cimd, name):
