@@ -3,7 +3,8 @@
 import os
 import re
 import shutil
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -18,7 +19,10 @@ SHARE_OF_MEMORY = 0.8  # that `fitting_batch_size` fills
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    amp: Annotated[Literal["none", "bf16"], "precision of the U-Net: float32, or bfloat16 where that is safe"] = "none"
+    amp: Annotated[
+        Literal["none", "tf32", "bf16"],
+        "precision of the U-Net: float32, float32 whose products a GPU rounds to TF32, or bfloat16 where that is safe",
+    ] = "none"
     compile: Annotated[bool, "compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster"] = False
 
 
@@ -27,16 +31,29 @@ def prepare(segmenter, config, device, channels_last=True):
     Put a segmenter on `device` in the layout and the precision to run in; returns it.
 
     channels_last  the layout that convolutions are fastest in
+
+    On a GPU this sets, for the whole process, whether float32 products may be rounded to TF32.
+    ConfigError: TF32 on a CPU.
     """
     device = torch.device(device)
-    if device.index is not None and device.type == "cuda":
-        torch.cuda.set_device(device)  # pinned memory and CUDA graphs belong to the current one
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # pinned memory and CUDA graphs belong to the current one
+        allow_tf32(config.amp == "tf32")
+    elif config.amp == "tf32":
+        raise ConfigError("--amp tf32 needs a GPU: a CPU computes in float32, which is --amp none")
     segmenter.to(device)
     if channels_last:
         segmenter.model.to(memory_format=torch.channels_last)
     if config.amp == "bf16":
         segmenter.model.autocast_dtype = torch.bfloat16
     return segmenter
+
+
+def allow_tf32(allowed):
+    """Whether float32 convolutions and matrix products may round their factors to TF32; PyTorch's default is the first alone."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def compile_model(segmenter, cuda_graphs=True):
@@ -52,6 +69,13 @@ def compile_model(segmenter, cuda_graphs=True):
     dynamic = False if segmenter.num_timesteps > 1 else None  # without a chain it sees images, of which a batch has any number
     segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
     return segmenter
+
+
+def eagerly():
+    """A context in which compiled networks run as they are written, for calls of other shapes or modes than they were compiled for."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def check_compiler():

@@ -5,7 +5,7 @@ Ensembles from Python:
     ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ class Predictor:
 
     def __init__(self, segmenter, flags, stored, compiled):
         self.segmenter, self.flags, self.stored, self.compiled = segmenter, flags, stored, compiled
+        self._compiled_size = None  # masks in flight of the first call, for which the network was compiled
 
     def sample(self, image, num_ensemble=16, *, seed=0, name="image", batch_size=8, **flags):
         """
@@ -64,7 +65,7 @@ class Predictor:
         num_ensemble  masks
         seed, name    a mask depends on these and on its number alone: with the name of a case, it is that case's mask of
                       segmentation_sample.py
-        batch_size    masks in flight
+        batch_size    masks in flight; with compile=True the first call's holds for all, for each size would be compiled anew
         flags         those of SamplerConfig (sampler, steps, spacing, eta, clip_denoised, tta) and of PostprocessConfig
                       (threshold, median_blur, ...), and fast=True
         ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
@@ -77,6 +78,9 @@ class Predictor:
         check_sample_config(config)
         if batch_size == "auto":
             raise ConfigError("batch_size auto is the command line's: give a number")
+        if self.compiled:
+            self._compiled_size = self._compiled_size or batch_size
+            config = replace(config, batch_size=self._compiled_size)
         sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
         (finish,) = command_line.configs_from_flags(flags, PostprocessConfig)
         case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])

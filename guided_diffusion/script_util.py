@@ -37,8 +37,8 @@ def check_flags(flags):
         raise ConfigError("--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh")
     if (flags.get("steps") or 0) > (flags.get("diffusion_steps") or DiffusionConfig.diffusion_steps):
         raise ConfigError(f"--steps {flags['steps']} is more than --diffusion_steps; --iterations is the length of a training")
-    if flags.get("use_fp16") and flags.get("amp") == "bf16":
-        raise ConfigError("--use_fp16 and --amp bf16 contradict: give one of them")
+    if flags.get("use_fp16") and flags.get("amp", "none") != "none":
+        raise ConfigError(f"--use_fp16 and --amp {flags['amp']} contradict: give one of them")
     if flags.get("shard") and flags.get("use_fp16"):
         raise ConfigError("--shard does not work with --use_fp16, whose loss scale each process would choose: use --amp bf16")
     if flags.get("num_head_channels") and flags.get("num_heads_upsample"):

@@ -146,18 +146,23 @@ class AttentionBlock(nn.Module):
 
     def _forward(self, x):
         B, C, H, W = x.shape
-        flat = x.reshape(B, C, H * W)
-        qkv = self.qkv(self.norm(flat))  # [B, 3 C, H W]
+        # Channels come last throughout: fused attention kernels refuse q, k and v whose channels are not adjacent in memory.
+        h = self.norm(x.reshape(B, C, H * W)).transpose(1, 2)  # [B, H W, C]
+        qkv = pointwise(self.qkv, h)  # [B, H W, 3 C]
 
         if self.new_order:
-            q, k, v = qkv.reshape(B, 3, self.num_heads, -1, H * W).unbind(1)
+            q, k, v = qkv.reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         else:
-            q, k, v = qkv.reshape(B, self.num_heads, 3, -1, H * W).unbind(2)
-        # each [B, heads, C / heads, H W]; the library wants pixels before channels
-        h = F.scaled_dot_product_attention(q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3))
+            q, k, v = qkv.reshape(B, H * W, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v)  # [B, heads, H W, C / heads]
 
-        h = self.proj_out(h.transpose(2, 3).reshape(B, C, H * W))
-        return x + h.reshape(B, C, H, W)
+        h = pointwise(self.proj_out, h.transpose(1, 2).reshape(B, H * W, C))
+        return x + h.transpose(1, 2).reshape(B, C, H, W)
+
+
+def pointwise(conv, x):
+    """A convolution of kernel 1, applied to channels that come last: [B, N, C_in] -> [B, N, C_out]."""
+    return F.linear(x, conv.weight[:, :, 0], conv.bias)
 
 
 class UNetModel(nn.Module):

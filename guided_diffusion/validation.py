@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
+from .compute import eagerly
 from .ensemble import SampleConfig, draw_ensembles
 from .metrics import mean_mask_dice, squared_ged
 from .nn import ConfigError
@@ -73,19 +74,23 @@ class Validator:
         spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.max_steps)))
         self.sheet = None
         total = torch.zeros(4, dtype=torch.float64)  # of both scores, the number of cases, and of processes that gave up
-        try:
-            for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)):
-                masks, raters = binarise(samples), case.raters.numpy() > 0.5
-                if self.sheet is None:
-                    self.sheet = sheet(case.image[0].numpy(), raters, masks)
-                soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
-                scores = float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0
-                total[:3] += soundness * torch.tensor(scores)
-        except GivenUp:
-            total[3] = 1
+        with eagerly():  # a network that is compiled for training would be compiled twice more
+            try:
+                for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)):
+                    total[:3] += torch.tensor(self._score_case(case, samples))
+            except GivenUp:
+                total[3] = 1
         segmenter.train()
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums)}
+
+    def _score_case(self, case, samples):
+        """(energy distance, Dice of the two majorities, 1) of a case; NaN where a sample is not finite."""
+        masks, raters = binarise(samples), case.raters.numpy() > 0.5
+        if self.sheet is None:
+            self.sheet = sheet(case.image[0].numpy(), raters, masks)
+        soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
+        return [soundness * score for score in (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)]
 
 
 class GivenUp(Exception):

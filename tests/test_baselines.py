@@ -139,9 +139,9 @@ def test_dropout_is_drawn_by_the_noise_with_its_probability():
         a, b, without = model(image, noise), model(image, noise), model(image[:1])
     torch.testing.assert_close(a, b)
     assert a.std(0).max() > 1e-3 and (without - a[:1]).abs().max() > 1e-3
-    assert (_Dropout(0.3, False, noise, model.dropped)(torch.ones(500, model.dropped[0], 1, 1)) > 0).float().mean() == pytest.approx(0.7, abs=0.02)
+    assert (_Dropout(0.3, model.threshold, False, noise, model.dropped)(torch.ones(500, model.dropped[0], 1, 1)) > 0).float().mean() == pytest.approx(0.7, abs=0.02)
     block = model.down[1](torch.nn.functional.avg_pool2d(model.down[0](image), 2))  # unbiased behind the first block
-    dropped = _Dropout(0.3, False, noise, model.dropped)(block)
+    dropped = _Dropout(0.3, model.threshold, False, noise, model.dropped)(block)
     torch.testing.assert_close(dropped.mean(0).sum(), block[0].sum(), rtol=0.05, atol=0)
 
 

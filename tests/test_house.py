@@ -82,7 +82,7 @@ ALLOWED = {
     "inspector": {"case_reader", "ensemble", "image_files", "pictures", "postprocess", "storage", "windows"},
     "visualize": {"command_line", "image_files", "inspector", "nn", "storage", "windows"},
     "ensemble": {"nn", "checkpoint", "image_files", "pictures", "postprocess", "storage"},
-    "validation": {"nn", "ensemble", "metrics", "pictures", "postprocess"},
+    "validation": {"nn", "compute", "ensemble", "metrics", "pictures", "postprocess"},
     "train_config": {"nn", "augmentation", "checkpoint", "checkpoint_folder", "storage", "symmetry"},
     "train_util": {
         "nn", "augmentation", "batches", "checkpoint", "checkpoint_folder", "compute", "dist_util", "ema", "logger", "resample", "signals",

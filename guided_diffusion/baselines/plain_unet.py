@@ -1,5 +1,8 @@
 """The U-Net of the probabilistic U-Net (Kohl et al. 2018), which the other baselines share."""
 
+import math
+from statistics import NormalDist
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,6 +34,7 @@ class PlainUNet(nn.Module):
     def __init__(self, image_channels, filters, num_convs, dropout=0.0):
         super().__init__()
         self.dropout, self.autocast_dtype = dropout, None
+        self.threshold = NormalDist().inv_cdf(dropout) if dropout else -math.inf  # not in `forward`, where it would break a compiled graph
         self.down = nn.ModuleList(conv_block(i, f, num_convs) for i, f in zip((image_channels, *filters), filters))
         self.up = nn.ModuleList(conv_block(f + g, f, num_convs) for f, g in zip(filters, filters[1:]))
         self.dropped = (*filters[1:], *reversed(filters[1:-1]))  # channels of the blocks with dropout, in their order
@@ -41,7 +45,7 @@ class PlainUNet(nn.Module):
         noise  [B, sum of `dropped`] standard normal, which decides what is dropped; None: torch's global generator does so
                in training, and otherwise nothing is
         """
-        drop = _Dropout(self.dropout, self.training, noise, self.dropped)
+        drop = _Dropout(self.dropout, self.threshold, self.training, noise, self.dropped)
         with torch.autocast(image.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             x, skips = self.down[0](image), []
             for block in self.down[1:]:
@@ -56,12 +60,15 @@ class PlainUNet(nn.Module):
 
 
 class _Dropout:
-    """Drops channels, block after block, by the global generator or by noise [B, sum of counts]."""
+    """
+    Drops channels, block after block, by the global generator or by noise [B, sum of counts].
 
-    def __init__(self, p, training, noise, counts):
-        self.p, self.training = p, training
+    threshold  the number below which a standard normal one is with probability p
+    """
+
+    def __init__(self, p, threshold, training, noise, counts):
+        self.p, self.threshold, self.training = p, threshold, training
         self.noise = None if noise is None else iter(noise.split(counts, dim=1))
-        self.threshold = torch.special.ndtri(torch.tensor(p)).item()  # of a standard normal, p are below
 
     def __call__(self, x):
         if self.noise is None:

@@ -1,0 +1,105 @@
+"""Precision, attention kernels and compilation: what can be seen of them without a GPU."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, nonzero
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from guided_diffusion import compute
+from guided_diffusion.compute import ComputeConfig
+from guided_diffusion.dist_util import Processes
+from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.predict import Predictor
+from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.script_util import configs_from_flags, create_segmenter, flags_from_configs
+from guided_diffusion.unet import AttentionBlock, UNetConfig
+from guided_diffusion.validation import ValidationConfig, Validator
+
+
+class CountingBackend:
+    """A compiler that counts the graphs that it is given, and leaves them as they are."""
+
+    def __init__(self):
+        torch.compiler.reset()
+        self.graphs = 0
+
+    def __call__(self, graph, inputs):
+        self.graphs += 1
+        return graph.forward
+
+
+def tiny_segmenter(**flags):
+    torch.manual_seed(0)
+    return nonzero(create_segmenter({**TINY, **flags}))
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_fused_kernel_takes_the_attention(new_order, heads):
+    """Fused kernels refuse queries whose channels are not adjacent; the answer is that of the plain products, in channels-last layout."""
+    block = AttentionBlock(64, heads, UNetConfig(use_new_attention_order=new_order))
+    torch.nn.init.normal_(block.proj_out.weight)
+    x = torch.randn(3, 64, 8, 8).to(memory_format=torch.channels_last)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where that kernel cannot be used
+        fused = block(x)
+    with sdpa_kernel(SDPBackend.MATH):
+        torch.testing.assert_close(fused, block(x), atol=1e-5, rtol=1e-5)
+    assert fused.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_tf32_is_a_choice_that_a_cpu_refuses():
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        for allowed in (True, False):
+            compute.allow_tf32(allowed)
+            assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (allowed, allowed)
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    with pytest.raises(ConfigError, match="--amp tf32 needs a GPU"):
+        compute.prepare(tiny_segmenter(), ComputeConfig(amp="tf32"), "cpu")
+
+
+@pytest.mark.parametrize("flags", [{}, {"method": "mc-dropout", "dropout": 0.3}, {"method": "prob-unet"}, {"method": "ssn"}, {"method": "unet"}])
+def test_the_network_is_one_graph(flags):
+    """Without a break, at which a compiled network would fall back to Python."""
+    segmenter, backend = tiny_segmenter(**flags).eval(), CountingBackend()
+    image, noise = torch.rand(2, 1, 16, 16), torch.randn(2, 100)
+    inputs = (torch.rand(2, 2, 16, 16), torch.tensor([3, 20])) if not flags else (image,)
+    if flags.get("method") == "mc-dropout":
+        inputs = (image, noise[:, : sum(segmenter.model.dropped)])
+    expected = segmenter.model(*inputs)
+    segmenter.model.compile(backend=backend, fullgraph=True)
+    torch.testing.assert_close(segmenter.model(*inputs), expected)
+    assert backend.graphs == 1
+
+
+def test_validation_compiles_nothing(cases):
+    dataset, backend = LIDCDataset(cases, 16, 1), CountingBackend()
+    segmenter = tiny_segmenter().train()
+    validator = Validator(dataset, ValidationConfig(eval_cases=3, eval_ensemble=2, eval_steps=3), SamplerConfig(), Processes({}), 0, batch_size=4)
+    expected = validator.score(segmenter)
+    segmenter.model.compile(backend=backend)
+
+    def train():
+        return segmenter(torch.rand(4, 1, 16, 16), torch.ones(4, 1, 16, 16), torch.tensor([1, 2, 3, 4]))["loss"]
+
+    train()
+    compiled = backend.graphs
+    assert compiled > 0 and validator.score(segmenter) == expected
+    train()
+    assert backend.graphs == compiled
+
+
+def test_a_compiled_predictor_is_compiled_once(cases):
+    """Whatever batch size later calls name; beyond a few recompilations PyTorch runs the network uncompiled without a word."""
+    segmenter, backend = tiny_segmenter().eval(), CountingBackend()
+    flags = flags_from_configs(*configs_from_flags(TINY, UNetConfig)) | {"diffusion_steps": 40, "method": "cimd", "architecture": "unet"}
+    image = np.full((16, 16), 0.5, dtype=np.float32)
+    eager = Predictor(segmenter, flags, {}, compiled=False).sample(image, 3, steps=2)
+    segmenter.model.compile(backend=backend, dynamic=False)
+    compiled = Predictor(segmenter, flags, {}, compiled=True)
+    for batch_size in (2, 1, 3, 5):
+        np.testing.assert_allclose(compiled.sample(image, 3, steps=2, batch_size=batch_size).samples, eager.samples, atol=1e-5)
+    assert backend.graphs == 1
