@@ -1,10 +1,10 @@
 """Ensembles of masks for many cases: drawn in batches across cases, each case written as soon as it is whole."""
 
-import collections
 import hashlib
+import io
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import zlib
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import checkpoint, pictures, storage
+from .case_writer import PackedArrays
 from .image_files import DataError, read_label
 from .nn import ConfigError, seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
@@ -126,26 +127,31 @@ def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
     The raw samples come first, so that nothing that happens to the rest loses them; what `finish` gave joins them last,
     and says that all is there.
 
+    Only that last file waits for the disk. A power cut may therefore spare it and damage pictures written before: it
+    carries their checksums, by which `unfinished` finds out and writes them again. A movie cannot be made again, and
+    waits for the disk too.
+
     samples      [M, H, W] float32
     drawn_by     what `identity` gave
     finished_by  what `finish` gave
     frames       of the movie of its first mask, [[H, W]]; None: nothing is done about it
     """
-    drawn_by = {**drawn_by, "image": image_hash(case)}
-    _write_samples(out_dir, case, samples, drawn_by)
+    path = samples_path(out_dir, case.id)
+    stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case))
+    stored.write(path, sync=os.path.exists(path))  # a finished file must not outlast a power cut beside new pictures
     masks = binarise(samples, postprocess_of(finished_by))
     _remove_pictures(out_dir, case.id, len(masks))
-    for k, mask in enumerate(masks):
-        _write_picture(mask_path(out_dir, case.id, k), pictures.to_grey(mask))
-    if finished_by["consensus"] != "none":
-        one = CONSENSUS[finished_by["consensus"]](masks)
-        _write_picture(consensus_path(out_dir, case.id), pictures.to_grey(one))
     if frames:
         film = pictures.movie(case.image[0].numpy(), frames)
         storage.write_atomically(movie_path(out_dir, case.id), lambda file: file.write(film))
-    page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
-    _write_picture(os.path.join(out_dir, f"{case.id}_sheet.png"), page)
-    _write_samples(out_dir, case, samples, {**drawn_by, **finished_by})
+    made = [pictures.to_grey(mask) for mask in masks]
+    if finished_by["consensus"] != "none":
+        made.append(pictures.to_grey(CONSENSUS[finished_by["consensus"]](masks)))
+    made.append(pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks))
+    paths = _picture_paths(out_dir, case.id, len(masks), finished_by["consensus"])
+    checksums = [_write_picture(*pair) for pair in zip(paths, made, strict=True)]
+    stored.add(**finished_by, pictures=np.array(checksums, dtype=np.uint32))
+    stored.write(path)
 
 
 def _remove_pictures(out_dir, case_id, count):
@@ -159,41 +165,33 @@ def _remove_pictures(out_dir, case_id, count):
         os.unlink(mask_path(out_dir, case_id, k))
 
 
-def _write_samples(out_dir, case, samples, made_by):
-    path = samples_path(out_dir, case.id)
-    storage.write_atomically(path, lambda file: np.savez_compressed(file, samples=samples, **made_by))
-
-
-class CaseWriter:
-    """
-    Calls `write(case, samples, ...)` in a thread of its own, while the next cases are drawn.
-
-    Use as a context: at its end everything is written. What goes wrong in the thread is raised by a later call, or there.
-    """
-
-    MOST_WAITING = 4  # cases; then the caller waits
-
-    def __init__(self, write):
-        self.write, self.waiting = write, collections.deque()
-
-    def __enter__(self):
-        self.pool = ThreadPoolExecutor(1)
-        return self
-
-    def __call__(self, case, samples, **more):
-        while len(self.waiting) >= self.MOST_WAITING or (self.waiting and self.waiting[0].done()):
-            self.waiting.popleft().result()
-        self.waiting.append(self.pool.submit(self.write, case, samples, **more))
-
-    def __exit__(self, kind, *exception):
-        self.pool.shutdown()
-        if kind is None:  # else that error is the one to tell
-            for future in self.waiting:
-                future.result()
+def _picture_paths(out_dir, case_id, count, consensus):
+    """The pictures of a case with `count` masks, in the order of their checksums."""
+    one = [] if consensus == "none" else [consensus_path(out_dir, case_id)]
+    return [*(mask_path(out_dir, case_id, k) for k in range(count)), *one, sheet_path(out_dir, case_id)]
 
 
 def _write_picture(path, picture):
-    storage.write_atomically(path, lambda file: picture.save(file, format="PNG"))
+    """Write a PIL image without waiting for the disk. Returns the file's CRC-32."""
+    file = io.BytesIO()
+    level = 1 if picture.mode == "RGB" else 6  # of zlib: sheets, of images with noise, become no smaller by more
+    picture.save(file, format="PNG", compress_level=level)
+    storage.write_atomically(path, lambda aside: aside.write(file.getbuffer()), sync=False)
+    return zlib.crc32(file.getbuffer())
+
+
+def _pictures_whole(out_dir, case_id, count, consensus):
+    """Whether a finished case's pictures are those that it was finished with; True where no checksums are stored."""
+    with np.load(samples_path(out_dir, case_id), allow_pickle=False) as file:
+        if "pictures" not in file.files:  # written when every picture waited for the disk
+            return True
+        checksums = file["pictures"].tolist()
+    if os.path.exists(mask_path(out_dir, case_id, count)):
+        return False
+    try:
+        return checksums == [zlib.crc32(storage.read_bytes(path) or b"") for path in _picture_paths(out_dir, case_id, count, consensus)]
+    except OSError:  # a sector that the disk cannot read, say
+        return False
 
 
 def mask_path(out_dir, case_id, k):
@@ -204,6 +202,11 @@ def mask_path(out_dir, case_id, k):
 def consensus_path(out_dir, case_id):
     """The picture of a case's consensus."""
     return os.path.join(out_dir, f"{case_id}_consensus.png")
+
+
+def sheet_path(out_dir, case_id):
+    """The picture sheet of a case."""
+    return os.path.join(out_dir, f"{case_id}_sheet.png")
 
 
 def movie_path(out_dir, case_id):
@@ -277,8 +280,8 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
     """
     Those case numbers of `indices` that are still to be drawn.
 
-    A case that is there, but not finished, or otherwise (another threshold, say), is written anew from its samples; a
-    damaged one, and one without the movie that is wanted, is drawn again. A movie of samples that are not there, or will be
+    A case that is there, but not finished, or otherwise (another threshold, say), or without one of its pictures, is written
+    anew from its samples; a damaged one, and one without the movie that is wanted, is drawn again. A movie of samples that are not there, or will be
     drawn again, is removed.
 
     config   SampleConfig: out_dir, overwrite, movie
@@ -304,6 +307,8 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
         if config.movie and not os.path.exists(movie):
             left.append(index)
-        elif any(before.get(name) != value for name, value in finished_by.items()):
+        elif any(before.get(name) != value for name, value in finished_by.items()) or not _pictures_whole(
+            config.out_dir, case.id, len(samples), finished_by["consensus"]
+        ):
             write_case(config.out_dir, case, samples, drawn_by, finished_by)
     return left

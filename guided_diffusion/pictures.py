@@ -1,11 +1,11 @@
 """Picture sheets: a case's image, its raters and samples as masks and as outlines, their mean and their uncertainty; movies."""
 
+import functools
 import io
 import math
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
 from .postprocess import entropy_map, mean_mask, variance_map
 
@@ -33,7 +33,9 @@ def outlines(image, masks, scale=1):
     page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
     for k, mask in enumerate(masks):
         large = np.asarray(mask, dtype=bool).repeat(scale, 0).repeat(scale, 1)
-        page[large & ~ndimage.binary_erosion(large)] = PALETTE[k % len(PALETTE)]
+        around = np.pad(large, 1)
+        inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+        page[large & ~inside] = PALETTE[k % len(PALETTE)]
     return page
 
 
@@ -61,6 +63,16 @@ def sheet(image, raters, masks, num_shown=None):
     return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
 
 
+@functools.lru_cache(maxsize=1000)  # drawing one takes as long as a tile, and sheets have the same ones
+def label_picture(label, zoom):
+    """A label as a PIL image as wide as its letters; not to be changed, for others get the same one."""
+    font = ImageFont.load_default(size=LABEL_SIZE * zoom)
+    width = max(math.ceil(font.getlength(label)), font.getbbox(label)[2])  # the last letter may lean over its end
+    picture = Image.new("RGB", (width, LABEL_HEIGHT * zoom), PAPER)
+    ImageDraw.Draw(picture).text((0, 0), label, fill=INK, font=font)
+    return picture
+
+
 def grid(rows):
     """
     Labelled tiles side by side, PIL image in colour.
@@ -70,15 +82,14 @@ def grid(rows):
     height, width = rows[0][0][1].shape[:2]
     scale = enlargement((height, width))
     zoom = max(1, width * scale // TILE)  # of the labels: a sheet of large tiles is looked at from afar
-    font, label_height = ImageFont.load_default(size=LABEL_SIZE * zoom), LABEL_HEIGHT * zoom
-    widest = max(math.ceil(font.getlength(label)) for row in rows for label, _ in row)
+    label_height = LABEL_HEIGHT * zoom
+    widest = max(label_picture(label, zoom).width for row in rows for label, _ in row)
     step_x, step_y = max(width * scale, widest) + MARGIN, height * scale + label_height + MARGIN
     page = Image.new("RGB", (max(map(len, rows)) * step_x + MARGIN, len(rows) * step_y + MARGIN), PAPER)
-    draw = ImageDraw.Draw(page)
     for y, row in enumerate(rows):
         for x, (label, tile) in enumerate(row):
             corner = (MARGIN + x * step_x, MARGIN + y * step_y)
-            draw.text(corner, label, fill=INK, font=font)
+            page.paste(label_picture(label, zoom), corner)
             if np.ndim(tile) == 3:
                 picture = Image.fromarray(tile)
             else:

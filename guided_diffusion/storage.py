@@ -1,7 +1,7 @@
 """
 Files in a folder or in a blob store (gs://, az://), written so that a reader never sees half of one.
 
-In a folder a file is written aside, flushed to the disk, and renamed; a blob store shows an object only when it is whole.
+In a folder a file is written aside, flushed to the disk where that is asked for, and renamed; a blob store shows an object only when it is whole.
 """
 
 import errno
@@ -26,9 +26,12 @@ def unknown_store(path):
     return None if not is_remote(path) or str(path).startswith(kinds) else f"only folders, {' and '.join(kinds)} can be read and written"
 
 
-def write_atomically(path, write):
+def write_atomically(path, write, sync=True):
     """
     Call write(file) on a new file and put it in the place of `path` when it is whole.
+
+    sync  wait until file and name are on the disk. False: a power cut soon after may leave an empty or damaged file;
+          the end of this process, however it ends, does not
 
     OSError: it cannot be written (the disk is full, say); the message names `path`, which stays as it was.
     """
@@ -43,10 +46,12 @@ def write_atomically(path, write):
     try:
         with open(aside, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(aside, path)
-        _sync_folder(folder)
+        if sync:
+            _sync_folder(folder)
     except BaseException as error:
         if os.path.exists(aside):
             os.unlink(aside)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.chain_watch import ChainWatch
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
@@ -95,11 +96,12 @@ def main(argv=None):
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):
                 tqdm.write(line)
 
+        writers = max(1, min(CaseWriter.MOST, compute.usable_cores() // processes.local_size))
         write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
             compute.memory_told(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
-            ensemble.CaseWriter(write) as writer,
+            CaseWriter(write, writers, -(-config.batch_size // config.num_ensemble)) as writer,
             open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):
             watch = ChainWatch(segmenter.num_timesteps, config.movie, windows, postprocess)

@@ -17,6 +17,7 @@ from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonze
 
 from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
 from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.image_files import DataError, read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
@@ -333,11 +334,11 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
             raise OSError("no space")
         written.append(case)
 
-    with pytest.raises(OSError, match="no space"), ensemble.CaseWriter(write) as writer:
+    with pytest.raises(OSError, match="no space"), CaseWriter(write) as writer:
         for case in range(3):
             writer(case, None)
     assert 0 in written
-    with pytest.raises(KeyError), ensemble.CaseWriter(write) as writer:  # the first error is told
+    with pytest.raises(KeyError), CaseWriter(write) as writer:  # the first error is told
         writer(1, None)
         raise KeyError
 

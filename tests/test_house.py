@@ -81,7 +81,8 @@ ALLOWED = {
     "chain_watch": {"pictures", "postprocess", "windows"},
     "inspector": {"case_reader", "ensemble", "image_files", "pictures", "postprocess", "storage", "windows"},
     "visualize": {"command_line", "image_files", "inspector", "nn", "storage", "windows"},
-    "ensemble": {"nn", "checkpoint", "image_files", "pictures", "postprocess", "storage"},
+    "case_writer": {"storage"},
+    "ensemble": {"nn", "case_writer", "checkpoint", "image_files", "pictures", "postprocess", "storage"},
     "validation": {"nn", "compute", "ensemble", "metrics", "pictures", "postprocess"},
     "train_config": {"nn", "augmentation", "checkpoint", "checkpoint_folder", "storage", "symmetry"},
     "train_util": {

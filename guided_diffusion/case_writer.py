@@ -1,0 +1,75 @@
+"""Arrays compressed once for two versions of a file, and the threads that write cases while the next ones are drawn."""
+
+import collections
+import io
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from . import storage
+
+
+class PackedArrays:
+    """
+    The content of an .npz file, as np.load reads it. Arrays that are added later join those that are compressed already.
+
+    Equal arrays, added in the same order, give equal bytes.
+    """
+
+    LEVEL = 1  # of zlib: on soft masks at least twice as fast as the 6 of np.savez_compressed, for files 5 % larger
+
+    def __init__(self, **arrays):
+        self.file = io.BytesIO()
+        self.add(**arrays)
+
+    def add(self, **arrays):
+        """Add arrays, or plain values, by their names."""
+        with zipfile.ZipFile(self.file, "a") as archive:
+            for name, value in arrays.items():
+                content = io.BytesIO()
+                np.lib.format.write_array(content, np.asanyarray(value), allow_pickle=False)
+                kind = zipfile.ZIP_DEFLATED if np.ndim(value) else zipfile.ZIP_STORED  # a plain value is all header
+                entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, whenever it is written
+                archive.writestr(entry, content.getbuffer(), kind, self.LEVEL)
+
+    def write(self, path, sync=True):
+        """Write the file; `sync` as in storage.write_atomically."""
+        storage.write_atomically(path, lambda file: file.write(self.file.getbuffer()), sync)
+
+
+class CaseWriter:
+    """
+    Calls `write(case, samples, ...)` in threads, while the next cases are drawn.
+
+    Use as a context: at its end everything is written. What goes wrong in a thread is raised by a later call, or at the
+    end: of several errors, that of the case that came first. Threads are enough, for compressing arrays and pictures and
+    waiting for the disk leave the interpreter to others; and processes could not be forked beside a GPU.
+
+    writers  threads
+    at_once  cases that are drawn together: so many may wait, or PER_WRITER for each thread, whichever is more. Then the
+             caller waits
+    """
+
+    MOST = 4  # threads that gain anything: what remains of a case's work holds the interpreter
+    PER_WRITER = 2  # cases, those being written among them
+
+    def __init__(self, write, writers=1, at_once=1):
+        self.write, self.writers = write, writers
+        self.most_waiting = max(at_once, self.PER_WRITER * writers)
+        self.waiting = collections.deque()
+
+    def __enter__(self):
+        self.pool = ThreadPoolExecutor(self.writers)
+        return self
+
+    def __call__(self, case, samples, **more):
+        while len(self.waiting) >= self.most_waiting or (self.waiting and self.waiting[0].done()):
+            self.waiting.popleft().result()
+        self.waiting.append(self.pool.submit(self.write, case, samples, **more))
+
+    def __exit__(self, kind, *exception):
+        self.pool.shutdown()
+        if kind is None:  # else that error is the one to report
+            for future in self.waiting:
+                future.result()
