@@ -188,8 +188,9 @@ def _pictures_whole(out_dir, case_id, count, consensus):
         checksums = file["pictures"].tolist()
     if os.path.exists(mask_path(out_dir, case_id, count)):
         return False
+    paths = _picture_paths(out_dir, case_id, count, consensus)
     try:
-        return checksums == [zlib.crc32(storage.read_bytes(path) or b"") for path in _picture_paths(out_dir, case_id, count, consensus)]
+        return checksums == [zlib.crc32(storage.read_bytes(path) or b"") for path in paths]
     except OSError:  # a sector that the disk cannot read, say
         return False
 

@@ -1,0 +1,138 @@
+"""
+Cases per second that can be written: draw_ensembles and its writers with a stand-in for the network that costs nothing.
+
+    python benchmarks/writing.py --out benchmarks/results/writing_cpu.json
+
+The first row of each size of ensemble writes as one thread that compresses the samples twice, before the pictures and after them, and
+waits for the disk after every file; the others are `write_case` in several threads. The rows take turns; a rate is the median over
+the rounds, and a ratio is the median of the ratios within a round.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import torch
+from machine import machine_name
+from scipy import ndimage
+
+from guided_diffusion import command_line, ensemble, pictures, storage
+from guided_diffusion.case_writer import CaseWriter
+from guided_diffusion.lidcloader import make_case
+from guided_diffusion.postprocess import PostprocessConfig, binarise
+from guided_diffusion.sampling import SamplerConfig
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    ensembles: Annotated[tuple[int, ...], "masks for each case"] = (4, 16)
+    writers: Annotated[tuple[int, ...], "threads that write"] = (1, 2, 4)
+    cases: Annotated[int, "in each turn"] = 48
+    rounds: Annotated[int, "turns"] = 5
+    batch_size: Annotated[int, "masks that are drawn together"] = 128
+    image_size: Annotated[int, "pixels"] = 128
+    work: Annotated[str, "folder for the files, on the disk that is measured"] = "results"
+    out: Annotated[str, "JSON file for the figures"] = ""
+
+
+class StandIn(torch.nn.Module):
+    """Has the masks of a batch from the start: ellipses with soft edges and a little noise, clipped to [0, 1] as samples are."""
+
+    def __init__(self, batch_size, side):
+        super().__init__()
+        self.place = torch.nn.Parameter(torch.zeros(1))
+        rng = np.random.default_rng(0)
+        y, x = np.mgrid[:side, :side] / side - 0.5
+        radii = rng.uniform(0.1, 0.3, (batch_size, 1, 1))
+        edges = 1 / (1 + np.exp((np.hypot(y, x) - radii) * side / 2))
+        self.masks = torch.tensor(np.clip(edges + 0.02 * rng.standard_normal(edges.shape), 0, 1)[:, None], dtype=torch.float32)
+
+    def sample_masks(self, image, generators, sampler, on_step, rows):
+        return self.masks[: len(generators)]
+
+
+def one_case(name, side):
+    """A case with a smooth noisy image and four raters."""
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.random((side, side)), 1)
+    image = ((image - image.min()) / np.ptp(image)).astype(np.float32)
+    raters = StandIn(4, side).masks[:, 0].numpy() > 0.5
+    return make_case(name, image[None], raters, image_channels=4)
+
+
+def write_synced(out_dir, case, samples, drawn_by, finished_by):
+    """A case's files, each waited for; the samples compressed twice."""
+
+    def write_samples(**made_by):
+        storage.write_atomically(ensemble.samples_path(out_dir, case.id), lambda file: np.savez_compressed(file, samples=samples, **made_by))
+
+    def write_picture(path, picture):
+        storage.write_atomically(path, lambda file: picture.save(file, format="PNG"))
+
+    drawn_by = {**drawn_by, "image": ensemble.image_hash(case)}
+    write_samples(**drawn_by)
+    masks = binarise(samples, ensemble.postprocess_of(finished_by))
+    for k, mask in enumerate(masks):
+        write_picture(ensemble.mask_path(out_dir, case.id, k), pictures.to_grey(mask))
+    page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
+    write_picture(ensemble.sheet_path(out_dir, case.id), page)
+    write_samples(**drawn_by, **finished_by)
+
+
+def seconds(config, count, write, writers):
+    """[time by the clock, time of the processor] that `count` masks for each case take, from the first noise to the last file."""
+    segmenter, sampler = StandIn(config.batch_size, config.image_size), SamplerConfig(steps=20)
+    dataset = [one_case(f"case{k:04d}", config.image_size) for k in range(config.cases)]
+    drawing = ensemble.SampleConfig(num_ensemble=count, batch_size=config.batch_size)
+    made_by = ensemble.identity(drawing, sampler, 20, "none", {}, ""), ensemble.finish(drawing, PostprocessConfig())
+    with tempfile.TemporaryDirectory(dir=config.work) as folder:
+        started = np.array([time.perf_counter(), time.process_time()])
+        with CaseWriter(partial(write, folder, drawn_by=made_by[0], finished_by=made_by[1]), writers, -(-config.batch_size // count)) as writer:
+            for case, samples in ensemble.draw_ensembles(segmenter, dataset, range(config.cases), drawing, sampler):
+                writer(case, samples)
+        return np.array([time.perf_counter(), time.process_time()]) - started
+
+
+def measure(config):
+    """A row for each size of ensemble and way of writing."""
+    ways = [("every file synced, samples compressed twice", write_synced, 1), *(("write_case", ensemble.write_case, n) for n in config.writers)]
+    told = []
+    for count in config.ensembles:
+        turns = np.array([[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)])
+        for k, (name, _, writers) in enumerate(ways):
+            rate = config.cases / statistics.median(turns[:, k, 0])
+            told.append({
+                "name": name, "writers": writers, "masks": count, "cases_per_second": rate, "masks_per_second": count * rate,
+                "processor_ms_per_case": 1000 * statistics.median(turns[:, k, 1]) / config.cases,
+                "times_first": statistics.median(turns[:, 0, 0] / turns[:, k, 0]), "seconds": turns[:, k, 0].tolist(),
+            })  # fmt: skip
+    return {"machine": machine_name(), "rounds": config.rounds, "cases": config.cases, "image_size": config.image_size, "rows": told}
+
+
+def main():
+    with command_line.one_line_errors("benchmarks/writing.py"):
+        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
+        os.makedirs(config.work, exist_ok=True)
+        result = measure(config)
+        print(f"{result['machine']}; {config.cases} cases of {config.image_size} pixels")
+        print("| | threads | masks for a case | cases/s | masks/s | ms of processor for a case | times the first |")
+        print("|---|---|---|---|---|---|---|")
+        for row in result["rows"]:
+            print(
+                f"| {row['name']} | {row['writers']} | {row['masks']} | {row['cases_per_second']:.1f} | {row['masks_per_second']:.0f} | "
+                f"{row['processor_ms_per_case']:.0f} | {row['times_first']:.1f} |"
+            )
+        if config.out:
+            with open(config.out, "w", encoding="utf-8") as file:
+                file.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
