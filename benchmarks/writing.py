@@ -3,9 +3,9 @@ Cases per second that can be written: draw_ensembles and its writers with a stan
 
     python benchmarks/writing.py --out benchmarks/results/writing_cpu.json
 
-The first row of each size of ensemble writes as one thread that compresses the samples twice, before the pictures and after them, and
-waits for the disk after every file; the others are `write_case` in several threads. The rows take turns; a rate is the median over
-the rounds, and a ratio is the median of the ratios within a round.
+The first row of each size of ensemble is one thread that compresses the samples twice, before the pictures and after
+them, and waits for the disk after every file; the others are `write_case` in several threads. The rows take turns; a
+rate is the median over the rounds, and a ratio is the median of the ratios within a round.
 """
 
 import json
@@ -42,7 +42,7 @@ class BenchmarkConfig:
 
 
 class StandIn(torch.nn.Module):
-    """Has the masks of a batch from the start: ellipses with soft edges and a little noise, clipped to [0, 1] as samples are."""
+    """Has the masks of a batch from the start: discs with soft edges and a little noise, clipped to [0, 1]."""
 
     def __init__(self, batch_size, side):
         super().__init__()
@@ -51,7 +51,8 @@ class StandIn(torch.nn.Module):
         y, x = np.mgrid[:side, :side] / side - 0.5
         radii = rng.uniform(0.1, 0.3, (batch_size, 1, 1))
         edges = 1 / (1 + np.exp((np.hypot(y, x) - radii) * side / 2))
-        self.masks = torch.tensor(np.clip(edges + 0.02 * rng.standard_normal(edges.shape), 0, 1)[:, None], dtype=torch.float32)
+        masks = np.clip(edges + 0.02 * rng.standard_normal(edges.shape), 0, 1)
+        self.masks = torch.tensor(masks[:, None], dtype=torch.float32)
 
     def sample_masks(self, image, generators, sampler, on_step, rows):
         return self.masks[: len(generators)]
@@ -70,7 +71,8 @@ def write_synced(out_dir, case, samples, drawn_by, finished_by):
     """A case's files, each waited for; the samples compressed twice."""
 
     def write_samples(**made_by):
-        storage.write_atomically(ensemble.samples_path(out_dir, case.id), lambda file: np.savez_compressed(file, samples=samples, **made_by))
+        path = ensemble.samples_path(out_dir, case.id)
+        storage.write_atomically(path, lambda file: np.savez_compressed(file, samples=samples, **made_by))
 
     def write_picture(path, picture):
         storage.write_atomically(path, lambda file: picture.save(file, format="PNG"))
@@ -86,14 +88,19 @@ def write_synced(out_dir, case, samples, drawn_by, finished_by):
 
 
 def seconds(config, count, write, writers):
-    """[time by the clock, time of the processor] that `count` masks for each case take, from the first noise to the last file."""
+    """
+    [time by the clock, time of the processor] that all cases take, with `count` masks for each, from the first noise to
+    the last file.
+    """
     segmenter, sampler = StandIn(config.batch_size, config.image_size), SamplerConfig(steps=20)
     dataset = [one_case(f"case{k:04d}", config.image_size) for k in range(config.cases)]
     drawing = ensemble.SampleConfig(num_ensemble=count, batch_size=config.batch_size)
-    made_by = ensemble.identity(drawing, sampler, 20, "none", {}, ""), ensemble.finish(drawing, PostprocessConfig())
+    drawn_by = ensemble.identity(drawing, sampler, 20, "none", {}, "")
+    finished_by = ensemble.finish(drawing, PostprocessConfig())
     with tempfile.TemporaryDirectory(dir=config.work) as folder:
         started = np.array([time.perf_counter(), time.process_time()])
-        with CaseWriter(partial(write, folder, drawn_by=made_by[0], finished_by=made_by[1]), writers, -(-config.batch_size // count)) as writer:
+        write_one = partial(write, folder, drawn_by=drawn_by, finished_by=finished_by)
+        with CaseWriter(write_one, writers, -(-config.batch_size // count)) as writer:
             for case, samples in ensemble.draw_ensembles(segmenter, dataset, range(config.cases), drawing, sampler):
                 writer(case, samples)
         return np.array([time.perf_counter(), time.process_time()]) - started
@@ -101,10 +108,12 @@ def seconds(config, count, write, writers):
 
 def measure(config):
     """A row for each size of ensemble and way of writing."""
-    ways = [("every file synced, samples compressed twice", write_synced, 1), *(("write_case", ensemble.write_case, n) for n in config.writers)]
+    ways = [("every file synced, samples compressed twice", write_synced, 1)]
+    ways += [("write_case", ensemble.write_case, writers) for writers in config.writers]
     told = []
     for count in config.ensembles:
-        turns = np.array([[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)])
+        turns = [[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)]
+        turns = np.array(turns)  # [rounds, ways, 2]
         for k, (name, _, writers) in enumerate(ways):
             rate = config.cases / statistics.median(turns[:, k, 0])
             told.append({
@@ -112,7 +121,8 @@ def measure(config):
                 "processor_ms_per_case": 1000 * statistics.median(turns[:, k, 1]) / config.cases,
                 "times_first": statistics.median(turns[:, 0, 0] / turns[:, k, 0]), "seconds": turns[:, k, 0].tolist(),
             })  # fmt: skip
-    return {"machine": machine_name(), "rounds": config.rounds, "cases": config.cases, "image_size": config.image_size, "rows": told}
+    setting = {"rounds": config.rounds, "cases": config.cases, "image_size": config.image_size}
+    return {"machine": machine_name(), **setting, "rows": told}
 
 
 def main():
@@ -126,8 +136,8 @@ def main():
         print("|---|---|---|---|---|---|---|")
         for row in result["rows"]:
             print(
-                f"| {row['name']} | {row['writers']} | {row['masks']} | {row['cases_per_second']:.1f} | {row['masks_per_second']:.0f} | "
-                f"{row['processor_ms_per_case']:.0f} | {row['times_first']:.1f} |"
+                f"| {row['name']} | {row['writers']} | {row['masks']} | {row['cases_per_second']:.1f} | "
+                f"{row['masks_per_second']:.0f} | {row['processor_ms_per_case']:.0f} | {row['times_first']:.1f} |"
             )
         if config.out:
             with open(config.out, "w", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from . import storage
 
 class PackedArrays:
     """
-    The content of an .npz file, as np.load reads it. Arrays that are added later join those that are compressed already.
+    The content of an .npz file, as np.load reads it. Arrays added later join those that are compressed already.
 
     Equal arrays, added in the same order, give equal bytes.
     """
@@ -43,15 +43,15 @@ class CaseWriter:
     Calls `write(case, samples, ...)` in threads, while the next cases are drawn.
 
     Use as a context: at its end everything is written. What goes wrong in a thread is raised by a later call, or at the
-    end: of several errors, that of the case that came first. Threads are enough, for compressing arrays and pictures and
-    waiting for the disk leave the interpreter to others; and processes could not be forked beside a GPU.
+    end: of several errors, that of the case that came first. They are threads, because compressing arrays and pictures
+    and waiting for the disk release the interpreter, and because a process that uses a GPU must not be forked.
 
     writers  threads
     at_once  cases that are drawn together: so many may wait, or PER_WRITER for each thread, whichever is more. Then the
              caller waits
     """
 
-    MOST = 4  # threads that gain anything: what remains of a case's work holds the interpreter
+    MOST = 4  # threads: about a third of a case's work holds the interpreter
     PER_WRITER = 2  # cases, those being written among them
 
     def __init__(self, write, writers=1, at_once=1):

@@ -281,9 +281,9 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
     """
     Those case numbers of `indices` that are still to be drawn.
 
-    A case that is there, but not finished, or otherwise (another threshold, say), or without one of its pictures, is written
-    anew from its samples; a damaged one, and one without the movie that is wanted, is drawn again. A movie of samples that are not there, or will be
-    drawn again, is removed.
+    A case that is there, but not finished, or otherwise (another threshold, say), or with a picture missing or changed, is
+    written anew from its samples; a damaged one, and one without the movie that is required, is drawn again. A movie of
+    samples that are not there, or will be drawn again, is removed.
 
     config   SampleConfig: out_dir, overwrite, movie
     unnamed  as in checkpoint.differences

@@ -1,7 +1,8 @@
 """
 Files in a folder or in a blob store (gs://, az://), written so that a reader never sees half of one.
 
-In a folder a file is written aside, flushed to the disk where that is asked for, and renamed; a blob store shows an object only when it is whole.
+In a folder a file is written aside, by default flushed to the disk, and renamed; a blob store shows an object only when
+it is whole.
 """
 
 import errno

@@ -55,7 +55,7 @@ def die_at(monkeypatch, number):
 
 
 def kill_everywhere(monkeypatch, prepare, write):
-    """Yield after a kill at each moment of write() in turn, until it comes to its end; `prepare` makes the folder before each."""
+    """Yield after a kill at each moment of write() in turn, until one run ends; `prepare` makes the folder before each."""
     for number in range(100):
         prepare()
         with monkeypatch.context() as mortal:
@@ -131,7 +131,8 @@ def test_a_case_waits_for_the_disk_once_and_at_its_end(dataset, tmp_path, monkey
     events = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *which, name=name, real=real: (events.append((name, str(which[-1]))), real(*which)))
+        note = lambda *which, name=name, real=real: (events.append((name, str(which[-1]))), real(*which))
+        monkeypatch.setattr(os, name, note)
     monkeypatch.setattr(storage, "_sync_folder", lambda folder: events.append(("folder", folder)))
     write = writing(tmp_path)[-1]
     write(dataset[0])
@@ -139,7 +140,8 @@ def test_a_case_waits_for_the_disk_once_and_at_its_end(dataset, tmp_path, monkey
     assert kinds == ["replace"] * 6 + ["fsync", "replace", "folder"]  # samples, three masks, consensus, sheet; samples
     events.clear()
     write(dataset[0])  # over a finished one, which must be gone from the disk before its pictures are
-    assert [kind for kind, _ in events] == ["fsync", "replace", "folder", *["replace"] * 5, "fsync", "replace", "folder"]
+    waited = ["fsync", "replace", "folder"]
+    assert [kind for kind, _ in events] == [*waited, *["replace"] * 5, *waited]
     assert events[1][1].endswith("_samples.npz") and events[-2][1].endswith("_samples.npz")
 
 
@@ -159,7 +161,8 @@ def test_many_threads_write_the_files_of_one(dataset, tmp_path):
         folder = tmp_path / str(writers)
         folder.mkdir()
         _, drawn_by, finished_by, _ = writing(folder)
-        with CaseWriter(partial(ensemble.write_case, str(folder), drawn_by=drawn_by, finished_by=finished_by), writers) as writer:
+        write = partial(ensemble.write_case, str(folder), drawn_by=drawn_by, finished_by=finished_by)
+        with CaseWriter(write, writers) as writer:
             for index in range(len(dataset)):
                 writer(dataset[index], soft(index, 3), frames=[soft(index, 1)[0]] * 2)
         written.append(content(folder))
