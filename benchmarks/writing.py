@@ -117,7 +117,8 @@ def measure(config):
         for k, (name, _, writers) in enumerate(ways):
             rate = config.cases / statistics.median(turns[:, k, 0])
             told.append({
-                "name": name, "writers": writers, "masks": count, "cases_per_second": rate, "masks_per_second": count * rate,
+                "name": name, "writers": writers, "masks": count, "cases_per_second": rate,
+                "masks_per_second": count * rate,
                 "processor_ms_per_case": 1000 * statistics.median(turns[:, k, 1]) / config.cases,
                 "times_first": statistics.median(turns[:, 0, 0] / turns[:, k, 0]), "seconds": turns[:, k, 0].tolist(),
             })  # fmt: skip

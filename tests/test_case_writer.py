@@ -55,7 +55,7 @@ def die_at(monkeypatch, number):
 
 
 def kill_everywhere(monkeypatch, prepare, write):
-    """Yield after a kill at each moment of write() in turn, until one run ends; `prepare` makes the folder before each."""
+    """Yield after a kill at each moment of write() in turn, until one run ends; `prepare` makes the folder before."""
     for number in range(100):
         prepare()
         with monkeypatch.context() as mortal:
