@@ -23,8 +23,8 @@ from running import run
 
 from guided_diffusion import command_line
 from guided_diffusion.comparison import as_arguments, training_of
-from guided_diffusion.compute import usable_cores
 from guided_diffusion.logger import read_rows
+from guided_diffusion.threads import usable_cores
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
 DRAWS = 10_000  # of cases, for an interval

@@ -74,7 +74,7 @@ class Campaign:
         self.work = pathlib.Path(work)
         self.data = self.work / "data"
         phantom.write_set(self.data, num_cases=6, seed=5, size=16, num_raters=3)
-        self.environment = {**os.environ, "XDG_CACHE_HOME": str(self.work / "cache")}
+        self.environment = {"OMP_NUM_THREADS": "1", **os.environ, "XDG_CACHE_HOME": str(self.work / "cache")}
         self.count = 0
         started = time.monotonic()
         self.wanted = self.finish(self.folder())

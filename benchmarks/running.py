@@ -13,7 +13,7 @@ def run(script, *arguments, threads=None, processes=1):
     """
     Run a script by its name, with arguments of any type. DataError: it failed; the message is its last line.
 
-    threads    that each process computes with; None: as many as there are cores, or one where there are several processes
+    threads    that each process computes with; None: as many as the script chooses
     processes  that share the work
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []

@@ -6,6 +6,7 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     format, version      what this file is
     step, samples        optimizer steps done, and masks drawn from the data over all processes
     processes, data      how many processes there were, and the hash of the cases that they trained on
+    threads              that each process computed with; None: on a GPU. Checkpoints made before it was stored lack it
     flags                every flag of the run, by name
     weights              the segmenter: model.*, prior.*, posterior.*
     ema                  {rate: weights}, averaged
@@ -193,6 +194,7 @@ PARTS = {
     "step": _is_count,
     "samples": _is_count,
     "processes": lambda value: _is_count(value, 1),
+    "threads": lambda value: value is None or _is_count(value, 1),
     "data": lambda value: value is None or isinstance(value, str),
     "flags": lambda value: isinstance(value, dict) and _is_plain(value),
     "weights": _is_weights,

@@ -1,4 +1,4 @@
-"""How fast the network runs: precision, memory layout, compilation, how many masks at a time, threads."""
+"""How fast the network runs: precision, memory layout, compilation, how many masks at a time."""
 
 import os
 import re
@@ -82,17 +82,6 @@ def check_compiler():
     """Refuse --compile where there is no compiler to compile with."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
         raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
-
-
-def share_cores(processes):
-    """Give each of so many processes of one run on this machine its share of the cores."""
-    if processes > 1:  # launchers leave each a single thread, or all of them
-        torch.set_num_threads(max(1, usable_cores() // processes))
-
-
-def usable_cores():
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from . import fidelity, metrics, storage
 from .case_reader import find_cases
-from .compute import usable_cores
 from .image_files import DataError
 from .nn import ConfigError
 from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
+from .threads import usable_cores
 
 BOOTSTRAP_DRAWS = 10_000
 NAMES_SHOWN = 5  # cases of one fault that are named

@@ -207,7 +207,7 @@ def load_start(segmenter, start):
         checkpoint.check_optimizer(state["optimizer"], list(segmenter.parameters()), path)
 
 
-def what_changed(state, config, flags, world_size, fingerprint):
+def what_changed(state, config, flags, world_size, fingerprint, threads=None):
     """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop."""
     unlike = checkpoint.differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
     lines = [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"] if unlike else []
@@ -218,6 +218,11 @@ def what_changed(state, config, flags, world_size, fingerprint):
         lines.append(
             f"{world_size} processes go on with a run of {state['processes']}: {draws}; "
             "the result is not bit for bit that of the run as it was"
+        )
+    elif threads and state.get("threads") not in (None, threads):
+        lines.append(
+            f"the run was made with {state['threads']} threads, not {threads} (OMP_NUM_THREADS, or the cores that may be used): "
+            "its result is not bit for bit that of the run as it was"
         )
     if state.get("data", fingerprint) != fingerprint:
         lines.append(f"the cases of {config.data_dir} are not those that the run began with: it goes on with these")

@@ -302,11 +302,16 @@ class Trainer:
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
+    @property
+    def threads(self):
+        """CPU threads that each process computes with; None on a GPU, where they do not decide how results are rounded."""
+        return torch.get_num_threads() if self.processes.device.type == "cpu" else None
+
     def state(self):
         """Everything that has a state, whole. With --shard every process must call this."""
         return {
             "format": FORMAT, "version": VERSION, "step": self.steps_done, "samples": self.samples, "flags": self.flags,
-            "processes": self.processes.world_size, "data": self.dataset.fingerprint,
+            "processes": self.processes.world_size, "threads": self.threads, "data": self.dataset.fingerprint,
             "weights": whole(self.segmenter.state_dict()), "ema": whole(self.ema.weights),
             "optimizer": whole(self.optimizer.state_dict()), "schedule_sampler": self.schedule_sampler.state_dict(),
             "scaler": self.scaler.state_dict(), "random": {"seed": self.config.seed}, "best": self.best,
@@ -349,4 +354,5 @@ class Trainer:
         if state["flags"].get("schedule_sampler") == self.config.schedule_sampler:
             check_schedule_sampler(state["schedule_sampler"], self.schedule_sampler.state_dict(), path)
             self.schedule_sampler.load_state_dict(state["schedule_sampler"])
-        return [] if not own else what_changed(state, self.config, self.flags, self.processes.world_size, self.dataset.fingerprint)
+        now = (self.config, self.flags, self.processes.world_size, self.dataset.fingerprint, self.threads)
+        return what_changed(state, *now) if own else []

@@ -17,7 +17,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util
+from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util, threads
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
@@ -76,7 +76,7 @@ def main(argv=None):
 
         # Which cases are this process's, and not drawn yet
         processes = Processes(timeout=timedelta(days=7))  # they wait for each other only to score the samples
-        compute.share_cores(processes.local_size)
+        threads.share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
         chain = sampler if flags["method"] in DIFFUSIONS else None
         drawn_by = ensemble.identity(

@@ -21,6 +21,7 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.thread_choice import settle_threads
 from guided_diffusion.train_config import (
     TrainConfig,
     check_cases,
@@ -74,7 +75,6 @@ def main(argv=None):
         # Everything that can be refused is, before the processes meet
         processes = Processes()
         check_processes(config, processes.world_size)
-        compute.share_cores(processes.local_size)
         torch.manual_seed(config.seed)  # of the initial weights
         segmenter = script_util.create_segmenter(flags)
         lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
@@ -86,6 +86,9 @@ def main(argv=None):
         check_cases(start, config, flags, dataset.fingerprint)
         storage.make_folder(config.log_dir)
         lock.take()
+
+        image_shape = (unet.image_channels, unet.image_size, unet.image_size)
+        start = (*start[:2], start[2] + settle_threads(segmenter, image_shape, config, how, processes, start))
 
         with lock, processes:
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]

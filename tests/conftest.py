@@ -9,7 +9,8 @@ from helpers import ROOT
 
 from guided_diffusion import phantom
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the programs under test too, which would choose a number by timing
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test
 
 

@@ -219,18 +219,6 @@ def test_out_of_memory_says_what_is_in_use_and_what_to_change():
         raise RuntimeError("something else")
 
 
-def test_processes_of_one_machine_share_its_cores():
-    before = torch.get_num_threads()
-    try:
-        compute.share_cores(2)
-        assert torch.get_num_threads() == max(1, compute.usable_cores() // 2)
-        torch.set_num_threads(before)
-        compute.share_cores(1)
-        assert torch.get_num_threads() == before
-    finally:
-        torch.set_num_threads(before)
-
-
 # -- interruptions ----------------------------------------------------------------------------------------------------
 
 

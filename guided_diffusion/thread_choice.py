@@ -1,0 +1,63 @@
+"""The number of threads that a training run on CPU cores computes with."""
+
+import torch
+
+from . import compute, threads
+from .train_config import is_own
+
+# Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so, and gains from
+# threads with few masks as with many.
+TIMED_PIXELS = 2**14
+
+
+def settle_threads(segmenter, image_shape, config, how, processes, start):
+    """
+    Set the number of threads of this process; returns lines to log.
+
+    OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores, for sums are rounded
+    otherwise with another number. A single process that starts on a CPU times a step with each number that it may take. Several
+    processes share the cores, on a GPU the number matters little, and compiled code would be compiled again for each number.
+
+    segmenter    in training mode
+    image_shape  [C, H, W]
+    how          ComputeConfig
+    start        what find_start gave
+    """
+    state, path, _ = start
+    threads.share_cores(processes.local_size)
+    alone = processes.world_size == 1
+    if processes.device.type != "cpu" or (alone and threads.set_by_user()):
+        return []
+    most = threads.share_of_cores(processes.local_size)
+    if state is not None and is_own(path, config) and state.get("processes", processes.world_size) == processes.world_size:
+        if state.get("threads"):  # checkpoints made before the number was stored have none
+            torch.set_num_threads(min(state["threads"], most))
+        return []
+    if not alone or how.compile or most == 1:
+        return []
+    compute.prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
+    raters = config.raters_per_image
+    num_images = min((config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2]))
+    seconds = threads.time_threads(lambda: blank_step(segmenter, image_shape, max(1, num_images), raters), threads.candidates(most))
+    chosen = threads.choose_threads(seconds)
+    torch.set_num_threads(chosen)
+    return [in_words(chosen, seconds)]
+
+
+def blank_step(segmenter, image_shape, num_images, raters_per_image):
+    """The losses and gradients of a step on blank images. They are dropped, and neither weights nor random states change."""
+    num_masks, size = num_images * raters_per_image, image_shape[1:]
+    rows = None if raters_per_image == 1 else torch.arange(num_masks) // raters_per_image
+    timesteps = torch.zeros(num_masks, dtype=torch.long)
+    with torch.random.fork_rng(devices=[]):  # of dropout
+        terms = segmenter(
+            torch.zeros(num_images, *image_shape), torch.zeros(num_masks, 1, *size), timesteps,
+            torch.zeros(num_masks, *segmenter.noise_shape(size)), rows,
+        )  # fmt: skip
+        torch.autograd.grad(terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True)
+
+
+def in_words(chosen, seconds):
+    """The line that reports the choice."""
+    timed = ", ".join(f"{number}: {value:.2g} s" for number, value in sorted(seconds.items()))
+    return f"computing with {chosen} thread{'s' * (chosen > 1)}, by the time of a step with each number ({timed}); OMP_NUM_THREADS overrides"

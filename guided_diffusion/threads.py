@@ -1,0 +1,75 @@
+"""How many threads a process on CPU cores computes with."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+# A thread more must save a tenth of the time. A smaller gain is within the noise of a few steps, and every further thread costs
+# processor time and waits for a core wherever other programs run.
+CLEARLY_FASTER = 0.9
+ROUNDS = 5
+TIME_LIMIT = 5.0  # seconds, after which no other round begins
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_of_cores(processes: int) -> int:
+    """The cores for each of this number of processes of one run on this machine, at least 1."""
+    return max(1, usable_cores() // processes)
+
+
+def share_cores(processes: int) -> None:
+    """Set the threads of each of this number of processes on this machine to its share; a single one keeps PyTorch's default."""
+    if processes > 1:  # launchers leave each a single thread, or all of them
+        torch.set_num_threads(share_of_cores(processes))
+
+
+def set_by_user() -> bool:
+    """Whether OMP_NUM_THREADS decides the number of threads; PyTorch read it when it was imported."""
+    return bool(os.environ.get("OMP_NUM_THREADS"))
+
+
+def candidates(most: int) -> list[int]:
+    """The numbers of threads to try: the powers of two up to `most`, and `most`."""
+    return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
+
+
+def time_threads(step: Callable[[], object], numbers: list[int], clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
+    """
+    The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number is afterwards as before.
+
+    The numbers take turns, so that a change of the machine's load meets all of them. Each is timed at least once, however long
+    that takes.
+    """
+    before = torch.get_num_threads()
+    seconds = {number: [] for number in numbers}
+    try:
+        torch.set_num_threads(numbers[0])
+        step()  # the first one also chooses kernels and allocates memory
+        end = clock() + TIME_LIMIT
+        for _ in range(ROUNDS):
+            for number in numbers:
+                torch.set_num_threads(number)
+                start = clock()
+                step()
+                seconds[number].append(clock() - start)
+            if clock() >= end:
+                break
+    finally:
+        torch.set_num_threads(before)
+    return {number: statistics.median(values) for number, values in seconds.items()}
+
+
+def choose_threads(seconds: dict[int, float]) -> int:
+    """The number of threads to compute with, given the seconds of a step with each: the fewest of which no more are clearly faster."""
+    chosen, *others = sorted(seconds)
+    for number in others:
+        if seconds[number] < CLEARLY_FASTER * seconds[chosen]:
+            chosen = number
+    return chosen
