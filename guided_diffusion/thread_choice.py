@@ -14,8 +14,8 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     """
     Set the number of threads of this process; returns lines to log.
 
-    OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores, for sums are rounded
-    otherwise with another number. A single process that starts on a CPU times a step with each number that it may take. Several
+    OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another number
+    sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts on a CPU times a step with each number that it may take. Several
     processes share the cores, on a GPU the number matters little, and compiled code would be compiled again for each number.
 
     segmenter    in training mode
@@ -29,7 +29,11 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     if processes.device.type != "cpu" or (alone and threads.set_by_user()):
         return []
     most = threads.share_of_cores(processes.local_size)
-    if state is not None and is_own(path, config) and state.get("processes", processes.world_size) == processes.world_size:
+    if (
+        state is not None
+        and is_own(path, config)
+        and state.get("processes", processes.world_size) == processes.world_size
+    ):
         if state.get("threads"):  # checkpoints made before the number was stored have none
             torch.set_num_threads(min(state["threads"], most))
         return []
@@ -37,8 +41,12 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
         return []
     compute.prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
     raters = config.raters_per_image
-    num_images = min((config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2]))
-    seconds = threads.time_threads(lambda: blank_step(segmenter, image_shape, max(1, num_images), raters), threads.candidates(most))
+    num_images = min(
+        (config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2])
+    )
+    seconds = threads.time_threads(
+        lambda: blank_step(segmenter, image_shape, max(1, num_images), raters), threads.candidates(most)
+    )
     chosen = threads.choose_threads(seconds)
     torch.set_num_threads(chosen)
     return [in_words(chosen, seconds)]
@@ -54,7 +62,9 @@ def blank_step(segmenter, image_shape, num_images, raters_per_image):
             torch.zeros(num_images, *image_shape), torch.zeros(num_masks, 1, *size), timesteps,
             torch.zeros(num_masks, *segmenter.noise_shape(size)), rows,
         )  # fmt: skip
-        torch.autograd.grad(terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True)
+        torch.autograd.grad(
+            terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True
+        )
 
 
 def in_words(chosen, seconds):

@@ -40,7 +40,9 @@ def candidates(most: int) -> list[int]:
     return [*(2**k for k in range(most.bit_length()) if 2**k < most), most]
 
 
-def time_threads(step: Callable[[], object], numbers: list[int], clock: Callable[[], float] = time.perf_counter) -> dict[int, float]:
+def time_threads(
+    step: Callable[[], object], numbers: list[int], clock: Callable[[], float] = time.perf_counter
+) -> dict[int, float]:
     """
     The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number is afterwards as before.
 

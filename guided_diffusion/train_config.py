@@ -221,7 +221,7 @@ def what_changed(state, config, flags, world_size, fingerprint, threads=None):
         )
     elif threads and state.get("threads") not in (None, threads):
         lines.append(
-            f"the run was made with {state['threads']} threads, not {threads} (OMP_NUM_THREADS, or the cores that may be used): "
+            f"the number of threads was {state['threads']} and is {threads} (OMP_NUM_THREADS, or fewer usable cores): "
             "its result is not bit for bit that of the run as it was"
         )
     if state.get("data", fingerprint) != fingerprint:
