@@ -5,8 +5,8 @@ import torch
 from . import compute, threads
 from .train_config import is_own
 
-# Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so, and gains from
-# threads with few masks as with many.
+# Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so, and gains
+# from threads with few masks as with many.
 TIMED_PIXELS = 2**14
 
 
@@ -15,8 +15,9 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     Set the number of threads of this process; returns lines to log.
 
     OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another number
-    sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts on a CPU times a step with each number that it may take. Several
-    processes share the cores, on a GPU the number matters little, and compiled code would be compiled again for each number.
+    sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts on a CPU times
+    a step with each number that it may take. Several processes share the cores, for which launchers set OMP_NUM_THREADS too. On
+    a GPU the number matters little, and compiled code would be compiled again for each number.
 
     segmenter    in training mode
     image_shape  [C, H, W]
@@ -25,8 +26,7 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     """
     state, path, _ = start
     threads.share_cores(processes.local_size)
-    alone = processes.world_size == 1
-    if processes.device.type != "cpu" or (alone and threads.set_by_user()):
+    if processes.device.type != "cpu" or (processes.local_size == 1 and threads.set_by_user()):
         return []
     most = threads.share_of_cores(processes.local_size)
     if (
@@ -37,7 +37,7 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
         if state.get("threads"):  # checkpoints made before the number was stored have none
             torch.set_num_threads(min(state["threads"], most))
         return []
-    if not alone or how.compile or most == 1:
+    if processes.world_size > 1 or how.compile or most == 1:
         return []
     compute.prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
     raters = config.raters_per_image
