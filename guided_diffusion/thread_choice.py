@@ -5,8 +5,8 @@ import torch
 from . import compute, threads
 from .train_config import is_own
 
-# Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so, and gains
-# from threads with few masks as with many.
+# Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so,
+# and gains from threads with few masks as with many.
 TIMED_PIXELS = 2**14
 
 
@@ -14,10 +14,10 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     """
     Set the number of threads of this process; returns lines to log.
 
-    OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another number
-    sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts on a CPU times
-    a step with each number that it may take. Several processes share the cores, for which launchers set OMP_NUM_THREADS too. On
-    a GPU the number matters little, and compiled code would be compiled again for each number.
+    OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another
+    number sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts
+    on a CPU times a step with each number that it may take. Several processes share the cores, for which launchers set
+    OMP_NUM_THREADS too. On a GPU the number matters little, and compiled code would be compiled again for each number.
 
     segmenter    in training mode
     image_shape  [C, H, W]
@@ -53,7 +53,7 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
 
 
 def blank_step(segmenter, image_shape, num_images, raters_per_image):
-    """The losses and gradients of a step on blank images. They are dropped, and neither weights nor random states change."""
+    """Compute and drop losses and gradients for blank images; neither weights nor random states change."""
     num_masks, size = num_images * raters_per_image, image_shape[1:]
     rows = None if raters_per_image == 1 else torch.arange(num_masks) // raters_per_image
     timesteps = torch.zeros(num_masks, dtype=torch.long)
@@ -70,4 +70,5 @@ def blank_step(segmenter, image_shape, num_images, raters_per_image):
 def in_words(chosen, seconds):
     """The line that reports the choice."""
     timed = ", ".join(f"{number}: {value:.2g} s" for number, value in sorted(seconds.items()))
-    return f"computing with {chosen} thread{'s' * (chosen > 1)}, by the time of a step with each number ({timed}); OMP_NUM_THREADS overrides"
+    number = f"{chosen} thread{'s' * (chosen > 1)}"
+    return f"computing with {number}, by the time of a step with each number ({timed}); OMP_NUM_THREADS overrides"

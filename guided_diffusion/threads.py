@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-# A thread more must save a tenth of the time. A smaller gain is within the noise of a few steps, and every further thread costs
-# processor time and waits for a core wherever other programs run.
+# More threads must save a tenth of the time. A smaller gain is within the noise of a few steps, and every further thread
+# costs processor time and waits for a core wherever other programs run.
 CLEARLY_FASTER = 0.9
 ROUNDS = 5
 TIME_LIMIT = 5.0  # seconds, after which no other round begins
@@ -25,7 +25,7 @@ def share_of_cores(processes: int) -> int:
 
 
 def share_cores(processes: int) -> None:
-    """Set the threads of each of this number of processes on this machine to its share; a single one keeps PyTorch's default."""
+    """Give each of several processes on this machine its share of the cores; a single one keeps PyTorch's default."""
     if processes > 1:  # launchers leave each a single thread, or all of them
         torch.set_num_threads(share_of_cores(processes))
 
@@ -46,8 +46,8 @@ def time_threads(
     """
     The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number is afterwards as before.
 
-    The numbers take turns, so that a change of the machine's load meets all of them. Each is timed at least once, however long
-    that takes.
+    The numbers take turns, so that a change of the machine's load meets all of them. Each is timed at least once, however
+    long that takes.
     """
     before = torch.get_num_threads()
     seconds = {number: [] for number in numbers}
@@ -69,7 +69,7 @@ def time_threads(
 
 
 def choose_threads(seconds: dict[int, float]) -> int:
-    """The number of threads to compute with, given the seconds of a step with each: the fewest of which no more are clearly faster."""
+    """The fewest threads than which no more are clearly faster, given the seconds of a step with each number."""
     chosen, *others = sorted(seconds)
     for number in others:
         if seconds[number] < CLEARLY_FASTER * seconds[chosen]:

@@ -22,7 +22,7 @@ def number_as_before():
 
 
 class Machine:
-    """A clock, and a step that takes a given number of seconds with each number of threads; the k-th step is `noise[k]` slower."""
+    """A clock, and a step that takes `seconds` by the number of threads; the k-th one is `noise[k]` slower."""
 
     def __init__(self, seconds, noise=()):
         self.seconds, self.noise, self.now, self.steps = seconds, list(noise), 0.0, []
@@ -90,8 +90,8 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [
-    {}, {"use_checkpoint": True}, {"train_encoders": False}, {"architecture": "shared-encoder", "denoiser_mult": "1,1"}, {"method": "prob-unet"},
-    {"method": "ssn"}, {"method": "mc-dropout"}, {"method": "implicit-ensemble"},
+    {}, {"use_checkpoint": True}, {"train_encoders": False}, {"architecture": "shared-encoder", "denoiser_mult": "1,1"},
+    {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"}, {"method": "implicit-ensemble"},
 ])  # fmt: skip
 @pytest.mark.parametrize("raters", [1, 2])
 def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, raters):
@@ -117,9 +117,9 @@ def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, ra
 @pytest.fixture
 def train(cases, tmp_path, monkeypatch):
     """
-    train(folder name, numbers, OMP_NUM_THREADS, **flags) runs the script on a machine of 4 cores and returns (checkpoint, text).
+    train(folder name, numbers, OMP_NUM_THREADS, **flags) runs the script as with 4 cores; returns (checkpoint, log).
 
-    numbers  {threads: seconds of a step}, in place of measured ones. The steps themselves are run. None: timing fails the test
+    numbers  {threads: seconds of a step}, in place of measured ones; a step is run. None: timing fails the test
 
     PyTorch's number is only recorded: more threads than cores are free would make the runs slow.
     """
