@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-# More threads must save a tenth of the time. A smaller gain is within the noise of a few steps, and every further thread
+# More threads must save a tenth of the time. A smaller gain is within the noise of a few steps, and each further thread
 # costs processor time and waits for a core wherever other programs run.
 CLEARLY_FASTER = 0.9
 ROUNDS = 5
@@ -44,9 +44,9 @@ def time_threads(
     step: Callable[[], object], numbers: list[int], clock: Callable[[], float] = time.perf_counter
 ) -> dict[int, float]:
     """
-    The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number is afterwards as before.
+    The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number stays as it was.
 
-    The numbers take turns, so that a change of the machine's load meets all of them. Each is timed at least once, however
+    The numbers take turns, so that a change of load meets all of them. Each is timed at least once, however
     long that takes.
     """
     before = torch.get_num_threads()
