@@ -15,6 +15,8 @@ from .nn import ConfigError
 # More masks at a time than these gain little, and hold up the first case
 MOST_IN_FLIGHT = {"cpu": 8, "cuda": 128}
 SHARE_OF_MEMORY = 0.8  # that `fitting_batch_size` fills
+# How PyTorch, CUDA and its libraries report it: besides a type of its own, in errors of any type
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC(ATION)?_FAILED")
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,24 @@ def check_compiler():
 @torch.inference_mode()
 def fitting_batch_size(one_call, image_shape, device, most):
     """
-    How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT.
+    How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT; 1 where 3 do not.
 
     one_call     called with images [B, C, H, W], as a segmenter's. The memory is extrapolated from that of one mask and of three
     image_shape  [C, H, W]
+    Any error of `one_call` for a single mask, out of memory among them, is raised.
     """
     most = min(most, MOST_IN_FLIGHT[torch.device(device).type])
     if most <= 3:
         return most
     peaks = []
     for count in (1, 3):
-        image = torch.zeros(count, *image_shape, device=device)
         reset_peak_memory(device)
-        one_call(image)
+        try:
+            one_call(torch.zeros(count, *image_shape, device=device))
+        except RuntimeError as error:
+            if count == 1 or not is_out_of_memory(error):
+                raise
+            return 1
         peaks.append(peak_memory(device))
     each = (peaks[1] - peaks[0]) / 2
     room = peaks[0] + SHARE_OF_MEMORY * free_memory(device) - peaks[1]
@@ -155,19 +162,38 @@ def _number_in(path):
 
 
 @contextmanager
-def memory_told(device, remedy):
+def out_of_memory_as_error(device, remedy):
     """Out of memory becomes a ConfigError that says how much is in use, and the `remedy`: flags to change."""
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(f"out of memory, {memory_in_use(device)}: {remedy}") from error
+
+
+def is_out_of_memory(error):
+    """
+    Whether an exception, or one that it was raised from, reports a lack of memory.
+
+    Allocators raise torch.OutOfMemoryError or a plain RuntimeError, CUDA torch.AcceleratorError, cuBLAS and cuDNN a
+    RuntimeError with their status, and the compiler wraps any of these (torch._inductor.exc.InductorError).
+    """
+    while error is not None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or getattr(error, "inner_exception", None)
+    return False
 
 
 def memory_in_use(device):
     """In words."""
     if torch.device(device).type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
+        try:
+            free, total = torch.cuda.mem_get_info(device)
+        except RuntimeError:  # with no memory left not even that can be asked
+            return "other programs have all of the GPU's"
         return f"{(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB in use"
     return f"{peak_memory(device) / 2**30:.1f} GiB in use at most, {free_memory(device) / 2**30:.1f} GiB left"

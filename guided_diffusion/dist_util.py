@@ -1,8 +1,10 @@
 """Rank, world size, device, sum, gather, barrier: the same calls with and without a process group."""
 
+import json
 import os
 import socket
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -11,6 +13,8 @@ from .nn import ConfigError
 
 # Set by the launchers of MPI, by Open MPI, MPICH (and Intel MPI), and PMIx, with the number of processes
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
+# The first process saves, hashes and uploads checkpoints of any size while the others wait
+LONGEST_WAIT = timedelta(hours=3)
 
 
 class Processes:
@@ -18,39 +22,74 @@ class Processes:
     The processes of one run, as `torchrun`, `torch.distributed.launch` or `mpiexec` started them; a single one where
     nobody did.
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK, or else asks MPI; writes no environment variable; makes a process group only in
-    `start` and only if there are several processes: gloo on CPUs, NCCL on GPUs. Use as a context: it ends the group.
+    Reads RANK, WORLD_SIZE and LOCAL_RANK, or else asks MPI; writes no environment variable; makes a process group only
+    in `start` and only if there are several processes. Use as a context: it ends the group.
 
-    timeout  timedelta that one process waits for another before it gives up; None: as torch has it
+    timeout  timedelta that one process waits for another before it gives up
+    backend  of the process group; None: NCCL on GPUs, gloo on CPUs
     ConfigError: fewer GPUs than processes on this machine, or MPI without mpi4py.
     """
 
-    def __init__(self, environ=os.environ, timeout=None):
-        self.timeout, self.address = timeout, "env://"
+    def __init__(self, environ=os.environ, timeout=LONGEST_WAIT, backend=None):
+        self.timeout, self.address = timeout, "env://" if "MASTER_ADDR" in environ else None
         self.attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if "RANK" not in environ and any(int(environ.get(name, 1)) > 1 for name in MPI_SIZES):
             self.rank, self.world_size, self.local_rank, self.local_size, self.address = ask_mpi()
         else:
             self.rank, self.world_size = int(environ.get("RANK", 0)), int(environ.get("WORLD_SIZE", 1))
-            self.local_rank, self.local_size = int(environ.get("LOCAL_RANK", 0)), int(environ.get("LOCAL_WORLD_SIZE", 1))
+            self.local_rank = int(environ.get("LOCAL_RANK", 0))
+            self.local_size = int(environ.get("LOCAL_WORLD_SIZE", 1))
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if 0 < gpus <= self.local_rank:
-            raise ConfigError(
-                f"process {self.local_rank} of this machine has no GPU: {gpus} are visible; --nproc_per_node={gpus}?"
-            )
-        self.device = torch.device("cuda", self.local_rank) if gpus else torch.device("cpu")
+        self.device = torch.device("cuda", self._choose_gpu(gpus)) if gpus else torch.device("cpu")
+        self.backend = backend or ("nccl" if gpus else "gloo")
+        self.store = None
+
+    def _choose_gpu(self, count):
+        """The index of this process's GPU among `count` visible ones. ConfigError: there is none for it."""
+        if count > self.local_rank:
+            return self.local_rank
+        if count == 1 and self.world_size > 1 and self.address:
+            return 0  # the launcher shows each process its own card; `check_cards` makes sure of it
+        raise ConfigError(
+            f"process {self.local_rank} of this machine has no GPU: {count} are visible; --nproc_per_node={count}?"
+        )
+
+    def meet(self):
+        """The store of this attempt, over which the processes find each other."""
+        if self.address is None:
+            raise ConfigError("WORLD_SIZE is set, but MASTER_ADDR and MASTER_PORT are not: use torchrun")
+        if self.store is None:
+            # torchrun --max-restarts keeps its store: without a prefix of its own, an attempt could read the addresses
+            # of processes that the one before left there, and wait for them.
+            store, _, _ = next(dist.rendezvous(self.address, self.rank, self.world_size, timeout=self.timeout))
+            self.store = dist.PrefixStore(f"attempt{self.attempt}", store)
+        return self.store
+
+    def card(self):
+        """[host, UUID] of this process's GPU: the same for two processes only if they use the same one."""
+        return [socket.gethostname(), str(torch.cuda.get_device_properties(self.device).uuid)]
+
+    def check_cards(self):
+        """
+        Refuse two processes on one GPU, before NCCL or any tensor is there. `start` calls this; so must every process, or
+        none, before. Does nothing on CPUs, nor where no launcher says where to meet.
+
+        ConfigError: two processes on one GPU.
+        """
+        if self.device.type == "cuda" and self.world_size > 1 and self.address:
+            torch.cuda.set_device(self.device)
+            refuse_shared_cards(self.meet(), self.rank, self.world_size, self.card())
 
     def start(self):
         """Join the process group, if there are several processes."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
-            # torchrun --max-restarts keeps its store: without a prefix of its own, an attempt could read the addresses of
-            # processes that the one before left there, and wait for them.
-            store, _, _ = next(dist.rendezvous(self.address, self.rank, self.world_size))
+            self.check_cards()
+            # With device_id the communicator is formed here, on this card, and an error of NCCL is raised here.
             dist.init_process_group(
-                "nccl" if self.device.type == "cuda" else "gloo", store=dist.PrefixStore(f"attempt{self.attempt}", store),
-                rank=self.rank, world_size=self.world_size, timeout=self.timeout,
+                self.backend, store=self.meet(), rank=self.rank, world_size=self.world_size, timeout=self.timeout,
+                device_id=self.device if self.backend == "nccl" else None,
             )  # fmt: skip
         return self
 
@@ -114,6 +153,30 @@ class Processes:
             dist.barrier()
 
 
+def refuse_shared_cards(store, rank, world_size, card):
+    """
+    Compare the GPUs of all processes over `store`. Every process must call this; all raise, or none does.
+
+    card  [host, UUID] of this process's GPU
+    ConfigError: two processes have the same one.
+    """
+    ranks = range(world_size)
+    store.set(f"card{rank}", json.dumps(card))
+    store.wait([f"card{other}" for other in ranks], LONGEST_WAIT)
+    cards = [tuple(json.loads(store.get(f"card{other}"))) for other in ranks]
+    store.set(f"compared{rank}", "yes")
+    if rank == 0:  # the store may end with this process: the others must have read it before
+        store.wait([f"compared{other}" for other in ranks], LONGEST_WAIT)
+    for host, uuid in cards:
+        sharing = [str(other) for other in ranks if cards[other] == (host, uuid)]
+        if len(sharing) > 1:
+            count = len({card for card in cards if card[0] == host})
+            raise ConfigError(
+                f"ranks {' and '.join(sharing)} share one GPU of {host}: start one process for each GPU; "
+                f"--nproc_per_node={count}?"
+            )
+
+
 def ask_mpi():
     """(rank, world size, rank and number of processes on this machine, address at which to meet) from MPI."""
     try:
@@ -151,13 +214,20 @@ def full(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def whole(state):
-    """A nested state with every tensor whole and on the CPU, one after another."""
+def whole(state, keep=True):
+    """
+    A nested state with every tensor whole and on the CPU, one after another.
+
+    keep  whether this process needs them; False: it takes part in making them whole, and has None in their place
+    """
     if isinstance(state, dict):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: whole(value, keep) for key, value in state.items()}
     if isinstance(state, list):
-        return [whole(value) for value in state]
-    return full(state).cpu() if isinstance(state, torch.Tensor) else state
+        return [whole(value, keep) for value in state]
+    if not isinstance(state, torch.Tensor):
+        return state
+    tensor = full(state)
+    return tensor.cpu() if keep else None
 
 
 def local(tensor):

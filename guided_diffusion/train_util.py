@@ -87,7 +87,7 @@ class Trainer:
         """
         Train to the last step, or until a signal asks for the end, logging and saving on the way; the end is saved too.
 
-        TrainingError: too many steps in a row without a finite loss and gradient. ConfigError: out of memory.
+        TrainingError: too many steps in a row without a finite loss and gradient.
         """
         end, self.logged = self.config.last_step, (time.monotonic(), self.steps_done)
         if end is not None and self.steps_done >= end:
@@ -98,9 +98,7 @@ class Trainer:
             return
         batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.samples, self.logger.info)
         try:
-            remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
-            told = compute.memory_told(self.processes.device, remedy)
-            with told, self.signals, self.logger.progress(self.steps_done, end, "step") as bar:
+            with self.signals, self.logger.progress(self.steps_done, end, "step") as bar:
                 for batch in batches:
                     self.step(batch)
                     bar.update()
@@ -243,10 +241,7 @@ class Trainer:
         score, settings = self.scores[self.validator.names[0]], self.validator.settings
         if math.isfinite(score) and (self.best is None or self.best["settings"] != settings or score < self.best["score"]):
             self.best = {"settings": settings, "step": self.steps_done, "score": score}
-            state = self.state()
-            if self.processes.is_main:
-                self.folder.save_best(state)
-            self.processes.barrier()
+            self.write(self.folder.save_best)
 
     def make_up_validation(self):
         """Score the weights of a run that is at its end, if a stop kept it from that."""
@@ -308,12 +303,13 @@ class Trainer:
         return torch.get_num_threads() if self.processes.device.type == "cpu" else None
 
     def state(self):
-        """Everything that has a state, whole. With --shard every process must call this."""
+        """Everything that has a state, whole. With --shard every process must call this; all but the first get no tensors."""
+        keep = self.processes.is_main
         return {
             "format": FORMAT, "version": VERSION, "step": self.steps_done, "samples": self.samples, "flags": self.flags,
             "processes": self.processes.world_size, "threads": self.threads, "data": self.dataset.fingerprint,
-            "weights": whole(self.segmenter.state_dict()), "ema": whole(self.ema.weights),
-            "optimizer": whole(self.optimizer.state_dict()), "schedule_sampler": self.schedule_sampler.state_dict(),
+            "weights": whole(self.segmenter.state_dict(), keep), "ema": whole(self.ema.weights, keep),
+            "optimizer": whole(self.optimizer.state_dict(), keep), "schedule_sampler": self.schedule_sampler.state_dict(),
             "scaler": self.scaler.state_dict(), "random": {"seed": self.config.seed}, "best": self.best,
             "bad_steps": [self.bad_steps, self.bad_in_a_row],
         }  # fmt: skip
@@ -322,11 +318,17 @@ class Trainer:
         """Write a checkpoint; every process waits until it is whole."""
         self.read_reports(all_of_them=True)
         self.save_wanted = False
-        state = self.state()
-        if self.processes.is_main:
-            self.saved = self.folder.save(state)
-            self.logger.info(f"saved {self.saved}")
+        if saved := self.write(self.folder.save):
+            self.saved = saved
+            self.logger.info(f"saved {saved}")
+
+    def write(self, save):
+        """save(state) in the first process, whose result this returns; the others wait for it, and get None."""
+        # Copying every tensor to its main memory is work that only shards ask of a process that writes nothing.
+        state = self.state() if self.config.shard or self.processes.is_main else None
+        saved = save(state) if self.processes.is_main else None
         self.processes.barrier()
+        return saved
 
     def resume(self, state, path):
         """

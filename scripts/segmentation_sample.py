@@ -75,7 +75,9 @@ def main(argv=None):
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)
 
         # Which cases are this process's, and not drawn yet
-        processes = Processes(timeout=timedelta(days=7))  # they wait for each other only to score the samples
+        # They wait for each other only to score the samples: NCCL, which takes memory of the GPU, is not needed.
+        processes = Processes(timeout=timedelta(days=7), backend="gloo")
+        processes.check_cards()
         threads.share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
         chain = sampler if flags["method"] in DIFFUSIONS else None
@@ -90,7 +92,8 @@ def main(argv=None):
 
         total = len(left) * config.num_ensemble
         smaller = "give a smaller one" if config.batch_size == "auto" else "give a smaller one, or auto"
-        config = make_ready(segmenter, config, sampler, how, unet, total, processes.device)
+        with compute.out_of_memory_as_error(processes.device, "not one mask fits, give --amp bf16 or free some of it"):
+            config = make_ready(segmenter, config, sampler, how, unet, total, processes.device)
         if processes.is_main:
             told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):
@@ -100,7 +103,7 @@ def main(argv=None):
         write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
-            compute.memory_told(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
+            compute.out_of_memory_as_error(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
             CaseWriter(write, writers, -(-config.batch_size // config.num_ensemble)) as writer,
             open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):

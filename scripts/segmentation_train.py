@@ -87,10 +87,10 @@ def main(argv=None):
         storage.make_folder(config.log_dir)
         lock.take()
 
+        remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
         image_shape = (unet.image_channels, unet.image_size, unet.image_size)
-        start = (*start[:2], start[2] + settle_threads(segmenter, image_shape, config, how, processes, start))
-
-        with lock, processes:
+        with lock, compute.out_of_memory_as_error(processes.device, remedy), processes:
+            start = (*start[:2], start[2] + settle_threads(segmenter, image_shape, config, how, processes, start))
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
             windows = open_windows(visdom, processes.is_main, tqdm.write)
             trainer = Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows)

@@ -52,6 +52,7 @@ def samples_of(out):
 # -- the paper's commands ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.multi_process
 def test_the_papers_commands(tmp_path):
     flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
     data = ["--data_dir", str(ROOT / "data" / "training")]
@@ -97,6 +98,7 @@ def test_readme_quotes_the_papers_commands():
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.multi_process
 def test_two_processes_resume_bit_for_bit(cases, tmp_path):
     def train(name, iterations):
         done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
@@ -143,6 +145,7 @@ def test_a_mask_depends_on_seed_case_and_number_alone(cases, trained, tmp_path):
         assert not np.allclose(b[name], c[name])
 
 
+@pytest.mark.multi_process
 def test_processes_share_the_cases(cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path / "one")
     assert done.returncode == 0, done.stderr
@@ -200,6 +203,7 @@ def test_samples_are_finished_otherwise_without_drawing_again(cases, trained, tm
     np.testing.assert_array_equal(mean, np.round(masks.mean(0).astype(np.float32) * 255))
 
 
+@pytest.mark.multi_process
 def test_sampling_scores_in_the_same_run(cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path / "one", "--evaluate")
     assert done.returncode == 0 and "6 of 6 cases" in done.stdout, done.stderr

@@ -22,6 +22,7 @@ from guided_diffusion.image_files import DataError, read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.segmentation import AmbiguousSegmenter
 
 
 def write_checkpoint(path, **flags):
@@ -210,13 +211,23 @@ def test_peak_memory_is_what_was_held():
     assert 2**27 < compute.free_memory("cpu") < 2**50
 
 
-def test_out_of_memory_says_what_is_in_use_and_what_to_change():
-    for error in (torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
-        told = r"out of memory, \d+\.\d GiB in use at most, \d+\.\d GiB left: a smaller --batch_size"
-        with pytest.raises(ConfigError, match=told), compute.memory_told("cpu", "a smaller --batch_size"):
-            raise error
-    with pytest.raises(RuntimeError, match="something else"), compute.memory_told("cpu", ""):
-        raise RuntimeError("something else")
+@pytest.mark.parametrize("fits, expected", [(3, "8 masks at a time"), (1, "1 masks at a time"), (0, "not one mask fits")])
+def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, monkeypatch, fits, expected):
+    """The GPU's memory holds so many masks."""
+    one_call = AmbiguousSegmenter.one_call
+
+    def limited(self, image, config):
+        if len(image) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return one_call(self, image, config)
+
+    monkeypatch.setattr(AmbiguousSegmenter, "one_call", limited)
+    monkeypatch.setattr(compute, "free_memory", lambda device: 2**40)
+    done = sample(cases, model, tmp_path / "a", "--num_samples=3", "--num_ensemble=3", "--steps=2", "--batch_size=auto")
+    if fits:
+        assert done.returncode == 0 and expected in done.stdout, done.stderr
+    else:
+        assert_refused(done, "out of memory", expected, "--amp bf16")
 
 
 # -- interruptions ----------------------------------------------------------------------------------------------------
@@ -334,6 +345,7 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.multi_process
 def test_notes_are_told_once(cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", image_size=8, channel_mult="1", attention_resolutions="8")
     done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}",

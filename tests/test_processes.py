@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import ROOT, TINY, as_arguments, assert_refused, nonzero, run_script
 
-from guided_diffusion.dist_util import Processes
+from guided_diffusion import dist_util
+from guided_diffusion.dist_util import Processes, refuse_shared_cards, whole
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion
 
@@ -56,6 +60,7 @@ def assert_same_run(a, b):
             torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.multi_process
 @pytest.mark.parametrize("more", [[], ["--microbatch=1"], ["--shard"], ["--shard", "--microbatch=1"]], ids=" ".join)
 def test_two_processes_on_half_the_batch_equal_one_on_the_whole(cases, weights, alone, tmp_path, more):
     two = train([sys.executable, *TORCHRUN, "--nproc_per_node=2"], cases, tmp_path, "--batch_size=2", f"--resume_checkpoint={weights}", *more)
@@ -63,6 +68,7 @@ def test_two_processes_on_half_the_batch_equal_one_on_the_whole(cases, weights, 
     assert_same_run(alone, two)
 
 
+@pytest.mark.multi_process
 def test_mpiexec_starts_a_run_too(cases, weights, alone, tmp_path):
     mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
     if not mpiexec:
@@ -72,6 +78,7 @@ def test_mpiexec_starts_a_run_too(cases, weights, alone, tmp_path):
     assert_same_run(alone, two)
 
 
+@pytest.mark.multi_process
 def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(cases, tmp_path):
     """Under --shard the checkpoint has whole tensors; validation, unevenly many cases of it, changes nothing of the training."""
     def run(name, iterations, *more, launcher=(*TORCHRUN, "--nproc_per_node=2")):
@@ -93,6 +100,7 @@ def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(cases, tmp_path)
         assert all(torch.equal(a[key], b[key]) for key in a) and type(a["exp_avg"]) is torch.Tensor
 
 
+@pytest.mark.multi_process
 def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(cases, tmp_path):
     for processes, iterations in ((2, 2), (1, 4)):
         launcher = [*TORCHRUN, f"--nproc_per_node={processes}"] if processes > 1 else []
@@ -115,6 +123,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.mark.multi_process
 def test_a_killed_process_comes_back_under_torchrun_and_the_result_is_the_same(cases, tmp_path):
     def start(name, *launcher):
         return subprocess.Popen([sys.executable, *TORCHRUN, *launcher, "--nproc_per_node=2", str(ROOT / "scripts" / "segmentation_train.py"),
@@ -134,6 +143,7 @@ def test_a_killed_process_comes_back_under_torchrun_and_the_result_is_the_same(c
     assert a["step"] == b["step"] == 40 and all(torch.equal(a["weights"][name], b["weights"][name]) for name in a["weights"])
 
 
+@pytest.mark.multi_process
 def test_a_signal_to_one_process_ends_all_at_the_same_step(cases, tmp_path):
     run = subprocess.Popen([sys.executable, *TORCHRUN, "--nproc_per_node=2", str(ROOT / "scripts" / "segmentation_train.py"),
                             f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=0", "--log_interval=1", "--batch_size=2",
@@ -148,6 +158,161 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(cases, tmp_path):
 # -- one process ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(gpus=N): as on a machine where a process sees N GPUs; nothing is done on them."""
+
+    def set_up(gpus):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+    return set_up
+
+
+def environment(rank, world_size, local_rank, **more):
+    """What torchrun sets, as strings."""
+    names = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": "localhost", "MASTER_PORT": "1", **more}
+    return {name: str(value) for name, value in names.items()}
+
+
+def together(function, count):
+    """function(rank) for each of so many ranks at the same time; a list of what they return, or of what they raise."""
+
+    def call(rank):
+        try:
+            return function(rank)
+        except ConfigError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+@pytest.mark.parametrize("gpus, local_rank, index", [(0, 3, None), (4, 0, 0), (4, 3, 3), (1, 0, 0), (1, 1, 0), (1, 7, 0)])
+def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_sees(machine, gpus, local_rank, index):
+    machine(gpus)
+    assert Processes(environment(local_rank, 8, local_rank)).device == torch.device("cpu" if index is None else f"cuda:{index}")
+
+
+@pytest.mark.parametrize("gpus, environ", [
+    (2, environment(2, 3, 2)),  # neither its own nor the only one
+    (1, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}),  # nowhere to meet, so that cards could be compared
+    (1, environment(0, 1, 1)),
+])  # fmt: skip
+def test_a_process_without_a_gpu_is_refused(machine, gpus, environ):
+    machine(gpus)
+    with pytest.raises(ConfigError, match=f"has no GPU: {gpus} are visible; --nproc_per_node={gpus}"):
+        Processes(environ)
+
+
+def test_processes_with_cards_of_their_own_are_not_refused():
+    cards = [["a", "GPU-1"], ["a", "GPU-2"], ["b", "GPU-1"]]  # the last is another machine
+    store = dist.HashStore()
+    assert together(lambda rank: refuse_shared_cards(store, rank, 3, cards[rank]), 3) == [None] * 3
+
+
+def test_two_processes_on_one_card_are_refused_by_all_with_their_ranks_and_the_remedy():
+    cards = [["a", "GPU-1"], ["b", "GPU-3"], ["b", "GPU-4"], ["b", "GPU-3"]]
+    store = dist.HashStore()
+    errors = together(lambda rank: refuse_shared_cards(store, rank, 4, cards[rank]), 4)
+    assert {str(error) for error in errors} == {
+        "ranks 1 and 3 share one GPU of b: start one process for each GPU; --nproc_per_node=2?"
+    }
+
+
+def test_the_first_process_keeps_the_store_until_all_have_read_it():
+    store = dist.HashStore()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(refuse_shared_cards, store, 0, 2, ["a", "GPU-1"])
+        store.set("card1", '["a", "GPU-2"]')  # has published its card, and not read the other's
+        store.wait(["compared0"], timedelta(seconds=60))
+        assert not first.done()
+        store.set("compared1", "yes")
+        assert first.result(timeout=60) is None
+
+
+@pytest.fixture
+def run_of(machine, monkeypatch):
+    """
+    run_of(cards, attempt): the Processes of a run that sees a GPU each, of these UUIDs, and meets at one store in all attempts;
+    `calls` is what the process group was made with.
+    """
+    machine(gpus=1)
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "rendezvous", lambda address, rank, world_size, timeout: iter([(store, rank, world_size)]))
+
+    def set_up(cards, attempt=0, **more):
+        run = [Processes(environment(rank, len(cards), rank, TORCHELASTIC_RESTART_COUNT=attempt), **more) for rank in range(len(cards))]
+        for processes, card in zip(run, cards):
+            processes.card = lambda card=card: ["host", card]
+        return run
+
+    return set_up
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """The arguments with which process groups are made; none is."""
+    made = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: made.append({"backend": backend, **given}))
+    return made
+
+
+def test_cards_are_compared_before_nccl_starts_on_the_card_of_each_process(run_of, groups):
+    run = run_of(["GPU-1", "GPU-2"])
+    assert together(lambda rank: run[rank].start(), 2) == run
+    assert sorted(group["rank"] for group in groups) == [0, 1]
+    for group in groups:
+        assert group["backend"] == "nccl" and group["device_id"] == torch.device("cuda:0") and group["world_size"] == 2
+        assert group["timeout"] >= timedelta(hours=1)  # a checkpoint is uploaded meanwhile
+        assert group["store"].get("compared0") == b"yes"  # keys of the cards and of NCCL share the prefix of the attempt
+
+
+def test_two_processes_on_one_card_never_reach_nccl(run_of, groups):
+    run = run_of(["GPU-1", "GPU-1"])
+    errors = together(lambda rank: run[rank].start(), 2)
+    assert [str(error) for error in errors] == ["ranks 0 and 1 share one GPU of host: start one process for each GPU; --nproc_per_node=1?"] * 2
+    assert not groups
+
+
+def test_an_attempt_does_not_read_the_cards_of_the_one_before(run_of, groups):
+    for attempt, cards in enumerate((["GPU-1", "GPU-2"], ["GPU-2", "GPU-1"], ["GPU-1", "GPU-1"])):
+        run = run_of(cards, attempt)
+        assert not run[0].meet().check(["card0"])
+        found = together(lambda rank: run[rank].check_cards(), 2)
+        assert found == [None, None] if attempt < 2 else all(isinstance(error, ConfigError) for error in found)
+
+
+def test_gloo_is_told_no_card(run_of, groups):
+    run = run_of(["GPU-1", "GPU-2"], backend="gloo", timeout=timedelta(days=7))
+    together(lambda rank: (run[rank].check_cards(), run[rank].start()), 2)  # compared twice, as in sampling
+    assert [(group["backend"], group["device_id"], group["timeout"]) for group in groups] == [("gloo", None, timedelta(days=7))] * 2
+
+
+def test_a_run_that_cannot_meet_is_refused():
+    with pytest.raises(ConfigError, match="MASTER_ADDR"):
+        Processes({"RANK": "0", "WORLD_SIZE": "2"}).start()
+
+
+class Shard(torch.Tensor):
+    """A tensor that counts how often it is made whole, as a DTensor can be."""
+
+    made_whole = 0
+
+    def full_tensor(self):
+        Shard.made_whole += 1
+        return torch.Tensor(self)
+
+
+def test_a_process_that_keeps_nothing_still_takes_part_in_making_shards_whole():
+    shards = [torch.ones(2).as_subclass(Shard) for _ in range(2)]
+    state = {"a": shards[0], "b": [shards[1], {"c": torch.zeros(1), "step": 3}]}
+    assert whole(state, keep=False) == {"a": None, "b": [None, {"c": None, "step": 3}]} and Shard.made_whole == 2
+    kept = whole(state)
+    assert torch.equal(kept["a"], torch.ones(2)) and kept["b"][1]["step"] == 3 and Shard.made_whole == 4
+
+
 def test_mpi_without_a_library_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ConfigError, match="pip install mpi4py mpich"):
@@ -156,6 +321,7 @@ def test_mpi_without_a_library_names_the_package(monkeypatch):
     assert Processes({"PMI_SIZE": "2", "RANK": "1", "WORLD_SIZE": "3"}).rank == 1  # torchrun's word comes first
 
 
+@pytest.mark.multi_process
 @pytest.mark.parametrize(
     "flags, words",
     [

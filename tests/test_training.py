@@ -271,6 +271,28 @@ def test_resumes_from_the_published_files(train, tmp_path):
     assert train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).steps_done == 102
 
 
+def test_a_process_that_writes_nothing_copies_nothing(train, tmp_path, monkeypatch):
+    trainer = train("run", iterations=2)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")}
+    trainer.processes.rank = 1
+    monkeypatch.setattr(Trainer, "state", lambda self: pytest.fail("a state that nobody writes"))
+    trainer.save()
+    trainer.write(trainer.folder.save_best)
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")} == before
+
+
+def test_with_shards_every_process_takes_part_in_a_checkpoint_and_the_first_alone_keeps_it(train, tmp_path):
+    trainer = train("run", iterations=2)
+    trainer.config, written = replace(trainer.config, shard=True), []
+    trainer.processes.rank = 1
+    assert trainer.write(written.append) is None and not written
+    state = trainer.state()
+    assert state["step"] == 2 and set(state["weights"].values()) == {None}
+    trainer.processes.rank = 0
+    trainer.write(written.append)
+    assert all(torch.equal(a, b) for a, b in zip(written[0]["weights"].values(), trainer.segmenter.state_dict().values()))
+
+
 # -- what makes it fast, and what it writes ---------------------------------------------------------------------------
 
 

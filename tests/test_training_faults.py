@@ -233,13 +233,16 @@ def test_reports_are_read_some_steps_late_where_the_device_runs_ahead():
 # -- no memory, no folder ---------------------------------------------------------------------------------------------
 
 
-def test_no_memory_is_one_line_with_the_flags_that_help(train, monkeypatch):  # noqa: F811
-    def step(self, batch):
+@pytest.mark.parametrize("where", ["step", "__init__"])  # of a run, or while the network is copied to the GPU
+def test_no_memory_is_one_line_with_the_flags_that_help(cases, tmp_path, monkeypatch, where):
+    def fail(self, *arguments, **more):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr(Trainer, "step", step)
-    with pytest.raises(ConfigError, match=r"out of memory, .*GiB in use.*--microbatch, --use_checkpoint True or --amp bf16"):
-        train("run")
+    monkeypatch.setattr(Trainer, where, fail)
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(TINY))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]  # the progress bar is before it
+    assert "out of memory, " in line and "GiB in use" in line and "--microbatch, --use_checkpoint True or --amp bf16" in line
 
 
 # Holds a folder as a run does whose readers of cases outlive it

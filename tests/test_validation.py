@@ -128,6 +128,7 @@ def test_a_worse_score_is_not_kept(train, tmp_path):
     assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
 
 
+@pytest.mark.multi_process
 def test_the_script_validates_and_two_processes_share_the_cases(cases, tmp_path):
     flags = [f"--data_dir={cases}", f"--eval_data_dir={cases}", "--iterations=1", *as_arguments({**TINY, **EVAL, "eval_interval": 1})]
     done = call_script("segmentation_train", *flags, f"--log_dir={tmp_path / 'one'}", "--batch_size=4")
