@@ -31,7 +31,9 @@ def test_out_of_memory_says_what_is_in_use_and_what_to_change(error):
             raise raised from cause
 
 
-@pytest.mark.parametrize("error", [RuntimeError("something else"), wrapped(RuntimeError("a defect")), ValueError("out of memory")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [RuntimeError("something else"), wrapped(RuntimeError("a defect")), ValueError("out of memory")], ids=repr
+)
 def test_other_errors_are_left_as_they_are(error):
     with pytest.raises(type(error)) as raised, compute.out_of_memory_as_error("cpu", ""):
         raise error

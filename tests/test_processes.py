@@ -172,8 +172,8 @@ def machine(monkeypatch):
 
 def environment(rank, world_size, local_rank, **more):
     """What torchrun sets, as strings."""
-    names = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": "localhost", "MASTER_PORT": "1", **more}
-    return {name: str(value) for name, value in names.items()}
+    names = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    return {name: str(value) for name, value in {**names, **more}.items()}
 
 
 def together(function, count):
@@ -235,15 +235,15 @@ def test_the_first_process_keeps_the_store_until_all_have_read_it():
 @pytest.fixture
 def run_of(machine, monkeypatch):
     """
-    run_of(cards, attempt): the Processes of a run that sees a GPU each, of these UUIDs, and meets at one store in all attempts;
-    `calls` is what the process group was made with.
+    run_of(cards, attempt): the Processes of a run that see a GPU each, of these UUIDs, and meet at one store in all attempts.
     """
     machine(gpus=1)
     store = dist.HashStore()
     monkeypatch.setattr(dist, "rendezvous", lambda address, rank, world_size, timeout: iter([(store, rank, world_size)]))
 
     def set_up(cards, attempt=0, **more):
-        run = [Processes(environment(rank, len(cards), rank, TORCHELASTIC_RESTART_COUNT=attempt), **more) for rank in range(len(cards))]
+        environs = [environment(rank, len(cards), rank, TORCHELASTIC_RESTART_COUNT=attempt) for rank in range(len(cards))]
+        run = [Processes(environ, **more) for environ in environs]
         for processes, card in zip(run, cards):
             processes.card = lambda card=card: ["host", card]
         return run
@@ -272,7 +272,8 @@ def test_cards_are_compared_before_nccl_starts_on_the_card_of_each_process(run_o
 def test_two_processes_on_one_card_never_reach_nccl(run_of, groups):
     run = run_of(["GPU-1", "GPU-1"])
     errors = together(lambda rank: run[rank].start(), 2)
-    assert [str(error) for error in errors] == ["ranks 0 and 1 share one GPU of host: start one process for each GPU; --nproc_per_node=1?"] * 2
+    refusal = "ranks 0 and 1 share one GPU of host: start one process for each GPU; --nproc_per_node=1?"
+    assert [str(error) for error in errors] == [refusal] * 2
     assert not groups
 
 

@@ -213,6 +213,16 @@ def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypa
     assert trainer.bad_steps == 1 and all(torch.isfinite(p).all() for p in trainer.trained)
 
 
+def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_that_step(train, monkeypatch):  # noqa: F811
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**28, enabled=enabled))
+    trainer = train("run", use_fp16=True, iterations=24, max_bad_steps=24, save_interval=24)
+    assert 0 < trainer.bad_steps < 24
+    assert trainer.scaler.get_scale() == 2.0 ** (28 - trainer.bad_steps)
+    assert {float(state["step"]) for state in trainer.optimizer.state.values()} == {24 - trainer.bad_steps}
+    assert all(torch.isfinite(p).all() for p in trainer.trained)
+
+
 def test_bad_losses_do_not_reach_the_history_of_timesteps(train, nan_at):  # noqa: F811
     nan_at({1})
     trainer = train("run", schedule_sampler="loss-second-moment")
