@@ -116,6 +116,28 @@ def fitting_batch_size(one_call, image_shape, device, most):
     return most if each <= 0 else min(most, max(1, 3 + int(room / each)))
 
 
+@torch.inference_mode()
+def running_batch_size(one_call, image_shape, device, size):
+    """
+    `size`, or less by quarters until a call of a compiled network fits into memory, whose need is known only when it runs.
+
+    one_call, image_shape  as in fitting_batch_size
+    """
+    while True:
+        try:
+            for _ in range(3):  # a CUDA graph is prepared by the first call, recorded by the second and replayed by the third
+                one_call(torch.zeros(size, *image_shape, device=device))
+            peak_memory(device)  # waits for the GPU, whose errors arrive late
+            return size
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        size = max(1, 3 * size // 4)
+        torch.compiler.reset()  # with the graphs' memory
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
 def reset_peak_memory(device):
     """Begin to measure `peak_memory` anew; on a CPU only Linux can."""
     if torch.device(device).type == "cuda":

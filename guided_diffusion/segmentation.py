@@ -165,7 +165,8 @@ class AmbiguousSegmenter(nn.Module):
 
     def one_call(self, image, config=SamplerConfig()):
         """A network call as sampling with `config` makes it, for as many masks as images [B, C, H, W]: to measure what it takes."""
-        return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], torch.zeros(len(image), dtype=torch.long, device=image.device))
+        t = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], self.diffusion.network_timesteps(t))
 
     def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None, rows=None):
         """

@@ -44,12 +44,7 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     num_images = min(
         (config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2])
     )
-    seconds = threads.time_threads(
-        lambda: blank_step(segmenter, image_shape, max(1, num_images), raters), threads.candidates(most)
-    )
-    chosen = threads.choose_threads(seconds)
-    torch.set_num_threads(chosen)
-    return [in_words(chosen, seconds)]
+    return [threads.settle_by_time(lambda: blank_step(segmenter, image_shape, max(1, num_images), raters), most)]
 
 
 def blank_step(segmenter, image_shape, num_images, raters_per_image):
@@ -65,10 +60,3 @@ def blank_step(segmenter, image_shape, num_images, raters_per_image):
         torch.autograd.grad(
             terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True
         )
-
-
-def in_words(chosen, seconds):
-    """The line that reports the choice."""
-    timed = ", ".join(f"{number}: {value:.2g} s" for number, value in sorted(seconds.items()))
-    number = f"{chosen} thread{'s' * (chosen > 1)}"
-    return f"computing with {number}, by the time of a step with each number ({timed}); OMP_NUM_THREADS overrides"

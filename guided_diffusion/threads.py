@@ -75,3 +75,13 @@ def choose_threads(seconds: dict[int, float]) -> int:
         if seconds[number] < CLEARLY_FASTER * seconds[chosen]:
             chosen = number
     return chosen
+
+
+def settle_by_time(step: Callable[[], object], most: int) -> str:
+    """Set the number of threads, of 1 to `most`, by the time of `step` with each; returns the line that reports the choice."""
+    seconds = time_threads(step, candidates(most))
+    chosen = choose_threads(seconds)
+    torch.set_num_threads(chosen)
+    timed = ", ".join(f"{number}: {value:.2g} s" for number, value in sorted(seconds.items()))
+    number = f"{chosen} thread{'s' * (chosen > 1)}"
+    return f"computing with {number}, by the time of a step with each number ({timed}); OMP_NUM_THREADS overrides"

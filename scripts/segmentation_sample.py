@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
+import torch
 from tqdm import tqdm
 
 from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util, threads
@@ -36,6 +37,9 @@ from guided_diffusion.windows import VisdomConfig, open_windows
 CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
 
 
+TIMED_CALLS = 100  # network calls from which on it pays to time some with each number of threads
+
+
 def check_flags(config):
     """Refuse, by its name, a flag that can be refused without reading a file."""
     ensemble.check_sample_config(config)
@@ -50,13 +54,27 @@ def check_flags(config):
 def make_ready(segmenter, config, sampler, how, unet, total, device):
     """Put the segmenter on the device for `total` masks; returns the config with the number of masks in flight."""
     compute.prepare(segmenter.eval(), how, device)
-    if config.batch_size == "auto":
-        shape = (unet.image_channels, unet.image_size, unet.image_size)
-        config = replace(config, batch_size=compute.fitting_batch_size(partial(segmenter.one_call, config=sampler), shape, device, max(total, 1)))
+    one_call, size, most = partial(segmenter.one_call, config=sampler), config.batch_size, max(total, 1)
+    shape = (unet.image_channels, unet.image_size, unet.image_size)
+    if size == "auto":
+        size = compute.fitting_batch_size(one_call, shape, device, most)
     if how.compile:
-        config = replace(config, batch_size=min(config.batch_size, max(total, 1)))
+        size = min(size, most)
         compute.compile_model(segmenter)
-    return config
+        if config.batch_size == "auto":
+            size = compute.running_batch_size(one_call, shape, device, size)
+    return replace(config, batch_size=size)
+
+
+def settle_threads(segmenter, config, sampler, how, unet, total, processes):
+    """As in training, by the time of a network call, where so many follow that it pays; returns lines to report."""
+    calls = total * segmenter.num_timesteps / config.batch_size
+    alone = processes.device.type == "cpu" and processes.world_size == 1 and threads.usable_cores() > 1
+    if not alone or threads.set_by_user() or how.compile or calls < TIMED_CALLS:
+        return []
+    image = torch.zeros(config.batch_size, unet.image_channels, unet.image_size, unet.image_size)
+    with torch.inference_mode():
+        return [threads.settle_by_time(lambda: segmenter.one_call(image, sampler), threads.usable_cores())]
 
 
 def main(argv=None):
@@ -94,12 +112,13 @@ def main(argv=None):
         smaller = "give a smaller one" if config.batch_size == "auto" else "give a smaller one, or auto"
         with compute.out_of_memory_as_error(processes.device, "not one mask fits, give --amp bf16 or free some of it"):
             config = make_ready(segmenter, config, sampler, how, unet, total, processes.device)
+            lines = settle_threads(segmenter, config, sampler, how, unet, total, processes)
         if processes.is_main:
             told = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
-            for line in (*dataset.notes, *script_util.advice(segmenter, sampler), told):
+            for line in (*dataset.notes, *script_util.advice(segmenter, sampler), *lines, told):
                 tqdm.write(line)
 
-        writers = max(1, min(CaseWriter.MOST, compute.usable_cores() // processes.local_size))
+        writers = max(1, min(CaseWriter.MOST, threads.usable_cores() // processes.local_size))
         write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,

@@ -65,3 +65,25 @@ def test_a_defect_in_the_trial_of_auto_is_raised():
 
     with pytest.raises(RuntimeError, match="a defect"):
         compute.fitting_batch_size(one_call, (1, 16, 16), "cpu", most=8)
+
+
+def test_a_compiled_network_is_tried_with_fewer_masks_until_they_fit():
+    counts = []
+
+    def one_call(image):
+        counts.append(len(image))
+        if len(image) > 10:
+            raise wrapped(torch.OutOfMemoryError("CUDA out of memory"))
+
+    assert compute.running_batch_size(one_call, (1, 2, 2), "cpu", 32) == 9
+    assert counts == [32, 24, 18, 13, 9, 9, 9]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), torch.OutOfMemoryError("CUDA out of memory")], ids=repr)
+def test_what_no_smaller_batch_mends_is_raised(error):
+    def one_call(image):
+        raise error
+
+    with pytest.raises(RuntimeError) as raised:
+        compute.running_batch_size(one_call, (1, 2, 2), "cpu", 1)
+    assert raised.value is error
