@@ -3,13 +3,15 @@ import pathlib
 import shutil
 import signal
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests share the cores as processes, not as threads
+
 import pytest
 import torch
-from helpers import ROOT
+from filelock import FileLock
+from helpers import ROOT, TINY, as_arguments, call_script
 
 from guided_diffusion import phantom
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the programs under test too, which would choose a number by timing
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test
 
@@ -23,11 +25,42 @@ def cache_of_its_own(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cases(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """made_once(name, make): the folder `name`, which make(folder) fills once for all workers of pytest-xdist; never write into it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def find(name, make):
+        folder, done = root / f"once-{name}", root / f"once-{name}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def cases(made_once):
     """A folder of six 16x16 phantom cases with three raters."""
-    folder = tmp_path_factory.mktemp("cases")
-    phantom.write_set(folder, num_cases=6, seed=5, size=16, num_raters=3)
-    return folder
+    return made_once("cases", lambda folder: phantom.write_set(folder, num_cases=6, seed=5, size=16, num_raters=3))
+
+
+@pytest.fixture(scope="session")
+def trained(made_once, cases):
+    """
+    The log folder of a TINY model after four steps on `cases`, the same one for all tests that need some trained model:
+    savedmodel.pt, progress.csv, log.txt. Read it only; copy it to resume it.
+    """
+
+    def train(folder):
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2",
+                           "--log_interval=2", *as_arguments(TINY))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    return made_once("trained", train)
 
 
 @pytest.fixture(scope="session")

@@ -30,16 +30,6 @@ LAUNCHER = "-m torch.distributed.launch --nproc_per_node=2"
 SHORT = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1", "--num_filters=4,8", "--batch_size=2", "--iterations=2"]
 
 
-@pytest.fixture(scope="module")
-def trained(cases, tmp_path_factory):
-    """The log folder of a tiny model trained by the script."""
-    folder = tmp_path_factory.mktemp("trained")
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2",
-                      "--log_interval=2", *as_arguments(TINY))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 def sample(cases, trained, out, *more):
     return call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt",
                       f"--out_dir={out}", "--num_ensemble=2", "--timestep_respacing=4", *more)  # fmt: skip
