@@ -9,6 +9,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers import ROOT, TINY, as_arguments, call_script
+from ranks import Ranks
 
 from guided_diffusion import phantom
 
@@ -61,6 +62,12 @@ def trained(made_once, cases):
         assert done.returncode == 0, done.stderr
 
     return made_once("trained", train)
+
+
+@pytest.fixture(scope="session")
+def ranks():
+    """Runs a script's main() in two processes of one gloo group: see ranks.py."""
+    return Ranks()
 
 
 @pytest.fixture(scope="session")

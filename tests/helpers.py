@@ -23,6 +23,9 @@ TINY = {
     "num_filters": "4,8", "learn_sigma": True,
 }  # fmt: skip
 
+# The smallest U-Net there is, for tests of what is around it: one level of one block, no attention
+LEAST = {**TINY, "image_size": 8, "channel_mult": "1", "attention_resolutions": ""}
+
 
 def as_arguments(flags):
     return [f"--{name}={value}" for name, value in flags.items()]
@@ -64,11 +67,17 @@ def run_script(name, *arguments, cwd=ROOT, env=None, launcher=()):
     return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300)
 
 
-def call_script(name, *arguments):
-    """The same in this process, which saves the seconds of importing torch; what is not caught is raised."""
+def load_script(name):
+    """scripts/NAME.py as a module."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def call_script(name, *arguments):
+    """The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised."""
+    script = load_script(name)
     status = 0
     with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:

@@ -1,9 +1,9 @@
 """segmentation_train.py with plain gradient descent: AdamW magnifies rounding where gradients vanish."""
 
-import pathlib
-import runpy
+import sys
 
 import torch
+from helpers import load_script
 
 
 class PlainDescent(torch.optim.Optimizer):
@@ -17,5 +17,11 @@ class PlainDescent(torch.optim.Optimizer):
                 p.add_(p.grad, alpha=-group["lr"])
 
 
-torch.optim.AdamW = PlainDescent
-runpy.run_path(str(pathlib.Path(__file__).parents[1] / "scripts" / "segmentation_train.py"), run_name="__main__")
+def main(*arguments):
+    """The script's main() in a process that does nothing else."""
+    torch.optim.AdamW = PlainDescent
+    load_script("segmentation_train").main(list(arguments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

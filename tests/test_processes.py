@@ -14,15 +14,18 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import ROOT, TINY, as_arguments, assert_refused, nonzero, run_script
+from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script, nonzero
+from ranks import finish, script_main
+from sgd_training import PlainDescent
+from sgd_training import main as sgd_main
 
 from guided_diffusion import dist_util
 from guided_diffusion.dist_util import Processes, refuse_shared_cards, whole
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone"]
-FLAGS = as_arguments({**TINY, "iterations": 20, "log_interval": 1, "lr": 0.02, "kl_weight": 0.1})
+STEPS = 8
+FLAGS = as_arguments({**LEAST, "iterations": STEPS, "log_interval": 1, "lr": 0.02, "kl_weight": 0.1})
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +33,12 @@ def weights(tmp_path_factory):
     """A bare U-Net without zeros, to start from."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "savedmodel000000.pt"
-    torch.save(nonzero(create_model_and_diffusion(**TINY)[0]).state_dict(), path)
+    torch.save(nonzero(create_model_and_diffusion(**LEAST)[0]).state_dict(), path)
     return path
 
 
-def train(launcher, cases, out, *more, program=ROOT / "tests" / "sgd_training.py"):
-    command = [*map(str, launcher), str(program), f"--data_dir={cases}", f"--log_dir={out}", *FLAGS, *map(str, more)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+def result_of(done, out):
+    """(last checkpoint, losses of all steps, text) of a run that ended."""
     assert done.returncode == 0, done.stderr
     with open(out / "progress.csv") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
@@ -45,13 +47,17 @@ def train(launcher, cases, out, *more, program=ROOT / "tests" / "sgd_training.py
 
 @pytest.fixture(scope="module")
 def alone(cases, weights, tmp_path_factory):
-    """One process on batches of 4, twenty steps of SGD."""
-    return train([sys.executable], cases, tmp_path_factory.mktemp("alone"), "--batch_size=4", f"--resume_checkpoint={weights}")
+    """One process on batches of 4, some steps of SGD."""
+    out = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim, "AdamW", PlainDescent)
+        done = call_script("segmentation_train", *FLAGS, f"--data_dir={cases}", f"--log_dir={out}", "--batch_size=4", f"--resume_checkpoint={weights}")
+    return result_of(done, out)
 
 
 def assert_same_run(a, b):
-    """Alike but for the rounding of twenty float32 steps, which machines do differently for batches of 2 and of 4."""
-    assert a[0]["samples"] == b[0]["samples"] == 80 and len(a[1]) == 20
+    """Alike but for the rounding of some float32 steps, which machines do differently for batches of 2 and of 4."""
+    assert a[0]["samples"] == b[0]["samples"] == 4 * STEPS and len(a[1]) == STEPS
     assert a[1] == pytest.approx(b[1], rel=1e-4, abs=1e-4)
     assert max(a[1]) - min(a[1]) > 0.1  # it does learn
     for key in ("weights", "ema"):
@@ -62,8 +68,9 @@ def assert_same_run(a, b):
 
 @pytest.mark.multi_process
 @pytest.mark.parametrize("more", [[], ["--microbatch=1"], ["--shard"], ["--shard", "--microbatch=1"]], ids=" ".join)
-def test_two_processes_on_half_the_batch_equal_one_on_the_whole(cases, weights, alone, tmp_path, more):
-    two = train([sys.executable, *TORCHRUN, "--nproc_per_node=2"], cases, tmp_path, "--batch_size=2", f"--resume_checkpoint={weights}", *more)
+def test_two_processes_on_half_the_batch_equal_one_on_the_whole(ranks, cases, weights, alone, tmp_path, more):
+    done = ranks.run(tmp_path, sgd_main, *FLAGS, f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", f"--resume_checkpoint={weights}", *more)
+    two = result_of(done, tmp_path)
     assert "2 x cpu" in two[2]
     assert_same_run(alone, two)
 
@@ -73,86 +80,104 @@ def test_mpiexec_starts_a_run_too(cases, weights, alone, tmp_path):
     mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
     if not mpiexec:
         pytest.skip("no mpiexec: pip install mpi4py mpich")
-    two = train([mpiexec, "-n", 2, sys.executable], cases, tmp_path, "--batch_size=2", f"--resume_checkpoint={weights}")
+    command = [mpiexec, "-n", "2", sys.executable, str(ROOT / "tests" / "sgd_training.py"), f"--data_dir={cases}", f"--log_dir={tmp_path}", *FLAGS]
+    done = subprocess.run([*command, "--batch_size=2", f"--resume_checkpoint={weights}"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    two = result_of(done, tmp_path)
     assert "2 x cpu" in two[2]
     assert_same_run(alone, two)
 
 
-@pytest.mark.multi_process
-def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(cases, tmp_path):
+def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tmp_path):
     """Under --shard the checkpoint has whole tensors; validation, unevenly many cases of it, changes nothing of the training."""
-    def run(name, iterations, *more, launcher=(*TORCHRUN, "--nproc_per_node=2")):
-        done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
-                          "--batch_size=2", "--dropout=0.1", "--ema_rate=0.9", "--eval_data_dir", cases, "--eval_cases=3", "--eval_ensemble=3",
-                          "--eval_steps=2", "--eval_interval=2", *as_arguments(TINY), *more, launcher=launcher)  # fmt: skip
+    flags = [f"--data_dir={cases}", "--batch_size=2", "--dropout=0.1", "--ema_rate=0.9", "--shard", f"--eval_data_dir={cases}", "--eval_cases=3",
+             "--eval_ensemble=3", "--eval_steps=2", *as_arguments(LEAST)]  # fmt: skip
+
+    def run(name, iterations, eval_interval):
+        done = ranks.run_script(tmp_path, "segmentation_train", *flags, f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
+                                f"--eval_interval={eval_interval}")  # fmt: skip
         assert done.returncode == 0, done.stderr
         return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True), done.stdout
 
-    straight, told = run("straight", 6, "--shard")
+    straight, told = run("straight", 4, 1)
     assert told.count("ged_3") >= 3
-    run("parts", 3, "--shard")
-    resumed, _ = run("parts", 6, "--shard")
-    plain, _ = run("plain", 6, "--shard", "--eval_interval=100")
-    for other in (resumed, plain):
-        assert all(torch.equal(straight["weights"][name], other["weights"][name]) for name in straight["weights"])
+    run("parts", 2, 100)
+    resumed, told = run("parts", 4, 100)
+    assert "continuing" in told
+    assert all(torch.equal(straight["weights"][name], resumed["weights"][name]) for name in straight["weights"])
     assert all(torch.equal(a, b) for a, b in zip(straight["ema"]["0.9"].values(), resumed["ema"]["0.9"].values()))
     for a, b in zip(straight["optimizer"]["state"].values(), resumed["optimizer"]["state"].values()):
         assert all(torch.equal(a[key], b[key]) for key in a) and type(a["exp_avg"]) is torch.Tensor
 
 
-@pytest.mark.multi_process
-def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(cases, tmp_path):
-    for processes, iterations in ((2, 2), (1, 4)):
-        launcher = [*TORCHRUN, f"--nproc_per_node={processes}"] if processes > 1 else []
-        done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", "--batch_size=2",
-                          *as_arguments(TINY), launcher=launcher)  # fmt: skip
-        assert done.returncode == 0, done.stderr
+def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(ranks, cases, tmp_path):
+    flags = [f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *as_arguments(LEAST)]
+    done = ranks.run_script(tmp_path, "segmentation_train", *flags, "--iterations=2")
+    assert done.returncode == 0, done.stderr
+    done = call_script("segmentation_train", *flags, "--iterations=4")
     assert "1 processes go on with a run of 2: a step has now 2 masks" in done.stdout and "not bit for bit" in done.stdout
     assert torch.load(tmp_path / "savedmodel.pt", weights_only=True)["samples"] == 2 * 4 + 2 * 2
 
 
-def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
+def test_resumed_is_straight_bit_for_bit_with_the_history_of_timesteps(ranks, cases, tmp_path):
+    def train(name, iterations):
+        done = ranks.run_script(tmp_path, "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
+                                "--batch_size=2", "--schedule_sampler=loss-second-moment", *as_arguments({**LEAST, "diffusion_steps": 2}))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True)
+
+    straight = train("straight", 6)
+    train("parts", 3)
+    resumed = train("parts", 6)
+    for key in ("weights", "schedule_sampler"):
+        assert all(torch.equal(a, b) for a, b in zip(straight[key].values(), resumed[key].values()))
 
 
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+# segmentation_train.py of which the second process is killed once, in the middle of the interval between two saves
+KILLED = """
+import os, signal, sys
+from guided_diffusion.train_util import Trainer
+from ranks import script_main
+
+look_around = Trainer.look_around
+
+def look(self, bar):
+    if (self.steps_done, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (7, "1", "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return look_around(self, bar)
+
+Trainer.look_around = look
+script_main("segmentation_train", *sys.argv[1:])
+"""
 
 
-@pytest.mark.multi_process
-def test_a_killed_process_comes_back_under_torchrun_and_the_result_is_the_same(cases, tmp_path):
-    def start(name, *launcher):
-        return subprocess.Popen([sys.executable, *TORCHRUN, *launcher, "--nproc_per_node=2", str(ROOT / "scripts" / "segmentation_train.py"),
-                                 f"--data_dir={cases}", f"--log_dir={tmp_path / name}", "--iterations=40", "--save_interval=2", "--log_interval=1",
-                                 "--batch_size=2", *as_arguments(TINY)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+def test_a_killed_process_comes_back_under_torchrun_and_the_result_is_the_same(ranks, cases, tmp_path):
+    flags = [f"--data_dir={cases}", "--iterations=10", "--save_interval=2", "--log_interval=1", "--batch_size=2", *as_arguments(LEAST)]
+    straight = ranks.run_script(tmp_path, "segmentation_train", *flags, f"--log_dir={tmp_path / 'straight'}")
+    assert straight.returncode == 0, straight.stderr
 
-    straight = start("straight")
-    text = straight.communicate()[0]
-    assert straight.returncode == 0, text
-    run = start("killed", "--max-restarts=2")
-    wait_for(lambda: (tmp_path / "killed" / "savedmodel000006.pt").exists())
-    os.kill(children_of(run.pid)[-1], signal.SIGKILL)
-    text = run.communicate()[0]
-    assert run.returncode == 0, text
-    assert "continuing" in text
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=2", "--nproc_per_node=2", str(program)]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    run = subprocess.run([*command, *flags, f"--log_dir={tmp_path / 'killed'}"], cwd=ROOT, env={**os.environ, "PYTHONPATH": paths},
+                         capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "continuing" in run.stdout
     a, b = (torch.load(tmp_path / name / "savedmodel.pt", weights_only=True) for name in ("straight", "killed"))
-    assert a["step"] == b["step"] == 40 and all(torch.equal(a["weights"][name], b["weights"][name]) for name in a["weights"])
+    assert a["step"] == b["step"] == 10 and all(torch.equal(a["weights"][name], b["weights"][name]) for name in a["weights"])
 
 
-@pytest.mark.multi_process
-def test_a_signal_to_one_process_ends_all_at_the_same_step(cases, tmp_path):
-    run = subprocess.Popen([sys.executable, *TORCHRUN, "--nproc_per_node=2", str(ROOT / "scripts" / "segmentation_train.py"),
-                            f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=0", "--log_interval=1", "--batch_size=2",
-                            *as_arguments(TINY)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    wait_for(lambda: (tmp_path / "progress.csv").exists() and (tmp_path / "progress.csv").read_text().count("\n") > 3)
-    os.kill(children_of(run.pid)[-1], signal.SIGTERM)
-    text = run.communicate(timeout=60)[0]
-    assert run.returncode == 0, text
-    assert "ended after step" in text and (tmp_path / "savedmodel.pt").exists()
+def test_a_signal_to_one_process_ends_all_at_the_same_step(ranks, cases, tmp_path):
+    flags = [f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=0", "--log_interval=1", "--batch_size=2", *as_arguments(LEAST)]
+    progress, end = tmp_path / "progress.csv", time.monotonic() + 120
+    with ranks.start(tmp_path, script_main, "segmentation_train", *flags) as processes:
+        while not (progress.exists() and progress.read_text().count("\n") > 3):
+            assert time.monotonic() < end and all(process.exitcode is None for process in processes)
+            time.sleep(0.02)
+        os.kill(processes[1].pid, signal.SIGTERM)
+        done = finish(processes, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ended after step" in done.stdout and (tmp_path / "savedmodel.pt").exists()
 
 
 # -- one process ------------------------------------------------------------------------------------------------------
@@ -331,8 +356,10 @@ def test_mpi_without_a_library_names_the_package(monkeypatch):
         (["--use_fp16", "--shard"], ["--shard", "--use_fp16"]),
     ],
 )
-def test_refusals_come_before_the_processes_meet(cases, tmp_path, flags, words):
+def test_refusals_come_before_the_processes_meet(cases, tmp_path, monkeypatch, flags, words):
     """A single one of two processes is refused by itself: it does not wait for the other."""
-    done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=1", *as_arguments(TINY), *flags,
-                      env={"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"})  # fmt: skip
+    monkeypatch.setattr(Processes, "start", lambda self: pytest.fail("it waits for the other"))
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=1", *as_arguments(LEAST), *flags)
     assert_refused(done, *words)
