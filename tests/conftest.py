@@ -8,10 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the t
 import pytest
 import torch
 from filelock import FileLock
-from helpers import ROOT, TINY, as_arguments, call_script
+from helpers import LEAST, ROOT, TINY, as_arguments, call_script
 from ranks import Ranks
+from small_runs import train_small
 
 from guided_diffusion import phantom
+from guided_diffusion.lidcloader import LIDCDataset
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test
@@ -62,6 +64,13 @@ def trained(made_once, cases):
         assert done.returncode == 0, done.stderr
 
     return made_once("trained", train)
+
+
+@pytest.fixture
+def train(cases, tmp_path):
+    """train(name, **flags): train the smallest model on `cases` in the folder `name`, in this process; returns the trainer."""
+    dataset = LIDCDataset(cases, LEAST["image_size"], LEAST["image_channels"])
+    return lambda name, **given: train_small(dataset, **{"data_dir": str(cases), "log_dir": str(tmp_path / name), **given})
 
 
 @pytest.fixture(scope="session")

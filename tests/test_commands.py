@@ -43,7 +43,7 @@ def samples_of(out):
 
 
 @pytest.mark.multi_process
-def test_the_papers_commands(tmp_path):
+def test_the_papers_commands(tmp_path, monkeypatch):
     flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
     data = ["--data_dir", str(ROOT / "data" / "training")]
     done = run_script("segmentation_train", *data, *TRAIN_FLAGS.split(), *flags, *SHORT, cwd=tmp_path,
@@ -53,12 +53,14 @@ def test_the_papers_commands(tmp_path):
     assert (tmp_path / "results" / "savedmodel.pt").exists()
 
     data = ["--data_dir", str(ROOT / "data" / "testing")]
-    done = run_script("segmentation_sample", *data, "--model_path", "./results/savedmodel.pt", "--num_ensemble=4", *flags,
-                      *SHORT[:4], "--timestep_respacing=2", "--num_samples=2", cwd=tmp_path)  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    done = call_script("segmentation_sample", *data, "--model_path", "./results/savedmodel.pt", "--num_ensemble=4", *flags,
+                       *SHORT[:4], "--timestep_respacing=2", "--num_samples=2")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "results" / "samples").glob("*_output?.png"))) == 8
 
 
+@pytest.mark.nightly
 def test_the_papers_training_command_at_full_size(tmp_path):
     """One step of the 85.6 million parameters, with a smaller batch only; then one mask of two steps."""
     flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
@@ -83,25 +85,6 @@ def test_readme_quotes_the_papers_commands():
     assert len(text.splitlines()) < 200
     for link in re.findall(r"\]\(([^)h][^)]*)\)", text):
         assert (ROOT / link).exists(), link
-
-
-# -- several processes ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.multi_process
-def test_two_processes_resume_bit_for_bit(cases, tmp_path):
-    def train(name, iterations):
-        done = run_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
-                          "--batch_size=2", "--schedule_sampler=loss-second-moment", *as_arguments({**TINY, "diffusion_steps": 2}),
-                          launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True)
-
-    straight = train("straight", 6)
-    train("parts", 3)
-    resumed = train("parts", 6)
-    for key in ("weights", "schedule_sampler"):
-        assert all(torch.equal(a, b) for a, b in zip(straight[key].values(), resumed[key].values()))
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
@@ -133,20 +116,6 @@ def test_a_mask_depends_on_seed_case_and_number_alone(cases, trained, tmp_path):
     for name in b:
         np.testing.assert_allclose(a[name][:2], b[name], atol=1e-5)
         assert not np.allclose(b[name], c[name])
-
-
-@pytest.mark.multi_process
-def test_processes_share_the_cases(cases, trained, tmp_path):
-    done = sample(cases, trained, tmp_path / "one")
-    assert done.returncode == 0, done.stderr
-    done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", "--num_ensemble=2",
-                      f"--out_dir={tmp_path / 'two'}", "--timestep_respacing=4",
-                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    one, two = samples_of(tmp_path / "one"), samples_of(tmp_path / "two")
-    assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], atol=1e-5)
 
 
 def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
@@ -193,8 +162,7 @@ def test_samples_are_finished_otherwise_without_drawing_again(cases, trained, tm
     np.testing.assert_array_equal(mean, np.round(masks.mean(0).astype(np.float32) * 255))
 
 
-@pytest.mark.multi_process
-def test_sampling_scores_in_the_same_run(cases, trained, tmp_path):
+def test_sampling_scores_in_the_same_run_and_two_processes_share_the_cases(ranks, cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path / "one", "--evaluate")
     assert done.returncode == 0 and "6 of 6 cases" in done.stdout, done.stderr
     done = call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={tmp_path / 'one'}", f"--out_dir={tmp_path / 'apart'}")
@@ -202,10 +170,13 @@ def test_sampling_scores_in_the_same_run(cases, trained, tmp_path):
     together, apart = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "apart"))
     assert together == apart
 
-    done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", "--num_ensemble=2",
-                      f"--out_dir={tmp_path / 'two'}", "--timestep_respacing=4", "--evaluate",
-                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
+    done = ranks.run_script(tmp_path, "segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", "--num_ensemble=2",
+                            f"--out_dir={tmp_path / 'two'}", "--timestep_respacing=4", "--evaluate")  # fmt: skip
     assert done.returncode == 0 and done.stdout.count("6 of 6 cases") == 1, done.stderr
+    one, two = samples_of(tmp_path / "one"), samples_of(tmp_path / "two")
+    assert one.keys() == two.keys() and len(one) == 6
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], atol=1e-5)
     figures = json.loads((tmp_path / "two" / "metrics.json").read_text())["figures"]
     assert figures["ged_2"]["mean"] == pytest.approx(together["figures"]["ged_2"]["mean"], abs=1e-3)
 

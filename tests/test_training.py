@@ -1,6 +1,5 @@
 """The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
 
-import csv
 import gc
 import math
 import shutil
@@ -9,63 +8,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import TINY, as_arguments, assert_refused, call_script, nonzero
+from helpers import LEAST, as_arguments, assert_refused, call_script, nonzero
+from small_runs import learnt, rows_of, same
 
-from guided_diffusion import checkpoint, command_line, script_util, train_config
+from guided_diffusion import checkpoint, script_util, train_config
 from guided_diffusion.batches import endless_batches
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
-from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.logger import LossMeter
 from guided_diffusion.nn import ConfigError
-from guided_diffusion.train_config import TrainConfig, find_start
+from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
-
-CONFIGS = (TrainConfig, *script_util.MODEL_CONFIGS)
-
-
-@pytest.fixture
-def train(cases, tmp_path):
-    """train(folder name, **flags) trains a tiny model and returns the trainer."""
-    dataset = LIDCDataset(cases, 16, 1)
-
-    def run(name, **given):
-        defaults = {"iterations": 6, "batch_size": 4, "log_interval": 2, "save_interval": 3, "lr": 1e-3, "seed": 3, "dropout": 0.1}
-        given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
-        configs = command_line.configs_from_flags(given, *CONFIGS)
-        flags = command_line.flags_from_configs(*configs)
-        start = find_start(configs[0], flags)
-        torch.manual_seed(0)
-        trainer = Trainer(nonzero(script_util.create_segmenter(flags)), dataset, configs[0], Processes({}), flags, start)
-        trainer.run()
-        return trainer
-
-    return run
-
-
-def rows_of(folder):
-    with open(f"{folder}/progress.csv") as file:
-        return list(csv.DictReader(file))
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-def learnt(trainer):
-    return {key: value for key, value in trainer.state().items() if key != "flags"}
-
 
 @pytest.mark.parametrize("flags", [
     {}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True},
-    {"raters_per_image": 2, "stable_target": True, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1,1"},
+    {"raters_per_image": 2, "stable_target": True, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1"},
     {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"},
 ])  # fmt: skip
 def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
@@ -85,7 +43,7 @@ def test_microbatches_are_all_used_and_averaged(train):
 
 @pytest.mark.parametrize("architecture", ["unet", "shared-encoder"])
 def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
-    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "stable_target": True, "architecture": architecture, "denoiser_mult": "1,1"}
+    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "stable_target": True, "architecture": architecture, "denoiser_mult": "1"}
     whole, parts = train("whole", **flags), train("parts", **flags, microbatch=2)
     assert_same_step(whole, parts)
     with pytest.raises(ConfigError, match="--microbatch 3: a multiple of --raters_per_image 2"):
@@ -103,7 +61,7 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
     for trained in (True, False):
         trainer = train(f"encoders-{trained}", train_encoders=trained, kl_weight=1.0)
         torch.manual_seed(0)
-        fresh = nonzero(script_util.create_segmenter(TINY)).state_dict()
+        fresh = nonzero(script_util.create_segmenter(LEAST)).state_dict()
         moved = {name for name, value in trainer.segmenter.state_dict().items() if not torch.equal(value, fresh[name])}
         assert all(name in moved for name in fresh if name.startswith("model."))
         assert all((name in moved) == trained for name in fresh if not name.startswith("model."))
@@ -204,7 +162,7 @@ def test_other_flags_than_the_folders_are_named(train):
 
 def test_a_run_from_before_a_flag_has_its_default(cases, tmp_path):
     def run(*more):
-        return call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *more, *as_arguments(TINY))
+        return call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *more, *as_arguments(LEAST))
 
     done = run("--iterations=1")
     assert done.returncode == 0, done.stderr
@@ -233,7 +191,7 @@ def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_an
 
 
 def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
-    model, other = (script_util.create_model_and_diffusion(**{**TINY, "num_channels": n})[0] for n in (32, 64))
+    model, other = (script_util.create_model_and_diffusion(**{**LEAST, "num_channels": n})[0] for n in (32, 64))
     path = tmp_path / "savedmodel000100.pt"
     torch.save(model.state_dict(), path)
     torch.save(other.state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
@@ -252,7 +210,7 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
 def test_resumes_from_the_published_files(train, tmp_path):
     """A bare U-Net with its average and its optimizer beside it, as the published code leaves them."""
     torch.manual_seed(7)
-    model, average = (script_util.create_model_and_diffusion(**TINY)[0] for _ in range(2))
+    model, average = (script_util.create_model_and_diffusion(**LEAST)[0] for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     for p in model.parameters():
         p.grad = torch.randn(p.shape)
@@ -307,7 +265,7 @@ def test_bfloat16_trains_close_to_float32(cases, tmp_path):
     rows = []
     for amp in ("none", "bf16"):
         done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / amp}", "--iterations=8", "--log_interval=8",
-                          "--batch_size=4", f"--amp={amp}", *as_arguments(TINY))  # fmt: skip
+                          "--batch_size=4", f"--amp={amp}", *as_arguments(LEAST))  # fmt: skip
         assert done.returncode == 0, done.stderr
         rows.append(rows_of(tmp_path / amp)[0])
     exact, rough = rows
@@ -321,7 +279,7 @@ def test_a_compiled_network_trains_the_same(cases, tmp_path):
     losses = []
     for name, flags in (("eager", []), ("compiled", ["--compile"])):
         done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", "--iterations=4", "--log_interval=1",
-                          "--batch_size=4", *flags, *as_arguments(TINY))  # fmt: skip
+                          "--batch_size=4", *flags, *as_arguments(LEAST))  # fmt: skip
         assert done.returncode == 0, done.stderr
         losses.append([float(row["loss"]) for row in rows_of(tmp_path / name)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -344,7 +302,7 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
     shutil.copytree(cases, data)
     for iterations in (2, 4):
         done = call_script("segmentation_train", f"--data_dir={data}", f"--log_dir={tmp_path / 'log'}", f"--iterations={iterations}",
-                          "--batch_size=2", *as_arguments(TINY))  # fmt: skip
+                          "--batch_size=2", *as_arguments(LEAST))  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert ("are not those that the run began with" in done.stdout) == (iterations == 4)
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
@@ -368,7 +326,7 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
     run = Trainer.run
     for iterations in (1, 2):
         monkeypatch.setattr(Trainer, "run", look if iterations == 2 else run)
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", *as_arguments(TINY))
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", *as_arguments(LEAST))
         assert done.returncode == 0, done.stderr
     assert len(held) > 100
 
@@ -376,7 +334,7 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
 def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, tmp_path):
     def run(data, iterations):
         return call_script("segmentation_train", f"--data_dir={tmp_path / data}", f"--log_dir={tmp_path / 'log'}/", f"--iterations={iterations}",
-                           "--batch_size=2", *as_arguments(TINY))  # fmt: skip
+                           "--batch_size=2", *as_arguments(LEAST))  # fmt: skip
 
     shutil.copytree(cases, tmp_path / "old")
     assert run("old", 1).returncode == 0

@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 from blob_store import BlobStore
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script
-from test_training import learnt, rows_of, same, train  # noqa: F401  (train is a fixture)
+from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script
+from small_runs import learnt, rows_of, same
 
 from guided_diffusion import checkpoint, script_util
 from guided_diffusion.nn import ConfigError
@@ -66,7 +66,7 @@ def nan_at(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, tmp_path, after_step, number):  # noqa: F811
+def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, tmp_path, after_step, number):
     straight = learnt(train("straight"))
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     with pytest.MonkeyPatch.context() as patch:
@@ -79,7 +79,7 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
     assert same(straight, learnt(train("stopped")))
 
 
-def test_usr1_saves_and_goes_on(train, tmp_path, after_step):  # noqa: F811
+def test_usr1_saves_and_goes_on(train, tmp_path, after_step):
     after_step({1: lambda trainer: os.kill(os.getpid(), signal.SIGUSR1)})
     trainer = train("run", save_interval=100)
     assert trainer.steps_done == 6
@@ -143,7 +143,7 @@ def test_signals_leave_other_threads_alone():
     assert seen == [None] and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_signal_during_validation_ends_it(train):  # noqa: F811
+def test_a_signal_during_validation_ends_it(train):
     trainer = train("run")
     trainer.signals.stop = "SIGTERM"
 
@@ -162,7 +162,7 @@ def test_a_signal_during_validation_ends_it(train):  # noqa: F811
 # -- not finite -------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_step_changes_nothing_and_is_counted(train, tmp_path, nan_at):  # noqa: F811
+def test_a_bad_step_changes_nothing_and_is_counted(train, tmp_path, nan_at):
     before = learnt(train("run", iterations=2))
     nan_at({2, 3})
     after = learnt(train("run", iterations=4, log_interval=1))
@@ -176,7 +176,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(train, tmp_path, nan_at):  # 
     assert all(row["loss"] not in ("nan", "inf") for row in rows_of(tmp_path / "run"))
 
 
-def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_path, nan_at):  # noqa: F811
+def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_path, nan_at):
     straight = learnt(train("straight", iterations=8))
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
@@ -193,14 +193,14 @@ def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_p
         assert same(straight[key], resumed[key])
 
 
-def test_a_smaller_limit_ends_a_run_that_is_beyond_it_already(train, nan_at):  # noqa: F811
+def test_a_smaller_limit_ends_a_run_that_is_beyond_it_already(train, nan_at):
     nan_at({2, 3, 4})
     train("run", iterations=4)
     with pytest.raises(TrainingError):
         train("run", iterations=8, max_bad_steps=1)
 
 
-def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypatch):  # noqa: F811
+def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypatch):
     step = Trainer._optimize
 
     def poisoned(self, ids, terms):
@@ -213,7 +213,7 @@ def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypa
     assert trainer.bad_steps == 1 and all(torch.isfinite(p).all() for p in trainer.trained)
 
 
-def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_that_step(train, monkeypatch):  # noqa: F811
+def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_that_step(train, monkeypatch):
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**28, enabled=enabled))
     trainer = train("run", use_fp16=True, iterations=24, max_bad_steps=24, save_interval=24)
@@ -223,7 +223,7 @@ def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_
     assert all(torch.isfinite(p).all() for p in trainer.trained)
 
 
-def test_bad_losses_do_not_reach_the_history_of_timesteps(train, nan_at):  # noqa: F811
+def test_bad_losses_do_not_reach_the_history_of_timesteps(train, nan_at):
     nan_at({1})
     trainer = train("run", schedule_sampler="loss-second-moment")
     assert trainer.schedule_sampler.counts.sum() == 5 * 4 and torch.isfinite(trainer.schedule_sampler.history).all()
@@ -272,7 +272,7 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
     run = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     holder, reader = map(int, run.stdout.readline().split())
     try:
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(TINY))
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST))
         assert_refused(done, f"{tmp_path}: another run writes into it (process {holder} on ", "use another folder")
         FolderLock(str(tmp_path), wanted=False).take()
         run.kill()
@@ -280,7 +280,7 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
         os.kill(reader, 0)  # it lives on
         with FolderLock(str(tmp_path)) as lock:
             lock.take()
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--resume=never", "--iterations=1", *as_arguments(TINY))
+        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--resume=never", "--iterations=1", *as_arguments(LEAST))
         assert done.returncode == 0, done.stderr
     finally:
         os.kill(reader, signal.SIGKILL)
@@ -288,7 +288,7 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
         run.stdout.close()
 
 
-def test_a_blob_store_serves_as_log_dir(train, monkeypatch):  # noqa: F811
+def test_a_blob_store_serves_as_log_dir(train, monkeypatch):
     straight = learnt(train("straight"))
     blobs = BlobStore(monkeypatch)
     train("ignored", log_dir="gs://bucket/run", iterations=3)
@@ -311,7 +311,7 @@ def late(monkeypatch):
 
 
 @pytest.mark.parametrize("save_interval", [1, 2, 3])
-def test_late_reports_of_a_signal_are_heeded_however_often_is_saved(train, late, save_interval):  # noqa: F811
+def test_late_reports_of_a_signal_are_heeded_however_often_is_saved(train, late, save_interval):
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
         patch.setattr(Trainer, "step", lambda self, batch: self.steps_done == 3 and os.kill(os.getpid(), signal.SIGTERM) or step(self, batch))
@@ -320,7 +320,7 @@ def test_late_reports_of_a_signal_are_heeded_however_often_is_saved(train, late,
     assert same(learnt(train("straight", iterations=12)), learnt(train("run", iterations=12, save_interval=save_interval)))
 
 
-def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late, nan_at):  # noqa: F811
+def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late, nan_at):
     straight = learnt(train("straight", iterations=10))
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
@@ -333,15 +333,15 @@ def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late,
         assert same(straight[key], resumed[key])
 
 
-def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train, late, nan_at):  # noqa: F811
+def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train, late, nan_at):
     nan_at({4, 5, 6})
     assert train("run", iterations=10, max_bad_steps=3).steps_done == 10
 
 
 def test_encoders_that_overflow_give_a_loss_that_is_not_finite(cases, tmp_path):
     """A deviation of e^200 is no number in float32: the loss is not finite, which the trainer sees, and nothing is raised."""
-    segmenter = script_util.create_segmenter(TINY)
+    segmenter = script_util.create_segmenter(LEAST)
     with torch.no_grad():
         segmenter.posterior.conv_layer.bias.fill_(200)
-    terms = segmenter(torch.rand(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.tensor([0, 5]))
+    terms = segmenter(torch.rand(2, 1, 8, 8), torch.ones(2, 1, 8, 8), torch.tensor([0, 5]))
     assert not torch.isfinite(terms["loss"]).any()

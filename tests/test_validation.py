@@ -1,56 +1,30 @@
 """Validation while a run trains: what is scored, what is logged and kept, and that training never notices."""
 
-import csv
 import os
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, as_arguments, call_script, nonzero, run_script
+from helpers import LEAST, as_arguments, call_script
+from small_runs import rows_of
 
-from guided_diffusion import checkpoint, command_line, ensemble, metrics, script_util
+from guided_diffusion import checkpoint, ensemble, metrics, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
-from guided_diffusion.train_config import TrainConfig, find_start
-from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator
 
-CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
-EVAL = {"eval_cases": 3, "eval_ensemble": 2, "eval_steps": 3, "eval_interval": 2}
+EVAL = {"eval_cases": 3, "eval_ensemble": 2, "eval_steps": 3, "eval_interval": 2, "log_interval": 3}
 
 
-@pytest.fixture
-def train(cases, tmp_path):
-    """train(folder name, **flags) trains a tiny model, with validation on the same cases if there are flags of it."""
-    dataset = LIDCDataset(cases, 16, 1)
-
-    def run(name, **given):
-        defaults = {"iterations": 6, "batch_size": 4, "log_interval": 3, "save_interval": 3, "lr": 1e-3, "dropout": 0.1}
-        given = {**TINY, **defaults, "data_dir": str(cases), "log_dir": str(tmp_path / name), **given}
-        configs = command_line.configs_from_flags(given, *CONFIGS)
-        config, validation, sampler = configs[:3]
-        flags = command_line.flags_from_configs(*configs)
-        start = find_start(config, flags)
-        torch.manual_seed(0)
-        segmenter = nonzero(script_util.create_segmenter(flags))
-        processes = Processes({})
-        validator = Validator(dataset, validation, sampler, processes, config.seed, config.batch_size) if "eval_steps" in given else None
-        trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator)
-        trainer.run()
-        return trainer
-
-    return run
-
-
-def rows_of(folder):
-    with open(folder / "progress.csv", newline="") as file:
-        return {int(row["step"]): row for row in csv.DictReader(file)}
+def scores_of(folder):
+    """{step: row} of progress.csv."""
+    return {int(row["step"]): row for row in rows_of(folder)}
 
 
 def test_training_does_not_notice_validation(train):
-    without, with_ = train("without"), train("with", **EVAL)
+    without, with_ = train("without", log_interval=3), train("with", **EVAL)
     for kind in ("weights", "optimizer"):
         a, b = (getattr(t, "segmenter" if kind == "weights" else kind).state_dict() for t in (without, with_))
         a, b = (s if kind == "weights" else {k: v["exp_avg"] for k, v in s["state"].items()} for s in (a, b))
@@ -62,7 +36,7 @@ def test_training_does_not_notice_validation(train):
 def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
     """The logged figures, computed again from the best checkpoint by the sampler that users run."""
     train("run", **EVAL)
-    rows = rows_of(tmp_path / "run")
+    rows = scores_of(tmp_path / "run")
     assert set(rows) == {2, 3, 4, 6}  # validations are logged where nothing else is due
     assert rows[3]["ged_2"] == "" and all(rows[step]["ged_2"] and rows[step]["dice_2"] for step in (2, 4, 6))
 
@@ -73,8 +47,8 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
 
     sampler = SamplerConfig(steps=3)
     segmenter = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {})[0].spaced(sampler)
-    dataset = LIDCDataset(cases, 16, 1)
-    config = ensemble.SampleConfig(num_ensemble=2, batch_size=4)
+    dataset = LIDCDataset(cases, 8, 1)
+    config = ensemble.SampleConfig(num_ensemble=2, batch_size=4, seed=3)
     scores = []
     for case, samples in ensemble.draw_ensembles(segmenter, dataset, [0, 2, 5], config, sampler):
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
@@ -93,7 +67,7 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     assert resumed.best in candidates and resumed.best["score"] <= min(c["score"] for c in candidates)
     other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
     assert other.best["settings"]["ensemble"] == 3
-    assert "ged_3" in rows_of(tmp_path / "parts")[8]
+    assert "ged_3" in scores_of(tmp_path / "parts")[8]
     train("parts", iterations=9)  # and a run may go on without
 
 
@@ -102,8 +76,8 @@ def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
     train("run")
     train("run", **EVAL)
     train("whole", **EVAL)
-    made_up = rows_of(tmp_path / "run")[6]
-    assert made_up["ged_2"] == rows_of(tmp_path / "whole")[6]["ged_2"] and made_up["loss"] == ""
+    made_up = scores_of(tmp_path / "run")[6]
+    assert made_up["ged_2"] == scores_of(tmp_path / "whole")[6]["ged_2"] and made_up["loss"] == ""
     for name in ("bestmodel.pt", "savedmodel.pt"):  # and remembers it
         assert checkpoint.load(str(tmp_path / "run" / name))["best"]["step"] == 6
     lines = (tmp_path / "run" / "progress.csv").read_text()
@@ -128,15 +102,13 @@ def test_a_worse_score_is_not_kept(train, tmp_path):
     assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
 
 
-@pytest.mark.multi_process
-def test_the_script_validates_and_two_processes_share_the_cases(cases, tmp_path):
-    flags = [f"--data_dir={cases}", f"--eval_data_dir={cases}", "--iterations=1", *as_arguments({**TINY, **EVAL, "eval_interval": 1})]
+def test_the_script_validates_and_two_processes_share_the_cases(ranks, cases, tmp_path):
+    flags = [f"--data_dir={cases}", f"--eval_data_dir={cases}", "--iterations=1", *as_arguments({**LEAST, **EVAL, "eval_interval": 1})]
     done = call_script("segmentation_train", *flags, f"--log_dir={tmp_path / 'one'}", "--batch_size=4")
     assert done.returncode == 0 and "best: step 1, ged_2" in done.stdout, done.stderr
-    done = run_script("segmentation_train", *flags, f"--log_dir={tmp_path / 'two'}", "--batch_size=2",
-                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
+    done = ranks.run_script(tmp_path, "segmentation_train", *flags, f"--log_dir={tmp_path / 'two'}", "--batch_size=2")
     assert done.returncode == 0, done.stderr
-    one, two = (rows_of(tmp_path / name)[1] for name in ("one", "two"))
+    one, two = (scores_of(tmp_path / name)[1] for name in ("one", "two"))
     for name in ("ged_2", "dice_2"):
         assert float(one[name]) == pytest.approx(float(two[name]), abs=0.02)  # weights differ by rounding, masks by a pixel
 

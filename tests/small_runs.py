@@ -1,0 +1,52 @@
+"""Runs of training in this process: the smallest network on a few cases, and what they leave behind."""
+
+import csv
+
+import torch
+from helpers import LEAST, nonzero
+
+from guided_diffusion import command_line, script_util
+from guided_diffusion.dist_util import Processes
+from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.train_config import TrainConfig, find_start
+from guided_diffusion.train_util import Trainer
+from guided_diffusion.validation import ValidationConfig, Validator
+
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+DEFAULTS = {**LEAST, "iterations": 6, "batch_size": 4, "log_interval": 2, "save_interval": 3, "lr": 1e-3, "seed": 3, "dropout": 0.1}
+
+
+def train_small(dataset, **given):
+    """The trainer of a run that has ended, with the flags DEFAULTS and `given`; it validates, on the same cases, if --eval_steps is given."""
+    configs = command_line.configs_from_flags({**DEFAULTS, **given}, *CONFIGS)
+    config, validation, sampler = configs[:3]
+    flags = command_line.flags_from_configs(*configs)
+    start = find_start(config, flags)
+    torch.manual_seed(0)
+    segmenter, processes = nonzero(script_util.create_segmenter(flags)), Processes({})
+    validator = Validator(dataset, validation, sampler, processes, config.seed, config.batch_size) if "eval_steps" in given else None
+    trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator)
+    trainer.run()
+    return trainer
+
+
+def rows_of(folder):
+    """The rows of progress.csv."""
+    with open(f"{folder}/progress.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def learnt(trainer):
+    """All that a checkpoint has but the flags."""
+    return {key: value for key, value in trainer.state().items() if key != "flags"}
+
+
+def same(a, b):
+    """Whether two nested states are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
