@@ -1,5 +1,6 @@
-# make demo    train a small model, sample 4 masks for each test case, score them       (10 minutes on 2 CPU cores)
-# make test    the tests
+# make demo      train a small model, sample 4 masks for each test case, score them     (10 minutes on 2 CPU cores)
+# make test      the tests, in WORKERS processes; those that measure memory or time after the others, one by one
+# make test-all  these on every Python that is installed, and the nightly ones: full size, all faults, the commands of docs
 #
 # Each makes its own set-up first: a virtual environment in .venv with what requirements.txt pins. To take torch from
 # another index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -9,8 +10,10 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := results/demo
+WORKERS ?= 2
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
-.PHONY: demo test clean
+.PHONY: demo test test-nightly test-all clean
 
 demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_train.py --preset demo --data_dir data/training --log_dir $(DEMO)
@@ -21,7 +24,17 @@ demo: $(VENV)/installed
 	@echo "Open $(DEMO)/samples/report.html to look at the cases."
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not serial and not nightly"
+	$(BIN)/python -m pytest -n 0 -m "serial and not nightly"
+
+test-nightly: $(VENV)/installed
+	$(BIN)/python -m pytest -n 0 -m nightly
+
+test-all: test test-nightly
+	@for python in $(PYTHONS); do \
+		if ! $$python --version >/dev/null 2>&1; then echo "$$python is not installed"; \
+		elif ! $(MAKE) test PYTHON=$$python VENV=$(VENV)/$$python; then exit 1; fi; \
+	done
 
 # Visdom builds with setuptools < 81 only; old pips take the constraint from PIP_CONSTRAINT, new ones from
 # PIP_BUILD_CONSTRAINT.

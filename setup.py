@@ -18,7 +18,10 @@ setup(
         "report": ["matplotlib>=3.7"],
         "tensorboard": ["tensorboard>=2.14"],
         "bench": ["diffusers", "monai"],
-        "test": ["pytest>=8", *MEDICAL, "diffusers>=0.30", "hypothesis>=6", "SimpleITK>=2.3", "playwright>=1.40", "tensorboard>=2.14"],
+        "test": [
+            "pytest>=8", "pytest-xdist>=3.6", "filelock>=3.13", *MEDICAL, "diffusers>=0.30", "hypothesis>=6", "SimpleITK>=2.3",
+            "playwright>=1.40", "tensorboard>=2.14",
+        ],  # fmt: skip
     },
     license="MIT",
 )

@@ -48,6 +48,7 @@ def test_two_processes_are_timed_only_where_each_has_its_gpu(out, monkeypatch, c
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 def test_the_memory_of_each_loop_is_its_own(cases, tmp_path):
     """Neither has in it what this process, or the other loop, holds."""
     held = torch.ones(2**28)

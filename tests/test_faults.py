@@ -26,6 +26,7 @@ bounded = settings(max_examples=600, deadline=None, derandomize=True, suppress_h
 
 @pytest.mark.slow
 @pytest.mark.multi_process
+@pytest.mark.nightly
 def test_every_fault_is_survived():
     rows = faults.run_campaign(faults.FaultsConfig(kills=4, seed=1))
     assert [row["fault"] for row in rows] == list(faults.FAULTS)

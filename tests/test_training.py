@@ -274,14 +274,24 @@ def test_bfloat16_trains_close_to_float32(cases, tmp_path):
     assert rough["grad_norm"] != exact["grad_norm"]  # the loss itself is mostly the encoders', which stay in float32
 
 
-@pytest.mark.slow
-def test_a_compiled_network_trains_the_same(cases, tmp_path):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.nightly])])
+def test_a_compiled_network_trains_the_same(cases, tmp_path, monkeypatch, backend):
+    """As traced, with its backward pass; and nightly, as the C++ compiler makes it."""
+    compiled, compile_module = [], torch.nn.Module.compile
+
+    def compile_with(self, **how):
+        compiled.append(self)
+        compile_module(self, **{**how, "backend": backend})
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_with)
+    torch.compiler.reset()
     losses = []
     for name, flags in (("eager", []), ("compiled", ["--compile"])):
         done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", "--iterations=4", "--log_interval=1",
                           "--batch_size=4", *flags, *as_arguments(LEAST))  # fmt: skip
         assert done.returncode == 0, done.stderr
         losses.append([float(row["loss"]) for row in rows_of(tmp_path / name)])
+        assert len(compiled) == len(flags)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 

@@ -1,11 +1,9 @@
 """Processes that work for one end with it, however it ends."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from helpers import ROOT
@@ -13,12 +11,12 @@ from helpers import ROOT
 from guided_diffusion.workers import worker_pool
 
 CODE = """
-import os, time
+import os, threading
 from guided_diffusion.workers import worker_pool
 
 def work(k):
     os.write(1, f"{os.getpid()}\\n".encode())  # at once, that two do not mix
-    time.sleep(300)
+    threading.Event().wait()
 
 with worker_pool(2) as pool:
     list(pool.map(work, range(4)))
@@ -35,15 +33,25 @@ def test_workers_end_with_the_process_that_started_them(number):
     assert running.returncode != 0
 
 
-def test_a_signal_as_the_workers_are_forked_is_not_lost():
-    for delay in (0, 0, 0, 0.0005, 0.001, 0.003):
-        running = subprocess.Popen([sys.executable, "-c", CODE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
-        while not children.read_text():
-            assert running.poll() is None
-        time.sleep(delay)
-        running.send_signal(signal.SIGTERM)
-        running.communicate(timeout=30)
+# Sends itself SIGTERM at one moment of the first fork
+FORKING = """
+import os, signal, sys
+parent, sent = os.getpid(), []
+
+def send():
+    if not sent:
+        sent.append(True)
+        os.kill(parent, signal.SIGTERM)
+
+os.register_at_fork(**{sys.argv[1]: send})
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after_in_parent", "after_in_child"])
+def test_a_signal_as_the_workers_are_forked_is_not_lost(moment):
+    running = subprocess.Popen([sys.executable, "-c", FORKING + CODE, moment], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    running.communicate(timeout=60)
+    assert running.returncode != 0
 
 
 def test_an_error_ends_the_workers_and_the_handler_of_sigterm_is_given_back():
