@@ -67,12 +67,17 @@ def run_script(name, *arguments, cwd=ROOT, env=None, launcher=()):
     return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300)
 
 
+def load_file(path):
+    """A Python file as a module, which no other import finds."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def load_script(name):
     """scripts/NAME.py as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+    return load_file(ROOT / "scripts" / f"{name}.py")
 
 
 def call_script(name, *arguments):
