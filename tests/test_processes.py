@@ -19,7 +19,6 @@ from ranks import finish, script_main
 from sgd_training import PlainDescent
 from sgd_training import main as sgd_main
 
-from guided_diffusion import dist_util
 from guided_diffusion.dist_util import Processes, refuse_shared_cards, whole
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion

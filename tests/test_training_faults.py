@@ -14,7 +14,6 @@ from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script
 from small_runs import learnt, rows_of, same
 
 from guided_diffusion import checkpoint, script_util
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.signals import Signals
 from guided_diffusion.step_reports import StepReports
 from guided_diffusion.storage import FolderLock
@@ -261,7 +260,7 @@ def test_no_memory_is_one_line_with_the_flags_that_help(cases, tmp_path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Trainer, where, fail)
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(TINY))
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]  # the progress bar is before it
     assert "out of memory, " in line and "GiB in use" in line and "--microbatch, --use_checkpoint True or --amp bf16" in line
