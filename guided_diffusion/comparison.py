@@ -11,8 +11,6 @@ import os
 import shlex
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 
 from . import command_line, fidelity, script_util, storage
@@ -20,6 +18,7 @@ from .baselines.methods import BASELINES
 from .case_reader import DataConfig
 from .case_store import hash_cases
 from .comparison_cases import check_links, link_cases, split_cases
+from .comparison_runner import run_script
 from .gaussian_diffusion import DiffusionConfig
 from .image_files import DataError
 from .lidcloader import LIDCDataset
@@ -29,7 +28,7 @@ from .predict import load
 from .presets import FAST, PRESETS, preset_flags
 from .sampling import SamplerConfig
 from .train_config import TrainConfig, check_num_cases, check_train_config
-from .workers import Terminated, sigterm_as_interrupt
+from .workers import sigterm_as_interrupt
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
@@ -43,14 +42,14 @@ class Comparison:
     """
     The stages of a comparison, method by method; each method's part of the table is kept in its folder, as result.json.
 
-    config  CompareConfig
-    flags   {name: value}, JSON-like, that were given beside: of the model, the data and the sampler
-    tell    called with a line for each stage
+    config       CompareConfig
+    flags        {name: value}, JSON-like, that were given beside: of the model, the data and the sampler
+    tell         called with a line for each stage
+    run_command  runs a command of a stage: (script's name, arguments, log file) -> exit status
     """
 
-    def __init__(self, config, flags, tell=print):
-        self.config, self.flags, self.tell = config, flags, tell
-        self.scripts = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
+    def __init__(self, config, flags, tell=print, run_command=run_script):
+        self.config, self.flags, self.tell, self.run_command = config, flags, tell, run_command
         self.data = os.path.join(config.out_dir, "data")
 
     def run(self):
@@ -249,19 +248,11 @@ class Comparison:
 
     def call(self, script, *arguments, may_end=0):
         """Run a script, its text to console.log; returns its status, 0 or may_end. DataError: another one; the last line is told."""
-        command = [sys.executable, os.path.join(self.scripts, f"{script}.py"), *map(str, arguments)]
+        arguments = [str(argument) for argument in arguments]
         log = os.path.join(self.config.out_dir, "console.log")
         with open(os.path.join(self.config.out_dir, "commands.txt"), "a", encoding="utf-8") as file:
-            file.write(shlex.join(["python", f"scripts/{script}.py", *command[2:]]) + "\n")
-        with open(log, "a", encoding="utf-8") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-            try:
-                status = process.wait()
-            except KeyboardInterrupt as stop:  # Ctrl-C reaches the command too, which ends in good order
-                if isinstance(stop, Terminated):
-                    process.terminate()
-                process.wait()
-                raise
+            file.write(shlex.join(["python", f"scripts/{script}.py", *arguments]) + "\n")
+        status = self.run_command(script, arguments, log)
         if status not in (0, may_end):
             with open(log, encoding="utf-8") as file:
                 last = ([""] + file.read().strip().splitlines())[-1]

@@ -15,13 +15,14 @@ from guided_diffusion import command_line, comparison, comparison_page, script_u
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
+from guided_diffusion.comparison_runner import run_script
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 
 FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
 
 
-def main(argv=None):
+def main(argv=None, run_command=run_script):
     with command_line.one_line_errors("compare.py"):
         given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
         (config,) = command_line.configs_from_flags(given, CompareConfig)
@@ -29,7 +30,7 @@ def main(argv=None):
             raise ConfigError("--preset is the business of --methods, which names presets")
         check_compare_config(config, given)
         flags = command_line.json_like(command_line.pick_flags(given, *FLAGS))
-        table = Comparison(config, flags).run()
+        table = Comparison(config, flags, run_command=run_command).run()
         score = f"ged_{comparison.SCORED}"
         pages = {
             "comparison.json": json.dumps(table, indent=1) + "\n",

@@ -80,13 +80,15 @@ def load_script(name):
     return load_file(ROOT / "scripts" / f"{name}.py")
 
 
-def call_script(name, *arguments):
-    """The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised."""
+def call_script(name, *arguments, **more):
+    """The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised.
+
+    more: of its main"""
     script = load_script(name)
     status = 0
     with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
-            script.main([str(argument) for argument in arguments])
+            script.main([str(argument) for argument in arguments], **more)
         except SystemExit as end:
             status = end.code
     return subprocess.CompletedProcess([name, *arguments], status, stdout.getvalue(), stderr.getvalue())

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from visdom_server import wait_for
 
 from guided_diffusion import phantom
 from guided_diffusion.case_reader import find_cases
+from guided_diffusion.command_line import GAVE_UP
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
@@ -20,6 +22,18 @@ from guided_diffusion.image_files import DataError
 from guided_diffusion.logger import read_rows
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.storage import LOCK
+
+def in_this_process(script, arguments, log):
+    """A runner of a comparison's commands that saves the seconds of importing torch."""
+    done = call_script(script, *arguments)
+    with open(log, "a") as file:
+        file.write(done.stdout + done.stderr)
+    return done.returncode
+
+
+def compare(*arguments, run_command=in_this_process):
+    return call_script("compare", *arguments, run_command=run_command)
+
 
 SMALL = ("--image_size", 16, "--image_channels", 1, "--num_channels", 32, "--channel_mult", 1, "--num_filters", "4,8", "--diffusion_steps", 20)
 
@@ -85,10 +99,10 @@ def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
     out = tmp_path / "out"
     arguments = ("--data_dir", cases, "--folds", 2, "--budget_images", 32, "--batch_size", 2, "--num_ensemble", 3, "--lrs", "1e-3,1e-2",
                  "--out_dir", out, "--steps", 2, *SMALL)  # fmt: skip
-    first = call_script("compare", "--methods", "demo", *arguments)
+    first = compare("--methods", "demo", *arguments)
     assert first.returncode == 0, first.stderr
     before = (out / "demo" / "result.json").read_bytes()
-    both = call_script("compare", "--methods", "demo,ssn", *arguments)
+    both = compare("--methods", "demo,ssn", *arguments)
     assert both.returncode == 0, both.stderr
     assert (out / "demo" / "result.json").read_bytes() == before and "demo: training" not in both.stdout
 
@@ -109,10 +123,55 @@ def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
     titles, rows = as_rows(table, 3)
     assert titles[1] == "GED_3" and rows[1][1][1].startswith(f"{b['differences']['ged_3']['mean']:+.3f} [")
 
-    assert_refused(call_script("compare", "--methods", "demo", *arguments, "--seed", 1), "other flags", "--out_dir")
+    assert_refused(compare("--methods", "demo", *arguments, "--seed", 1), "other flags", "--out_dir")
 
 
-def test_a_budget_of_minutes_is_counted_in_steps_of_a_measured_speed(cases, tmp_path):
+def trial_of(arguments):
+    """The learning rate of a command of training, and the folder that it writes into."""
+    given = dict(zip(arguments[::2], arguments[1::2]))
+    return given["--lr"], pathlib.Path(given["--log_dir"])
+
+
+def test_a_learning_rate_with_which_training_diverges_is_passed_over(cases, tmp_path):
+    """Of two rates the first diverges; where all do, the comparison ends. Trials alone are run, by a stand-in."""
+    config = CompareConfig(data_dir=str(cases), methods=("unet",), budget_images=8, folds=2, batch_size=2, lrs=(1e-3, 1e-2), out_dir=str(tmp_path))
+
+    def runner(diverging):
+        def run_command(script, arguments, log):
+            assert script == "segmentation_train"
+            lr, folder = trial_of(arguments)
+            folder.mkdir(parents=True)
+            (folder / "progress.csv").write_text(f"step,samples,ged_8\n{arguments[arguments.index('--iterations') + 1]},2,0.25\n")
+            return GAVE_UP if lr in diverging else 0
+
+        return run_command
+
+    def comparison(diverging):
+        made = Comparison(config, {}, tell=lambda line: None, run_command=runner(diverging))
+        made.splits, _ = split_cases(config)
+        return made
+
+    assert comparison({"0.001"}).choose_lr("unet", 0, 10) == (0.01, {"0.001": None, "0.01": 0.25})
+    with pytest.raises(DataError, match="none of --lrs 0.001,0.01 trains it"):
+        comparison({"0.001", "0.01"}).choose_lr("unet", 1, 10)
+    with pytest.raises(DataError, match="unet: training diverged with learning rate 0.01"):
+        comparison({"0.01"}).train("unet", 0, str(tmp_path / "whole"), 10, lr=0.01)
+
+
+def test_a_command_that_fails_is_named_with_its_last_line(cases, tmp_path):
+    def run_command(script, arguments, log):
+        with open(log, "a") as file:
+            file.write("something\nno space left\n")
+        return 2
+
+    done = compare("--data_dir", cases, "--methods", "unet", "--folds", 2, "--budget_images", 8, "--batch_size", 2, "--out_dir", tmp_path / "out",
+                   *SMALL[:4], run_command=run_command)  # fmt: skip
+    assert done.returncode == 2
+    assert "segmentation_train.py ended with status 2: no space left" in done.stderr and "console.log" in done.stderr
+    assert (tmp_path / "out" / "commands.txt").read_text().count("python scripts/segmentation_train.py --preset unet") == 1
+
+
+def test_by_its_own_processes_a_budget_of_minutes_is_counted_in_steps_of_a_measured_speed(cases, tmp_path):
     others = tmp_path / "others"
     phantom.write_set(others, num_cases=2, seed=6, size=16, num_raters=3)
     done = call_script("compare", "--methods", "unet", "--data_dir", cases, "--test_dir", others, "--budget_minutes", 0.02, "--batch_size", 2,
