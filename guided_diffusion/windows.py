@@ -155,14 +155,15 @@ class Windows(NullWindows):
     """
     Windows on the server that a VisdomConfig names, or else in its recording; connected to when there is something to show.
 
-    tell   called with one line when the server does not take them, once
-    retry  seconds until a lost server is tried again
+    tell     called with one line when the server does not take them, once
+    retry    seconds until a lost server is tried again
+    connect  config -> client; called by the thread
     """
 
     shown = True
 
-    def __init__(self, config, tell=print, retry=5.0):
-        self.config, self.tell, self.retry = config, tell, retry
+    def __init__(self, config, tell=print, retry=5.0, connect=connect):
+        self.config, self.tell, self.retry, self.connect = config, tell, retry, connect
         self.content = OrderedDict()  # {window: _Lines or _Picture}
         self.client, self.told = None, False
         self.lock, self.news, self.closing = threading.Lock(), threading.Event(), threading.Event()
@@ -239,7 +240,7 @@ class Windows(NullWindows):
                 what.forget_sent()
 
     def _send_all(self):
-        self.client = self.client or connect(self.config)
+        self.client = self.client or self.connect(self.config)
         try:
             self._send_news()
         except WindowsGone:

@@ -81,17 +81,23 @@ def load_script(name):
 
 
 def call_script(name, *arguments, **more):
-    """The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised.
+    """
+    The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised.
 
-    more: of its main"""
-    script = load_script(name)
+    more  arguments of its main
+    """
+    return call_main(load_script(name).main, *arguments, **more)
+
+
+def call_main(main, *arguments, **more):
+    """Call the main of a command; returns its status and text as a completed process."""
     status = 0
     with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
-            script.main([str(argument) for argument in arguments], **more)
+            main([str(argument) for argument in arguments], **more)
         except SystemExit as end:
             status = end.code
-    return subprocess.CompletedProcess([name, *arguments], status, stdout.getvalue(), stderr.getvalue())
+    return subprocess.CompletedProcess([main.__module__, *arguments], status, stdout.getvalue(), stderr.getvalue())
 
 
 def assert_refused(process, *words):

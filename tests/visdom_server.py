@@ -1,12 +1,14 @@
 """A real Visdom server for tests, and what is in its windows."""
 
 import base64
+import contextlib
 import io
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -17,31 +19,46 @@ from PIL import Image
 from guided_diffusion.windows import VisdomConfig
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+@contextlib.contextmanager
+def unused_port():
+    """A port of this machine on which nobody listens, held so that nobody begins to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 class Server:
-    """A Visdom server of the tests, on a free port, by the project's own command."""
+    """A Visdom server of the tests by the project's own command, on a free port, which it keeps when it is started again."""
 
     def __init__(self, folder, *flags, environ=None):
-        self.port, self.folder, self.process = free_port(), folder, None
+        self.port, self.folder, self.process = None, folder, None
         self.flags_of_serve, self.environ = flags, environ
 
     def start(self):
+        """Return once the server listens. A new port may be taken before the server has it: then another one is tried."""
+        for attempt in range(1 if self.port else 5):
+            if self.port is None or attempt:
+                with unused_port() as self.port:
+                    pass
+            told = self._launch()
+            if told is None:
+                return
+            if f"--port {self.port}" not in told:
+                break
+        self.does_not_start(told)
+
+    def _launch(self):
+        """Start the command; None once it says its address, or all that it said if it ended or takes more than 90 seconds."""
         command = [sys.executable, "-m", "guided_diffusion.visualize", "serve", f"--port={self.port}", f"--env_path={self.folder}", *self.flags_of_serve]
-        self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        end = time.monotonic() + 90
-        while True:
-            try:
-                return socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
-                    self.kill()
-                    self.does_not_start(self.process.communicate(timeout=5)[0])
-                time.sleep(0.1)
+        with tempfile.TemporaryFile() as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=subprocess.STDOUT)
+            end = time.monotonic() + 90
+            while self.process.poll() is None and time.monotonic() < end:
+                if b"Visdom at http://" in os.pread(log.fileno(), 2**20, 0):
+                    return None
+                time.sleep(0.05)
+            self.kill()
+            return os.pread(log.fileno(), 2**20, 0).decode()
 
     @staticmethod
     def does_not_start(told):
