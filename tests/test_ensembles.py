@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, run_script
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero
 
 from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
 from guided_diffusion.case_reader import DataConfig
@@ -345,12 +345,10 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.multi_process
-def test_notes_are_told_once(cases, tmp_path):
+def test_notes_are_told_once(ranks, cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", image_size=8, channel_mult="1", attention_resolutions="8")
-    done = run_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}",
-                      "--num_ensemble=1", "--steps=2", "--evaluate", "--num_samples=3",
-                      launcher=["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"])  # fmt: skip
+    done = ranks.run_script(tmp_path, "segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}",
+                            "--num_ensemble=1", "--steps=2", "--evaluate", "--num_samples=3")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cases are resized to 8x8") == 2  # by the sampling, and by the evaluation
     assert done.stdout.count("cases to draw") == 1
