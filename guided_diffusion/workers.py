@@ -54,12 +54,22 @@ def sigterm_as_interrupt():
 
 @contextlib.contextmanager
 def _stops_held_back():
-    """Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    """
+    Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process.
+
+    The mask holds for this thread and for the processes that it forks; a signal may reach another thread, and then the handler runs.
+    """
+    came, own = [], threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in STOPS} if own else {}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _heed_the_parent_alone():

@@ -19,6 +19,13 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test
 
 
+def pytest_collection_modifyitems(items):
+    """What takes the pair of processes is marked so."""
+    for item in items:
+        if "ranks" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.multi_process)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory):
     """Decoded cases go into a folder of the tests', not into the user's."""

@@ -1,14 +1,18 @@
 """Processes that work for one end with it, however it ends."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from helpers import ROOT
 
-from guided_diffusion.workers import worker_pool
+from guided_diffusion.workers import Terminated, worker_pool
 
 CODE = """
 import os, threading
@@ -64,3 +68,25 @@ def test_an_error_ends_the_workers_and_the_handler_of_sigterm_is_given_back():
     assert signal.getsignal(signal.SIGTERM) == before
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_stop_that_another_thread_receives_waits_until_all_workers_are_forked(monkeypatch):
+    end, forked = threading.Event(), []
+    other = threading.Thread(target=end.wait)
+    submit = ProcessPoolExecutor.submit
+
+    def stopped(self, *arguments):
+        signal.pthread_kill(other.ident, signal.SIGTERM)
+        future = submit(self, *arguments)
+        forked.append(self)
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", stopped)
+    other.start()
+    try:
+        with pytest.raises(Terminated), worker_pool(1):
+            pytest.fail("the stop was lost")
+    finally:
+        end.set()
+        other.join()
+    assert forked and not multiprocessing.active_children()
