@@ -1,0 +1,1 @@
+"""What gpu_check.py is made of: running stages, timing, comparing, and the stages."""

@@ -1,0 +1,78 @@
+"""The networks of the README that the stages compute with, their weights random and none of them zero."""
+
+from dataclasses import replace
+
+import torch
+from sampling import BenchmarkConfig, build
+from torch.utils.flop_counter import FlopCounterMode
+
+from guided_diffusion import command_line, compute, phantom, script_util
+from guided_diffusion.compute import ComputeConfig
+from guided_diffusion.nn import seeded_generator
+from guided_diffusion.presets import FAST, PRESETS
+from guided_diffusion.sampling import SamplerConfig
+
+
+def set_tf32(allowed):
+    """Whether float32 products and convolutions may be computed in TF32, where no ComputeConfig decides it."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def readme_config(settings):
+    """BenchmarkConfig of the network."""
+    return BenchmarkConfig(image_size=settings.sizes.image_size, num_channels=settings.sizes.num_channels)
+
+
+def readme_flags(settings):
+    """The flags of the network, {name: value}, as benchmarks/sampling.py builds it."""
+    flags = {**PRESETS["cimd"], "image_size": settings.sizes.image_size, "num_channels": settings.sizes.num_channels}
+    return flags if settings.sizes.image_size == 128 else {**flags, "channel_mult": (1, 1, 2, 3, 4)}
+
+
+def sampling_network(settings, amp, compiled=False):
+    """(segmenter ready to sample in `amp`, SamplerConfig), of --fast. `compiled` has no effect in a dry run."""
+    sampler = SamplerConfig(**{**FAST, "steps": settings.sizes.calls})
+    segmenter = build(readme_config(settings), "cpu").spaced(sampler)
+    compute.prepare(segmenter.eval(), ComputeConfig(amp), settings.device)
+    if compiled and not settings.dry_run:
+        compute.compile_model(segmenter)
+    return segmenter, sampler
+
+
+def images(settings, count, seed=0, device=None):
+    """Random images [count, 4, H, W] in [0, 1], the same on every device."""
+    side = settings.sizes.image_size
+    drawn = torch.rand(count, 4, side, side, generator=torch.Generator().manual_seed(seed))
+    return drawn.to(device or settings.device)
+
+
+@torch.inference_mode()
+def draw(segmenter, sampler, image, seed=0):
+    """Soft masks [B, 1, H, W] of images [B, C, H, W], from generators that begin anew."""
+    return segmenter.sample_masks(image, [seeded_generator(seed, k) for k in range(len(image))], sampler)
+
+
+def warm_up(segmenter, sampler, image):
+    """Load, choose, compile and record kernels: a chain of as many calls as that takes."""
+    short = replace(sampler, steps=min(4, sampler.steps))
+    draw(segmenter.spaced(short), short, image)
+
+
+def flop_of_call(settings):
+    """Floating-point operations of one call of the network for one mask; a multiplication and an addition are two."""
+    side = settings.sizes.image_size
+    with torch.device("meta"):
+        flags = command_line.pick_flags(readme_flags(settings), *script_util.MODEL_CONFIGS)
+        model = script_util.create_segmenter(flags).eval().model
+        x, t = torch.zeros(1, 5, side, side), torch.zeros(1, dtype=torch.long)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(x, t)
+    return counter.get_total_flops()
+
+
+def phantoms(settings, name, count, size, raters=4):
+    """A folder of phantom cases, written once."""
+    folder = settings.folder(name)
+    phantom.write_set(folder, num_cases=count, seed=len(name), size=size, num_raters=raters)
+    return folder

@@ -1,0 +1,244 @@
+"""
+Runs stages, each in a process of its own with a time limit, and writes a line about each at once.
+
+Processes are forked from this one, which has imported torch and never asks for a GPU: a stage starts without importing
+anew, and CUDA begins in it alone.
+"""
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from . import rates
+from .record import Record
+
+GRACE = 3  # seconds between SIGTERM and SIGKILL
+MARGIN = 4  # seconds before the run's end that no stage uses
+TAIL = 15  # lines of a failed stage's output that its line keeps
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    name     of the module gpu.stages.NAME, whose run(record, settings) is called
+    seconds  it may take
+    least    seconds without which it is not started
+    timed    it measures time on the device: compilation has ended before it
+    run      called in place of the module's
+    """
+
+    name: str
+    seconds: float
+    least: float = 5
+    timed: bool = False
+    run: Callable | None = None
+
+    def __call__(self, record, settings):
+        run = self.run or importlib.import_module(f"gpu.stages.{self.name}").run
+        run(record, settings)
+
+
+# -- one process ------------------------------------------------------------------------------------------------------
+
+
+class Child:
+    """function(record, settings) in a forked process that leads a process group; its output goes to a file, its figures to another."""
+
+    def __init__(self, name, function, settings, figures):
+        self.name, self.figures = name, figures
+        self.log = settings.folder(f"{name}.log")
+        self.began, self.code = time.monotonic(), None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                self._enter()
+                record = Record(figures)
+                function(record, settings)
+                status = 1 if record.errors else 0
+            except BaseException:  # nothing may return into the code of the parent
+                traceback.print_exc()
+            finally:
+                with contextlib.suppress(Exception):
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                os._exit(status)
+
+    def _enter(self):
+        os.setsid()
+        file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")
+        sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        faulthandler.enable(file=sys.stderr)
+        faulthandler.register(signal.SIGTERM, file=sys.stderr, chain=True)  # where it was when its time was up
+
+    def wait(self, seconds):
+        """The exit status, negative for a signal; None: it is still running after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._signal(signal.SIGKILL)  # processes that it left behind
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= end:
+                break
+            else:
+                time.sleep(0.02)
+        return self.code
+
+    def stop(self):
+        """End it and the processes that it started."""
+        if self.code is None:
+            self._signal(signal.SIGTERM)
+        if self.wait(GRACE) is None:
+            self._signal(signal.SIGKILL)
+            self.wait(GRACE)
+
+    def _signal(self, number):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def line(self, status):
+        """What is known of it, as a line of stages.jsonl."""
+        told = {"stage": self.name, "status": status, "seconds": round(time.monotonic() - self.began, 1), "figures": {}, "errors": {}}
+        with contextlib.suppress(OSError, ValueError), open(self.figures, encoding="utf-8") as file:
+            told |= json.load(file)
+        if status != "ok":
+            told["stderr"] = self.output()[-TAIL:]
+        return told
+
+    def output(self):
+        """The lines that it wrote."""
+        with contextlib.suppress(OSError), open(self.log, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+        return []
+
+
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+class Runner:
+    """
+    Runs stages one after another, within `seconds` from now.
+
+    settings     Settings
+    compilation  {name: function(record, settings)} that run in the background from the start and are waited for before the first
+                 timed stage
+    join_by      seconds from the start until which they are waited for; then they are ended
+    """
+
+    def __init__(self, settings, seconds, compilation=None, join_by=0.0):
+        self.settings, self.start, self.end = settings, time.monotonic(), time.monotonic() + seconds
+        self.join_by = self.start + join_by
+        self.lines, self.children = [], []
+        figures = settings.folder
+        self.compiling = [self._fork(f"compile_{name}", job, figures(f"compile_{name}.json")) for name, job in (compilation or {}).items()]
+
+    def _fork(self, name, function, figures):
+        child = Child(name, function, self.settings, figures)
+        self.children.append(child)
+        return child
+
+    def run(self, stages):
+        """Run them; returns whether all ended well."""
+        try:
+            for stage in stages:
+                if stage.timed and self.compiling:
+                    self.join()
+                self.run_stage(stage)
+            if self.compiling:
+                self.join()
+        finally:
+            for child in self.children:
+                child.stop()
+        return all(line["status"] == "ok" for line in self.lines)
+
+    def run_stage(self, stage):
+        """Run one, or skip it where too little time is left; its line is written in either case."""
+        left = self.end - MARGIN - time.monotonic()
+        if left < stage.least:
+            self.tell({"stage": stage.name, "status": "skipped", "seconds": 0, "figures": {}, "errors": {"time": f"{left:.0f} s are left"}})
+            return
+        current = os.path.join(self.settings.out, "current.json")
+        child = self._fork(stage.name, stage, current)
+        status = "interrupted"
+        try:
+            code = child.wait(min(stage.seconds, left))
+            status = "timeout" if code is None else "ok" if code == 0 else "failed"
+            if code is not None and code < 0:
+                print(f"{stage.name} was ended by signal {-code}", flush=True)
+        finally:
+            self.finish(child, status)
+            with contextlib.suppress(OSError):
+                os.unlink(current)
+
+    def join(self):
+        """Wait for the compilation, end what takes too long, and let later stages know what is compiled."""
+        figures, errors, text = {}, {}, []
+        for child in self.compiling:
+            code = child.wait(max(0.0, min(self.join_by, self.end - MARGIN) - time.monotonic()))
+            line = child.line("ok" if code == 0 else "timeout" if code is None else "failed")
+            child.stop()
+            self._release(child)
+            figures |= line["figures"]
+            errors |= line["errors"]
+            if line["status"] != "ok":
+                errors.setdefault(child.name, line["status"])
+                text += line["stderr"]
+        self.compiling = []
+        done = tuple(name for name, told in figures.items() if told.get("done"))
+        self.settings = replace(self.settings, compiled=done)
+        seconds = round(time.monotonic() - self.start, 1)
+        more = {"stderr": text[-3 * TAIL :]} if errors else {}
+        self.tell({"stage": "compilation", "status": "failed" if errors else "ok", "seconds": seconds, "figures": figures, "errors": errors, **more})
+
+    def finish(self, child, status):
+        line = child.line(status)  # before the end, which takes time
+        if status not in ("ok", "failed"):
+            child.stop()
+            line["stderr"] = child.output()[-TAIL:]
+        self._release(child)
+        self.tell(line)
+
+    def _release(self, child):
+        self.children.remove(child)
+        with contextlib.suppress(OSError), open(child.log, "rb") as source:
+            with open(os.path.join(self.settings.out, "output.txt"), "ab") as target:
+                target.write(f"==== {child.name}\n".encode())
+                shutil.copyfileobj(source, target)
+
+    def tell(self, line):
+        """Write a stage's line, and all of them so far as one file."""
+        self.lines.append(line)
+        with open(os.path.join(self.settings.out, "stages.jsonl"), "a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, "card": rates.card(self.settings.out) or line["figures"].get("card")}) + "\n")
+        self.write_summary()
+        print(f"{line['stage']:16s} {line['status']:8s} {line['seconds']:6.1f} s  {'; '.join(map(str, line['errors']))}", flush=True)
+
+    def write_summary(self):
+        """gpu_check.json: the card, the versions, and each stage's line by its name."""
+        told = {line["stage"]: line for line in self.lines}
+        versions = told.get("versions", {}).get("figures", {})
+        summary = {
+            "card": versions.get("card"), "torch": versions.get("torch"), "dry_run": self.settings.dry_run,
+            "seconds": round(time.monotonic() - self.start, 1), "nominal": rates.nominal(versions.get("card")), "stages": told,
+        }  # fmt: skip
+        path = os.path.join(self.settings.out, "gpu_check.json")
+        with open(f"{path}.part", "w", encoding="utf-8") as file:
+            file.write(json.dumps(summary, indent=1) + "\n")
+        os.replace(f"{path}.part", path)

@@ -1,0 +1,93 @@
+"""Processes: two on one card by gloo; then NCCL with one process, DDP forced, and sharded weights on a mesh of one."""
+
+import copy
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+
+from guided_diffusion.dist_util import full, gradient_traffic, whole
+
+from .. import workers
+from ..compare import equal_bits
+from ..record import require
+from ..timing import is_cuda
+
+LIMIT = 1e-3  # relative error of a gradient in float32
+
+
+def collectives(add, device):
+    """all-reduce, gather and barrier of one process give back what it has."""
+    tensor = torch.randn(1000, device=device)
+    summed = tensor.clone()
+    dist.all_reduce(summed)
+    parts, things = [torch.empty_like(tensor)], [None]
+    dist.all_gather(parts, tensor)
+    dist.all_gather_object(things, {"a": 1})
+    dist.barrier()
+    told = {"all_reduce": torch.equal(summed, tensor), "all_gather": torch.equal(parts[0], tensor), "gather_objects": things == [{"a": 1}], "barrier": True}
+    add(**told)
+    require(all(told.values()), f"a collective of one process gave back something else: {told}")
+
+
+def ddp(add, settings, expected, batch):
+    """Gradients under DDP, of a whole batch and of two halves of which the first is not shared."""
+    segmenter = workers.training_segmenter(settings, settings.device)
+    module = workers.wrapped(segmenter, settings.device)
+    workers.backward(module, batch)
+    error = workers.largest_error(workers.gradients(segmenter), expected)
+    segmenter.zero_grad(set_to_none=True)
+    half = len(batch[0]) // 2
+    for part, last in ((slice(None, half), False), (slice(half, None), True)):
+        with gradient_traffic(module, last):
+            workers.backward(module, [tensor[part] for tensor in batch], 0.5)
+    of_halves = workers.largest_error(workers.gradients(segmenter), expected)
+    add(gradient_error=error, no_sync_gradient_error=of_halves, limit=LIMIT)
+    require(max(error, of_halves) < LIMIT, "gradients under DDP differ")
+
+
+def sharded(add, settings, expected, batch):
+    """Gradients and an optimizer's step of weights that are sharded over one process."""
+    plain = workers.training_segmenter(settings, settings.device)
+    state = copy.deepcopy(plain.state_dict())
+    mesh = dist.init_device_mesh(torch.device(settings.device).type, (1,))
+    for part in plain.shardable():
+        fully_shard(part, mesh=mesh)
+    add(weights_equal_bits=equal_bits(whole(plain.state_dict()), state))
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4, fused=True)
+    workers.backward(plain, batch)
+    found = {name: full(p.grad).float().cpu() for name, p in plain.named_parameters() if p.grad is not None}
+    error = workers.largest_error(found, expected)
+    optimizer.step()
+    moved = not equal_bits(whole(plain.state_dict()), state)
+    add(gradient_error=error, moved=moved, limit=LIMIT)
+    require(error < LIMIT and moved, "sharded weights are trained otherwise")
+
+
+def two_on_one_card(add, settings):
+    """Two processes of gloo share a batch, and a card; they are forked before this process uses it."""
+    found = workers.run_processes(workers.shared_gradients, settings, "gloo", [settings.device] * 2, "two_on_one_card")
+    error = max(told["gradient_error"] for told in found)
+    add(gradient_error=error, limit=LIMIT)
+    require(error < LIMIT, f"gradients of two processes differ by {error:.2e}")
+
+
+def run(record, settings):
+    with record.part("two_processes_gloo") as add:
+        two_on_one_card(add, settings)
+    backend = "nccl" if is_cuda(settings.device) else "gloo"
+    record.add(backend=backend)
+    if is_cuda(settings.device):
+        torch.cuda.set_device(settings.device)
+    with record.part("group_of_one") as add:
+        workers.start_group(backend, settings.folder("store_one"), 0, 1)
+        collectives(add, settings.device)
+    batch = workers.training_batch(settings, 4, settings.device)
+    alone = workers.training_segmenter(settings, settings.device)
+    workers.backward(alone, batch)
+    expected = workers.gradients(alone)
+    with record.part("ddp") as add:
+        ddp(add, settings, expected, batch)
+    with record.part("fully_shard") as add:
+        sharded(add, settings, expected, batch)
+    dist.destroy_process_group()

@@ -1,0 +1,131 @@
+"""Sampling at the README's flags with random weights: as published, eager and compiled; what a call is made of; memory."""
+
+import gc
+import statistics
+from functools import partial
+
+import sampling as benchmark
+import torch
+
+from guided_diffusion import compute
+from guided_diffusion.nn import ConfigError
+from guided_diffusion.presets import FAST, PRESETS
+from guided_diffusion.sampling import SamplerConfig
+
+from .. import rates
+from ..compare import equal_pixels, relative_error
+from ..networks import draw, flop_of_call, images, readme_config, sampling_network, set_tf32, warm_up
+from ..record import require
+from ..timing import device_and_host_ms, free_cache, is_cuda
+from ..trace import profile_of
+
+PROFILED = 2  # calls
+
+
+def measure_chain(add, settings, function, masks, precision, rounds):
+    """Time function(), a chain of `calls` network calls for so many masks; returns a call's median in milliseconds."""
+    device, calls = settings.device, settings.sizes.calls
+    taken = [device_and_host_ms(function, device) for _ in range(rounds)]
+    told = {name: statistics.median(row[name] for row in taken) / calls for name in taken[0]}
+    add(**{f"{name}_a_call": value for name, value in told.items()}, chains=rounds, calls=calls, host_ms_of_chains=[row["host_ms"] for row in taken])
+    add(**rates.compute_rate(masks * flop_of_call(settings), told["host_ms"], precision, settings.out))
+    return told["host_ms"]
+
+
+def published(add, settings):
+    """One mask at a time in strict float32: a part of the chain's 1000 calls, scaled to all of them."""
+    set_tf32(False)
+    config = benchmark.BenchmarkConfig(**{**vars(readme_config(settings)), "calls": settings.sizes.calls})
+    function = benchmark.published(config, settings.device, 1)
+    function()
+    ms = measure_chain(add, settings, function, 1, "float32", settings.sizes.rounds)
+    add(masks_per_second=1000 / ms / PRESETS["cimd"]["diffusion_steps"])
+
+
+def measure_ours(add, settings, network, masks):
+    """Chains of a segmenter in bfloat16, whole ones of --fast; returns a call's time in milliseconds."""
+    segmenter, sampler = network
+    image = images(settings, masks)
+    compute.reset_peak_memory(settings.device)
+    warm_up(segmenter, sampler, image)
+    ms = measure_chain(add, settings, lambda: draw(segmenter, sampler, image), masks, "bf16", settings.sizes.rounds)
+    add(masks=masks, masks_per_second=1000 * masks / ms / FAST["steps"], peak_gb=compute.peak_memory(settings.device) / 1e9)
+    short = segmenter.spaced(SamplerConfig(**{**FAST, "steps": PROFILED}))
+    draw(short, sampler, image)
+    add(profile=profile_of(lambda: draw(short, sampler, image), settings.device, PROFILED, ms))
+    return ms
+
+
+def compare_chains(add, settings, compiled, eager):
+    """Equal seeds give equal bits; compiled masks are those of the eager network but for rounding."""
+    image = images(settings, settings.sizes.masks, seed=1)
+    first, second = (draw(*compiled, image, seed=1) for _ in range(2))
+    add(equal_seeds_equal_bits=torch.equal(first, second))
+    other = draw(*eager, image, seed=1)
+    add(equal_pixels_compiled_and_eager=equal_pixels(first, other), relative_error_of_soft_masks=relative_error(first, other))
+    require(torch.equal(first, second), "two chains of equal seeds differ")
+
+
+def out_of_memory(add, settings, network):
+    """A call that finds no memory is reported in a line, and the next one that has some succeeds."""
+    segmenter, sampler = network
+    try:
+        with compute.memory_told(settings.device, "--batch_size is too much"):
+            if is_cuda(settings.device):
+                free_cache(settings.device)
+                total = torch.cuda.get_device_properties(settings.device).total_memory
+                torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(settings.device) + 2**28) / total, settings.device)
+                segmenter.one_call(images(settings, settings.sizes.masks), sampler)
+            else:
+                torch.empty(2**60, dtype=torch.uint8)
+        message = None
+    except ConfigError as error:
+        message = str(error)
+    finally:
+        if is_cuda(settings.device):
+            torch.cuda.set_per_process_memory_fraction(1.0, settings.device)
+    add(message=message)
+    require(message and "out of memory" in message, "the memory that was taken away was not missed")
+    free_cache(settings.device)
+    with torch.inference_mode():
+        after = segmenter.one_call(images(settings, 2), sampler)
+    require(torch.isfinite(after).all(), "after it a call is not finite")
+
+
+def automatic_batch(add, settings, network):
+    """What --batch_size auto answers, and what a call of that size takes."""
+    segmenter, sampler = network
+    device, shape = settings.device, images(settings, 1).shape[1:]
+    free_cache(device)
+    free = compute.free_memory(device)
+    most = compute.MOST_IN_FLIGHT[torch.device(device).type]
+    answer = compute.fitting_batch_size(partial(segmenter.one_call, config=sampler), tuple(shape), device, most)
+    add(answer=answer, free_gb=free / 1e9)
+    compute.reset_peak_memory(device)
+    with torch.inference_mode():
+        segmenter.one_call(images(settings, answer), sampler)
+    add(peak_gb=compute.peak_memory(device) / 1e9)
+
+
+def run(record, settings):
+    many = settings.sizes.masks
+    with record.part("published_float32") as add:
+        published(add, settings)
+    with record.part("eager_bf16") as add:
+        eager = sampling_network(settings, "bf16")
+        ms = measure_ours(add, settings, eager, many)
+    with record.part("batch_size_auto") as add:
+        automatic_batch(add, settings, eager)
+    with record.part("out_of_memory") as add:
+        out_of_memory(add, settings, eager)
+    with record.part("compiled_bf16") as add:
+        require("sample_many" in settings.compiled, "it was not compiled in time")
+        compiled = sampling_network(settings, "bf16", compiled=True)
+        faster = measure_ours(add, settings, compiled, many)
+        add(times_eager=ms / faster)
+    with record.part("chains") as add:
+        compare_chains(add, settings, compiled, eager)
+    gc.collect()
+    with record.part("compiled_bf16_one") as add:
+        require("sample_one" in settings.compiled, "it was not compiled in time")
+        measure_ours(add, settings, sampling_network(settings, "bf16", compiled=True), 1)

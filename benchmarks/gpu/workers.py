@@ -1,0 +1,160 @@
+"""Several processes of one run, forked by a stage that has not used a GPU yet."""
+
+import multiprocessing
+import os
+import time
+import traceback
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from guided_diffusion import compute, script_util
+from guided_diffusion.compute import ComputeConfig
+from guided_diffusion.dist_util import gradient_traffic
+
+from .compare import relative_error
+from .networks import images, readme_flags
+from .timing import is_cuda, synchronize
+
+WAIT = timedelta(seconds=60)  # for another process
+
+
+def start_group(backend, store, rank, size):
+    """Join the processes that meet at the file `store`."""
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=WAIT)
+
+
+def training_segmenter(settings, device, amp="none"):
+    """The README's segmenter, ready to train, the same in every process."""
+    torch.manual_seed(0)
+    segmenter = script_util.create_segmenter(readme_flags(settings))
+    with torch.no_grad():
+        for p in segmenter.parameters():
+            if not p.any():
+                torch.nn.init.normal_(p, std=0.02)
+    return compute.prepare(segmenter.train(), ComputeConfig(amp), device)
+
+
+def training_batch(settings, count, device):
+    """The arguments of a segmenter's forward for `count` masks, the same on every device."""
+    generator = torch.Generator().manual_seed(7)
+    image, side = images(settings, count, seed=7, device="cpu"), settings.sizes.image_size
+    mask = (torch.rand(count, 1, side, side, generator=generator) < 0.3).float()
+    t = torch.randint(0, 1000, (count,), generator=generator)
+    noise = torch.randn(count, 1, side, side, generator=generator)
+    return [part.to(device) for part in (image, mask, t, noise)]
+
+
+def backward(module, batch, weight=1.0):
+    """Add the gradients of a batch's mean loss, times `weight`."""
+    (weight * module(*batch)["loss"].mean()).backward()
+
+
+def gradients(module):
+    """{name: gradient} of what is trained, in float32 on the CPU."""
+    return {name: p.grad.detach().float().cpu().clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def largest_error(found, expected):
+    """The largest relative error of a tensor of {name: tensor}; names must be the same."""
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    scale = max(float(value.norm()) for value in expected.values())
+    return max(relative_error(found[name], value) for name, value in expected.items() if value.norm() > 1e-4 * scale)
+
+
+def wrapped(segmenter, device):
+    """`segmenter` under DDP, as dist_util wraps it."""
+    ids = [torch.device(device)] if is_cuda(device) else None
+    return DistributedDataParallel(segmenter, device_ids=ids, gradient_as_bucket_view=True)
+
+
+# -- what each of several processes does ------------------------------------------------------------------------------
+
+
+def shared_gradients(settings, rank, size, device):
+    """{"gradient_error"}: of the processes' parts of a batch against the whole of it in one process."""
+    batch = training_batch(settings, 2 * size, device)
+    segmenter = training_segmenter(settings, device)
+    backward(segmenter, batch)
+    expected = gradients(segmenter)
+    segmenter.zero_grad(set_to_none=True)
+    module = wrapped(segmenter, device)
+    backward(module, [part[2 * rank : 2 * rank + 2] for part in batch])
+    return {"gradient_error": largest_error(gradients(segmenter), expected)}
+
+
+def training_rate(settings, rank, size, device):
+    """{"images_per_second", "ms"} of all processes' training steps in bfloat16, each with a batch of its own."""
+    count = settings.sizes.train_batch
+    segmenter = training_segmenter(settings, device, "bf16")
+    module = wrapped(segmenter, device)
+    optimizer = torch.optim.AdamW(segmenter.parameters(), lr=1e-4, fused=True)
+    batch = training_batch(settings, count, device)
+
+    def step():
+        with gradient_traffic(module, True):
+            backward(module, batch)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(3):
+        step()
+    dist.barrier()
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in range(settings.sizes.train_steps):
+        step()
+    synchronize(device)
+    dist.barrier()
+    ms = 1000 * (time.perf_counter() - began) / settings.sizes.train_steps
+    return {"images_per_second": 1000 * size * count / ms, "ms": ms}
+
+
+def _enter(function, settings, backend, devices, rank, store, results):
+    try:
+        device = devices[rank]
+        if is_cuda(device):
+            torch.cuda.set_device(device)
+        start_group(backend, store, rank, len(devices))
+        results.put((rank, function(settings, rank, len(devices), device)))
+        dist.destroy_process_group()
+    except BaseException:
+        traceback.print_exc()
+        results.put((rank, traceback.format_exc().strip().splitlines()[-1]))
+        os._exit(1)
+
+
+def run_processes(function, settings, backend, devices, name, seconds=90):
+    """
+    [what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one failed, or they
+    took longer than `seconds`.
+
+    They are forked, so this process must not have used CUDA.
+    """
+    context = multiprocessing.get_context("fork")
+    results, store = context.Queue(), settings.folder(f"store_{name}")
+    arguments = [(function, settings, backend, devices, rank, store, results) for rank in range(len(devices))]
+    processes = [context.Process(target=_enter, args=given, daemon=True) for given in arguments]
+    for process in processes:
+        process.start()
+    end, found = time.monotonic() + seconds, {}
+    try:
+        while len(found) < len(devices):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{name}: {len(devices) - len(found)} of {len(devices)} processes gave nothing in {seconds} s")
+            if all(not process.is_alive() for process in processes) and results.empty():
+                raise RuntimeError(f"{name}: the processes ended with {[process.exitcode for process in processes]}")
+            if not results.empty():
+                rank, told = results.get()
+                if isinstance(told, str):
+                    raise RuntimeError(f"{name}, process {rank}: {told}")
+                found[rank] = told
+            time.sleep(0.02)
+        for process in processes:
+            process.join(10)
+    finally:
+        for process in processes:
+            process.kill()
+    return [found[rank] for rank in range(len(devices))]

@@ -1,0 +1,136 @@
+"""
+Checks and measures everything on a GPU, within seven minutes:
+
+    python benchmarks/gpu_check.py --out results/gpu_check
+    python benchmarks/gpu_check.py --out results/dry_run --dry_run
+
+Each stage runs in a process of its own with a time limit, so that none stops the next. --out gets stages.jsonl, a line about
+each stage as soon as it has ended; gpu_check.json, all of them as one file; and output.txt, what they wrote. A line has the
+stage's status (ok, failed, timeout, skipped or interrupted), its figures, those of a stage that was stopped included, and the
+errors of its parts. Later stages are skipped where too little of --seconds is left.
+
+Compilation begins at once, in the background. Versions, correctness, trainings by the script and processes come first, for they
+measure no time; then compilation is waited for, and the stages that do measure time have the machine for themselves: ceilings,
+sampling, training, the script for sampling, and, where several GPUs are visible, training on all of them. Kernels that Inductor
+chooses by timing them are chosen while other stages use the GPU.
+
+The network is the paper's README's at 128x128, its weights random. With --dry_run all stages run at small sizes on the CPU, and
+nothing is compiled. Exit status: 1 if a stage did not end well, 2 if there is no GPU.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from gpu.runner import Child, Runner, Stage
+from gpu.settings import DRY, Settings
+from gpu.stages.compilation import JOBS, job
+
+from guided_diffusion import command_line
+from guided_diffusion.nn import ConfigError, refuse_remote
+
+STAGES = (
+    Stage("versions", 40),
+    Stage("correctness", 90, least=15),
+    Stage("training_script", 100, least=20),
+    Stage("processes", 80, least=15),
+    Stage("ceilings", 50, least=10, timed=True),
+    Stage("sampling", 120, least=20, timed=True),
+    Stage("training", 80, least=20, timed=True),
+    Stage("end_to_end", 80, least=20, timed=True),
+    Stage("scaling", 120, least=30, timed=True),
+)
+JOIN_BY = 0.53  # share of --seconds after which compilation is waited for no longer
+
+
+@dataclass(frozen=True)
+class GpuCheckConfig:
+    out: Annotated[str, "folder of the results, new or empty"] = "results/gpu_check"
+    dry_run: Annotated[bool, "all stages at small sizes on the CPU, nothing is compiled"] = False
+    stages: Annotated[tuple[str, ...], "those to run, e.g. versions,ceilings; default: all"] = ()
+    seconds: Annotated[int, "for all of it"] = 420
+    cache: Annotated[str, "folder that keeps compiled kernels for the next run; default: none are kept"] = ""
+
+
+def check(config):
+    """The stages to run. ConfigError: a flag that cannot be."""
+    refuse_remote("out", config.out)
+    if os.path.isdir(config.out) and os.listdir(config.out):
+        raise ConfigError(f"--out {config.out} is not empty: name a new folder")
+    names = [stage.name for stage in STAGES]
+    if unknown := [name for name in config.stages if name not in names]:
+        raise ConfigError(f"--stages {unknown[0]} is unknown: choose among {', '.join(names)}")
+    if config.seconds < 1:
+        raise ConfigError(f"--seconds {config.seconds}: at least 1 is needed")
+    return [stage for stage in STAGES if not config.stages or stage.name in config.stages]
+
+
+def visible_gpus(settings):
+    """How many GPUs there are, asked in a process of its own: this one must not use CUDA, or it could not be forked."""
+
+    def ask(record, settings):
+        record.add(gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0)
+
+    child = Child("gpus", ask, settings, settings.folder("gpus.json"))
+    child.wait(60)
+    child.stop()
+    return child.line("ok")["figures"].get("gpus", 0)
+
+
+def set_environment(config, work):
+    """What every process takes over: caches in one place, and in a dry run no GPU and one thread."""
+    cache = os.path.abspath(config.cache) if config.cache else work
+    os.environ |= {
+        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"), "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1", "XDG_CACHE_HOME": os.path.join(work, "user_cache"),
+    }  # fmt: skip
+    if config.dry_run:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+
+def compilation_jobs(settings, stages):
+    """{name: function} to run in the background: at the same time, or in a dry run one after another."""
+    if not any(stage.timed for stage in stages):
+        return {}
+    return {"all": job(*JOBS)} if settings.dry_run else {name: job(name) for name in JOBS}
+
+
+def stop(number, frame):
+    """A signal ends the run with what is measured so far."""
+    sys.exit(128 + number)
+
+
+def run(config, stages, work):
+    """Run the stages; returns the exit status."""
+    set_environment(config, work)
+    settings = Settings(config.out, work, config.dry_run, **({"sizes": DRY} if config.dry_run else {}))
+    settings = replace(settings, gpus=0 if config.dry_run else visible_gpus(settings))
+    if not config.dry_run and not settings.gpus:
+        raise ConfigError("no GPU is visible to PyTorch: run it where one is, or give --dry_run")
+    if settings.gpus == 1:
+        stages = [stage for stage in stages if stage.name != "scaling"]
+    os.makedirs(config.out, exist_ok=True)
+    signal.signal(signal.SIGTERM, stop)
+    runner = Runner(settings, config.seconds, compilation_jobs(settings, stages), JOIN_BY * config.seconds)
+    return 0 if runner.run(stages) else 1
+
+
+def main():
+    with command_line.one_line_errors("benchmarks/gpu_check.py"):
+        given, _ = command_line.parse_command_line((GpuCheckConfig,), __doc__)
+        (config,) = command_line.configs_from_flags(given, GpuCheckConfig)
+        stages = check(config)
+        with contextlib.ExitStack() as stack:
+            work = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            status = run(config, stages, work)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
