@@ -19,6 +19,7 @@ nothing is compiled. Exit status: 1 if a stage did not end well, 2 if there is n
 """
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -29,7 +30,6 @@ from typing import Annotated
 import torch
 from gpu.runner import Child, Runner, Stage
 from gpu.settings import DRY, Settings
-from gpu.stages.compilation import JOBS, job
 
 from guided_diffusion import command_line
 from guided_diffusion.nn import ConfigError, refuse_remote
@@ -45,6 +45,7 @@ STAGES = (
     Stage("end_to_end", 80, least=20, timed=True),
     Stage("scaling", 120, least=30, timed=True),
 )
+COMPILED = ("sample_many", "sample_one", "train")  # jobs of gpu.stages.compilation
 JOIN_BY = 0.53  # share of --seconds after which compilation is waited for no longer
 
 
@@ -92,13 +93,19 @@ def set_environment(config, work):
     if config.dry_run:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+        for name in ("torch._dynamo", "torch.distributed.fsdp"):  # which most stages import; with a GPU they may ask for it
+            importlib.import_module(name)
 
 
 def compilation_jobs(settings, stages):
     """{name: function} to run in the background: at the same time, or in a dry run one after another."""
+
+    def job(*names):
+        return lambda record, settings: importlib.import_module("gpu.stages.compilation").run(record, settings, names)
+
     if not any(stage.timed for stage in stages):
         return {}
-    return {"all": job(*JOBS)} if settings.dry_run else {name: job(name) for name in JOBS}
+    return {"all": job(*COMPILED)} if settings.dry_run else {name: job(name) for name in COMPILED}
 
 
 def stop(number, frame):

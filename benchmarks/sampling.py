@@ -5,15 +5,15 @@ Masks per second: one at a time through every timestep, as published; diffusers'
     python benchmarks/sampling.py --amp bf16 --compile --batches 1,16,64,128 --out benchmarks/results/sampling_gpu.json
 
 The network is the paper's README's at 128x128, its weights random. All variants are timed in turns; a time is the median
-over the rounds, and a ratio is the median of the ratios within a round. A variant runs a few steps of its chain, which
-are scaled to all. Wants diffusers (pip install diffusers); without, its rows are left out.
+over the rounds, and a ratio is the median of the ratios within a round. A variant runs a chain of --calls whole steps (network
+call, noise, update), and a step's share of that time stands for each step of the chain that it is scaled to. Wants diffusers (pip install diffusers); without, its rows are left out.
 """
 
 import importlib.util
 import json
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -31,7 +31,7 @@ from guided_diffusion.sampling import SamplerConfig, sample
 class BenchmarkConfig:
     batches: Annotated[tuple[int, ...], "masks at a time"] = (1, 4)
     rounds: Annotated[int, "turns"] = 3
-    calls: Annotated[int, "network calls that are timed in each turn"] = 2
+    calls: Annotated[int | None, "steps of a chain in each turn, each a network call; default: 20 on a GPU, 2 on a CPU"] = None
     amp: Annotated[str, "precision of diffusers' and this project's network: none or bf16"] = "none"
     compile: Annotated[bool, "add rows with --compile"] = False
     image_size: Annotated[int, "pixels; other sizes than 128 are for trying the script out"] = 128
@@ -185,6 +185,7 @@ def main():
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
         (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        config = replace(config, calls=config.calls or (FAST["steps"] if device == "cuda" else 2))
         result = measure(config, device)
         print(f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s")
         print("| | masks at a time | calls | ms a call | TFLOP/s | share | masks/s | times plain eager call | times published | GB beside the weights |")

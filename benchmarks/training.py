@@ -11,6 +11,7 @@ its tensors on a GPU, of all of it on a CPU. The loader is timed from the cache 
 batch each are timed against one, by what their logs say.
 """
 
+import contextlib
 import csv
 import json
 import multiprocessing
@@ -131,35 +132,37 @@ LOOPS = {"plain loop": plain_loop, "this project": our_loop}
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-def peak_of_loop(name, *arguments):
-    """The most GB that two steps of a loop take, in this process, which must be one of its own."""
+BUILT = {}  # in a process of a loop alone: its step
+
+
+def build_loop(name, *arguments):
+    """Build a loop in this process, which must be one of its own; returns the most GB that two of its steps take."""
     config, device, *_ = arguments
-    step = LOOPS[name](*arguments)
+    BUILT["step"] = step = LOOPS[name](*arguments)
     reset_peak_memory(device)
-    for _ in range(2):
+    for _ in range(2):  # compiles, chooses kernels
         step()
     return peak_memory(device) / 1e9
 
 
-def memory_of_loops(*arguments):
-    """{name: the most GB that it takes}."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {name: pool.apply(peak_of_loop, (name, *arguments)) for name in LOOPS}
+def seconds_a_step(steps, device):
+    """Of the loop that was built in this process."""
+    return seconds(lambda: [BUILT["step"]() for _ in range(steps)], device) / steps
 
 
 def time_loops(config, device, dataset, folder):
-    memory = memory_of_loops(config, device, dataset, folder)
-    loops = {name: loop(config, device, dataset, folder) for name, loop in LOOPS.items()}
+    """The figures of both loops, each built once, in a process of its own; they take turns."""
     product, product_flop = matrix_products(torch.bfloat16 if config.amp == "bf16" else torch.float32, device)
     flop = 3 * flop_of_call(config)  # the backward pass computes twice what the forward pass does
-    times, rates = {name: [] for name in loops}, []
-    for step in loops.values():  # compiles, chooses kernels
-        for _ in range(2):
-            step()
-    for _ in range(config.rounds):
-        rates.append(product_flop / seconds(product, device))
-        for name, step in loops.items():
-            times[name].append(seconds(lambda: [step() for _ in range(config.steps)], device) / config.steps)
+    times, rates = {name: [] for name in LOOPS}, []
+    with contextlib.ExitStack() as stack:
+        spawn = multiprocessing.get_context("spawn")
+        pools = {name: stack.enter_context(spawn.Pool(1)) for name in LOOPS}
+        memory = {name: pool.apply(build_loop, (name, config, device, dataset, folder)) for name, pool in pools.items()}
+        for _ in range(config.rounds):
+            rates.append(product_flop / seconds(product, device))
+            for name, pool in pools.items():
+                times[name].append(pool.apply(seconds_a_step, (config.steps, device)))
     rate = statistics.median(rates)
     rows = []
     for name, taken in times.items():

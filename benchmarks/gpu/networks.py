@@ -1,12 +1,13 @@
 """The networks of the README that the stages compute with, their weights random and none of them zero."""
 
+import functools
 from dataclasses import replace
 
+import sampling as benchmark
 import torch
 from sampling import BenchmarkConfig, build
-from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion import command_line, compute, phantom, script_util
+from guided_diffusion import compute, phantom
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.presets import FAST, PRESETS
@@ -59,16 +60,10 @@ def warm_up(segmenter, sampler, image):
     draw(segmenter.spaced(short), short, image)
 
 
+@functools.cache
 def flop_of_call(settings):
     """Floating-point operations of one call of the network for one mask; a multiplication and an addition are two."""
-    side = settings.sizes.image_size
-    with torch.device("meta"):
-        flags = command_line.pick_flags(readme_flags(settings), *script_util.MODEL_CONFIGS)
-        model = script_util.create_segmenter(flags).eval().model
-        x, t = torch.zeros(1, 5, side, side), torch.zeros(1, dtype=torch.long)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            model(x, t)
-    return counter.get_total_flops()
+    return benchmark.flop_of_call(readme_config(settings))
 
 
 def phantoms(settings, name, count, size, raters=4):

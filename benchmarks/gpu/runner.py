@@ -23,7 +23,7 @@ from .record import Record
 
 GRACE = 3  # seconds between SIGTERM and SIGKILL
 MARGIN = 4  # seconds before the run's end that no stage uses
-TAIL = 15  # lines of a failed stage's output that its line keeps
+TAIL = 20  # lines of a failed stage's output that its line keeps
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Child:
     def __init__(self, name, function, settings, figures):
         self.name, self.figures = name, figures
         self.log = settings.folder(f"{name}.log")
-        self.began, self.code = time.monotonic(), None
+        self.began, self.code, self.cpu_seconds = time.monotonic(), None, None
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -91,8 +91,9 @@ class Child:
         """The exit status, negative for a signal; None: it is still running after so many seconds."""
         end = time.monotonic() + seconds
         while self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            pid, status, used = os.wait4(self.pid, os.WNOHANG)
             if pid:
+                self.cpu_seconds = round(used.ru_utime + used.ru_stime, 1)
                 self._signal(signal.SIGKILL)  # processes that it left behind
                 self.code = os.waitstatus_to_exitcode(status)
             elif time.monotonic() >= end:
@@ -115,9 +116,12 @@ class Child:
 
     def line(self, status):
         """What is known of it, as a line of stages.jsonl."""
-        told = {"stage": self.name, "status": status, "seconds": round(time.monotonic() - self.began, 1), "figures": {}, "errors": {}}
+        seconds = {"seconds": round(time.monotonic() - self.began, 1), "cpu_seconds": self.cpu_seconds}
+        told = {"stage": self.name, "status": status, **seconds, "figures": {}, "errors": {}}
         with contextlib.suppress(OSError, ValueError), open(self.figures, encoding="utf-8") as file:
             told |= json.load(file)
+        if self.code and self.code < 0 and status == "failed":
+            told["errors"]["process"] = f"ended by {signal.Signals(-self.code).name}"
         if status != "ok":
             told["stderr"] = self.output()[-TAIL:]
         return told
@@ -180,8 +184,6 @@ class Runner:
         try:
             code = child.wait(min(stage.seconds, left))
             status = "timeout" if code is None else "ok" if code == 0 else "failed"
-            if code is not None and code < 0:
-                print(f"{stage.name} was ended by signal {-code}", flush=True)
         finally:
             self.finish(child, status)
             with contextlib.suppress(OSError):
@@ -201,7 +203,7 @@ class Runner:
                 errors.setdefault(child.name, line["status"])
                 text += line["stderr"]
         self.compiling = []
-        done = tuple(name for name, told in figures.items() if told.get("done"))
+        done = tuple(name for name, told in figures.items() if isinstance(told, dict) and told.get("done"))
         self.settings = replace(self.settings, compiled=done)
         seconds = round(time.monotonic() - self.start, 1)
         more = {"stderr": text[-3 * TAIL :]} if errors else {}

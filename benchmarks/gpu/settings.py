@@ -53,6 +53,16 @@ class Settings:
         """Where a stage computes; never asked of torch, which could not be forked afterwards."""
         return "cpu" if self.dry_run else "cuda:0"
 
+    @property
+    def amp(self):
+        """The precision of what is timed; a CPU's backward pass in bfloat16 takes several times as long."""
+        return "none" if self.dry_run else "bf16"
+
+    @property
+    def precision(self):
+        """That precision, as a card's rates name it."""
+        return "float32" if self.amp == "none" else self.amp
+
     def folder(self, *names):
         """A path below `work`."""
         return os.path.join(self.work, *names)

@@ -26,15 +26,16 @@ def start_group(backend, store, rank, size):
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=WAIT)
 
 
-def training_segmenter(settings, device, amp="none"):
-    """The README's segmenter, ready to train, the same in every process."""
+def training_segmenter(settings, device, amp="none", channels_last=None):
+    """The README's segmenter, ready to train, the same in every process; by default in the layout that a training has."""
     torch.manual_seed(0)
     segmenter = script_util.create_segmenter(readme_flags(settings))
     with torch.no_grad():
         for p in segmenter.parameters():
             if not p.any():
                 torch.nn.init.normal_(p, std=0.02)
-    return compute.prepare(segmenter.train(), ComputeConfig(amp), device)
+    channels_last = is_cuda(device) if channels_last is None else channels_last
+    return compute.prepare(segmenter.train(), ComputeConfig(amp), device, channels_last)
 
 
 def training_batch(settings, count, device):
@@ -86,9 +87,9 @@ def shared_gradients(settings, rank, size, device):
 
 
 def training_rate(settings, rank, size, device):
-    """{"images_per_second", "ms"} of all processes' training steps in bfloat16, each with a batch of its own."""
+    """{"images_per_second", "ms"} of all processes' training steps, each with a batch of its own."""
     count = settings.sizes.train_batch
-    segmenter = training_segmenter(settings, device, "bf16")
+    segmenter = training_segmenter(settings, device, settings.amp)
     module = wrapped(segmenter, device)
     optimizer = torch.optim.AdamW(segmenter.parameters(), lr=1e-4, fused=True)
     batch = training_batch(settings, count, device)

@@ -6,12 +6,12 @@ from ..networks import images, phantoms, sampling_network, warm_up
 
 
 def sample_many(settings):
-    segmenter, sampler = sampling_network(settings, "bf16", compiled=True)
+    segmenter, sampler = sampling_network(settings, settings.amp, compiled=True)
     warm_up(segmenter, sampler, images(settings, settings.sizes.masks))
 
 
 def sample_one(settings):
-    segmenter, sampler = sampling_network(settings, "bf16", compiled=True)
+    segmenter, sampler = sampling_network(settings, settings.amp, compiled=True)
     warm_up(segmenter, sampler, images(settings, 1))
 
 
@@ -27,13 +27,9 @@ def train(settings):
 JOBS = {"sample_many": sample_many, "sample_one": sample_one, "train": train}
 
 
-def job(*names):
-    """The function(record, settings) that does these of JOBS; `done` is added to the figures of each that ended well."""
-
-    def run(record, settings):
-        for name in names:
-            with record.part(name) as add:
-                JOBS[name](settings)
-                add(done=True)
-
-    return run
+def run(record, settings, names):
+    """Do these of JOBS; `done` is added to the figures of each that ended well."""
+    for name in names:
+        with record.part(name) as add:
+            JOBS[name](settings)
+            add(done=True)

@@ -59,7 +59,7 @@ def measure(add, settings, data, model, name, *flags):
     amount = ("--num_ensemble", sizes.masks_per_case, "--num_samples", sizes.cases)
     steps = [f"--{flag}={value}" for flag, value in asdict(SamplerConfig("dpm++", sizes.calls, "linear", 1.0)).items() if flag in ("sampler", "steps", "spacing", "eta")]
     with observed(told, settings.device):
-        text = call_script("segmentation_sample", "--data_dir", data, "--model_path", model, "--out_dir", out, *amount, *steps, "--amp=bf16", *flags)
+        text = call_script("segmentation_sample", "--data_dir", data, "--model_path", model, "--out_dir", out, *amount, *steps, f"--amp={settings.amp}", *flags)
     seconds = time.perf_counter() - told["began"]
     began = time.perf_counter()
     told["alone"]()

@@ -48,7 +48,7 @@ def ddp(add, settings, expected, batch):
 
 def sharded(add, settings, expected, batch):
     """Gradients and an optimizer's step of weights that are sharded over one process."""
-    plain = workers.training_segmenter(settings, settings.device)
+    plain = workers.training_segmenter(settings, settings.device, channels_last=False)  # which cannot be sharded
     state = copy.deepcopy(plain.state_dict())
     mesh = dist.init_device_mesh(torch.device(settings.device).type, (1,))
     for part in plain.shardable():

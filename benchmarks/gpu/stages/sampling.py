@@ -27,7 +27,7 @@ def measure_chain(add, settings, function, masks, precision, rounds):
     device, calls = settings.device, settings.sizes.calls
     taken = [device_and_host_ms(function, device) for _ in range(rounds)]
     told = {name: statistics.median(row[name] for row in taken) / calls for name in taken[0]}
-    add(**{f"{name}_a_call": value for name, value in told.items()}, chains=rounds, calls=calls, host_ms_of_chains=[row["host_ms"] for row in taken])
+    add(precision=precision, **{f"{name}_a_call": value for name, value in told.items()}, chains=rounds, calls=calls, host_ms_of_chains=[row["host_ms"] for row in taken])
     add(**rates.compute_rate(masks * flop_of_call(settings), told["host_ms"], precision, settings.out))
     return told["host_ms"]
 
@@ -43,12 +43,12 @@ def published(add, settings):
 
 
 def measure_ours(add, settings, network, masks):
-    """Chains of a segmenter in bfloat16, whole ones of --fast; returns a call's time in milliseconds."""
+    """Whole chains of --fast by (segmenter, SamplerConfig); returns a call's time in milliseconds."""
     segmenter, sampler = network
     image = images(settings, masks)
     compute.reset_peak_memory(settings.device)
     warm_up(segmenter, sampler, image)
-    ms = measure_chain(add, settings, lambda: draw(segmenter, sampler, image), masks, "bf16", settings.sizes.rounds)
+    ms = measure_chain(add, settings, lambda: draw(segmenter, sampler, image), masks, settings.precision, settings.sizes.rounds)
     add(masks=masks, masks_per_second=1000 * masks / ms / FAST["steps"], peak_gb=compute.peak_memory(settings.device) / 1e9)
     short = segmenter.spaced(SamplerConfig(**{**FAST, "steps": PROFILED}))
     draw(short, sampler, image)
@@ -109,23 +109,23 @@ def automatic_batch(add, settings, network):
 
 def run(record, settings):
     many = settings.sizes.masks
-    with record.part("published_float32") as add:
+    with record.part("published") as add:
         published(add, settings)
-    with record.part("eager_bf16") as add:
-        eager = sampling_network(settings, "bf16")
+    with record.part("eager") as add:
+        eager = sampling_network(settings, settings.amp)
         ms = measure_ours(add, settings, eager, many)
     with record.part("batch_size_auto") as add:
         automatic_batch(add, settings, eager)
     with record.part("out_of_memory") as add:
         out_of_memory(add, settings, eager)
-    with record.part("compiled_bf16") as add:
+    with record.part("compiled") as add:
         require("sample_many" in settings.compiled, "it was not compiled in time")
-        compiled = sampling_network(settings, "bf16", compiled=True)
+        compiled = sampling_network(settings, settings.amp, compiled=True)
         faster = measure_ours(add, settings, compiled, many)
         add(times_eager=ms / faster)
     with record.part("chains") as add:
         compare_chains(add, settings, compiled, eager)
     gc.collect()
-    with record.part("compiled_bf16_one") as add:
+    with record.part("compiled_one") as add:
         require("sample_one" in settings.compiled, "it was not compiled in time")
-        measure_ours(add, settings, sampling_network(settings, "bf16", compiled=True), 1)
+        measure_ours(add, settings, sampling_network(settings, settings.amp, compiled=True), 1)

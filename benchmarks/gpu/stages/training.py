@@ -38,8 +38,8 @@ def build_plain(settings, dataset, folder):
 
 
 def build_ours(settings, dataset, folder, compiled=False):
-    """A step of this project's trainer, in bfloat16."""
-    return benchmark.our_loop(config_of(settings, "bf16", compiled), torch.device(settings.device), dataset, folder)
+    """A step of this project's trainer."""
+    return benchmark.our_loop(config_of(settings, settings.amp, compiled), torch.device(settings.device), dataset, folder)
 
 
 def held_gb(device):
@@ -60,7 +60,7 @@ def measure(add, settings, build, precision, steps):
         torch.cuda.reset_peak_memory_stats(device)
     ms = times(step, device, steps, warm_ups=1)
     median = statistics.median(ms)
-    add(ms=median, slowest_ms=max(ms), images_per_second=1000 * batch / median, steps=steps)
+    add(precision=precision, ms=median, slowest_ms=max(ms), images_per_second=1000 * batch / median, steps=steps)
     add(**rates.compute_rate(3 * batch * flop_of_call(settings), median, precision, settings.out))
     row = device_and_host_ms(lambda: [step() for _ in range(steps)], device)
     add(**{f"{name}_a_step": value / steps for name, value in row.items()})
@@ -80,16 +80,16 @@ def run(record, settings):
     dataset = phantom_dataset(settings, phantoms(settings, "train_cases", settings.sizes.train_batch, settings.sizes.image_size))
     few, many = settings.sizes.rounds + 1, settings.sizes.train_steps
     medians = {}
-    with record.part("eager_bf16") as add:
-        step, medians["eager"] = measure(add, settings, lambda: build_ours(settings, dataset, settings.folder("eager")), "bf16", many)
+    with record.part("eager") as add:
+        step, medians["eager"] = measure(add, settings, lambda: build_ours(settings, dataset, settings.folder("eager")), settings.precision, many)
         add_profile(add, settings, step, medians["eager"])
     step = None  # the memory of a loop is freed before the next one is built
-    with record.part("compiled_bf16") as add:
+    with record.part("compiled") as add:
         require("train" in settings.compiled, "it was not compiled in time")
-        step, medians["compiled"] = measure(add, settings, lambda: build_ours(settings, dataset, settings.folder("compiled"), True), "bf16", many)
+        step, medians["compiled"] = measure(add, settings, lambda: build_ours(settings, dataset, settings.folder("compiled"), True), settings.precision, many)
         add_profile(add, settings, step, medians["compiled"])
     step = None
-    with record.part("published_float32") as add:
+    with record.part("published") as add:
         _, medians["published"] = measure(add, settings, lambda: build_plain(settings, dataset, settings.folder("plain")), "float32", few)
     for name in ("eager", "compiled"):
         if {name, "published"} <= medians.keys():
