@@ -1,6 +1,7 @@
 """What a benchmark of training measures, and what it leaves behind where it cannot go on."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +11,8 @@ from helpers import ROOT
 from guided_diffusion.lidcloader import LIDCDataset
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import gpu_tuned  # noqa: E402
+import sampling  # noqa: E402
 import training  # noqa: E402
 
 ROW = {"name": "a", **dict.fromkeys(("images_per_second", "seconds_per_image", "tflops", "share_of_matrix_products", "peak_memory_gb", "times_plain"), 1.0)}
@@ -50,8 +53,45 @@ def test_two_processes_are_timed_only_where_each_has_its_gpu(out, monkeypatch, c
 @pytest.mark.slow
 @pytest.mark.serial
 def test_the_memory_of_each_loop_is_its_own(cases, tmp_path):
-    """Neither has in it what this process, or the other loop, holds."""
+    """Neither has in it what this process, or the other loop, holds; each loop is built in a process of its own, and timed there."""
     held = torch.ones(2**28)
-    config = training.BenchmarkConfig(batch_size=1, image_size=16, num_channels=32)
-    peaks = training.memory_of_loops(config, CPU, LIDCDataset(cases, 16, 4), str(tmp_path / "log"))
-    assert list(peaks) == ["plain loop", "this project"] and all(0.1 < peak < held.nbytes / 1e9 for peak in peaks.values()), peaks
+    config = training.BenchmarkConfig(batch_size=1, image_size=16, num_channels=32, rounds=2, steps=1)
+    rows = training.time_loops(config, CPU, LIDCDataset(cases, 16, 4), str(tmp_path / "log"))["rows"]
+    assert [row["name"] for row in rows] == ["plain loop", "this project"] and not training.BUILT
+    assert all(0.1 < row["peak_memory_gb"] < held.nbytes / 1e9 for row in rows), rows
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_the_training_of_tuned(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_tuned.py"), "--dry_run", f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'out.json'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["steps"] == 2 and told["masks"] == 8 and told["steps_per_second"] > 0
+    assert {"ged_2", "ged_4"} <= told["figures"].keys() and 0 <= told["figures"]["ged_4"]["mean"] <= 2
+
+
+def test_the_training_of_tuned_refuses_a_machine_without_a_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_tuned.py", f"--work={tmp_path}"])
+    with pytest.raises(SystemExit) as end:
+        gpu_tuned.main()
+    assert end.value.code == 2 and "--dry_run" in capsys.readouterr().err
+
+
+def test_a_chain_is_timed_whole_on_a_gpu(monkeypatch):
+    """There its 20 calls hide the noise that is drawn before the first one; on a CPU two of them do."""
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["sampling.py"])
+
+    def note(config, device):
+        seen.append((device, config.calls))
+        raise SystemExit
+
+    monkeypatch.setattr(sampling, "measure", note)
+    for available in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        with pytest.raises(SystemExit):
+            sampling.main()
+    assert seen == [("cuda", 20), ("cpu", 2)]

@@ -88,7 +88,7 @@ def test_without_a_gpu_one_line_says_so(tmp_path):
 
 
 def test_the_command_itself_asks_for_no_gpu():
-    """A process that has asked for one could not be forked to use it."""
+    """A process that has asked for one could not be forked to use it; neither may the stages that fork ask before."""
     code = """
 import sys, torch
 def refuse(*a, **k): raise AssertionError("it asked for a GPU")
@@ -96,6 +96,7 @@ for name in ("is_available", "device_count", "init", "_lazy_init", "current_devi
 sys.path.insert(0, sys.argv[1])
 import gpu_check
 assert "gpu.stages" not in sys.modules
+import gpu.stages.processes, gpu.stages.scaling  # which fork processes too
 """
     done = subprocess.run([sys.executable, "-c", code, str(ROOT / "benchmarks")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import queue
 import time
 import traceback
 from datetime import timedelta
@@ -18,12 +19,13 @@ from .compare import relative_error
 from .networks import images, readme_flags
 from .timing import is_cuda, synchronize
 
-WAIT = timedelta(seconds=60)  # for another process
+WAIT = timedelta(seconds=120)  # for another process
 
 
-def start_group(backend, store, rank, size):
+def start_group(backend, store, rank, size, device):
     """Join the processes that meet at the file `store`."""
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=WAIT)
+    given = {"device_id": torch.device(device)} if backend == "nccl" else {}
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=WAIT, **given)
 
 
 def training_segmenter(settings, device, amp="none", channels_last=None):
@@ -118,19 +120,21 @@ def _enter(function, settings, backend, devices, rank, store, results):
         device = devices[rank]
         if is_cuda(device):
             torch.cuda.set_device(device)
-        start_group(backend, store, rank, len(devices))
+        start_group(backend, store, rank, len(devices), device)
         results.put((rank, function(settings, rank, len(devices), device)))
         dist.destroy_process_group()
     except BaseException:
         traceback.print_exc()
         results.put((rank, traceback.format_exc().strip().splitlines()[-1]))
-        os._exit(1)
+        results.close()
+        results.join_thread()
+        os._exit(1)  # a group that is broken may wait for ever at a regular end
 
 
-def run_processes(function, settings, backend, devices, name, seconds=90):
+def run_processes(function, settings, backend, devices, name):
     """
     [what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one failed, or they
-    took longer than `seconds`.
+    took too long.
 
     They are forked, so this process must not have used CUDA.
     """
@@ -140,22 +144,29 @@ def run_processes(function, settings, backend, devices, name, seconds=90):
     processes = [context.Process(target=_enter, args=given, daemon=True) for given in arguments]
     for process in processes:
         process.start()
-    end, found = time.monotonic() + seconds, {}
     try:
-        while len(found) < len(devices):
-            if time.monotonic() > end:
-                raise RuntimeError(f"{name}: {len(devices) - len(found)} of {len(devices)} processes gave nothing in {seconds} s")
-            if all(not process.is_alive() for process in processes) and results.empty():
-                raise RuntimeError(f"{name}: the processes ended with {[process.exitcode for process in processes]}")
-            if not results.empty():
-                rank, told = results.get()
-                if isinstance(told, str):
-                    raise RuntimeError(f"{name}, process {rank}: {told}")
-                found[rank] = told
-            time.sleep(0.02)
+        found = _collect(results, processes, name, 600 if settings.dry_run else 70)
         for process in processes:
             process.join(10)
     finally:
         for process in processes:
             process.kill()
     return [found[rank] for rank in range(len(devices))]
+
+
+def _collect(results, processes, name, seconds):
+    """{rank: result} of all processes, within so many seconds."""
+    end, found = time.monotonic() + seconds, {}
+    while len(found) < len(processes):
+        try:
+            rank, told = results.get(timeout=0.2)
+        except queue.Empty:
+            if time.monotonic() > end:
+                raise RuntimeError(f"{name}: {len(processes) - len(found)} of {len(processes)} processes gave nothing in {seconds} s") from None
+            if any(process.exitcode not in (None, 0, 1) for process in processes):
+                raise RuntimeError(f"{name}: the processes ended with {[process.exitcode for process in processes]}") from None
+            continue
+        if isinstance(told, str):
+            raise RuntimeError(f"{name}, process {rank}: {told}")
+        found[rank] = told
+    return found

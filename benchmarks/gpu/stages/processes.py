@@ -4,7 +4,6 @@ import copy
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
 
 from guided_diffusion.dist_util import full, gradient_traffic, whole
 
@@ -48,6 +47,8 @@ def ddp(add, settings, expected, batch):
 
 def sharded(add, settings, expected, batch):
     """Gradients and an optimizer's step of weights that are sharded over one process."""
+    from torch.distributed.fsdp import fully_shard  # which may ask for a GPU, and processes are forked before
+
     plain = workers.training_segmenter(settings, settings.device, channels_last=False)  # which cannot be sharded
     state = copy.deepcopy(plain.state_dict())
     mesh = dist.init_device_mesh(torch.device(settings.device).type, (1,))
@@ -80,7 +81,7 @@ def run(record, settings):
     if is_cuda(settings.device):
         torch.cuda.set_device(settings.device)
     with record.part("group_of_one") as add:
-        workers.start_group(backend, settings.folder("store_one"), 0, 1)
+        workers.start_group(backend, settings.folder("store_one"), 0, 1, settings.device)
         collectives(add, settings.device)
     batch = workers.training_batch(settings, 4, settings.device)
     alone = workers.training_segmenter(settings, settings.device)

@@ -75,7 +75,8 @@ def out_of_memory(add, settings, network):
                 free_cache(settings.device)
                 total = torch.cuda.get_device_properties(settings.device).total_memory
                 torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(settings.device) + 2**28) / total, settings.device)
-                segmenter.one_call(images(settings, settings.sizes.masks), sampler)
+                with torch.inference_mode():
+                    segmenter.one_call(images(settings, settings.sizes.masks), sampler)
             else:
                 torch.empty(2**60, dtype=torch.uint8)
         message = None
@@ -108,15 +109,17 @@ def automatic_batch(add, settings, network):
 
 
 def run(record, settings):
-    many = settings.sizes.masks
+    many, eager, compiled = settings.sizes.masks, None, None
     with record.part("published") as add:
         published(add, settings)
     with record.part("eager") as add:
         eager = sampling_network(settings, settings.amp)
         ms = measure_ours(add, settings, eager, many)
     with record.part("batch_size_auto") as add:
+        require(eager, "there is no network to ask for")
         automatic_batch(add, settings, eager)
     with record.part("out_of_memory") as add:
+        require(eager, "there is no network to call")
         out_of_memory(add, settings, eager)
     with record.part("compiled") as add:
         require("sample_many" in settings.compiled, "it was not compiled in time")
@@ -124,6 +127,7 @@ def run(record, settings):
         faster = measure_ours(add, settings, compiled, many)
         add(times_eager=ms / faster)
     with record.part("chains") as add:
+        require(eager and compiled, "there are no two networks to compare")
         compare_chains(add, settings, compiled, eager)
     gc.collect()
     with record.part("compiled_one") as add:
