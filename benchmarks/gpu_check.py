@@ -4,18 +4,18 @@ Checks and measures everything on a GPU, within seven minutes:
     python benchmarks/gpu_check.py --out results/gpu_check
     python benchmarks/gpu_check.py --out results/dry_run --dry_run
 
-Each stage runs in a process of its own with a time limit, so that none stops the next. --out gets stages.jsonl, a line about
-each stage as soon as it has ended; gpu_check.json, all of them as one file; and output.txt, what they wrote. A line has the
-stage's status (ok, failed, timeout, skipped or interrupted), its figures, those of a stage that was stopped included, and the
-errors of its parts. Later stages are skipped where too little of --seconds is left.
+Each stage runs in a process of its own with a time limit, so that none stops the next. --out gets stages.jsonl, a
+line about each stage as soon as it has ended; gpu_check.json, all of them as one file; and output.txt, what they
+wrote. A line has the stage's status (ok, failed, timeout, skipped or interrupted), its figures, those of a stage
+that was stopped included, and the errors of its parts. Later stages are skipped where too little of --seconds is left.
 
-Compilation begins at once, in the background. Versions, correctness, trainings by the script and processes come first, for they
-measure no time; then compilation is waited for, and the stages that do measure time have the machine for themselves: ceilings,
-sampling, training, the script for sampling, and, where several GPUs are visible, training on all of them. Kernels that Inductor
-chooses by timing them are chosen while other stages use the GPU.
+Compilation begins at once, in the background. Versions, correctness, trainings by the script and processes come
+first, for they measure no time; then compilation is waited for, and the stages that do measure time have the machine
+for themselves: ceilings, sampling, training, the script for sampling, and, where several GPUs are visible, training
+on all of them. Kernels that Inductor chooses by timing them are chosen while other stages use the GPU.
 
-The network is the paper's README's at 128x128, its weights random. With --dry_run all stages run at small sizes on the CPU, and
-nothing is compiled. Exit status: 1 if a stage did not end well, 2 if there is no GPU.
+The network is the paper's README's at 128x128, its weights random. With --dry_run all stages run at small sizes on
+the CPU, and nothing is compiled. Exit status: 1 if a stage did not end well, 2 if there is no GPU.
 """
 
 import contextlib
@@ -46,6 +46,8 @@ STAGES = (
     Stage("scaling", 120, least=30, timed=True),
 )
 COMPILED = ("sample_many", "sample_one", "train")  # jobs of gpu.stages.compilation
+# What many stages import, once for all of them; where there is a GPU, these may ask for it
+SLOW = ("torch._dynamo", "torch.distributed.fsdp")
 JOIN_BY = 0.53  # share of --seconds after which compilation is waited for no longer
 
 
@@ -88,12 +90,13 @@ def set_environment(config, work):
     cache = os.path.abspath(config.cache) if config.cache else work
     os.environ |= {
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"), "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
-        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1", "XDG_CACHE_HOME": os.path.join(work, "user_cache"),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+        "XDG_CACHE_HOME": os.path.join(work, "user_cache"),
     }  # fmt: skip
     if config.dry_run:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
-        for name in ("torch._dynamo", "torch.distributed.fsdp"):  # which most stages import; with a GPU they may ask for it
+        for name in SLOW:
             importlib.import_module(name)
 
 

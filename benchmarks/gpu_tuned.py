@@ -3,9 +3,10 @@ One training of the preset `tuned` at 128x128 on phantoms, and the energy distan
 
     python benchmarks/gpu_tuned.py --work results/gpu_tuned --out benchmarks/results/gpu_tuned.json
 
-The phantoms are made first. A short training measures the speed, from which the number of steps that --train_seconds have room
-for follows: the learning rate falls over exactly these. Then 100 masks are drawn for each of 20 other phantoms, and the first 16
-and all of them are scored. The figures so far are written after each step. With --dry_run all of it is small, on the CPU.
+The phantoms are made first. A short training measures the speed, from which the number of steps that --train_seconds
+have room for follows: the learning rate falls over exactly these. Then 100 masks are drawn for each of 20 other
+phantoms, and the first 16 and all of them are scored. The figures so far are written after each step. With --dry_run
+all of it is small, on the CPU.
 """
 
 import json
@@ -29,8 +30,8 @@ from guided_diffusion.presets import PRESETS
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
 SHARD = 25  # phantoms that a process makes at a time
 DRY = {  # in place of the preset's
-    "image_size": 32, "channel_mult": "1,1,2", "num_channels": 32, "feature_channels": 16, "batch_size": 8, "attention_resolutions": "8",
-    "denoiser_mult": "1,1", "steps": 2, "lr_warmup_steps": 1,
+    "image_size": 32, "channel_mult": "1,1,2", "num_channels": 32, "feature_channels": 16, "batch_size": 8,
+    "attention_resolutions": "8", "denoiser_mult": "1,1", "steps": 2, "lr_warmup_steps": 1,
 }  # fmt: skip
 
 
@@ -73,7 +74,10 @@ def make_phantoms(config, size):
     training = os.path.join(config.work, "training")
     shards = [(k, min(SHARD, config.cases - k)) for k in range(0, config.cases, SHARD)]
     with ProcessPoolExecutor(usable_cores()) as pool:
-        done = [pool.submit(make_shard, os.path.join(training, f"shard{k:05d}"), count, 100 + k, size) for k, count in shards]
+        done = [
+            pool.submit(make_shard, os.path.join(training, f"shard{k:05d}"), count, 100 + k, size)
+            for k, count in shards
+        ]
         for future in done:
             future.result()
     phantom.write_set(os.path.join(config.work, "testing"), config.test_cases, seed=7, size=size, num_raters=8)
@@ -84,7 +88,8 @@ def train(config, name, steps, log_interval):
     folder = os.path.join(config.work, name)
     flags = {
         **(DRY if config.dry_run else {}), "data_dir": os.path.join(config.work, "training"), "log_dir": folder,
-        "cache_dir": os.path.join(config.work, "cache"), "iterations": steps, "lr_anneal_steps": steps, "log_interval": log_interval, "amp": config.amp,
+        "cache_dir": os.path.join(config.work, "cache"), "iterations": steps, "lr_anneal_steps": steps,
+        "log_interval": log_interval, "amp": config.amp,
     }  # fmt: skip
     run("segmentation_train", "--preset=tuned", *as_arguments(flags))
     return read_rows(os.path.join(folder, "progress.csv"))
@@ -94,35 +99,45 @@ def score(config):
     """{"ged_16": {"mean", "low", "high"}, ...} of samples that are drawn now, and the seconds of drawing."""
     data, out = os.path.join(config.work, "testing"), os.path.join(config.work, "samples")
     model = os.path.join(config.work, "run", "savedmodel.pt")
+    masks = ("--num_ensemble", config.num_ensemble, "--batch_size", min(128, config.num_ensemble), "--amp", config.amp)
     began = time.monotonic()
-    run("segmentation_sample", "--data_dir", data, "--model_path", model, "--out_dir", out, "--num_ensemble", config.num_ensemble,
-        "--batch_size", min(128, config.num_ensemble), "--amp", config.amp)  # fmt: skip
+    run("segmentation_sample", "--data_dir", data, "--model_path", model, "--out_dir", out, *masks)
     seconds = time.monotonic() - began
-    counts = ",".join(map(str, config.counts))
-    run("segmentation_evaluate", "--data_dir", data, "--samples", out, "--counts", counts, "--truth", os.path.join(data, "truth.json"), "--report=False")
+    scored = (
+        "--counts",
+        ",".join(map(str, config.counts)),
+        "--truth",
+        os.path.join(data, "truth.json"),
+        "--report=False",
+    )
+    run("segmentation_evaluate", "--data_dir", data, "--samples", out, *scored)
     with open(os.path.join(out, "metrics.json"), encoding="utf-8") as file:
         figures = json.load(file)["figures"]
     kept = {f"{name}_{count}": figures[f"{name}_{count}"] for name in FIGURES for count in config.counts}
     return {"sampling_seconds": seconds, "masks": config.test_cases * config.num_ensemble, "figures": kept}
 
 
-def measure(config, told):
-    """Add everything to `told`, and yield after each step."""
+def measure(config, report):
+    """Add everything to `report`, and yield after each step."""
     size = DRY["image_size"] if config.dry_run else PRESETS["tuned"]["image_size"]
     batch = DRY["batch_size"] if config.dry_run else PRESETS["tuned"]["batch_size"]
     began = time.monotonic()
     make_phantoms(config, size)
-    told |= {"cases": config.cases, "phantom_seconds": time.monotonic() - began}
+    report |= {"cases": config.cases, "phantom_seconds": time.monotonic() - began}
     yield
     rows = train(config, "speed", config.probe_steps, max(1, config.probe_steps // 2))
     speed = float(rows[-1]["samples_per_second"]) / batch
-    told |= {"steps_per_second": speed, "steps": max(config.probe_steps, round(speed * config.train_seconds))}
+    report |= {"steps_per_second": speed, "steps": max(config.probe_steps, round(speed * config.train_seconds))}
     yield
     began = time.monotonic()
-    rows = train(config, "run", told["steps"], max(1, told["steps"] // 20))
-    told |= {"training_seconds": time.monotonic() - began, "loss": float(rows[-1]["loss"]), "memory_gb": float(rows[-1]["memory_gb"])}
+    rows = train(config, "run", report["steps"], max(1, report["steps"] // 20))
+    report |= {
+        "training_seconds": time.monotonic() - began,
+        "loss": float(rows[-1]["loss"]),
+        "memory_gb": float(rows[-1]["memory_gb"]),
+    }
     yield
-    told |= score(config)
+    report |= score(config)
     yield
 
 
@@ -133,12 +148,16 @@ def main():
         check(config)
         if config.dry_run:
             os.environ["CUDA_VISIBLE_DEVICES"], config = "", small(config)
-        told = {"machine": machine_name("cpu" if config.dry_run else "cuda"), "amp": config.amp, "dry_run": config.dry_run}
-        for _ in measure(config, told):
-            print(json.dumps(told), flush=True)
+        report = {
+            "machine": machine_name("cpu" if config.dry_run else "cuda"),
+            "amp": config.amp,
+            "dry_run": config.dry_run,
+        }
+        for _ in measure(config, report):
+            print(json.dumps(report), flush=True)
             if config.out:
                 with open(config.out, "w", encoding="utf-8") as file:
-                    file.write(json.dumps(told, indent=1) + "\n")
+                    file.write(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

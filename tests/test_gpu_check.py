@@ -23,15 +23,40 @@ from gpu.trace import busy_time, profile_of  # noqa: E402
 NAMES = [stage.name for stage in gpu_check.STAGES]
 # Parts of a stage, and a figure in each
 PARTS = {
-    "correctness": {"unet_none": "relative_error", "unet_bf16": "relative_error", "noise": "start_bits_equal", "chain_none": "equal_pixels"},
-    "training_script": {"resumed": "weights", "not_finite": "unchanged", "validated": "weights", "bf16": "loss", "microbatch": "weights"},
-    "processes": {"two_processes_gloo": "gradient_error", "ddp": "no_sync_gradient_error", "fully_shard": "gradient_error"},
+    "correctness": {
+        "unet_none": "relative_error",
+        "unet_bf16": "relative_error",
+        "noise": "start_bits_equal",
+        "chain_none": "equal_pixels",
+    },
+    "training_script": {
+        "resumed": "weights",
+        "not_finite": "unchanged",
+        "validated": "weights",
+        "bf16": "loss",
+        "microbatch": "weights",
+    },
+    "processes": {
+        "two_processes_gloo": "gradient_error",
+        "ddp": "no_sync_gradient_error",
+        "fully_shard": "gradient_error",
+    },
     "ceilings": {"products": "bf16", "copy": "gb_per_second"},
-    "sampling": {"published": "masks_per_second", "eager": "profile", "compiled": "times_eager", "chains": "equal_seeds_equal_bits", "batch_size_auto": "answer"},
+    "sampling": {
+        "published": "masks_per_second",
+        "eager": "profile",
+        "compiled": "times_eager",
+        "chains": "equal_seeds_equal_bits",
+        "batch_size_auto": "answer",
+    },
     "training": {"published": "ms", "eager": "profile", "compiled": "tflops"},
-    "end_to_end": {"eager": "share_of_loop_alone", "batch_size_auto": "masks_at_a_time", "compiled": "masks_per_second"},
+    "end_to_end": {
+        "eager": "share_of_loop_alone",
+        "batch_size_auto": "masks_at_a_time",
+        "compiled": "masks_per_second",
+    },
     "scaling": {"rate": "efficiency"},
-}  # fmt: skip
+}
 
 
 def numbers(value):
@@ -63,7 +88,9 @@ def test_dry_run(tmp_path):
     """Every stage does its work on the CPU, and its line has its figures."""
     out = tmp_path / "out"
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), f"--out={out}", "--dry_run", "--seconds=1200"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr + (out / "output.txt").read_text()[-3000:]
     lines = read_lines(out)
     assert list(lines) == [*NAMES[: NAMES.index("ceilings")], "compilation", *NAMES[NAMES.index("ceilings") :]]
@@ -72,7 +99,11 @@ def test_dry_run(tmp_path):
         for part, figure in parts.items():
             assert figure in lines[stage]["figures"][part], (stage, part)
     found = numbers([line["figures"] for line in lines.values()])
-    assert len(found) > 200 and all(map(math.isfinite, found)) and "nan" not in (out / "stages.jsonl").read_text().split('"')
+    assert (
+        len(found) > 200
+        and all(map(math.isfinite, found))
+        and "nan" not in (out / "stages.jsonl").read_text().split('"')
+    )
     assert lines["correctness"]["figures"]["unet_none"]["relative_error"] < 1e-5
     assert lines["training_script"]["figures"]["resumed"]["weights"]["equal_bits"]
     summary = json.loads((out / "gpu_check.json").read_text())
@@ -82,7 +113,9 @@ def test_dry_run(tmp_path):
 
 def test_without_a_gpu_one_line_says_so(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), f"--out={tmp_path / 'out'}"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=False
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--dry_run" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -98,7 +131,9 @@ import gpu_check
 assert "gpu.stages" not in sys.modules
 import gpu.stages.processes, gpu.stages.scaling  # which fork processes too
 """
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "benchmarks")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "benchmarks")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -147,7 +182,9 @@ def test_a_stage_that_fails_stops_no_other(settings, tmp_path):
     assert [line["status"] for line in lines.values()] == ["failed", "failed", "failed", "failed", "ok"]
     assert any("ZeroDivisionError" in text for text in lines["broken"]["stderr"])
     assert lines["partly"]["figures"]["bad"]["before"] == 1 and lines["partly"]["figures"]["next"]["after"] == 2
-    assert "it is not so" in lines["partly"]["errors"]["bad"] and lines["partly"]["figures"]["next"]["infinite"] == "inf"
+    assert (
+        "it is not so" in lines["partly"]["errors"]["bad"] and lines["partly"]["figures"]["next"]["infinite"] == "inf"
+    )
     assert lines["crash"]["figures"] == {"before": 1} and lines["crash"]["errors"] == {"process": "ended by SIGSEGV"}
     assert any("gpu.stages.absent" in text for text in lines["absent"]["stderr"])
     assert lines["last"]["figures"] == {"answer": 42}
@@ -164,7 +201,9 @@ def test_a_stage_that_hangs_is_ended_with_its_processes_and_keeps_its_figures(se
 
 
 def test_stages_are_skipped_near_the_end(settings, tmp_path):
-    assert not Runner(settings, 50).run([Stage("large", 100, least=49, run=good), Stage("small", 100, least=1, run=good)])
+    assert not Runner(settings, 50).run(
+        [Stage("large", 100, least=49, run=good), Stage("small", 100, least=1, run=good)]
+    )
     assert [line["status"] for line in read_lines(tmp_path / "out").values()] == ["skipped", "ok"]
 
 
@@ -201,19 +240,26 @@ def test_a_compilation_that_takes_too_long_is_ended(settings, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "card, bf16, memory",
-    [("NVIDIA H100 80GB HBM3", 989.4, 3350), ("NVIDIA H100 PCIe", 756.0, 2000), ("NVIDIA H200", 989.4, 4800), ("NVIDIA A100-SXM4-80GB", 312.0, 2039),
-     ("NVIDIA A100 80GB PCIe", 312.0, 1935), ("NVIDIA A100-PCIE-40GB", 312.0, 1555), ("NVIDIA L40S", 362.0, 864),
-     ("NVIDIA GeForce RTX 4090", 165.2, 1008), ("NVIDIA Unknown", None, None), (None, None, None)],
+    [("NVIDIA H100 80GB HBM3", 989.4, 3350), ("NVIDIA H100 PCIe", 756.0, 2000), ("NVIDIA H200", 989.4, 4800),
+     ("NVIDIA A100-SXM4-80GB", 312.0, 2039), ("NVIDIA A100 80GB PCIe", 312.0, 1935), ("NVIDIA A100-PCIE-40GB", 312.0, 1555),
+     ("NVIDIA L40S", 362.0, 864), ("NVIDIA GeForce RTX 4090", 165.2, 1008), ("NVIDIA Unknown", None, None), (None, None, None)],
 )  # fmt: skip
 def test_nominal_rates_by_the_cards_name(card, bf16, memory):
     assert (rates.nominal(card)["bf16"], rates.nominal(card)["memory"]) == (bf16, memory)
 
 
 def test_shares_are_of_what_was_measured(tmp_path):
-    lines = [{"stage": "versions", "figures": {"card": "NVIDIA H200"}}, {"stage": "ceilings", "figures": {"products": {"bf16": {"tflops": 800.0}}}}]
+    lines = [
+        {"stage": "versions", "figures": {"card": "NVIDIA H200"}},
+        {"stage": "ceilings", "figures": {"products": {"bf16": {"tflops": 800.0}}}},
+    ]
     (tmp_path / "stages.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = rates.compute_rate(4e12, 10.0, "bf16", str(tmp_path))
-    assert told == {"tflops": pytest.approx(400), "share_of_product": pytest.approx(0.5), "share_of_nominal": pytest.approx(400 / 989.4)}
+    report = rates.compute_rate(4e12, 10.0, "bf16", str(tmp_path))
+    assert report == {
+        "tflops": pytest.approx(400),
+        "share_of_product": pytest.approx(0.5),
+        "share_of_nominal": pytest.approx(400 / 989.4),
+    }
     assert rates.compute_rate(4e12, 10.0, "tf32", str(tmp_path))["share_of_product"] is None
 
 
@@ -228,6 +274,6 @@ def test_times_and_profile_are_of_what_was_called():
     assert median_ms(lambda k: calls.append(k), "cpu", 4, [(1,), (2,)], warm_ups=1) >= 0
     assert calls == [1, 1, 2, 1, 2]
     a = torch.randn(64, 64)
-    told = profile_of(lambda: [a @ a for _ in range(4)], "cpu", 2)
-    count = {row["name"]: row["count"] for row in told["top"]}
-    assert count["aten::matmul"] == 2 and told["busy_ms"] > 0 and 0 <= told["idle_share"] < 1
+    report = profile_of(lambda: [a @ a for _ in range(4)], "cpu", 2)
+    count = {row["name"]: row["count"] for row in report["top"]}
+    assert count["aten::matmul"] == 2 and report["busy_ms"] > 0 and 0 <= report["idle_share"] < 1

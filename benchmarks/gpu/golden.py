@@ -64,11 +64,16 @@ def training_errors(name, device):
     for title in ("prior", "posterior"):
         encoder = AxisAlignedConvGaussian(**case["encoder"], posterior=title == "posterior")
         prefix = f"{title}_state/"
-        encoder.load_state_dict({key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)})
+        encoder.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+        )
         encoders.append(encoder.to(device))
     segmenter = AmbiguousSegmenter(model.train(), diffusion, *encoders)
     terms = segmenter(arrays["image"].expand(-1, 4, -1, -1), arrays["mask"], arrays["t"], arrays["noise"])
-    of_terms = max(float(((terms[term] - arrays[f"terms/{term}"]) / arrays[f"terms/{term}"]).abs().max()) for term in ("mse", "vb", "kl", "loss"))
+    of_terms = max(
+        float(((terms[term] - arrays[f"terms/{term}"]) / arrays[f"terms/{term}"]).abs().max())
+        for term in ("mse", "vb", "kl", "loss")
+    )
     terms["loss"].mean().backward()
     norms, expected = torch.stack([p.grad.norm() for p in model.parameters()]), arrays["grad_norms"].float()
     counted = expected >= 1e-4

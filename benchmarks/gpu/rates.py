@@ -4,7 +4,8 @@ import json
 import os
 import re
 
-# (pattern of the card's name, dense TFLOP/s in bfloat16, in TF32 and in float32, memory in GB/s), from the vendor's data sheets
+# (pattern of the card's name, dense TFLOP/s in bfloat16, in TF32 and in float32, memory in GB/s), from the vendor's
+# data sheets
 NOMINAL = (
     (r"H200", 989.4, 494.7, 66.9, 4800),
     (r"H100.*PCIe", 756.0, 378.0, 51.0, 2000),
@@ -19,7 +20,9 @@ PRECISIONS = ("bf16", "tf32", "float32")
 
 
 def nominal(card):
-    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for one that is not known."""
+    """
+    {"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for one that is not known.
+    """
     for pattern, *rates in NOMINAL:
         if re.search(pattern, card or ""):
             return dict(zip((*PRECISIONS, "memory"), rates))
@@ -36,7 +39,10 @@ def lines(out):
 
 
 def measured(figures):
-    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`; None where one is missing."""
+    """
+    {"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`; None where one is
+    missing.
+    """
     products = {name: figures.get("products", {}).get(name, {}).get("tflops") for name in PRECISIONS}
     return {**products, "memory": figures.get("copy", {}).get("gb_per_second")}
 

@@ -51,7 +51,10 @@ class Stage:
 
 
 class Child:
-    """function(record, settings) in a forked process that leads a process group; its output goes to a file, its figures to another."""
+    """
+    function(record, settings) in a forked process that leads a process group; its output goes to a file, its figures
+    to another.
+    """
 
     def __init__(self, name, function, settings, figures):
         self.name, self.figures = name, figures
@@ -117,14 +120,14 @@ class Child:
     def line(self, status):
         """What is known of it, as a line of stages.jsonl."""
         seconds = {"seconds": round(time.monotonic() - self.began, 1), "cpu_seconds": self.cpu_seconds}
-        told = {"stage": self.name, "status": status, **seconds, "figures": {}, "errors": {}}
+        report = {"stage": self.name, "status": status, **seconds, "figures": {}, "errors": {}}
         with contextlib.suppress(OSError, ValueError), open(self.figures, encoding="utf-8") as file:
-            told |= json.load(file)
+            report |= json.load(file)
         if self.code and self.code < 0 and status == "failed":
-            told["errors"]["process"] = f"ended by {signal.Signals(-self.code).name}"
+            report["errors"]["process"] = f"ended by {signal.Signals(-self.code).name}"
         if status != "ok":
-            told["stderr"] = self.output()[-TAIL:]
-        return told
+            report["stderr"] = self.output()[-TAIL:]
+        return report
 
     def output(self):
         """The lines that it wrote."""
@@ -141,8 +144,8 @@ class Runner:
     Runs stages one after another, within `seconds` from now.
 
     settings     Settings
-    compilation  {name: function(record, settings)} that run in the background from the start and are waited for before the first
-                 timed stage
+    compilation  {name: function(record, settings)} that run in the background from the start and are waited for
+                 before the first timed stage
     join_by      seconds from the start until which they are waited for; then they are ended
     """
 
@@ -151,7 +154,10 @@ class Runner:
         self.join_by = self.start + join_by
         self.lines, self.children = [], []
         figures = settings.folder
-        self.compiling = [self._fork(f"compile_{name}", job, figures(f"compile_{name}.json")) for name, job in (compilation or {}).items()]
+        self.compiling = [
+            self._fork(f"compile_{name}", job, figures(f"compile_{name}.json"))
+            for name, job in (compilation or {}).items()
+        ]
 
     def _fork(self, name, function, figures):
         child = Child(name, function, self.settings, figures)
@@ -176,7 +182,15 @@ class Runner:
         """Run one, or skip it where too little time is left; its line is written in either case."""
         left = self.end - MARGIN - time.monotonic()
         if left < stage.least:
-            self.tell({"stage": stage.name, "status": "skipped", "seconds": 0, "figures": {}, "errors": {"time": f"{left:.0f} s are left"}})
+            self.write_line(
+                {
+                    "stage": stage.name,
+                    "status": "skipped",
+                    "seconds": 0,
+                    "figures": {},
+                    "errors": {"time": f"{left:.0f} s are left"},
+                }
+            )
             return
         current = os.path.join(self.settings.out, "current.json")
         child = self._fork(stage.name, stage, current)
@@ -203,11 +217,20 @@ class Runner:
                 errors.setdefault(child.name, line["status"])
                 text += line["stderr"]
         self.compiling = []
-        done = tuple(name for name, told in figures.items() if isinstance(told, dict) and told.get("done"))
+        done = tuple(name for name, report in figures.items() if isinstance(report, dict) and report.get("done"))
         self.settings = replace(self.settings, compiled=done)
         seconds = round(time.monotonic() - self.start, 1)
         more = {"stderr": text[-3 * TAIL :]} if errors else {}
-        self.tell({"stage": "compilation", "status": "failed" if errors else "ok", "seconds": seconds, "figures": figures, "errors": errors, **more})
+        self.write_line(
+            {
+                "stage": "compilation",
+                "status": "failed" if errors else "ok",
+                "seconds": seconds,
+                "figures": figures,
+                "errors": errors,
+                **more,
+            }
+        )
 
     def finish(self, child, status):
         line = child.line(status)  # before the end, which takes time
@@ -215,7 +238,7 @@ class Runner:
             child.stop()
             line["stderr"] = child.output()[-TAIL:]
         self._release(child)
-        self.tell(line)
+        self.write_line(line)
 
     def _release(self, child):
         self.children.remove(child)
@@ -224,21 +247,27 @@ class Runner:
                 target.write(f"==== {child.name}\n".encode())
                 shutil.copyfileobj(source, target)
 
-    def tell(self, line):
+    def write_line(self, line):
         """Write a stage's line, and all of them so far as one file."""
         self.lines.append(line)
         with open(os.path.join(self.settings.out, "stages.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "card": rates.card(self.settings.out) or line["figures"].get("card")}) + "\n")
+            file.write(
+                json.dumps({**line, "card": rates.card(self.settings.out) or line["figures"].get("card")}) + "\n"
+            )
         self.write_summary()
-        print(f"{line['stage']:16s} {line['status']:8s} {line['seconds']:6.1f} s  {'; '.join(map(str, line['errors']))}", flush=True)
+        print(
+            f"{line['stage']:16s} {line['status']:8s} {line['seconds']:6.1f} s  {'; '.join(map(str, line['errors']))}",
+            flush=True,
+        )
 
     def write_summary(self):
         """gpu_check.json: the card, the versions, and each stage's line by its name."""
-        told = {line["stage"]: line for line in self.lines}
-        versions = told.get("versions", {}).get("figures", {})
+        report = {line["stage"]: line for line in self.lines}
+        versions = report.get("versions", {}).get("figures", {})
         summary = {
             "card": versions.get("card"), "torch": versions.get("torch"), "dry_run": self.settings.dry_run,
-            "seconds": round(time.monotonic() - self.start, 1), "nominal": rates.nominal(versions.get("card")), "stages": told,
+            "seconds": round(time.monotonic() - self.start, 1), "nominal": rates.nominal(versions.get("card")),
+            "stages": report,
         }  # fmt: skip
         path = os.path.join(self.settings.out, "gpu_check.json")
         with open(f"{path}.part", "w", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ import tempfile
 
 from torch.profiler import ProfilerActivity, profile
 
+from .rates import share
 from .timing import is_cuda, synchronize
 
 WORK = {"cuda": ("kernel", "gpu_memcpy", "gpu_memset"), "cpu": ("cpu_op",)}  # categories of a trace
@@ -15,8 +16,8 @@ NAME = 120  # characters of a kernel's name
 
 def traced(function, device):
     """
-    [(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin; on a CPU, PyTorch's
-    operations, those within others included.
+    [(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin; on a CPU,
+    PyTorch's operations, those within others included.
     """
     kind = "cuda" if is_cuda(device) else "cpu"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if kind == "cuda" else [])]
@@ -44,10 +45,11 @@ def busy_time(events):
 
 def profile_of(function, device, calls, unprofiled_ms=None):
     """
-    {"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls; times are of one call.
+    {"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls; times are of one
+    call.
 
-    idle_share is of the span from the first kernel to the last, which the profiler itself stretches; `idle_share_unprofiled` is
-    of `unprofiled_ms`, a call's time without it.
+    idle_share is of the span from the first kernel to the last, which the profiler itself stretches;
+    `idle_share_unprofiled` is of `unprofiled_ms`, a call's time without it.
     """
     events = traced(function, device)
     if not events:
@@ -58,15 +60,17 @@ def profile_of(function, device, calls, unprofiled_ms=None):
         ms, count = total.get(name, (0.0, 0))
         total[name] = ms + (end - begin) / 1000, count + 1
     top = sorted(total.items(), key=lambda item: -item[1][0])[:TOP]
-    told = {
+    report = {
         "busy_ms": busy / 1000 / calls, "span_ms": span / 1000 / calls, "idle_share": 1 - busy / span if span else None,
         "kernels": len(events) / calls, "profiled_calls": calls,
-        "top": [{"name": name[:NAME], "ms": ms / calls, "count": count / calls, "share": 1000 * ms / busy if busy else None}
-                for name, (ms, count) in top],
+        "top": [
+            {"name": name[:NAME], "ms": ms / calls, "count": count / calls, "share": share(1000 * ms, busy)}
+            for name, (ms, count) in top
+        ],
     }  # fmt: skip
     if unprofiled_ms:
-        told["idle_share_unprofiled"] = 1 - told["busy_ms"] / unprofiled_ms
-    return told
+        report["idle_share_unprofiled"] = 1 - report["busy_ms"] / unprofiled_ms
+    return report
 
 
 def kernel_names(function, device):

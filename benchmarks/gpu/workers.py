@@ -29,7 +29,9 @@ def start_group(backend, store, rank, size, device):
 
 
 def training_segmenter(settings, device, amp="none", channels_last=None):
-    """The README's segmenter, ready to train, the same in every process; by default in the layout that a training has."""
+    """
+    The README's segmenter, ready to train, the same in every process; by default in the layout that a training has.
+    """
     torch.manual_seed(0)
     segmenter = script_util.create_segmenter(readme_flags(settings))
     with torch.no_grad():
@@ -115,7 +117,8 @@ def training_rate(settings, rank, size, device):
     return {"images_per_second": 1000 * size * count / ms, "ms": ms}
 
 
-def _enter(function, settings, backend, devices, rank, store, results):
+def _enter(function, settings, group, rank, results):
+    backend, devices, store = group
     try:
         device = devices[rank]
         if is_cuda(device):
@@ -133,14 +136,15 @@ def _enter(function, settings, backend, devices, rank, store, results):
 
 def run_processes(function, settings, backend, devices, name):
     """
-    [what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one failed, or they
-    took too long.
+    [what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one
+    failed, or they took too long.
 
     They are forked, so this process must not have used CUDA.
     """
     context = multiprocessing.get_context("fork")
     results, store = context.Queue(), settings.folder(f"store_{name}")
-    arguments = [(function, settings, backend, devices, rank, store, results) for rank in range(len(devices))]
+    group = backend, devices, store
+    arguments = [(function, settings, group, rank, results) for rank in range(len(devices))]
     processes = [context.Process(target=_enter, args=given, daemon=True) for given in arguments]
     for process in processes:
         process.start()
@@ -159,14 +163,18 @@ def _collect(results, processes, name, seconds):
     end, found = time.monotonic() + seconds, {}
     while len(found) < len(processes):
         try:
-            rank, told = results.get(timeout=0.2)
+            rank, report = results.get(timeout=0.2)
         except queue.Empty:
             if time.monotonic() > end:
-                raise RuntimeError(f"{name}: {len(processes) - len(found)} of {len(processes)} processes gave nothing in {seconds} s") from None
+                raise RuntimeError(
+                    f"{name}: {len(processes) - len(found)} of {len(processes)} processes gave nothing in {seconds} s"
+                ) from None
             if any(process.exitcode not in (None, 0, 1) for process in processes):
-                raise RuntimeError(f"{name}: the processes ended with {[process.exitcode for process in processes]}") from None
+                raise RuntimeError(
+                    f"{name}: the processes ended with {[process.exitcode for process in processes]}"
+                ) from None
             continue
-        if isinstance(told, str):
-            raise RuntimeError(f"{name}, process {rank}: {told}")
-        found[rank] = told
+        if isinstance(report, str):
+            raise RuntimeError(f"{name}, process {rank}: {report}")
+        found[rank] = report
     return found

@@ -16,11 +16,21 @@ def measure_product(add, name, settings):
     side = settings.sizes.product
     set_tf32(name == "tf32")
     sets = sets_beyond_cache(
-        lambda: tuple(torch.randn(side, side, device=settings.device, dtype=PRODUCTS[name]) for _ in range(2)), settings.device
+        lambda: tuple(torch.randn(side, side, device=settings.device, dtype=PRODUCTS[name]) for _ in range(2)),
+        settings.device,
     )
     ms = median_ms(torch.matmul, settings.device, settings.sizes.repeats, sets)
     tflops = 2 * side**3 / ms / 1e9
-    add(**{name: {"side": side, "ms": ms, "tflops": tflops, "share_of_nominal": rates.share(tflops, rates.nominal(rates.card(settings.out))[name])}})
+    add(
+        **{
+            name: {
+                "side": side,
+                "ms": ms,
+                "tflops": tflops,
+                "share_of_nominal": rates.share(tflops, rates.nominal(rates.card(settings.out))[name]),
+            }
+        }
+    )
 
 
 def measure_copy(add, settings):
@@ -66,6 +76,6 @@ def run(record, settings):
             torch.backends.cudnn.benchmark = benchmark
             with record.part(f"convolutions_{precision}_cudnn_benchmark_{'on' if benchmark else 'off'}") as add:
                 for side, *channels in CONVOLUTIONS:
-                    told = measure_convolution(side, channels, settings, precision, rates.measured(record.figures))
-                    add(**{f"{side}x{side} {channels[0]}->{channels[1]}": told})
+                    report = measure_convolution(side, channels, settings, precision, rates.measured(record.figures))
+                    add(**{f"{side}x{side} {channels[0]}->{channels[1]}": report})
                 free_cache(settings.device)

@@ -18,7 +18,9 @@ def sample_one(settings):
 def train(settings):
     from .training import build_ours, phantom_dataset
 
-    dataset = phantom_dataset(settings, phantoms(settings, "compile_cases", settings.sizes.train_batch, settings.sizes.image_size))
+    dataset = phantom_dataset(
+        settings, phantoms(settings, "compile_cases", settings.sizes.train_batch, settings.sizes.image_size)
+    )
     step = build_ours(settings, dataset, os.path.join(settings.work, "compile_log"), compiled=True)
     for _ in range(2):
         step()

@@ -1,4 +1,7 @@
-"""Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, and the golden cases."""
+"""
+Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, and the golden
+cases.
+"""
 
 import copy
 from functools import partial
@@ -50,7 +53,9 @@ def compare_unet(record, base, settings):
     """Each precision on the device against float64 on the CPU, on inputs that are drawn for it."""
     for seed, amp in enumerate(LIMITS):
         with record.part(f"unet_{amp}") as add:
-            x = torch.cat([images(settings, BATCH, seed, "cpu"), torch.randn(BATCH, 1, *[settings.sizes.image_size] * 2)], dim=1)
+            x = torch.cat(
+                [images(settings, BATCH, seed, "cpu"), torch.randn(BATCH, 1, *[settings.sizes.image_size] * 2)], dim=1
+            )
             t = torch.tensor([3, 700])
             reference = in_float64(base.model)(x.double(), t)
             out = prepared(base, settings, amp).model(x.to(settings.device), t.to(settings.device))
@@ -84,21 +89,24 @@ def attention_shapes(model, x, t):
 def accepts(backend, q, k, v):
     """{"forward", "backward": relative error, or why it is refused} of a kind of fused attention."""
     reference = F.scaled_dot_product_attention(*(x.detach().double().cpu() for x in (q, k, v)))
-    told = {}
+    report = {}
     try:
         with sdpa_kernel(getattr(SDPBackend, backend)):
             out = F.scaled_dot_product_attention(q, k, v)
-            told["forward"] = relative_error(out, reference)
+            report["forward"] = relative_error(out, reference)
             out.float().square().sum().backward()
-            told["backward"] = bool(torch.isfinite(q.grad).all())
+            report["backward"] = bool(torch.isfinite(q.grad).all())
     except (RuntimeError, NotImplementedError) as error:
-        told["backward" if "forward" in told else "forward"] = f"refused: {str(error).splitlines()[0][:160]}"
-    return told
+        report["backward" if "forward" in report else "forward"] = f"refused: {str(error).splitlines()[0][:160]}"
+    return report
 
 
 def attention(record, base, settings):
     """Which backends take the model's shapes, contiguous and as a transposed view; which kernels its blocks run."""
-    x, t = torch.cat([images(settings, BATCH), images(settings, BATCH)[:, :1]], dim=1), torch.zeros(BATCH, dtype=torch.long, device=settings.device)
+    x, t = (
+        torch.cat([images(settings, BATCH), images(settings, BATCH)[:, :1]], dim=1),
+        torch.zeros(BATCH, dtype=torch.long, device=settings.device),
+    )
     for amp in ("bf16", "none"):
         with record.part(f"attention_{amp}") as add:
             model = prepared(base, settings, amp).model
@@ -112,11 +120,20 @@ def attention(record, base, settings):
                     q, k, v = (torch.randn(size, device=settings.device, dtype=dtype) for _ in range(3))
                     if layout == "transposed":
                         q, k, v = (part.transpose(2, 3) for part in (q, k, v))
-                    told = {name: accepts(name, *(part.detach().requires_grad_() for part in (q, k, v))) for name in BACKENDS}
-                    add(**{f"{'x'.join(map(str, shape))} {layout}": told})
+                    report = {
+                        name: accepts(name, *(part.detach().requires_grad_() for part in (q, k, v)))
+                        for name in BACKENDS
+                    }
+                    add(**{f"{'x'.join(map(str, shape))} {layout}": report})
             with torch.inference_mode():
                 names = kernel_names(lambda: model(x, t), settings.device)
-            add(kernels={name: count for name, count in names.items() if any(word in name.lower() for word in ATTENTION_WORDS)})
+            add(
+                kernels={
+                    name: count
+                    for name, count in names.items()
+                    if any(word in name.lower() for word in ATTENTION_WORDS)
+                }
+            )
 
 
 # -- noise and chains -------------------------------------------------------------------------------------------------
@@ -153,7 +170,12 @@ def compare_chains(record, base, settings):
     """The whole chain on the CPU in float32 against the device in each precision."""
     sampler = SamplerConfig(**{**FAST, "steps": settings.sizes.calls})
     with record.part("chain_cpu"):
-        reference = draw(prepared(base, settings, "none", "cpu").spaced(sampler), sampler, images(settings, 1, seed=5, device="cpu"), seed=5)
+        reference = draw(
+            prepared(base, settings, "none", "cpu").spaced(sampler),
+            sampler,
+            images(settings, 1, seed=5, device="cpu"),
+            seed=5,
+        )
     for amp, least in (("none", 0.99), ("tf32", 0.0), ("bf16", 0.0)):
         with record.part(f"chain_{amp}") as add:
             masks = draw(prepared(base, settings, amp).spaced(sampler), sampler, images(settings, 1, seed=5), seed=5)

@@ -23,30 +23,43 @@ from ..timing import synchronize
 
 def save_checkpoint(settings):
     """A checkpoint of the README's network with random weights; returns its path."""
-    flags = {**command_line.default_flags(DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS), **command_line.json_like(readme_flags(settings))}
+    flags = {
+        **command_line.default_flags(DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS),
+        **command_line.json_like(readme_flags(settings)),
+    }
     path = settings.folder("random.pt")
     weights = build(readme_config(settings), "cpu").state_dict()
-    state = {"format": FORMAT, "version": VERSION, "step": 0, "samples": 0, "flags": flags, "weights": weights, "ema": {}}
+    state = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": 0,
+        "samples": 0,
+        "flags": flags,
+        "weights": weights,
+        "ema": {},
+    }
     torch.save(state, path)
     return path
 
 
 @contextlib.contextmanager
-def observed(told, device):
+def observed(report, device):
     """
-    Meanwhile the loop that draws is warmed up before it begins. `told` gets "began", the clock at its begin, and "alone", which
-    draws the same once more and writes nothing.
+    Meanwhile the loop that draws is warmed up before it begins. `report` gets "began", the clock at its begin, and
+    "alone", which draws the same once more and writes nothing.
     """
     original = ensemble.draw_ensembles
 
     def drawing(segmenter, dataset, indices, config, sampler, *more, **named):
         def alone(some, **quiet):
-            return sum(1 for _ in original(segmenter, dataset, some, config, sampler, even=named.get("even", False), **quiet))
+            return sum(
+                1 for _ in original(segmenter, dataset, some, config, sampler, even=named.get("even", False), **quiet)
+            )
 
         alone(indices[: max(1, min(len(indices), config.batch_size // config.num_ensemble))])
         synchronize(device)
-        told["alone"] = lambda: alone(indices)
-        told["began"] = time.perf_counter()
+        report["alone"] = lambda: alone(indices)
+        report["began"] = time.perf_counter()
         yield from original(segmenter, dataset, indices, config, sampler, *more, **named)
 
     with mock.patch.object(ensemble, "draw_ensembles", drawing):
@@ -55,20 +68,37 @@ def observed(told, device):
 
 def measure(add, settings, data, model, name, *flags):
     """Masks a second of the script until all is written, and of its loop alone."""
-    sizes, told, out = settings.sizes, {}, settings.folder(f"samples_{name}")
+    sizes, report, out = settings.sizes, {}, settings.folder(f"samples_{name}")
     amount = ("--num_ensemble", sizes.masks_per_case, "--num_samples", sizes.cases)
-    steps = [f"--{flag}={value}" for flag, value in asdict(SamplerConfig("dpm++", sizes.calls, "linear", 1.0)).items() if flag in ("sampler", "steps", "spacing", "eta")]
-    with observed(told, settings.device):
-        text = call_script("segmentation_sample", "--data_dir", data, "--model_path", model, "--out_dir", out, *amount, *steps, f"--amp={settings.amp}", *flags)
-    seconds = time.perf_counter() - told["began"]
+    steps = [
+        f"--{flag}={value}"
+        for flag, value in asdict(SamplerConfig("dpm++", sizes.calls, "linear", 1.0)).items()
+        if flag in ("sampler", "steps", "spacing", "eta")
+    ]
+    with observed(report, settings.device):
+        text = call_script(
+            "segmentation_sample",
+            "--data_dir",
+            data,
+            "--model_path",
+            model,
+            "--out_dir",
+            out,
+            *amount,
+            *steps,
+            f"--amp={settings.amp}",
+            *flags,
+        )
+    seconds = time.perf_counter() - report["began"]
     began = time.perf_counter()
-    told["alone"]()
+    report["alone"]()
     alone = time.perf_counter() - began
     masks, written = sizes.cases * sizes.masks_per_case, len(os.listdir(out))
     at_a_time = re.search(r"(\d+) masks at a time", text)
     add(
-        masks=masks, masks_at_a_time=int(at_a_time[1]) if at_a_time else None, files=written, masks_per_second=masks / seconds,
-        masks_per_second_of_loop_alone=masks / alone, share_of_loop_alone=alone / seconds,
+        masks=masks, masks_at_a_time=int(at_a_time[1]) if at_a_time else None, files=written,
+        masks_per_second=masks / seconds, masks_per_second_of_loop_alone=masks / alone,
+        share_of_loop_alone=alone / seconds,
     )  # fmt: skip
     require(written >= sizes.cases * (2 + sizes.masks_per_case), f"{written} files were written")
 
@@ -84,4 +114,13 @@ def run(record, settings):
         measure(add, settings, data, model, "auto", "--batch_size=auto")
     with record.part("compiled") as add:
         require("sample_many" in settings.compiled, "it was not compiled in time")
-        measure(add, settings, data, model, "compiled", "--batch_size", sizes.masks, *(() if settings.dry_run else ("--compile",)))
+        measure(
+            add,
+            settings,
+            data,
+            model,
+            "compiled",
+            "--batch_size",
+            sizes.masks,
+            *(() if settings.dry_run else ("--compile",)),
+        )

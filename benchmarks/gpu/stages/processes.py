@@ -24,9 +24,14 @@ def collectives(add, device):
     dist.all_gather(parts, tensor)
     dist.all_gather_object(things, {"a": 1})
     dist.barrier()
-    told = {"all_reduce": torch.equal(summed, tensor), "all_gather": torch.equal(parts[0], tensor), "gather_objects": things == [{"a": 1}], "barrier": True}
-    add(**told)
-    require(all(told.values()), f"a collective of one process gave back something else: {told}")
+    report = {
+        "all_reduce": torch.equal(summed, tensor),
+        "all_gather": torch.equal(parts[0], tensor),
+        "gather_objects": things == [{"a": 1}],
+        "barrier": True,
+    }
+    add(**report)
+    require(all(report.values()), f"a collective of one process gave back something else: {report}")
 
 
 def ddp(add, settings, expected, batch):
@@ -68,7 +73,7 @@ def sharded(add, settings, expected, batch):
 def two_on_one_card(add, settings):
     """Two processes of gloo share a batch, and a card; they are forked before this process uses it."""
     found = workers.run_processes(workers.shared_gradients, settings, "gloo", [settings.device] * 2, "two_on_one_card")
-    error = max(told["gradient_error"] for told in found)
+    error = max(report["gradient_error"] for report in found)
     add(gradient_error=error, limit=LIMIT)
     require(error < LIMIT, f"gradients of two processes differ by {error:.2e}")
 

@@ -1,4 +1,6 @@
-"""Sampling at the README's flags with random weights: as published, eager and compiled; what a call is made of; memory."""
+"""
+Sampling at the README's flags with random weights: as published, eager and compiled; what a call is made of; memory.
+"""
 
 import gc
 import statistics
@@ -26,10 +28,16 @@ def measure_chain(add, settings, function, masks, precision, rounds):
     """Time function(), a chain of `calls` network calls for so many masks; returns a call's median in milliseconds."""
     device, calls = settings.device, settings.sizes.calls
     taken = [device_and_host_ms(function, device) for _ in range(rounds)]
-    told = {name: statistics.median(row[name] for row in taken) / calls for name in taken[0]}
-    add(precision=precision, **{f"{name}_a_call": value for name, value in told.items()}, chains=rounds, calls=calls, host_ms_of_chains=[row["host_ms"] for row in taken])
-    add(**rates.compute_rate(masks * flop_of_call(settings), told["host_ms"], precision, settings.out))
-    return told["host_ms"]
+    report = {name: statistics.median(row[name] for row in taken) / calls for name in taken[0]}
+    add(
+        precision=precision,
+        **{f"{name}_a_call": value for name, value in report.items()},
+        chains=rounds,
+        calls=calls,
+        host_ms_of_chains=[row["host_ms"] for row in taken],
+    )
+    add(**rates.compute_rate(masks * flop_of_call(settings), report["host_ms"], precision, settings.out))
+    return report["host_ms"]
 
 
 def published(add, settings):
@@ -48,8 +56,14 @@ def measure_ours(add, settings, network, masks):
     image = images(settings, masks)
     compute.reset_peak_memory(settings.device)
     warm_up(segmenter, sampler, image)
-    ms = measure_chain(add, settings, lambda: draw(segmenter, sampler, image), masks, settings.precision, settings.sizes.rounds)
-    add(masks=masks, masks_per_second=1000 * masks / ms / FAST["steps"], peak_gb=compute.peak_memory(settings.device) / 1e9)
+    ms = measure_chain(
+        add, settings, lambda: draw(segmenter, sampler, image), masks, settings.precision, settings.sizes.rounds
+    )
+    add(
+        masks=masks,
+        masks_per_second=1000 * masks / ms / FAST["steps"],
+        peak_gb=compute.peak_memory(settings.device) / 1e9,
+    )
     short = segmenter.spaced(SamplerConfig(**{**FAST, "steps": PROFILED}))
     draw(short, sampler, image)
     add(profile=profile_of(lambda: draw(short, sampler, image), settings.device, PROFILED, ms))
@@ -62,7 +76,10 @@ def compare_chains(add, settings, compiled, eager):
     first, second = (draw(*compiled, image, seed=1) for _ in range(2))
     add(equal_seeds_equal_bits=torch.equal(first, second))
     other = draw(*eager, image, seed=1)
-    add(equal_pixels_compiled_and_eager=equal_pixels(first, other), relative_error_of_soft_masks=relative_error(first, other))
+    add(
+        equal_pixels_compiled_and_eager=equal_pixels(first, other),
+        relative_error_of_soft_masks=relative_error(first, other),
+    )
     require(torch.equal(first, second), "two chains of equal seeds differ")
 
 
@@ -74,7 +91,9 @@ def out_of_memory(add, settings, network):
             if is_cuda(settings.device):
                 free_cache(settings.device)
                 total = torch.cuda.get_device_properties(settings.device).total_memory
-                torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated(settings.device) + 2**28) / total, settings.device)
+                torch.cuda.set_per_process_memory_fraction(
+                    (torch.cuda.memory_allocated(settings.device) + 2**28) / total, settings.device
+                )
                 with torch.inference_mode():
                     segmenter.one_call(images(settings, settings.sizes.masks), sampler)
             else:

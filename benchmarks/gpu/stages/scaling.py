@@ -10,10 +10,12 @@ LIMIT = 1e-3  # relative error of a gradient in float32
 def run(record, settings):
     cards = [f"cuda:{k}" for k in range(settings.gpus)] if is_cuda(settings.device) else ["cpu"] * 2
     backend = "nccl" if is_cuda(settings.device) else "gloo"
-    record.add(processes=len(cards), backend=backend, batch_of_each=settings.sizes.train_batch, precision=settings.precision)
+    record.add(
+        processes=len(cards), backend=backend, batch_of_each=settings.sizes.train_batch, precision=settings.precision
+    )
     with record.part("gradients") as add:
         found = workers.run_processes(workers.shared_gradients, settings, backend, cards, "gradients")
-        error = max(told["gradient_error"] for told in found)
+        error = max(report["gradient_error"] for report in found)
         add(gradient_error=error, limit=LIMIT)
         require(error < LIMIT, f"gradients of {len(cards)} processes differ by {error:.2e}")
     with record.part("rate") as add:

@@ -1,4 +1,7 @@
-"""Training steps at the README's flags: the published loop, this project eager and compiled; memory, and what fills a step."""
+"""
+Training steps at the README's flags: the published loop, this project eager and compiled; memory, and what fills a
+step.
+"""
 
 import gc
 import statistics
@@ -39,7 +42,9 @@ def build_plain(settings, dataset, folder):
 
 def build_ours(settings, dataset, folder, compiled=False):
     """A step of this project's trainer."""
-    return benchmark.our_loop(config_of(settings, settings.amp, compiled), torch.device(settings.device), dataset, folder)
+    return benchmark.our_loop(
+        config_of(settings, settings.amp, compiled), torch.device(settings.device), dataset, folder
+    )
 
 
 def held_gb(device):
@@ -65,32 +70,47 @@ def measure(add, settings, build, precision, steps):
     row = device_and_host_ms(lambda: [step() for _ in range(steps)], device)
     add(**{f"{name}_a_step": value / steps for name, value in row.items()})
     if is_cuda(device):
-        add(peak_gb=torch.cuda.max_memory_allocated(device) / 1e9 - held, reserved_gb=torch.cuda.max_memory_reserved(device) / 1e9)
+        add(
+            peak_gb=torch.cuda.max_memory_allocated(device) / 1e9 - held,
+            reserved_gb=torch.cuda.max_memory_reserved(device) / 1e9,
+        )
     return step, median
 
 
 def add_profile(add, settings, step, median):
     """What two steps are made of."""
     step()
-    told = profile_of(lambda: [step() for _ in range(PROFILED)], settings.device, PROFILED, median)
-    add(profile=told)
+    report = profile_of(lambda: [step() for _ in range(PROFILED)], settings.device, PROFILED, median)
+    add(profile=report)
 
 
 def run(record, settings):
-    dataset = phantom_dataset(settings, phantoms(settings, "train_cases", settings.sizes.train_batch, settings.sizes.image_size))
+    dataset = phantom_dataset(
+        settings, phantoms(settings, "train_cases", settings.sizes.train_batch, settings.sizes.image_size)
+    )
     few, many = settings.sizes.rounds + 1, settings.sizes.train_steps
     medians = {}
     with record.part("eager") as add:
-        step, medians["eager"] = measure(add, settings, lambda: build_ours(settings, dataset, settings.folder("eager")), settings.precision, many)
+        step, medians["eager"] = measure(
+            add, settings, lambda: build_ours(settings, dataset, settings.folder("eager")), settings.precision, many
+        )
         add_profile(add, settings, step, medians["eager"])
     step = None  # the memory of a loop is freed before the next one is built
     with record.part("compiled") as add:
         require("train" in settings.compiled, "it was not compiled in time")
-        step, medians["compiled"] = measure(add, settings, lambda: build_ours(settings, dataset, settings.folder("compiled"), True), settings.precision, many)
+        step, medians["compiled"] = measure(
+            add,
+            settings,
+            lambda: build_ours(settings, dataset, settings.folder("compiled"), True),
+            settings.precision,
+            many,
+        )
         add_profile(add, settings, step, medians["compiled"])
     step = None
     with record.part("published") as add:
-        _, medians["published"] = measure(add, settings, lambda: build_plain(settings, dataset, settings.folder("plain")), "float32", few)
+        _, medians["published"] = measure(
+            add, settings, lambda: build_plain(settings, dataset, settings.folder("plain")), "float32", few
+        )
     for name in ("eager", "compiled"):
         if {name, "published"} <= medians.keys():
             record.add(**{f"{name}_times_published": medians["published"] / medians[name]})

@@ -1,4 +1,7 @@
-"""Trainings by scripts/segmentation_train.py: repeated, resumed, with a step that is not finite, validated, in other precisions."""
+"""
+Trainings by scripts/segmentation_train.py: repeated, resumed, with a step that is not finite, validated, in other
+precisions.
+"""
 
 import contextlib
 import math
@@ -21,8 +24,8 @@ from ..scripts import call_script
 
 SIZE, CASES = 32, 16  # of the preset's images, and how many
 PARTS = ("weights", "ema", "optimizer")
-# Largest relative differences of the weights from those of the first run: of runs that compute the same, of one that sums in
-# another order, and of other precisions
+# Largest relative differences of the weights from those of the first run: of runs that compute the same, of one that
+# sums in another order, and of other precisions
 SAME, REORDERED, ROUNDED = 1e-2, 0.1, 0.5
 
 
@@ -36,7 +39,8 @@ class Runs:
     def arguments(self, name, steps, more):
         batch = {"batch_size": 2} if self.settings.dry_run else {}
         flags = {
-            "preset": "demo", "data_dir": self.cases, "log_dir": self.settings.folder("runs", name), "cache_dir": self.settings.folder("cache"),
+            "preset": "demo", "data_dir": self.cases, "log_dir": self.settings.folder("runs", name),
+            "cache_dir": self.settings.folder("cache"),
             "iterations": steps or self.steps, "log_interval": max(1, self.steps // 6), **batch, **more,
         }  # fmt: skip
         return [f"--{flag}={value}" for flag, value in flags.items()]
@@ -53,19 +57,20 @@ class Runs:
 
 def compare(add, state, reference, limit):
     """Add how far a run's end is from the reference's; CheckFailed beyond the limit."""
-    told = {part: difference(state[part], reference[part]) for part in PARTS}
-    add(**told, steps=state["step"], limit=limit)
-    error = told["weights"]["relative"]
+    report = {part: difference(state[part], reference[part]) for part in PARTS}
+    add(**report, steps=state["step"], limit=limit)
+    error = report["weights"]["relative"]
     require(state["step"] == reference["step"], f"it ended after step {state['step']}, not {reference['step']}")
     require(error < limit, f"relative difference {error:.2e}, beyond {limit}")
 
 
 @contextlib.contextmanager
-def watched(nan_at, told):
+def watched(nan_at, report):
     """
-    Trainings meanwhile have a loss of NaN in the step after `nan_at` done ones, and their first average is recomputed in float64.
+    Trainings meanwhile have a loss of NaN in the step after `nan_at` done ones, and their first average is
+    recomputed in float64.
 
-    told  gets "unchanged", {part: bool} over the bad step, and "average", {name: tensor}
+    report  gets "unchanged", {part: bool} over the bad step, and "average", {name: tensor}
     """
     original = Trainer.step
 
@@ -73,18 +78,20 @@ def watched(nan_at, told):
         done, forward = trainer.steps_done, trainer.segmenter.forward
         live = trainer.segmenter.state_dict()
         if not done:
-            told["average"] = {name: value.detach().double().clone() for name, value in live.items()}
+            report["average"] = {name: value.detach().double().clone() for name, value in live.items()}
         if done != nan_at:
             original(trainer, batch)
             rate = min(next(iter(trainer.ema.rates.values())), (1 + done) / (10 + done))
-            for name, average in told["average"].items():
+            for name, average in report["average"].items():
                 average += (live[name].double() - average) * (1 - rate)
             return
         before = snapshot(trainer)
-        trainer.segmenter.forward = lambda *arguments: {name: values * math.nan for name, values in forward(*arguments).items()}
+        trainer.segmenter.forward = lambda *arguments: {
+            name: values * math.nan for name, values in forward(*arguments).items()
+        }
         original(trainer, batch)
         trainer.segmenter.forward = forward
-        told["unchanged"] = {part: equal_bits(before[part], now) for part, now in snapshot(trainer).items()}
+        report["unchanged"] = {part: equal_bits(before[part], now) for part, now in snapshot(trainer).items()}
 
     with mock.patch.object(Trainer, "step", step):
         yield
@@ -92,7 +99,11 @@ def watched(nan_at, told):
 
 def snapshot(trainer):
     """Copies of {"weights", "ema", "optimizer"}."""
-    state = {"weights": trainer.segmenter.state_dict(), "ema": trainer.ema.weights, "optimizer": trainer.optimizer.state_dict()["state"]}
+    state = {
+        "weights": trainer.segmenter.state_dict(),
+        "ema": trainer.ema.weights,
+        "optimizer": trainer.optimizer.state_dict()["state"],
+    }
     return copied(state)
 
 
@@ -105,13 +116,17 @@ def copied(state):
 
 def not_finite(add, runs):
     """A step whose loss is NaN changes nothing, and the averages are those of the definition."""
-    told = {}
-    with watched(runs.steps // 2, told):
+    report = {}
+    with watched(runs.steps // 2, report):
         state = runs.train("nan")
     average = next(iter(state["ema"].values()))
-    error = max(relative_error(average[name], told["average"][name]) for name in average if average[name].is_floating_point())
-    add(unchanged=told["unchanged"], bad_steps=state["bad_steps"][0], largest_relative_error_of_an_average=error)
-    require(all(told["unchanged"].values()) and state["bad_steps"][0] == 1, "a step that is not finite changed something")
+    error = max(
+        relative_error(average[name], report["average"][name]) for name in average if average[name].is_floating_point()
+    )
+    add(unchanged=report["unchanged"], bad_steps=state["bad_steps"][0], largest_relative_error_of_an_average=error)
+    require(
+        all(report["unchanged"].values()) and state["bad_steps"][0] == 1, "a step that is not finite changed something"
+    )
     require(error < 1e-5, f"an average is off by {error:.2e}")
 
 
@@ -133,10 +148,20 @@ def run(record, settings):
     with record.part("not_finite") as add:
         not_finite(add, runs)
     with record.part("validated") as add:
-        few = {"eval_data_dir": runs.cases, "eval_interval": max(1, runs.steps // 2), "eval_cases": 2, "eval_ensemble": 2, "eval_steps": 2}
+        few = {
+            "eval_data_dir": runs.cases,
+            "eval_interval": max(1, runs.steps // 2),
+            "eval_cases": 2,
+            "eval_ensemble": 2,
+            "eval_steps": 2,
+        }
         compare(add, runs.train("validated", **few), reference, SAME)
         add(scored=os.path.exists(settings.folder("runs", "validated", checkpoint.BEST)))
-    others = {"bf16": {"amp": "bf16"}, "use_fp16": {"use_fp16": True}, "microbatch": {"microbatch": 1 if settings.dry_run else 4}}
+    others = {
+        "bf16": {"amp": "bf16"},
+        "use_fp16": {"use_fp16": True},
+        "microbatch": {"microbatch": 1 if settings.dry_run else 4},
+    }
     if "tf32" in get_args(command_line.flag_types(ComputeConfig)["amp"][0]):
         others["tf32"] = {"amp": "tf32"}
     for name, flags in others.items():
