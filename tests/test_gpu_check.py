@@ -240,10 +240,19 @@ def test_a_compilation_that_takes_too_long_is_ended(settings, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "card, bf16, memory",
-    [("NVIDIA H100 80GB HBM3", 989.4, 3350), ("NVIDIA H100 PCIe", 756.0, 2000), ("NVIDIA H200", 989.4, 4800),
-     ("NVIDIA A100-SXM4-80GB", 312.0, 2039), ("NVIDIA A100 80GB PCIe", 312.0, 1935), ("NVIDIA A100-PCIE-40GB", 312.0, 1555),
-     ("NVIDIA L40S", 362.0, 864), ("NVIDIA GeForce RTX 4090", 165.2, 1008), ("NVIDIA Unknown", None, None), (None, None, None)],
-)  # fmt: skip
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4, 3350),
+        ("NVIDIA H100 PCIe", 756.0, 2000),
+        ("NVIDIA H200", 989.4, 4800),
+        ("NVIDIA A100-SXM4-80GB", 312.0, 2039),
+        ("NVIDIA A100 80GB PCIe", 312.0, 1935),
+        ("NVIDIA A100-PCIE-40GB", 312.0, 1555),
+        ("NVIDIA L40S", 362.0, 864),
+        ("NVIDIA GeForce RTX 4090", 165.2, 1008),
+        ("NVIDIA Unknown", None, None),
+        (None, None, None),
+    ],
+)
 def test_nominal_rates_by_the_cards_name(card, bf16, memory):
     assert (rates.nominal(card)["bf16"], rates.nominal(card)["memory"]) == (bf16, memory)
 
