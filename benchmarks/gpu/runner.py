@@ -79,7 +79,7 @@ class Child:
                 os._exit(status)
 
     def _enter(self):
-        os.setsid()
+        os.setpgid(0, 0)
         file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (1, 2):
             os.dup2(file, stream)
