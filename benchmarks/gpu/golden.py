@@ -7,11 +7,11 @@ import torch
 from running import ROOT
 
 from guided_diffusion import sampling
+from guided_diffusion.compute import allow_tf32
 from guided_diffusion.distribution import AxisAlignedConvGaussian
 from guided_diffusion.script_util import create_model_and_diffusion
 from guided_diffusion.segmentation import AmbiguousSegmenter
 
-from .networks import set_tf32
 from .record import require
 
 UNETS = ("unet_paperlike", "unet_scale_shift_updown")
@@ -82,7 +82,7 @@ def training_errors(name, device):
 
 def check_golden(add, device, samples=SAMPLES):
     """Add the largest differences; CheckFailed names those beyond TOLERANCES."""
-    set_tf32(False)
+    allow_tf32(False)
     add(tolerances=TOLERANCES)
     found = {name: ("unet", unet_error(name, device)) for name in UNETS}
     found |= {name: ("samples", sample_error(name, device)) for name in samples}

@@ -14,12 +14,6 @@ from guided_diffusion.presets import FAST, PRESETS
 from guided_diffusion.sampling import SamplerConfig
 
 
-def set_tf32(allowed):
-    """Whether float32 products and convolutions may be computed in TF32, where no ComputeConfig decides it."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
-
-
 def readme_config(settings):
     """BenchmarkConfig of the network."""
     return BenchmarkConfig(image_size=settings.sizes.image_size, num_channels=settings.sizes.num_channels)

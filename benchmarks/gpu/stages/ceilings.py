@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from guided_diffusion.compute import allow_tf32
+
 from .. import rates
-from ..networks import set_tf32
 from ..timing import free_cache, median_ms, sets_beyond_cache
 
 PRODUCTS = {"bf16": torch.bfloat16, "tf32": torch.float32, "float32": torch.float32}
@@ -14,7 +15,7 @@ CONVOLUTIONS = ((128, 128, 128), (128, 256, 128), (64, 256, 128), (32, 512, 256)
 
 def measure_product(add, name, settings):
     side = settings.sizes.product
-    set_tf32(name == "tf32")
+    allow_tf32(name == "tf32")
     sets = sets_beyond_cache(
         lambda: tuple(torch.randn(side, side, device=settings.device, dtype=PRODUCTS[name]) for _ in range(2)),
         settings.device,
@@ -71,7 +72,7 @@ def run(record, settings):
         measure_copy(add, settings)
         free_cache(settings.device)
     for precision in ("bf16", "tf32"):
-        set_tf32(precision == "tf32")
+        allow_tf32(precision == "tf32")
         for benchmark in (False, True):
             torch.backends.cudnn.benchmark = benchmark
             with record.part(f"convolutions_{precision}_cudnn_benchmark_{'on' if benchmark else 'off'}") as add:

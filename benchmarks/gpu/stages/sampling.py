@@ -16,7 +16,7 @@ from guided_diffusion.sampling import SamplerConfig
 
 from .. import rates
 from ..compare import equal_pixels, relative_error
-from ..networks import draw, flop_of_call, images, readme_config, sampling_network, set_tf32, warm_up
+from ..networks import draw, flop_of_call, images, readme_config, sampling_network, warm_up
 from ..record import require
 from ..timing import device_and_host_ms, free_cache, is_cuda
 from ..trace import profile_of
@@ -42,7 +42,7 @@ def measure_chain(add, settings, function, masks, precision, rounds):
 
 def published(add, settings):
     """One mask at a time in strict float32: a part of the chain's 1000 calls, scaled to all of them."""
-    set_tf32(False)
+    compute.allow_tf32(False)
     config = benchmark.BenchmarkConfig(**{**vars(readme_config(settings)), "calls": settings.sizes.calls})
     function = benchmark.published(config, settings.device, 1)
     function()
@@ -87,7 +87,7 @@ def out_of_memory(add, settings, network):
     """A call that finds no memory is reported in a line, and the next one that has some succeeds."""
     segmenter, sampler = network
     try:
-        with compute.memory_told(settings.device, "--batch_size is too much"):
+        with compute.out_of_memory_as_error(settings.device, "--batch_size is too much"):
             if is_cuda(settings.device):
                 free_cache(settings.device)
                 total = torch.cuda.get_device_properties(settings.device).total_memory

@@ -9,10 +9,11 @@ import statistics
 import torch
 import training as benchmark
 
+from guided_diffusion.compute import allow_tf32
 from guided_diffusion.lidcloader import LIDCDataset
 
 from .. import rates
-from ..networks import flop_of_call, phantoms, set_tf32
+from ..networks import flop_of_call, phantoms
 from ..record import require
 from ..timing import device_and_host_ms, free_cache, is_cuda, synchronize, times
 from ..trace import profile_of
@@ -36,7 +37,7 @@ def config_of(settings, amp, compiled=False):
 
 def build_plain(settings, dataset, folder):
     """A step of the published loop, in strict float32."""
-    set_tf32(False)
+    allow_tf32(False)
     return benchmark.plain_loop(config_of(settings, "none"), torch.device(settings.device), dataset, folder)
 
 

@@ -6,14 +6,12 @@ precisions.
 import contextlib
 import math
 import os
-from typing import get_args
 from unittest import mock
 
 import torch
 from running import run as run_process
 
-from guided_diffusion import checkpoint, command_line
-from guided_diffusion.compute import ComputeConfig
+from guided_diffusion import checkpoint
 from guided_diffusion.logger import read_rows
 from guided_diffusion.train_util import Trainer
 
@@ -21,6 +19,7 @@ from ..compare import difference, equal_bits, relative_error
 from ..networks import phantoms
 from ..record import require
 from ..scripts import call_script
+from ..timing import is_cuda
 
 SIZE, CASES = 32, 16  # of the preset's images, and how many
 PARTS = ("weights", "ema", "optimizer")
@@ -162,7 +161,7 @@ def run(record, settings):
         "use_fp16": {"use_fp16": True},
         "microbatch": {"microbatch": 1 if settings.dry_run else 4},
     }
-    if "tf32" in get_args(command_line.flag_types(ComputeConfig)["amp"][0]):
+    if is_cuda(settings.device):
         others["tf32"] = {"amp": "tf32"}
     for name, flags in others.items():
         with record.part(name) as add:
