@@ -1,6 +1,6 @@
 # make demo      train a small model, sample 4 masks for each test case, score them     (10 minutes on 2 CPU cores)
 # make test      the tests, in WORKERS processes; those that measure memory or time after the others, one by one
-# make test-all  these on every Python that is installed, and the nightly ones: full size, all faults, the commands of docs
+# make test-all  these on every installed Python, and the nightly ones: full size, all faults, the commands of docs
 #
 # Each makes its own set-up first: a virtual environment in .venv with what requirements.txt pins. To take torch from
 # another index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -3,7 +3,7 @@ import pathlib
 import shutil
 import signal
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the tests share the cores as processes, not as threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes share the cores, not threads
 
 import pytest
 import torch
@@ -36,7 +36,11 @@ def cache_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """made_once(name, make): the folder `name`, which make(folder) fills once for all workers of pytest-xdist; never write into it."""
+    """
+    made_once(name, make): the folder `name`, which make(folder) fills once for all workers of pytest-xdist.
+
+    Tests only read it.
+    """
     base = tmp_path_factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -66,8 +70,8 @@ def trained(made_once, cases):
     """
 
     def train(folder):
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2",
-                           "--log_interval=2", *as_arguments(TINY))  # fmt: skip
+        flags = [f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=4", "--batch_size=2", "--log_interval=2"]
+        done = call_script("segmentation_train", *flags, *as_arguments(TINY))
         assert done.returncode == 0, done.stderr
 
     return made_once("trained", train)
@@ -75,9 +79,10 @@ def trained(made_once, cases):
 
 @pytest.fixture
 def train(cases, tmp_path):
-    """train(name, **flags): train the smallest model on `cases` in the folder `name`, in this process; returns the trainer."""
+    """train(name, **flags) trains the smallest model on `cases`, in the folder `name`, and returns the trainer."""
     dataset = LIDCDataset(cases, LEAST["image_size"], LEAST["image_channels"])
-    return lambda name, **given: train_small(dataset, **{"data_dir": str(cases), "log_dir": str(tmp_path / name), **given})
+    defaults = {"data_dir": str(cases)}
+    return lambda name, **given: train_small(dataset, **{**defaults, "log_dir": str(tmp_path / name), **given})
 
 
 @pytest.fixture(scope="session")

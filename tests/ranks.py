@@ -15,8 +15,19 @@ import torch.distributed as dist
 from helpers import load_script
 
 RANKS = 2
-PRELOADED = ["torch", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor", "scipy.ndimage", "scipy.optimize", "helpers", "guided_diffusion.script_util",
-             "guided_diffusion.train_util", "guided_diffusion.validation", "guided_diffusion.windows"]  # fmt: skip
+PRELOADED = [
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "scipy.ndimage",
+    "scipy.optimize",
+    "helpers",
+    "guided_diffusion.script_util",
+    "guided_diffusion.train_util",
+    "guided_diffusion.validation",
+    "guided_diffusion.windows",
+]
 
 
 class Ranks:
@@ -25,7 +36,9 @@ class Ranks:
     def __init__(self):
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # 0: a free port, which it holds
+        self.store = dist.TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )  # 0: a free port, which it holds
         self.runs = itertools.count()
 
     @contextlib.contextmanager
@@ -37,10 +50,21 @@ class Ranks:
         """
         run, processes = next(self.runs), []
         for rank in range(RANKS):
-            environ = {**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "LOCAL_WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": self.store.port, "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": run}  # fmt: skip
+            environ = {
+                **os.environ,
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": RANKS,
+                "LOCAL_WORLD_SIZE": RANKS,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": self.store.port,
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+                "TORCHELASTIC_RESTART_COUNT": run,
+            }
             environ = {name: str(value) for name, value in environ.items()}
-            processes.append(self.context.Process(target=_work, args=(environ, str(folder / f"rank{rank}"), function, arguments)))
+            processes.append(
+                self.context.Process(target=_work, args=(environ, str(folder / f"rank{rank}"), function, arguments))
+            )
         try:
             for process in processes:
                 process.start()
@@ -66,7 +90,9 @@ def finish(processes, folder, timeout=300):
         process.join(timeout)
     assert all(process.exitcode is not None for process in processes), "the processes wait for each other"
     status = next((process.exitcode for process in processes if process.exitcode), 0)
-    text = ["".join((folder / f"rank{rank}.{stream}").read_text() for rank in range(RANKS)) for stream in ("out", "err")]
+    text = [
+        "".join((folder / f"rank{rank}.{stream}").read_text() for rank in range(RANKS)) for stream in ("out", "err")
+    ]
     return subprocess.CompletedProcess("two ranks", status, *text)
 
 

@@ -13,18 +13,35 @@ from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator
 
 CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
-DEFAULTS = {**LEAST, "iterations": 6, "batch_size": 4, "log_interval": 2, "save_interval": 3, "lr": 1e-3, "seed": 3, "dropout": 0.1}
+DEFAULTS = {
+    **LEAST,
+    "iterations": 6,
+    "batch_size": 4,
+    "log_interval": 2,
+    "save_interval": 3,
+    "lr": 1e-3,
+    "seed": 3,
+    "dropout": 0.1,
+}
 
 
 def train_small(dataset, **given):
-    """The trainer of a run that has ended, with the flags DEFAULTS and `given`; it validates, on the same cases, if --eval_steps is given."""
+    """
+    The trainer of a run that has ended, with the flags DEFAULTS and `given`.
+
+    It validates, on the cases that it trains on, if `eval_steps` is given.
+    """
     configs = command_line.configs_from_flags({**DEFAULTS, **given}, *CONFIGS)
     config, validation, sampler = configs[:3]
     flags = command_line.flags_from_configs(*configs)
     start = find_start(config, flags)
     torch.manual_seed(0)
     segmenter, processes = nonzero(script_util.create_segmenter(flags)), Processes({})
-    validator = Validator(dataset, validation, sampler, processes, config.seed, config.batch_size) if "eval_steps" in given else None
+    validator = (
+        Validator(dataset, validation, sampler, processes, config.seed, config.batch_size)
+        if "eval_steps" in given
+        else None
+    )
     trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator)
     trainer.run()
     return trainer

@@ -1,4 +1,4 @@
-"""The commands in README.md and docs/: the shell expands them, their parsers take them, and those of README.md run at toy size."""
+"""The commands in README.md and docs/: their parsers take them, and those of README.md run at toy size."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def blocks(text):
 
 
 def commands_of(document, folder):
-    """The words of each command in a document, as a shell calls them where every program is a stub; none of them runs."""
+    """The words of each command in a document, as a shell expands them; every program is a stub, so that none runs."""
     log, stubs = folder / "log", folder / "stubs"
     stubs.mkdir()
     for name in COMMANDS:
@@ -42,13 +42,15 @@ def commands_of(document, folder):
     shell = [block for block in blocks(text) if BEGINS.search(block)]
     inline = [span for span in re.findall(r"`([^`\n]+)`", text) if BEGINS.match(span) and "..." not in span]
     script = "\n".join([*shell, *inline])
-    done = subprocess.run(["/bin/bash", "-c", script], cwd=folder, env={"PATH": f"{stubs}:/usr/bin:/bin"}, capture_output=True, text=True)
+    done = subprocess.run(
+        ["/bin/bash", "-c", script], cwd=folder, env={"PATH": f"{stubs}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def program_of(words):
-    """(path below the repository, its arguments) of a command that runs a program of this repository; None of another."""
+    """(path in the repository, its arguments) of a command that runs a program of this repository; None of another."""
     for place, word in enumerate(words):
         if re.fullmatch(r"(scripts|benchmarks)/\w+\.(py|sh)", word):
             return word, words[place + 1 :]
@@ -95,7 +97,9 @@ def test_every_command_has_flags_that_its_program_knows(document, tmp_path, monk
 def test_commands_are_found_and_expanded(tmp_path):
     found = [program_of(words) for words in commands_of("README.md", tmp_path)]
     train = [arguments for path, arguments in filter(None, found) if path == "scripts/segmentation_train.py"]
-    assert len(train) >= 3 and any("--image_size" in arguments and "--lr" in arguments for arguments in train)  # $MODEL_FLAGS, $TRAIN_FLAGS
+    assert len(train) >= 3 and any(
+        "--image_size" in arguments and "--lr" in arguments for arguments in train
+    )  # $MODEL_FLAGS, $TRAIN_FLAGS
     assert ("scripts/check_data.py", ["data/lidc"]) in found
 
 

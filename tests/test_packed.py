@@ -2,13 +2,10 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,17 +150,19 @@ def test_broken_cases_are_named_and_leave_no_cache(tmp_path):
     assert not list((tmp_path / "cache").glob("*pack*"))
 
 
-def test_processes_that_start_together_decode_once(cases, tmp_path):
-    code = """
-import sys; from guided_diffusion import case_reader, lidcloader
-read, count = case_reader.CaseReader.read, []
-case_reader.CaseReader.read = lambda self, folder: count.append(1) or read(self, folder)
-data = lidcloader.LIDCDataset(sys.argv[1], 16, cache_dir=sys.argv[2])
-print(len(count), float(data[2].image.sum()))
-"""
-    running = [subprocess.Popen([sys.executable, "-c", code, str(cases), str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = sorted(process.communicate()[0].split() for process in running)
-    assert [int(count) for count, _ in told] == [0, 0, 6] and len({total for _, total in told}) == 1
+def count_readings(data_dir, cache_dir):
+    """Print how many cases this process decodes, and what one of them has in it."""
+    read, count = CaseReader.read, []
+    CaseReader.read = lambda self, folder: count.append(1) or read(self, folder)
+    dataset = LIDCDataset(data_dir, 16, cache_dir=cache_dir)
+    print(len(count), float(dataset[2].image.sum()))
+
+
+def test_processes_that_start_together_decode_once(ranks, cases, tmp_path):
+    done = ranks.run(tmp_path, count_readings, str(cases), str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    told = sorted(line.split() for line in done.stdout.splitlines())
+    assert [int(count) for count, _ in told] == [0, 6] and len({total for _, total in told}) == 1
 
 
 def test_the_default_cache_is_the_users():

@@ -50,7 +50,14 @@ def alone(cases, weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "AdamW", PlainDescent)
-        done = call_script("segmentation_train", *FLAGS, f"--data_dir={cases}", f"--log_dir={out}", "--batch_size=4", f"--resume_checkpoint={weights}")
+        done = call_script(
+            "segmentation_train",
+            *FLAGS,
+            f"--data_dir={cases}",
+            f"--log_dir={out}",
+            "--batch_size=4",
+            f"--resume_checkpoint={weights}",
+        )
     return result_of(done, out)
 
 
@@ -68,7 +75,16 @@ def assert_same_run(a, b):
 @pytest.mark.multi_process
 @pytest.mark.parametrize("more", [[], ["--microbatch=1"], ["--shard"], ["--shard", "--microbatch=1"]], ids=" ".join)
 def test_two_processes_on_half_the_batch_equal_one_on_the_whole(ranks, cases, weights, alone, tmp_path, more):
-    done = ranks.run(tmp_path, sgd_main, *FLAGS, f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", f"--resume_checkpoint={weights}", *more)
+    done = ranks.run(
+        tmp_path,
+        sgd_main,
+        *FLAGS,
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path}",
+        "--batch_size=2",
+        f"--resume_checkpoint={weights}",
+        *more,
+    )
     two = result_of(done, tmp_path)
     assert "2 x cpu" in two[2]
     assert_same_run(alone, two)
@@ -76,24 +92,57 @@ def test_two_processes_on_half_the_batch_equal_one_on_the_whole(ranks, cases, we
 
 @pytest.mark.multi_process
 def test_mpiexec_starts_a_run_too(cases, weights, alone, tmp_path):
-    mpiexec = shutil.which("mpiexec", path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+    mpiexec = shutil.which(
+        "mpiexec", path=os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]])
+    )
     if not mpiexec:
         pytest.skip("no mpiexec: pip install mpi4py mpich")
-    command = [mpiexec, "-n", "2", sys.executable, str(ROOT / "tests" / "sgd_training.py"), f"--data_dir={cases}", f"--log_dir={tmp_path}", *FLAGS]
-    done = subprocess.run([*command, "--batch_size=2", f"--resume_checkpoint={weights}"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = [
+        mpiexec,
+        "-n",
+        "2",
+        sys.executable,
+        str(ROOT / "tests" / "sgd_training.py"),
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path}",
+        *FLAGS,
+    ]
+    done = subprocess.run(
+        [*command, "--batch_size=2", f"--resume_checkpoint={weights}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     two = result_of(done, tmp_path)
     assert "2 x cpu" in two[2]
     assert_same_run(alone, two)
 
 
 def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tmp_path):
-    """Under --shard the checkpoint has whole tensors; validation, unevenly many cases of it, changes nothing of the training."""
-    flags = [f"--data_dir={cases}", "--batch_size=2", "--dropout=0.1", "--ema_rate=0.9", "--shard", f"--eval_data_dir={cases}", "--eval_cases=3",
-             "--eval_ensemble=3", "--eval_steps=2", *as_arguments(LEAST)]  # fmt: skip
+    """Under --shard the checkpoint has whole tensors; validation on an odd number of cases changes nothing of training."""
+    flags = [
+        f"--data_dir={cases}",
+        "--batch_size=2",
+        "--dropout=0.1",
+        "--ema_rate=0.9",
+        "--shard",
+        f"--eval_data_dir={cases}",
+        "--eval_cases=3",
+        "--eval_ensemble=3",
+        "--eval_steps=2",
+        *as_arguments(LEAST),
+    ]
 
     def run(name, iterations, eval_interval):
-        done = ranks.run_script(tmp_path, "segmentation_train", *flags, f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
-                                f"--eval_interval={eval_interval}")  # fmt: skip
+        done = ranks.run_script(
+            tmp_path,
+            "segmentation_train",
+            *flags,
+            f"--log_dir={tmp_path / name}",
+            f"--iterations={iterations}",
+            f"--eval_interval={eval_interval}",
+        )
         assert done.returncode == 0, done.stderr
         return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True), done.stdout
 
@@ -113,14 +162,24 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(ranks
     done = ranks.run_script(tmp_path, "segmentation_train", *flags, "--iterations=2")
     assert done.returncode == 0, done.stderr
     done = call_script("segmentation_train", *flags, "--iterations=4")
-    assert "1 processes go on with a run of 2: a step has now 2 masks" in done.stdout and "not bit for bit" in done.stdout
+    assert (
+        "1 processes go on with a run of 2: a step has now 2 masks" in done.stdout and "not bit for bit" in done.stdout
+    )
     assert torch.load(tmp_path / "savedmodel.pt", weights_only=True)["samples"] == 2 * 4 + 2 * 2
 
 
 def test_resumed_is_straight_bit_for_bit_with_the_history_of_timesteps(ranks, cases, tmp_path):
     def train(name, iterations):
-        done = ranks.run_script(tmp_path, "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", f"--iterations={iterations}",
-                                "--batch_size=2", "--schedule_sampler=loss-second-moment", *as_arguments({**LEAST, "diffusion_steps": 2}))  # fmt: skip
+        done = ranks.run_script(
+            tmp_path,
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path / name}",
+            f"--iterations={iterations}",
+            "--batch_size=2",
+            "--schedule_sampler=loss-second-moment",
+            *as_arguments({**LEAST, "diffusion_steps": 2}),
+        )
         assert done.returncode == 0, done.stderr
         return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True)
 
@@ -150,24 +209,54 @@ script_main("segmentation_train", *sys.argv[1:])
 
 
 def test_a_killed_process_comes_back_under_torchrun_and_the_result_is_the_same(ranks, cases, tmp_path):
-    flags = [f"--data_dir={cases}", "--iterations=10", "--save_interval=2", "--log_interval=1", "--batch_size=2", *as_arguments(LEAST)]
+    flags = [
+        f"--data_dir={cases}",
+        "--iterations=10",
+        "--save_interval=2",
+        "--log_interval=1",
+        "--batch_size=2",
+        *as_arguments(LEAST),
+    ]
     straight = ranks.run_script(tmp_path, "segmentation_train", *flags, f"--log_dir={tmp_path / 'straight'}")
     assert straight.returncode == 0, straight.stderr
 
     program = tmp_path / "killed.py"
     program.write_text(KILLED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=2", "--nproc_per_node=2", str(program)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--max-restarts=2",
+        "--nproc_per_node=2",
+        str(program),
+    ]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    run = subprocess.run([*command, *flags, f"--log_dir={tmp_path / 'killed'}"], cwd=ROOT, env={**os.environ, "PYTHONPATH": paths},
-                         capture_output=True, text=True, timeout=300)  # fmt: skip
+    run = subprocess.run(
+        [*command, *flags, f"--log_dir={tmp_path / 'killed'}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr
     assert "continuing" in run.stdout
     a, b = (torch.load(tmp_path / name / "savedmodel.pt", weights_only=True) for name in ("straight", "killed"))
-    assert a["step"] == b["step"] == 10 and all(torch.equal(a["weights"][name], b["weights"][name]) for name in a["weights"])
+    assert a["step"] == b["step"] == 10 and all(
+        torch.equal(a["weights"][name], b["weights"][name]) for name in a["weights"]
+    )
 
 
 def test_a_signal_to_one_process_ends_all_at_the_same_step(ranks, cases, tmp_path):
-    flags = [f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=0", "--log_interval=1", "--batch_size=2", *as_arguments(LEAST)]
+    flags = [
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path}",
+        "--iterations=0",
+        "--log_interval=1",
+        "--batch_size=2",
+        *as_arguments(LEAST),
+    ]
     progress, end = tmp_path / "progress.csv", time.monotonic() + 120
     with ranks.start(tmp_path, script_main, "segmentation_train", *flags) as processes:
         while not (progress.exists() and progress.read_text().count("\n") > 3):
@@ -350,7 +439,10 @@ def test_mpi_without_a_library_names_the_package(monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--batch_size=4"], ["6 cases", "fewer than the 8 of a step (2 processes of --batch_size 4)", "--batch_size 3"]),
+        (
+            ["--batch_size=4"],
+            ["6 cases", "fewer than the 8 of a step (2 processes of --batch_size 4)", "--batch_size 3"],
+        ),
         (["--log_dir=/proc/nowhere"], ["/proc/nowhere"]),
         (["--use_fp16", "--shard"], ["--shard", "--use_fp16"]),
     ],
@@ -360,5 +452,12 @@ def test_refusals_come_before_the_processes_meet(cases, tmp_path, monkeypatch, f
     monkeypatch.setattr(Processes, "start", lambda self: pytest.fail("it waits for the other"))
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=1", *as_arguments(LEAST), *flags)
+    done = call_script(
+        "segmentation_train",
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path}",
+        "--batch_size=1",
+        *as_arguments(LEAST),
+        *flags,
+    )
     assert_refused(done, *words)

@@ -21,6 +21,7 @@ from guided_diffusion.nn import ConfigError
 from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
 
+
 @pytest.mark.parametrize("flags", [
     {}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True},
     {"raters_per_image": 2, "stable_target": True, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1"},

@@ -52,7 +52,8 @@ os.register_at_fork(**{sys.argv[1]: send})
 
 @pytest.mark.parametrize("moment", ["before", "after_in_parent", "after_in_child"])
 def test_a_signal_as_the_workers_are_forked_is_not_lost(moment):
-    running = subprocess.Popen([sys.executable, "-c", FORKING + CODE, moment], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", FORKING + CODE, moment]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     running.communicate(timeout=60)
     assert running.returncode != 0
 
