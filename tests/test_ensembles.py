@@ -25,6 +25,9 @@ from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.segmentation import AmbiguousSegmenter
 
 
+ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
+
+
 def write_checkpoint(path, **flags):
     """A checkpoint of a tiny network that was never trained, as training would store it."""
     torch.manual_seed(0)
@@ -154,8 +157,9 @@ def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-def test_compiled_samples_are_the_same(cases, model, tmp_path):
+def test_compiled_samples_are_the_same(cases, tmp_path):
     """Also in the last batch, which is filled up to the size that was compiled."""
+    model = write_checkpoint(tmp_path / "savedmodel.pt", **ONE_LEVEL)
     sample(cases, model, tmp_path / "eager", "--num_samples=3", "--steps=4", "--batch_size=4")
     done = sample(cases, model, tmp_path / "compiled", "--num_samples=3", "--steps=4", "--batch_size=4", "--compile")
     assert done.returncode == 0, done.stderr
@@ -234,7 +238,7 @@ def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, mo
 
 
 def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
-    flags = [f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}", "--num_ensemble=16", "--batch_size=4"]
+    flags = [f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}", "--num_ensemble=8", "--batch_size=4", "--steps=20"]
     command = [sys.executable, str(ROOT / "scripts" / "segmentation_sample.py"), *flags]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished = lambda: [name for name in os.listdir(tmp_path / "out") if name.endswith("_sheet.png")] if (tmp_path / "out").exists() else []
@@ -247,11 +251,11 @@ def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
     whole = [path for path in (tmp_path / "out").glob("*_samples.npz")]
     assert 1 <= len(whole) < 6
     for path in whole:
-        assert ensemble.read_case(str(path))[0].shape == (16, 16, 16)
+        assert ensemble.read_case(str(path))[0].shape == (8, 16, 16)
     done = call_script("segmentation_sample", *flags)
     assert done.returncode == 0, done.stderr
     assert f"{6 - len(whole)} of 6 cases to draw" in done.stdout
-    assert len(list((tmp_path / "out").glob("*_output*.png"))) == 6 * 16
+    assert len(list((tmp_path / "out").glob("*_output*.png"))) == 6 * 8
 
 
 def assert_disk_full(done, name):
@@ -346,7 +350,7 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
 
 
 def test_notes_are_told_once(ranks, cases, tmp_path):
-    model = write_checkpoint(tmp_path / "savedmodel.pt", image_size=8, channel_mult="1", attention_resolutions="8")
+    model = write_checkpoint(tmp_path / "savedmodel.pt", **ONE_LEVEL)
     done = ranks.run_script(tmp_path, "segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}",
                             "--num_ensemble=1", "--steps=2", "--evaluate", "--num_samples=3")  # fmt: skip
     assert done.returncode == 0, done.stderr
