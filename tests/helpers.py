@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import torch
@@ -98,6 +99,14 @@ def call_main(main, *arguments, **more):
         except SystemExit as end:
             status = end.code
     return subprocess.CompletedProcess([main.__module__, *arguments], status, stdout.getvalue(), stderr.getvalue())
+
+
+def wait_for(condition, seconds=20):
+    """Return once condition() holds. AssertionError: it does not within so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
 
 
 def assert_refused(process, *words):

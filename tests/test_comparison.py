@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, assert_refused, call_script
-from visdom_server import wait_for
+from helpers import ROOT, assert_refused, call_script, wait_for
 
 from guided_diffusion import phantom
 from guided_diffusion.case_reader import find_cases

@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
 
 from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
 from guided_diffusion.case_reader import DataConfig
@@ -242,9 +241,7 @@ def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "segmentation_sample.py"), *flags]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finished = lambda: [name for name in os.listdir(tmp_path / "out") if name.endswith("_sheet.png")] if (tmp_path / "out").exists() else []
-    deadline = time.monotonic() + 120
-    while len(finished()) < 2 and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(finished()) >= 2 or running.poll() is not None, seconds=120)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 

@@ -8,11 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, assert_refused, call_script
+from helpers import ROOT, assert_refused, call_script, wait_for
 from PIL import Image
 
 from guided_diffusion import lidc_dicom, phantom_files
@@ -109,9 +108,7 @@ def test_sigterm_ends_the_script_in_one_line_with_all_its_processes(download, tm
     command = [sys.executable, ROOT / "scripts" / "prepare_lidc.py", f"--dicom={tmp_path}/dicom", f"--xml={download[0]}/xml", f"--out={tmp_path}/out"]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
-    while not children.read_text():
-        assert running.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: running.poll() is not None or children.read_text(), seconds=60)
     running.send_signal(signal.SIGTERM)
     _, told = running.communicate(timeout=60)  # its pipes are open as long as a process of its lives
     assert running.returncode == 130 and len(told.strip().splitlines()) == 1 and "interrupted" in told, told

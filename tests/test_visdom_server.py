@@ -8,9 +8,9 @@ import types
 
 import numpy as np
 import pytest
-from helpers import ROOT, assert_refused, call_main
+from helpers import ROOT, assert_refused, call_main, wait_for
 from PIL import Image
-from visdom_server import Server, picture_of, points_of, there, unused_port, wait_for, windows_of
+from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
 from guided_diffusion import pictures, visualize
 from guided_diffusion.inspector import ATTEMPTS, InspectConfig, Inspector

@@ -18,9 +18,9 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_main, call_script
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_main, call_script, wait_for
 from PIL import Image
-from visdom_server import Server, picture_of, points_of, there, unused_port, wait_for, windows_of
+from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
 from guided_diffusion import pictures, visualize
 from guided_diffusion.image_files import DataError, read_image

@@ -90,13 +90,6 @@ def picture_of(content):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content["src"].split(",")[1]))).convert("RGB"))
 
 
-def wait_for(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-
-
 def there(client, *names):
     """Whether the server has all these windows."""
     try:
