@@ -22,7 +22,7 @@ from running import run
 
 from guided_diffusion import command_line, phantom
 from guided_diffusion.comparison import as_arguments
-from guided_diffusion.compute import usable_cores
+from guided_diffusion.threads import usable_cores
 from guided_diffusion.logger import read_rows
 from guided_diffusion.nn import ConfigError
 from guided_diffusion.presets import PRESETS
