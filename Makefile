@@ -43,7 +43,7 @@ $(VENV)/installed: export PIP_BUILD_CONSTRAINT = build-constraints.txt
 $(VENV)/installed: requirements.txt build-constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep ^torch requirements.txt)"
-	$(BIN)/python -m pip install -r requirements.txt -e ".[visdom,mpi,test]"
+	$(BIN)/python -m pip install -r requirements.txt -e ".[visdom,mpi,test,dev]"
 	touch $@
 
 clean:

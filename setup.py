@@ -5,7 +5,7 @@ MEDICAL = ["nibabel>=5", "pydicom>=2.4", "h5py>=3.9", "defusedxml>=0.7"]
 
 setup(
     name="ambiguous-segmentation-diffusion",
-    version="0.1.0",
+    version="0.2.0",
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
     package_data={"guided_diffusion": ["*.html"]},
