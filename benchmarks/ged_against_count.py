@@ -16,8 +16,8 @@ import numpy as np
 
 from guided_diffusion import command_line, ensemble, metrics
 from guided_diffusion.case_reader import CaseReader, find_cases
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation import mean_and_interval
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import binarise
 
 

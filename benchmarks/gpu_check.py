@@ -32,7 +32,8 @@ from gpu.runner import Child, Runner, Stage
 from gpu.settings import DRY, Settings
 
 from guided_diffusion import command_line
-from guided_diffusion.nn import ConfigError, refuse_remote
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.nn import refuse_remote
 
 STAGES = (
     Stage("versions", 40),

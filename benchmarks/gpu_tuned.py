@@ -22,10 +22,10 @@ from running import run
 
 from guided_diffusion import command_line, phantom
 from guided_diffusion.comparison import as_arguments
-from guided_diffusion.threads import usable_cores
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.logger import read_rows
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.presets import PRESETS
+from guided_diffusion.threads import usable_cores
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
 SHARD = 25  # phantoms that a process makes at a time

@@ -12,7 +12,7 @@ import numpy as np
 
 from guided_diffusion import command_line
 from guided_diffusion.ensemble import find_samples
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.pictures import grid
 from guided_diffusion.postprocess import binarise

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

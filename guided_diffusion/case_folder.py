@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from . import storage
-from .image_files import DataError
+from .errors import DataError
 
 SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
 SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}

@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from .case_folder import RawCase, safe_name
+from .errors import DataError
 from .folder_walk import walk
-from .image_files import DataError
 from .source_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
 
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)

@@ -28,14 +28,11 @@ import blobfile as bf
 import torch
 
 from . import storage
+from .errors import CheckpointError
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
 NUMBERED = re.compile(r"savedmodel(\d+)\.pt$")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, foreign, or at odds with the flags; the message names it and the remedy."""
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

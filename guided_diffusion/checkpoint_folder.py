@@ -14,7 +14,8 @@ import os
 import torch
 
 from . import storage
-from .checkpoint import BEST, MANIFEST, NEWEST, NUMBERED, CheckpointError, load, read_manifest, sha256
+from .checkpoint import BEST, MANIFEST, NEWEST, NUMBERED, load, read_manifest, sha256
+from .errors import CheckpointError
 
 
 class CheckpointFolder:

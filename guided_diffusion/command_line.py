@@ -11,11 +11,8 @@ from dataclasses import fields
 
 import blobfile
 
-from .checkpoint import CheckpointError
-from .image_files import DataError
-from .nn import ConfigError
+from .errors import CheckpointError, ConfigError, DataError, TrainingError
 from .presets import PRESETS, preset_flags
-from .train_config import TrainingError
 
 # Flags of the published code that mean nothing here, and why
 RETIRED = {

@@ -19,11 +19,10 @@ from .case_reader import DataConfig
 from .case_store import hash_cases
 from .comparison_cases import check_links, link_cases, split_cases
 from .comparison_runner import run_script
+from .errors import ConfigError, DataError
 from .gaussian_diffusion import DiffusionConfig
-from .image_files import DataError
 from .lidcloader import LIDCDataset
 from .logger import read_rows
-from .nn import ConfigError
 from .predict import load
 from .presets import FAST, PRESETS, preset_flags
 from .sampling import SamplerConfig

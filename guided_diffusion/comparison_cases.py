@@ -9,7 +9,7 @@ import numpy as np
 from . import storage
 from .case_folder import SPLIT_NAMES
 from .case_reader import find_cases
-from .image_files import DataError
+from .errors import DataError
 from .split_check import patient_of
 
 PARTS = ("training", "validation", "testing")

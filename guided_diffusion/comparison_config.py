@@ -5,7 +5,8 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from .nn import ConfigError, refuse_remote
+from .errors import ConfigError
+from .nn import refuse_remote
 from .presets import FAST, PRESETS
 
 

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from . import metrics, pictures, storage
 from .case_reader import CaseReader, find_cases, list_files
-from .image_files import DataError, is_jpeg, resize
+from .errors import DataError
+from .image_files import is_jpeg, resize
 from .split_check import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from .nn import ConfigError
+from .errors import ConfigError
 
 HE_NORMAL = {"w": "he_normal", "b": "normal"}
 

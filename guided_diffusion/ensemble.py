@@ -13,8 +13,9 @@ import torch
 
 from . import checkpoint, pictures, storage
 from .case_writer import PackedArrays
-from .image_files import DataError, read_label
-from .nn import ConfigError, seeded_generator, to_device
+from .errors import ConfigError, DataError
+from .image_files import read_label
+from .nn import seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
 
 LARGEST_GAP = 64  # among a case's masks, that is looked for

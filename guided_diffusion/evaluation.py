@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from . import fidelity, metrics, storage
 from .case_reader import find_cases
-from .image_files import DataError
-from .nn import ConfigError
+from .errors import ConfigError, DataError
 from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
 from .threads import usable_cores

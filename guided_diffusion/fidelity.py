@@ -13,7 +13,8 @@ import numpy as np
 from scipy import stats
 
 from .case_reader import pad_to, resize_masks
-from .image_files import DataError, read_label
+from .errors import DataError
+from .image_files import read_label
 from .metrics import iou_matrix
 
 IMPLAUSIBLE = -1

@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
+from .errors import ConfigError
 from .losses import discretized_gaussian_log_likelihood, normal_kl
-from .nn import ConfigError, mean_flat
+from .nn import mean_flat
 
 
 @dataclass(frozen=True)

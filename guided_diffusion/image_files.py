@@ -5,12 +5,10 @@ import math
 import numpy as np
 from PIL import Image
 
+from .errors import DataError
+
 MOST_PIXELS = 2**27  # of a NIfTI file; Pillow has a limit of its own
 JPEG = (".jpg", ".jpeg")
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file and the remedy, a line for each broken case."""
 
 
 def is_jpeg(file):

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ensemble, pictures, storage
 from .case_reader import CaseReader, DataConfig, find_cases
-from .image_files import DataError
+from .errors import DataError
 from .postprocess import PostprocessConfig, binarise, variance_map
 from .windows import send_picture
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .errors import DataError
 from .folder_walk import walk
-from .image_files import DataError
 
 MOST_SIDE = 4096  # pixels of a scan
 SAME_HEIGHT = 0.01  # mm: slices that are closer lie at one height

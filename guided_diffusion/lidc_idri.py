@@ -13,7 +13,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .image_files import DataError
+from .errors import DataError
 from .lidc_dicom import MOST_SIDE
 
 MOST_READERS = 4

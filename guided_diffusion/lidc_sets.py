@@ -8,7 +8,7 @@ import numpy as np
 
 from . import safe_pickle
 from .case_folder import SPLIT_NAMES, RawCase
-from .image_files import DataError
+from .errors import DataError
 from .source_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
 
 LONGEST_UID = 200  # bytes

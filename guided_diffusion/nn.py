@@ -6,9 +6,7 @@ import math
 import torch
 from torch import nn
 
-
-class ConfigError(ValueError):
-    """Flags that contradict each other or cannot be built; the message names the flag and the remedy."""
+from .errors import ConfigError
 
 
 def refuse_remote(name, path):

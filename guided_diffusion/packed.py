@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 
 from . import storage
-from .image_files import DataError
+from .errors import DataError
 
 MAGIC = b"AMBISEG2"
 TAIL = 16 + len(MAGIC)

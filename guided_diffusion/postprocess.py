@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import expit
 
-from .nn import ConfigError
+from .errors import ConfigError
 
 STAPLE_TOLERANCE = 1e-7  # of the sum of the probabilities, pixels, and of sensitivity and specificity
 STAPLE_MAX_STEPS = 10_000

@@ -13,9 +13,8 @@ import torch
 from . import command_line, postprocess, script_util
 from .compute import ComputeConfig, compile_model, prepare
 from .ensemble import SampleConfig, check_sample_config, draw_ensembles
-from .image_files import DataError
+from .errors import ConfigError, DataError
 from .lidcloader import make_case
-from .nn import ConfigError
 from .postprocess import PostprocessConfig, binarise
 from .sampling import SamplerConfig
 

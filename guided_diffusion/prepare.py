@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from . import lidc_dicom, lidc_idri, storage
 from .case_folder import SPLITS, CaseFolder, RawCase, assign_splits, read_split, write_split
+from .errors import ConfigError, DataError
 from .folder_walk import walk
-from .image_files import DataError
-from .nn import ConfigError, refuse_remote
+from .nn import refuse_remote
 from .threads import usable_cores
 from .workers import worker_pool
 

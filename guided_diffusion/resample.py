@@ -2,7 +2,7 @@
 
 import torch
 
-from .nn import ConfigError
+from .errors import ConfigError
 
 
 class UniformSampler:

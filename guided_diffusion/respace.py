@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from .errors import ConfigError
 from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, scheduled_betas
-from .nn import ConfigError
 
 
 def space_timesteps(num_timesteps, section_counts):

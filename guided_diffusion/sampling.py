@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from .nn import ConfigError
+from .errors import ConfigError
 from .symmetry import split_kind
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from . import ensemble, fidelity, metrics, pictures
 from .case_reader import CaseReader, DataConfig
-from .image_files import DataError
+from .errors import ConfigError, DataError
 from .lidcloader import make_case
-from .nn import ConfigError, refuse_remote
+from .nn import refuse_remote
 from .postprocess import binarise
 
 SAMPLES_SHOWN = 16  # in a case's picture

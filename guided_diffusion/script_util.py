@@ -6,11 +6,18 @@ from . import checkpoint, respace
 from .baselines.baseline import MethodConfig
 from .baselines.methods import BASELINES, DIFFUSIONS
 from .case_reader import DataConfig
-from .checkpoint import CheckpointError
-from .command_line import configs_from_flags, default_flags, flags_from_configs, json_like, parse_flags, pick_flags, show_value
+from .command_line import (
+    configs_from_flags,
+    default_flags,
+    flags_from_configs,
+    json_like,
+    parse_flags,
+    pick_flags,
+    show_value,
+)
 from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
+from .errors import CheckpointError, ConfigError
 from .gaussian_diffusion import DiffusionConfig
-from .nn import ConfigError
 from .presets import FAST
 from .sampling import SamplerConfig
 from .segmentation import AmbiguousSegmenter, SegmenterConfig

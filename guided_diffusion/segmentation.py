@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from .nn import ConfigError, mean_flat, stack_randn, to_device
+from .errors import ConfigError
+from .nn import mean_flat, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
 from .sampling import SamplerConfig, sample_loop
 from .symmetry import split_kind, symmetries, turn_and_mirror, turn_back

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .errors import ConfigError
 from .gaussian_diffusion import scheduled_betas
-from .nn import ConfigError
 from .unet import UNetModel
 
 # The least probability of a pixel's levels in a guess of several, so that no pixel alone rules one out. Beyond it a pixel's logit has

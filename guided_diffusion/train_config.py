@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from . import checkpoint, storage
 from .augmentation import PARTS
 from .checkpoint_folder import CheckpointFolder
-from .nn import ConfigError
+from .errors import CheckpointError, ConfigError
 from .symmetry import split_kind
 
 # Flags that a run may change when it continues; the others decide what it computes
@@ -25,10 +25,6 @@ ROUNDING_FLAGS = {"microbatch", "amp", "compile", "shard", "use_fp16"}
 NEW_RUN_FLAGS = {
     "dropout", "train_encoders", "kl_weight", "stable_target", "guess_weight", "label_threshold", "merge_labels", "intensity_range", "resize", "pad",
 }  # fmt: skip
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says at which step, why, and what is saved."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +142,14 @@ def find_start(config, flags, world_size=1, unnamed=None):
     if config.resume == "never":
         empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
         if used := [name for name in storage.names(config.log_dir) if name not in empty]:
-            raise checkpoint.CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
+            raise CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
     else:
         state, path, lines = CheckpointFolder(config.log_dir).newest()
         if state is not None:
             free = FREE_FLAGS | ROUNDING_FLAGS | {"data_dir"} | ({"batch_size"} if _same_step(state, config, world_size) else set())
             _refuse_other_flags(state, path, flags, free, "use another --log_dir, or the folder's flags", unnamed)
             if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"].get("resume_checkpoint"):
-                raise checkpoint.CheckpointError(
+                raise CheckpointError(
                     f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
                     "use another --log_dir"
                 )
@@ -188,7 +184,7 @@ def check_cases(start, config, flags, fingerprint):
 
 def _refuse_other_flags(state, path, flags, free, remedy, unnamed=None):
     if state["flags"] is not None and (unlike := checkpoint.differences(state["flags"], flags, free, unnamed)):
-        raise checkpoint.CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
+        raise CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
 
 
 def load_start(segmenter, start):

@@ -13,12 +13,13 @@ from .checkpoint_folder import CheckpointFolder
 from .compute import ComputeConfig
 from .dist_util import full, gradient_traffic, like, whole
 from .ema import EMA
+from .errors import ConfigError, TrainingError
 from .logger import QUARTILES, Logger, LossMeter, NullLogger
-from .nn import ConfigError, seeded_generator, stack_randn, to_device
+from .nn import seeded_generator, stack_randn, to_device
 from .resample import create_named_schedule_sampler
 from .signals import Signals
 from .step_reports import StepReports
-from .train_config import TrainingError, check_train_config, is_own, load_start, what_changed
+from .train_config import check_train_config, is_own, load_start, what_changed
 from .windows import NullWindows, show_metrics
 
 

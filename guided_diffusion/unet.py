@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .nn import ConfigError, normalization, timestep_embedding, zero_module
+from .errors import ConfigError
+from .nn import normalization, timestep_embedding, zero_module
 
 NUM_CLASSES = 2  # what the published --class_cond means
 

@@ -8,8 +8,8 @@ import torch
 
 from .compute import eagerly
 from .ensemble import SampleConfig, draw_ensembles
+from .errors import ConfigError
 from .metrics import mean_mask_dice, squared_ged
-from .nn import ConfigError
 from .pictures import sheet
 from .postprocess import binarise
 

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from . import command_line, storage
-from .image_files import DataError
+from .errors import ConfigError, DataError
 from .inspector import InspectConfig, Inspector
-from .nn import ConfigError
 from .windows import PACKAGE, VisdomConfig, connect
 
 BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"

@@ -17,7 +17,8 @@ from typing import Annotated
 
 import numpy as np
 
-from .nn import ConfigError, refuse_remote
+from .errors import ConfigError
+from .nn import refuse_remote
 
 PACKAGE = (
     "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "

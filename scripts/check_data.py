@@ -11,7 +11,8 @@ import sys
 from guided_diffusion import command_line
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.data_check import CheckConfig, check_data
-from guided_diffusion.nn import ConfigError, refuse_remote
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.nn import refuse_remote
 
 
 def main(argv=None):

@@ -16,7 +16,7 @@ from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_runner import run_script
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 
 FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)

@@ -11,7 +11,7 @@ import sys
 
 from guided_diffusion import command_line
 from guided_diffusion.converters import FORMATS, ConvertConfig, convert
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 
 
 def main(argv=None):

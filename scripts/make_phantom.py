@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from guided_diffusion import command_line, phantom, phantom_files, storage
-from guided_diffusion.nn import ConfigError, refuse_remote
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.nn import refuse_remote
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from guided_diffusion import command_line, storage
 from guided_diffusion.case_folder import SPLITS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import pack_folder
-from guided_diffusion.image_files import DataError
-from guided_diffusion.nn import ConfigError, refuse_remote
+from guided_diffusion.errors import ConfigError, DataError
+from guided_diffusion.nn import refuse_remote
 
 
 @dataclass(frozen=True)

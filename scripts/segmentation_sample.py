@@ -26,8 +26,9 @@ from guided_diffusion.chain_watch import ChainWatch
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.nn import ConfigError, refuse_remote
+from guided_diffusion.nn import refuse_remote
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig

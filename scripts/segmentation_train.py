@@ -18,8 +18,8 @@ from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import default_cache_dir
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.thread_choice import settle_threads
 from guided_diffusion.train_config import (

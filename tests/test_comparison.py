@@ -17,10 +17,10 @@ from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_page import as_rows
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.logger import read_rows
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.storage import LOCK
+
 
 def in_this_process(script, arguments, log):
     """A runner of a comparison's commands that saves the seconds of importing torch."""

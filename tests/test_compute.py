@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from guided_diffusion import compute
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.predict import Predictor
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.script_util import configs_from_flags, create_segmenter, flags_from_configs

@@ -14,7 +14,7 @@ from PIL import Image
 from guided_diffusion import phantom_files, safe_pickle
 from guided_diffusion.case_folder import assign_splits
 from guided_diffusion.converters import FORMATS
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 
 h5py = pytest.importorskip("h5py")

@@ -14,7 +14,7 @@ from guided_diffusion import metrics, phantom
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import pack_folder
 from guided_diffusion.compute import peak_memory, reset_peak_memory
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.packed import write_pack
 

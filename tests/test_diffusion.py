@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from guided_diffusion import losses
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import DiffusionConfig, get_named_beta_schedule
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.resample import create_named_schedule_sampler
 from guided_diffusion.respace import create_gaussian_diffusion, space_timesteps
 

@@ -72,11 +72,11 @@ def check_flags(path, arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     monkeypatch.syspath_prepend(str((ROOT / path).parent))
     if path.startswith("guided_diffusion"):
-        from guided_diffusion import visualize as module
+        from guided_diffusion import visualize
     else:
         module = load_file(ROOT / path)
     with pytest.raises(Parsed):
-        module.main()
+        visualize.main()
 
 
 @pytest.mark.nightly

@@ -17,12 +17,11 @@ from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonze
 from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
-from guided_diffusion.image_files import DataError, read_image
+from guided_diffusion.errors import ConfigError, DataError
+from guided_diffusion.image_files import read_image
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.segmentation import AmbiguousSegmenter
-
 
 ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from guided_diffusion import checkpoint, command_line, script_util
 from guided_diffusion.dist_util import Processes
-from guided_diffusion.image_files import DataError, read_image, read_label
+from guided_diffusion.errors import CheckpointError, DataError
+from guided_diffusion.image_files import read_image, read_label
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.train_config import TrainConfig, find_start, load_start
 from guided_diffusion.train_util import Trainer
@@ -110,7 +111,7 @@ def test_the_reader_of_checkpoints_gives_one_or_names_the_file(stored, tmp_path,
     try:
         state = checkpoint.load(str(path))
         assert isinstance(state["step"], int) and isinstance(state["weights"], dict) and isinstance(state["flags"], dict | None)
-    except checkpoint.CheckpointError as error:
+    except CheckpointError as error:
         assert str(path) in str(error)
 
 
@@ -175,7 +176,7 @@ def test_a_run_goes_on_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_p
     torch.save(content, path)
     try:
         trainer = trainer_of(dataset, tmp_path, 2)
-    except checkpoint.CheckpointError as error:
+    except CheckpointError as error:
         assert str(tmp_path) in str(error)
     else:
         next(iter(trainer.sampler))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from guided_diffusion import fidelity, metrics, phantom
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 
 TRUTH = fidelity.Truth(
     np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]], [[0, 0, 0, 0]]], dtype=bool), np.array([0.5, 0.3, 0.2])

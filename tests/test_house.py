@@ -1,7 +1,6 @@
 """The house of docs/design.md: imports point one way and do nothing, rooms stay small, each says what it is for."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 

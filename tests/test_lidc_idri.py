@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from guided_diffusion import lidc_idri, phantom_files
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidc_dicom import Series, find_series, read_series
 from guided_diffusion.lidc_idri import Outline, draw, find_nodules, read_xml
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from guided_diffusion.batches import Batch, EndlessSampler, collate, pick_raters
 from guided_diffusion.case_reader import DataConfig
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 
 

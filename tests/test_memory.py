@@ -5,7 +5,7 @@ import torch
 from torch._inductor.exc import InductorError
 
 from guided_diffusion import compute
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 
 
 def wrapped(error):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guided_diffusion import case_store, phantom
 from guided_diffusion.case_reader import CaseReader, DataConfig
-from guided_diffusion.image_files import DataError
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.packed import PackedCases, write_pack
 

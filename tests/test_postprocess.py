@@ -3,7 +3,7 @@ import pytest
 from scipy import ndimage
 
 from guided_diffusion import phantom, postprocess
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig, binarise
 
 EMPTY, LEFT, FULL = (np.array(m, dtype=bool) for m in ([[0, 0]], [[1, 0]], [[1, 1]]))

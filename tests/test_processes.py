@@ -20,7 +20,7 @@ from sgd_training import PlainDescent
 from sgd_training import main as sgd_main
 
 from guided_diffusion.dist_util import Processes, refuse_shared_cards, whole
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion
 
 STEPS = 8

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.respace import create_gaussian_diffusion, spread_timesteps
 from guided_diffusion.sampling import sample, sample_loop
 

@@ -16,8 +16,8 @@ from guided_diffusion.batches import endless_batches
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
+from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.logger import LossMeter
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
 
@@ -153,11 +153,11 @@ def test_quartiles_hold_the_losses_of_their_timesteps(train):
 
 def test_other_flags_than_the_folders_are_named(train):
     train("flags")
-    with pytest.raises(checkpoint.CheckpointError, match=r"--lr 0.001, not 0.002.*--log_dir"):
+    with pytest.raises(CheckpointError, match=r"--lr 0.001, not 0.002.*--log_dir"):
         train("flags", lr=2e-3)
-    with pytest.raises(checkpoint.CheckpointError, match="--num_channels 32, not 64"):
+    with pytest.raises(CheckpointError, match="--num_channels 32, not 64"):
         train("flags", num_channels=64)
-    with pytest.raises(checkpoint.CheckpointError, match="empty folder"):
+    with pytest.raises(CheckpointError, match="empty folder"):
         train("flags", resume="never")
 
 
@@ -181,9 +181,9 @@ def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_an
     path = str(tmp_path / "first" / "savedmodel.pt")
     second = train("second", resume_checkpoint=path, lr=1e-4, iterations=7)
     assert second.steps_done == 7 and second.samples == first.samples + 4
-    with pytest.raises(checkpoint.CheckpointError, match="--num_channels 32, not 64"):
+    with pytest.raises(CheckpointError, match="--num_channels 32, not 64"):
         train("third", resume_checkpoint=path, num_channels=64)
-    with pytest.raises(checkpoint.CheckpointError, match="did not start from --resume_checkpoint"):
+    with pytest.raises(CheckpointError, match="did not start from --resume_checkpoint"):
         train("first", resume_checkpoint=path)
     fourth = train("fourth", resume_checkpoint=path, weight_decay=0.3, schedule_sampler="loss-second-moment", iterations=7)
     assert fourth.optimizer.param_groups[0]["weight_decay"] == 0.3 and fourth.schedule_sampler.counts.sum() == 4
@@ -196,15 +196,15 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
     path = tmp_path / "savedmodel000100.pt"
     torch.save(model.state_dict(), path)
     torch.save(other.state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="does not fit"):
         train("ema", resume_checkpoint=str(path))
     torch.save([1], tmp_path / "emasavedmodel_0.9999_000100.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="emasavedmodel_0.9999_000100.pt: not an average"):
+    with pytest.raises(CheckpointError, match="emasavedmodel_0.9999_000100.pt: not an average"):
         train("ema", resume_checkpoint=str(path))
     (tmp_path / "emasavedmodel_0.9999_000100.pt").unlink()
     for bad in ({"lr": 1}, torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}}):
         torch.save(bad, tmp_path / "optsavedmodel000100.pt")
-        with pytest.raises(checkpoint.CheckpointError, match="optimizer does not fit"):
+        with pytest.raises(CheckpointError, match="optimizer does not fit"):
             train("optimizer", resume_checkpoint=str(path))
 
 
@@ -364,7 +364,7 @@ def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_pat
     train("parts", iterations=1, dropout=dropout)
     state = checkpoint.load(str(tmp_path / "parts" / "savedmodel.pt"))
     CheckpointFolder(str(tmp_path / "parts")).save({**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}})
-    with pytest.raises(checkpoint.CheckpointError, match="--batch_size 2, not 3"):
+    with pytest.raises(CheckpointError, match="--batch_size 2, not 3"):
         train("parts", iterations=2, dropout=dropout, batch_size=3)
     assert same(learnt(straight), learnt(train("parts", iterations=2, dropout=dropout)))
     told = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit for bit" in line]

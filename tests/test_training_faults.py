@@ -14,10 +14,10 @@ from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script
 from small_runs import learnt, rows_of, same
 
 from guided_diffusion import checkpoint, script_util
+from guided_diffusion.errors import TrainingError
 from guided_diffusion.signals import Signals
 from guided_diffusion.step_reports import StepReports
 from guided_diffusion.storage import FolderLock
-from guided_diffusion.train_config import TrainingError
 from guided_diffusion.train_util import Trainer
 
 

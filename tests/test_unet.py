@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers import TINY
 
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.script_util import create_model_and_diffusion
 from guided_diffusion.unet import AttentionBlock, UNetConfig, UNetModel
 

@@ -13,8 +13,8 @@ from PIL import Image
 from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
 from guided_diffusion import pictures, visualize
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.inspector import ATTEMPTS, InspectConfig, Inspector
-from guided_diffusion.nn import ConfigError
 from guided_diffusion.postprocess import PostprocessConfig, binarise
 from guided_diffusion.windows import VisdomConfig, Windows, connect, open_windows
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import torch
 from torch import nn
 
-from ..nn import ConfigError, seeded_generator, stack_randn, to_device
+from ..errors import ConfigError
+from ..nn import seeded_generator, stack_randn, to_device
 
 
 @dataclass(frozen=True)

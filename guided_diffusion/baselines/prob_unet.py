@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ..distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
-from ..nn import ConfigError
+from ..errors import ConfigError
 from .baseline import Baseline, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
 

@@ -10,7 +10,7 @@ import sampling as benchmark
 import torch
 
 from guided_diffusion import compute
-from guided_diffusion.nn import ConfigError
+from guided_diffusion.errors import ConfigError
 from guided_diffusion.presets import FAST, PRESETS
 from guided_diffusion.sampling import SamplerConfig
 
