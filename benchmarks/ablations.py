@@ -19,8 +19,9 @@ import numpy as np
 from machine import machine_name
 from running import run
 
-from guided_diffusion import command_line
 from guided_diffusion.comparison import as_arguments
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 
 FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversity")
 
@@ -119,7 +120,7 @@ def print_differences(rows):
 def main():
     with command_line.one_line_errors("benchmarks/ablations.py"):
         given, _ = command_line.parse_command_line((AblationConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, AblationConfig)
+        (config,) = configs_from_flags(given, AblationConfig)
         rows, (base, changes) = [], BASES[config.base]
         print("| change | " + " | ".join(FIGURES) + " |")
         for change in changes:

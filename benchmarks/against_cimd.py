@@ -21,8 +21,9 @@ from ablations import TUNED
 from machine import machine_name
 from running import run
 
-from guided_diffusion import command_line
 from guided_diffusion.comparison import as_arguments, training_of
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows
 from guided_diffusion.threads import usable_cores
 
@@ -110,7 +111,7 @@ def measure(config, minutes, speeds, pool):
 def main():
     with command_line.one_line_errors("benchmarks/against_cimd.py"):
         given, _ = command_line.parse_command_line((AgainstConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, AgainstConfig)
+        (config,) = configs_from_flags(given, AgainstConfig)
         rows = []
         with ThreadPoolExecutor(len(METHODS)) as pool:
             speeds = dict(zip(METHODS, pool.map(lambda method: speed(config, method), METHODS)))

@@ -10,9 +10,10 @@ that a CPU can train, most would be no more than a pixel or two.
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion import command_line
 from guided_diffusion.case_folder import CaseFolder, RawCase
 from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 
 
@@ -28,7 +29,7 @@ class CropConfig:
 def main():
     with command_line.one_line_errors("benchmarks/crop_cases.py"):
         given, _ = command_line.parse_command_line((CropConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, CropConfig)
+        (config,) = configs_from_flags(given, CropConfig)
         dataset, folder = LIDCDataset(config.data_dir, config.image_size, 1, DataConfig()), CaseFolder(config.out, config.data_dir)
         first = (config.image_size - config.crop) // 2
         window = (..., slice(first, first + config.crop), slice(first, first + config.crop))

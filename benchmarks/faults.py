@@ -26,9 +26,11 @@ from typing import Annotated
 import torch
 from machine import machine_name
 
-from guided_diffusion import command_line, phantom
+from guided_diffusion import phantom
 from guided_diffusion.checkpoint_folder import CheckpointFolder
-from guided_diffusion.command_line import GAVE_UP
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.command_line import GAVE_UP
+from guided_diffusion.flags.fields import configs_from_flags
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
 STEPS, SAVE_INTERVAL = 40, 2
@@ -318,7 +320,7 @@ def run_campaign(config, tell=print):
 def main():
     with command_line.one_line_errors("benchmarks/faults.py"):
         given, _ = command_line.parse_command_line((FaultsConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, FaultsConfig)
+        (config,) = configs_from_flags(given, FaultsConfig)
         print("| fault | tried | survived |\n|---|---|---|")
         rows = run_campaign(config, lambda line: print(line, flush=True))
         if config.out:

@@ -10,7 +10,9 @@ from typing import Annotated
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion import command_line, script_util
+from guided_diffusion import script_util
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.presets import PRESETS
 
 MASKS, CALLS = 100, 20  # of the ensemble whose cost is told
@@ -37,7 +39,7 @@ def count(preset):
 def main():
     with command_line.one_line_errors("benchmarks/flops.py"):
         given, _ = command_line.parse_command_line((FlopsConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, FlopsConfig)
+        (config,) = configs_from_flags(given, FlopsConfig)
         print(f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |\n|---|---|---|---|---|")
         for preset in config.networks:
             once, call = count(preset)

@@ -14,10 +14,12 @@ from typing import Annotated
 
 import numpy as np
 
-from guided_diffusion import command_line, ensemble, metrics
+from guided_diffusion import ensemble, metrics
 from guided_diffusion.case_reader import CaseReader, find_cases
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation import mean_and_interval
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.postprocess import binarise
 
 
@@ -73,7 +75,7 @@ def draw(told, path):
 def main():
     with command_line.one_line_errors("benchmarks/ged_against_count.py"):
         given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, PlotConfig)
+        (config,) = configs_from_flags(given, PlotConfig)
         told = measure(config)
         for point in told["points"]:
             print(f"N {point['N']:3d}  measured {point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})  theory {point['theory']:.4f}")

@@ -31,8 +31,9 @@ import torch
 from gpu.runner import Child, Runner, Stage
 from gpu.settings import DRY, Settings
 
-from guided_diffusion import command_line
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.nn import refuse_remote
 
 STAGES = (
@@ -137,7 +138,7 @@ def run(config, stages, work):
 def main():
     with command_line.one_line_errors("benchmarks/gpu_check.py"):
         given, _ = command_line.parse_command_line((GpuCheckConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, GpuCheckConfig)
+        (config,) = configs_from_flags(given, GpuCheckConfig)
         stages = check(config)
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))

@@ -20,9 +20,11 @@ import torch
 from machine import machine_name
 from running import run
 
-from guided_diffusion import command_line, phantom
+from guided_diffusion import phantom
 from guided_diffusion.comparison import as_arguments
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.threads import usable_cores
@@ -144,7 +146,7 @@ def measure(config, report):
 def main():
     with command_line.one_line_errors("benchmarks/gpu_tuned.py"):
         given, _ = command_line.parse_command_line((TunedConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, TunedConfig)
+        (config,) = configs_from_flags(given, TunedConfig)
         check(config)
         if config.dry_run:
             os.environ["CUDA_VISIBLE_DEVICES"], config = "", small(config)

@@ -23,7 +23,9 @@ from machine import machine_name
 from PIL import Image
 from scipy import ndimage
 
-from guided_diffusion import command_line, metrics
+from guided_diffusion import metrics
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 
 ROUNDS = 7
 
@@ -113,7 +115,7 @@ def time_against_loops(config):
 def main():
     with command_line.one_line_errors("benchmarks/metrics.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
+        (config,) = configs_from_flags(given, BenchmarkConfig)
         with tempfile.TemporaryDirectory() as folder:
             write_cases(folder, config)
             seconds, memory = time_evaluation(folder, report=False)

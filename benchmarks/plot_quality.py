@@ -12,7 +12,8 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion import command_line
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 
 FIGURES = ("ged", "hm_iou", "calibration")
 
@@ -74,7 +75,7 @@ def draw(results, path):
 def main():
     with command_line.one_line_errors("benchmarks/plot_quality.py"):
         given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, PlotConfig)
+        (config,) = configs_from_flags(given, PlotConfig)
         results = []
         for path in config.results:
             with open(path, encoding="utf-8") as file:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import numpy as np
 
-from guided_diffusion import command_line
 from guided_diffusion.ensemble import find_samples
 from guided_diffusion.errors import DataError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.pictures import grid
 from guided_diffusion.postprocess import binarise
@@ -43,7 +44,7 @@ def rows_of(case, folders, num_shown):
 def main():
     with command_line.one_line_errors("benchmarks/plot_samples.py"):
         given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, PlotConfig)
+        (config,) = configs_from_flags(given, PlotConfig)
         cases = LIDCDataset(config.data_dir, image_channels=1)
         rows = [row for index in range(config.num_cases) for row in rows_of(cases[index], config.samples, config.num_shown)]
         grid(rows).save(config.out)

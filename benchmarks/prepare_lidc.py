@@ -15,7 +15,9 @@ from typing import Annotated
 
 from machine import machine_name
 
-from guided_diffusion import command_line, phantom_files
+from guided_diffusion import phantom_files
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 
 SPACING = (0.7, 0.7)  # mm, of pixels; not that of the crops, so that they are resampled
 
@@ -30,7 +32,7 @@ class BenchmarkConfig:
 def main():
     with command_line.one_line_errors("benchmarks/prepare_lidc.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
+        (config,) = configs_from_flags(given, BenchmarkConfig)
         script = os.path.join(os.path.dirname(__file__), "..", "scripts", "prepare_lidc.py")
         with tempfile.TemporaryDirectory() as folder:
             phantom_files.write_lidc(folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING)

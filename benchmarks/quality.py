@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from machine import machine_name
 
-from guided_diffusion import command_line, compute, metrics, script_util
+from guided_diffusion import compute, metrics, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
@@ -48,7 +50,7 @@ def measure(config, compute_config, on_row):
     compute.prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
     if compute_config.compile:
         compute.compile_model(segmenter)
-    (data_config,) = command_line.configs_from_flags(flags, DataConfig)
+    (data_config,) = configs_from_flags(flags, DataConfig)
     dataset = LIDCDataset(config.data_dir, flags["image_size"], flags["image_channels"], data_config)
     indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]
     drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
@@ -71,7 +73,7 @@ def measure(config, compute_config, on_row):
 def main():
     with command_line.one_line_errors("benchmarks/quality.py"):
         given, _ = command_line.parse_command_line((QualityConfig, ComputeConfig), __doc__)
-        config, compute_config = command_line.configs_from_flags(given, QualityConfig, ComputeConfig)
+        config, compute_config = configs_from_flags(given, QualityConfig, ComputeConfig)
         rows, names = [], [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
 
         def on_row(row):

@@ -20,8 +20,10 @@ import torch
 from machine import machine_name
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion import command_line, compute, script_util
+from guided_diffusion import compute, script_util
 from guided_diffusion.compute import ComputeConfig
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.presets import FAST, PRESETS
 from guided_diffusion.sampling import SamplerConfig, sample
@@ -45,7 +47,7 @@ def build(config, device):
     if config.image_size != 128:
         flags["channel_mult"] = (1, 1, 2, 3, 4)
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(command_line.pick_flags(flags, *script_util.MODEL_CONFIGS)).eval()
+    segmenter = script_util.create_segmenter(pick_flags(flags, *script_util.MODEL_CONFIGS)).eval()
     for p in segmenter.parameters():
         if not p.any():
             torch.nn.init.normal_(p, std=0.02)
@@ -183,7 +185,7 @@ def measure(config, device):
 def main():
     with command_line.one_line_errors("benchmarks/sampling.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
+        (config,) = configs_from_flags(given, BenchmarkConfig)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         config = replace(config, calls=config.calls or (FAST["steps"] if device == "cuda" else 2))
         result = measure(config, device)

@@ -31,10 +31,12 @@ from sampling import flop_of_call, matrix_products, seconds
 from torch.distributions import kl_divergence
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion import command_line, phantom, script_util
+from guided_diffusion import phantom, script_util
 from guided_diffusion.batches import EndlessSampler, collate, endless_batches
 from guided_diffusion.compute import ComputeConfig, peak_memory, reset_peak_memory
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.train_config import TrainConfig
@@ -81,7 +83,7 @@ def attend_plainly(block, x):
 
 def plain_loop(config, device, dataset, folder):
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(command_line.pick_flags(flags_of(config), *script_util.MODEL_CONFIGS)).to(device)
+    segmenter = script_util.create_segmenter(pick_flags(flags_of(config), *script_util.MODEL_CONFIGS)).to(device)
     for block in segmenter.modules():
         if isinstance(block, AttentionBlock):
             block.forward = lambda x, block=block: checkpoint(attend_plainly, block, x, use_reentrant=False)
@@ -113,8 +115,8 @@ def plain_loop(config, device, dataset, folder):
 def our_loop(config, device, dataset, folder):
     torch.manual_seed(0)
     flags = {**flags_of(config), "log_dir": folder}
-    segmenter = script_util.create_segmenter(command_line.pick_flags(flags, *script_util.MODEL_CONFIGS))
-    (train,) = command_line.configs_from_flags(flags, TrainConfig)
+    segmenter = script_util.create_segmenter(pick_flags(flags, *script_util.MODEL_CONFIGS))
+    (train,) = configs_from_flags(flags, TrainConfig)
     processes = Processes({})
     trainer = Trainer(segmenter, dataset, train, processes, flags, how=ComputeConfig(config.amp, config.compile))
     batches = endless_batches(dataset, trainer.sampler, 0, lambda: trainer.samples, print)
@@ -240,7 +242,7 @@ def write(result, path):
 def main():
     with command_line.one_line_errors("benchmarks/training.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
+        (config,) = configs_from_flags(given, BenchmarkConfig)
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         with tempfile.TemporaryDirectory() as folder:
             data = os.path.join(folder, "data")

@@ -18,7 +18,9 @@ import torch
 from machine import machine_name
 from PIL import Image
 
-from guided_diffusion import command_line, script_util
+from guided_diffusion import script_util
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.windows import NullWindows, VisdomConfig, Windows
 
@@ -35,8 +37,8 @@ class BenchmarkConfig:
 def main():
     with command_line.one_line_errors("benchmarks/windows.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
-        segmenter = script_util.create_segmenter(command_line.pick_flags(PRESETS["demo"], *script_util.MODEL_CONFIGS))
+        (config,) = configs_from_flags(given, BenchmarkConfig)
+        segmenter = script_util.create_segmenter(pick_flags(PRESETS["demo"], *script_util.MODEL_CONFIGS))
         image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
         page = Image.new("RGB", (800, 400))
 

@@ -22,8 +22,10 @@ import torch
 from machine import machine_name
 from scipy import ndimage
 
-from guided_diffusion import command_line, ensemble, pictures, storage
+from guided_diffusion import ensemble, pictures, storage
 from guided_diffusion.case_writer import CaseWriter
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import make_case
 from guided_diffusion.postprocess import PostprocessConfig, binarise
 from guided_diffusion.sampling import SamplerConfig
@@ -129,7 +131,7 @@ def measure(config):
 def main():
     with command_line.one_line_errors("benchmarks/writing.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = command_line.configs_from_flags(given, BenchmarkConfig)
+        (config,) = configs_from_flags(given, BenchmarkConfig)
         os.makedirs(config.work, exist_ok=True)
         result = measure(config)
         print(f"{result['machine']}; {config.cases} cases of {config.image_size} pixels")

@@ -5,9 +5,9 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .symmetry import SYMMETRIC, split_kind, symmetries, turn_and_mirror
+from .flags.words import AUGMENTATIONS, split_kind
+from .symmetry import symmetries, turn_and_mirror
 
-PARTS = (*SYMMETRIC, "deform", "elastic", "contrast", "gamma", "bias")
 POINTS = 4  # a side, of the grid of which "elastic" moves the points and "bias" the brightness
 
 # The uniform numbers that an image takes
@@ -35,7 +35,7 @@ def augment(image, masks, kind, u):
           image, and its brightness), gamma (grey levels to a power), bias (a smooth field of light, as of the coils of MR);
           a picture that is pulled in is mirrored where it ends
     """
-    parts = split_kind(kind, PARTS)
+    parts = split_kind(kind, AUGMENTATIONS)
     both = change_symmetry(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
     image, masks = both[:, : image.shape[1]], both[:, image.shape[1] :]
     by = 2 * u - 1

@@ -277,18 +277,3 @@ def _size(tensor):
 
 
 # -- flags ------------------------------------------------------------------------------------------------------------
-
-
-def differences(stored, given, free=(), unnamed=None):
-    """
-    ["--name stored-value, not given-value"] for each flag of `given` that the stored flags contradict.
-
-    unnamed  {name: value} of flags that `stored` may lack: the default, for it was stored before the flag was there. A flag in
-             neither contradicts nothing.
-    """
-    stored = {**(unnamed or {}), **stored}
-    return [
-        f"--{name} {stored[name]}, not {value}"
-        for name, value in given.items()
-        if name not in free and name in stored and stored[name] != value
-    ]

@@ -13,18 +13,21 @@ import shutil
 import statistics
 import time
 
-from . import command_line, fidelity, script_util, storage
+from . import fidelity, script_util, storage
 from .baselines.methods import BASELINES
 from .case_reader import DataConfig
 from .case_store import hash_cases
 from .comparison_cases import check_links, link_cases, split_cases
 from .comparison_runner import run_script
 from .errors import ConfigError, DataError
+from .flags import command_line
+from .flags.fields import configs_from_flags, flags_from_configs, pick_flags, show_value
+from .flags.presets import preset_flags
 from .gaussian_diffusion import DiffusionConfig
 from .lidcloader import LIDCDataset
 from .logger import read_rows
 from .predict import load
-from .presets import FAST, PRESETS, preset_flags
+from .presets import FAST, PRESETS
 from .sampling import SamplerConfig
 from .train_config import TrainConfig, check_num_cases, check_train_config
 from .workers import sigterm_as_interrupt
@@ -96,21 +99,21 @@ class Comparison:
         fewest = min(len(split["training"]) for split in self.splits)
         for method in self.config.methods:
             chain = self.chain(method)
-            flags = {**preset_flags(method, self.flags), **self.known(method, *everything), **chain, "batch_size": self.config.batch_size}
+            flags = {**preset_flags(PRESETS[method], self.flags), **self.known(method, *everything), **chain, "batch_size": self.config.batch_size}
             script_util.check_flags(flags)
             flags |= {"data_dir": self.config.data_dir} | ({"augment": self.config.augment} if self.config.augment else {})
-            (train,) = command_line.configs_from_flags(flags, TrainConfig)
+            (train,) = configs_from_flags(flags, TrainConfig)
             check_train_config(train)
             check_num_cases(train, fewest, world_size=1)
             segmenter = script_util.create_segmenter(flags)
             if method_of(method) not in BASELINES:
-                preset = command_line.pick_flags(PRESETS[method], SamplerConfig)
+                preset = pick_flags(PRESETS[method], SamplerConfig)
                 segmenter.spaced(script_util.choose_sampler(chain, preset, {}, segmenter.max_steps))
 
     def refuse_other_settings(self):
         """Keep in the folder what decides the figures; refuse a folder with other settings or cases. Methods may be added."""
         free = {"methods", "truth", "out_dir", "data_dir", "test_dir"}
-        own = {name: value for name, value in command_line.flags_from_configs(self.config).items() if name not in free}
+        own = {name: value for name, value in flags_from_configs(self.config).items() if name not in free}
         folders = {folder: name for split in self.splits for part in split.values() for name, folder in part.items()}
         parts = [{part: sorted(cases) for part, cases in split.items()} for split in self.splits]
         told = {**own, "flags": self.flags, "cases": parts, "data": hash_cases(sorted((n, f) for f, n in folders.items()), ())}
@@ -152,7 +155,7 @@ class Comparison:
         """{flag: value} of those flags of the config classes that were given and that the method knows."""
         architecture = {**PRESETS[method], **self.flags}.get("architecture", "unet")
         foreign = script_util.foreign_flags(method_of(method), architecture)
-        return {name: value for name, value in command_line.pick_flags(self.flags, *classes).items() if name not in foreign}
+        return {name: value for name, value in pick_flags(self.flags, *classes).items() if name not in foreign}
 
     def chain(self, method):
         """How the method's masks are drawn, {flag: value}: as its preset says, but for --fast and flags given."""
@@ -235,7 +238,7 @@ class Comparison:
         """{"parameters": of what sampling needs, "seconds": for one case's ensemble}."""
         model = load(self.path(method, "fold0", "savedmodel.pt"))
         flags = model.flags
-        (data_config,) = command_line.configs_from_flags(flags, DataConfig)
+        (data_config,) = configs_from_flags(flags, DataConfig)
         dataset = LIDCDataset(os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config)
         times = []
         while len(times) < 4 and (not times or times[0] < PATIENCE):
@@ -289,4 +292,4 @@ def method_of(preset):
 def as_arguments(flags):
     """Flags {name: value}, JSON-like, as they are typed."""
     typed = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    return [word for name, value in typed.items() for word in (f"--{name}", command_line.show_value(value))]
+    return [word for name, value in typed.items() for word in (f"--{name}", show_value(value))]

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from . import checkpoint, pictures, storage
+from . import pictures, storage
 from .case_writer import PackedArrays
 from .errors import ConfigError, DataError
+from .flags.fields import differences
 from .image_files import read_label
 from .nn import seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
@@ -305,7 +306,7 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
         if "flags" not in before:
             raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
         case = dataset[index]
-        if unlike := checkpoint.differences(spread(before), spread({**drawn_by, "image": image_hash(case)}), unnamed=unnamed):
+        if unlike := differences(spread(before), spread({**drawn_by, "image": image_hash(case)}), unnamed=unnamed):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
         if config.movie and not os.path.exists(movie):
             left.append(index)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from . import command_line, postprocess, script_util
+from . import postprocess, script_util
 from .compute import ComputeConfig, compile_model, prepare
 from .ensemble import SampleConfig, check_sample_config, draw_ensembles
 from .errors import ConfigError, DataError
+from .flags.fields import configs_from_flags, parse_flags
 from .lidcloader import make_case
 from .postprocess import PostprocessConfig, binarise
 from .sampling import SamplerConfig
@@ -81,7 +82,7 @@ class Predictor:
             self._compiled_size = self._compiled_size or batch_size
             config = replace(config, batch_size=self._compiled_size)
         sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
-        (finish,) = command_line.configs_from_flags(flags, PostprocessConfig)
+        (finish,) = configs_from_flags(flags, PostprocessConfig)
         case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])
         ((_, samples),) = draw_ensembles(self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled)
         return Ensemble(samples, binarise(samples, finish))
@@ -108,7 +109,7 @@ def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
     flags         model flags, which only checkpoints of the published code need
     ConfigError, CheckpointError: as script_util.load_segmenter; the first for other words of weights and amp too.
     """
-    how = command_line.parse_flags({"weights": weights, "amp": amp}, SampleConfig, ComputeConfig)
+    how = parse_flags({"weights": weights, "amp": amp}, SampleConfig, ComputeConfig)
     segmenter, flags, stored = script_util.load_segmenter(path, flags, how["weights"])
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     prepare(segmenter.eval(), ComputeConfig(how["amp"], compile), device)

@@ -29,13 +29,5 @@ PRESETS = {
     },
 }  # fmt: skip
 
-# Flags that say the same: one that is given comes in the place of a preset's
-TWINS = {"prediction": "predict_xstart", "predict_xstart": "prediction", "ema_rate": "ema_halflife", "ema_halflife": "ema_rate"}
-
 # --fast: docs/sampling.md says how it was chosen
 FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
-
-
-def preset_flags(name, given):
-    """The flags {name: value} of a preset, less those that a given one takes the place of."""
-    return {flag: value for flag, value in PRESETS[name].items() if TWINS.get(flag) not in given}

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 
 from .errors import ConfigError
-from .symmetry import split_kind
+from .flags.words import split_kind
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ from . import checkpoint, respace
 from .baselines.baseline import MethodConfig
 from .baselines.methods import BASELINES, DIFFUSIONS
 from .case_reader import DataConfig
-from .command_line import (
+from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
+from .errors import CheckpointError, ConfigError
+from .flags.fields import (
     configs_from_flags,
     default_flags,
+    differences,
     flags_from_configs,
     json_like,
     parse_flags,
     pick_flags,
     show_value,
 )
-from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
-from .errors import CheckpointError, ConfigError
 from .gaussian_diffusion import DiffusionConfig
 from .presets import FAST
 from .sampling import SamplerConfig
@@ -156,7 +157,7 @@ def load_segmenter(path, flags, weights="ema"):
     stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
     free = SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS  # there it makes the samples
     unnamed = default_flags(DataConfig, *MODEL_CONFIGS) if stored else {}
-    if unlike := checkpoint.differences(stored, json_like(flags), free, unnamed):
+    if unlike := differences(stored, json_like(flags), free, unnamed):
         raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
     flags = {**pick_flags(stored, DataConfig, *MODEL_CONFIGS), **flags}
     flags = flags_from_configs(*configs_from_flags(flags, DataConfig, *MODEL_CONFIGS))

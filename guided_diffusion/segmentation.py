@@ -8,10 +8,11 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from .errors import ConfigError
+from .flags.words import split_kind
 from .nn import mean_flat, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
 from .sampling import SamplerConfig, sample_loop
-from .symmetry import split_kind, symmetries, turn_and_mirror, turn_back
+from .symmetry import symmetries, turn_and_mirror, turn_back
 from .unet import UNetModel
 
 

@@ -2,16 +2,6 @@
 
 import torch
 
-SYMMETRIC = ("mirror", "flip", "rotate")  # left and right; that, and top and bottom; by right angles
-
-
-def split_kind(kind, known=SYMMETRIC):
-    """The parts of a kind, "none" or some of the `known` ones joined by +. ValueError: one is unknown or comes twice."""
-    parts = [] if kind == "none" else kind.split("+")
-    if len(set(parts)) < len(parts) or not set(parts) <= set(known):
-        raise ValueError(f"none, or parts joined by + are wanted, of {', '.join(known)}")
-    return parts
-
 
 def symmetries(parts):
     """[(quarter turns, then mirrored from left to right or not)] of the parts, all unlike and together a group; the first changes nothing."""

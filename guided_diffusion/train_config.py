@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from . import checkpoint, storage
-from .augmentation import PARTS
 from .checkpoint_folder import CheckpointFolder
 from .errors import CheckpointError, ConfigError
-from .symmetry import split_kind
+from .flags.fields import differences
+from .flags.words import AUGMENTATIONS, split_kind
 
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {
@@ -88,7 +88,7 @@ def check_train_config(config):
     if config.seed >= 2**63:
         raise ConfigError(f"--seed {config.seed}: below 2^63 is needed")
     try:
-        split_kind(config.augment, PARTS)
+        split_kind(config.augment, AUGMENTATIONS)
     except ValueError as error:
         raise ConfigError(f"--augment {config.augment}: {error}") from None
     for name, all_of in (("microbatch", "the whole batch"), ("keep", "all")):
@@ -183,7 +183,7 @@ def check_cases(start, config, flags, fingerprint):
 
 
 def _refuse_other_flags(state, path, flags, free, remedy, unnamed=None):
-    if state["flags"] is not None and (unlike := checkpoint.differences(state["flags"], flags, free, unnamed)):
+    if state["flags"] is not None and (unlike := differences(state["flags"], flags, free, unnamed)):
         raise CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
 
 
@@ -205,7 +205,7 @@ def load_start(segmenter, start):
 
 def what_changed(state, config, flags, world_size, fingerprint, threads=None):
     """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop."""
-    unlike = checkpoint.differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
+    unlike = differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
     lines = [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"] if unlike else []
     if state.get("processes", world_size) != world_size:
         draws = f"a step has now {world_size * config.batch_size} masks; the draws go on in their order"

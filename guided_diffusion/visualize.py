@@ -20,8 +20,10 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Annotated
 
-from . import command_line, storage
+from . import storage
 from .errors import ConfigError, DataError
+from .flags import command_line
+from .flags.fields import configs_from_flags
 from .inspector import InspectConfig, Inspector
 from .windows import PACKAGE, VisdomConfig, connect
 
@@ -162,7 +164,7 @@ def main(argv=None):
         if command == "replay" and words and not words[0].startswith("-"):
             words[0] = f"--file={words[0]}"
         given, _ = command_line.parse_command_line(commands[command], __doc__, words)
-        configs = command_line.configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
+        configs = configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
         try:
             {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
         except ConnectionError as error:

@@ -8,10 +8,11 @@ Names every fault with its file and the remedy, and ends with status 1 if there 
 
 import sys
 
-from guided_diffusion import command_line
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.data_check import CheckConfig, check_data
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.nn import refuse_remote
 
 
@@ -21,7 +22,7 @@ def main(argv=None):
         if words and not words[0].startswith("-"):
             words[0] = f"--data_dir={words[0]}"
         given, _ = command_line.parse_command_line((CheckConfig, DataConfig), __doc__, words)
-        config, data_config = command_line.configs_from_flags(given, CheckConfig, DataConfig)
+        config, data_config = configs_from_flags(given, CheckConfig, DataConfig)
         if not config.data_dir:
             raise ConfigError("the folder comes first: python scripts/check_data.py data/training")
         refuse_remote("sheet", config.sheet)

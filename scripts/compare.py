@@ -11,12 +11,15 @@ for each method that knows them. The same command goes on where it was; more --m
 import json
 import os
 
-from guided_diffusion import command_line, comparison, comparison_page, script_util, storage
+from guided_diffusion import comparison, comparison_page, script_util, storage
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_runner import run_script
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, json_like, pick_flags
+from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
 
 FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
@@ -24,12 +27,12 @@ FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
 
 def main(argv=None, run_command=run_script):
     with command_line.one_line_errors("compare.py"):
-        given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
-        (config,) = command_line.configs_from_flags(given, CompareConfig)
+        given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv, PRESETS)
+        (config,) = configs_from_flags(given, CompareConfig)
         if preset:
             raise ConfigError("--preset is the business of --methods, which names presets")
         check_compare_config(config, given)
-        flags = command_line.json_like(command_line.pick_flags(given, *FLAGS))
+        flags = json_like(pick_flags(given, *FLAGS))
         table = Comparison(config, flags, run_command=run_command).run()
         score = f"ged_{comparison.SCORED}"
         pages = {

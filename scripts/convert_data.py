@@ -9,9 +9,10 @@ had faults, which are told; the others are written.
 
 import sys
 
-from guided_diffusion import command_line
 from guided_diffusion.converters import FORMATS, ConvertConfig, convert
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 
 
 def main(argv=None):
@@ -21,7 +22,7 @@ def main(argv=None):
         given, _ = command_line.parse_command_line((ConvertConfig,), __doc__, words)
         if name is None:
             raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
-        (config,) = command_line.configs_from_flags(given, ConvertConfig)
+        (config,) = configs_from_flags(given, ConvertConfig)
         _, faults = convert(name, config)
     sys.exit(1 if faults else 0)
 

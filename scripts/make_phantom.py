@@ -13,8 +13,10 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guided_diffusion import command_line, phantom, phantom_files, storage
+from guided_diffusion import phantom, phantom_files, storage
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.nn import refuse_remote
 
 
@@ -54,7 +56,7 @@ def check(config):
 def main(argv=None):
     with command_line.one_line_errors("make_phantom.py"):
         given, _ = command_line.parse_command_line((PhantomConfig,), __doc__, argv)
-        (config,) = command_line.configs_from_flags(given, PhantomConfig)
+        (config,) = configs_from_flags(given, PhantomConfig)
         modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # which these formats have
         more = {"num_nodules": config.nodules, "modes": check(config), "probabilities": config.probabilities, "num_modalities": modalities}
         if config.format == "cases":

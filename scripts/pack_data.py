@@ -9,11 +9,13 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion import command_line, storage
+from guided_diffusion import storage
 from guided_diffusion.case_folder import SPLITS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import pack_folder
 from guided_diffusion.errors import ConfigError, DataError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.nn import refuse_remote
 
 
@@ -27,7 +29,7 @@ class PackConfig:
 def main(argv=None):
     with command_line.one_line_errors("pack_data.py"):
         given, _ = command_line.parse_command_line((PackConfig, DataConfig), __doc__, argv)
-        config, data_config = command_line.configs_from_flags(given, PackConfig, DataConfig)
+        config, data_config = configs_from_flags(given, PackConfig, DataConfig)
         for name in ("data_dir", "out"):
             if not getattr(config, name):
                 raise ConfigError(f"--{name} is missing")

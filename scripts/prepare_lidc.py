@@ -9,14 +9,15 @@ docs/data.md says where the download comes from.
 
 import sys
 
-from guided_diffusion import command_line
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.prepare import PrepareConfig, prepare
 
 
 def main(argv=None):
     with command_line.one_line_errors("prepare_lidc.py"):
         given, _ = command_line.parse_command_line((PrepareConfig,), __doc__, argv)
-        (config,) = command_line.configs_from_flags(given, PrepareConfig)
+        (config,) = configs_from_flags(given, PrepareConfig)
         _, faults = prepare(config)
     sys.exit(1 if faults else 0)
 

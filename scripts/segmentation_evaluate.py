@@ -9,8 +9,10 @@ samples. docs/metrics.md says what the figures are. Several folders side by side
     python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/a --compare results/b,results/c
 """
 
-from guided_diffusion import command_line, evaluation
+from guided_diffusion import evaluation
 from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.scoring import EvaluateConfig
 
@@ -18,8 +20,8 @@ from guided_diffusion.scoring import EvaluateConfig
 def main(argv=None):
     with command_line.one_line_errors("segmentation_evaluate.py"):
         given, _ = command_line.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
-        config, *_ = command_line.configs_from_flags(given, EvaluateConfig, PostprocessConfig)  # which refuses what it cannot be
-        evaluation.evaluate(config, command_line.pick_flags(given, PostprocessConfig, DataConfig))
+        config, *_ = configs_from_flags(given, EvaluateConfig, PostprocessConfig)  # which refuses what it cannot be
+        evaluation.evaluate(config, pick_flags(given, PostprocessConfig, DataConfig))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, command_line, compute, ensemble, evaluation, script_util, threads
+from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util, threads
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
@@ -27,9 +27,12 @@ from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, default_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.nn import refuse_remote
 from guided_diffusion.postprocess import PostprocessConfig
+from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
 from guided_diffusion.unet import UNetConfig
@@ -80,17 +83,17 @@ def settle_threads(segmenter, config, sampler, how, unet, total, processes):
 
 def main(argv=None):
     with command_line.one_line_errors("segmentation_sample.py"):
-        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv)
-        config, how, postprocess, visdom = command_line.configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
+        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv, PRESETS)
+        config, how, postprocess, visdom = configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
         check_flags(config)
 
         # What to draw, and with what
-        model_flags = command_line.pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
+        model_flags = pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
         segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
         script_util.refuse_foreign_flags(flags, given)
         sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
         segmenter = segmenter.spaced(sampler)
-        data_config, unet = command_line.configs_from_flags(flags, DataConfig, UNetConfig)
+        data_config, unet = configs_from_flags(flags, DataConfig, UNetConfig)
         dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, data_config, require_raters=False)
 
         # Which cases are this process's, and not drawn yet
@@ -106,7 +109,7 @@ def main(argv=None):
         finished_by = ensemble.finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
-        unnamed = command_line.default_flags(SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
+        unnamed = default_flags(SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
         left = ensemble.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
 
         total = len(left) * config.num_ensemble

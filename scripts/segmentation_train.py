@@ -13,13 +13,16 @@ import os
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import command_line, compute, script_util, storage
+from guided_diffusion import compute, script_util, storage
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import default_cache_dir
 from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags, default_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.thread_choice import settle_threads
 from guided_diffusion.train_config import (
@@ -61,14 +64,14 @@ def open_datasets(config, validation, unet, data_config):
 
 def main(argv=None):
     with command_line.one_line_errors("segmentation_train.py"):
-        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv)
+        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv, PRESETS)
         script_util.check_flags({**preset, **given})
         script_util.refuse_classes(given)
-        configs = command_line.configs_from_flags({**preset, **given}, *CONFIGS)
+        configs = configs_from_flags({**preset, **given}, *CONFIGS)
         config, validation, sampler, how, visdom, data_config, _, unet = configs[:8]
         script_util.refuse_foreign_flags({**preset, **given}, given)
         check_flags(given, config, validation, how)
-        flags = command_line.flags_from_configs(*configs)
+        flags = flags_from_configs(*configs)
         if not storage.is_remote(config.log_dir):
             flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
 
@@ -79,7 +82,7 @@ def main(argv=None):
         segmenter = script_util.create_segmenter(flags)
         lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
         lock.take()  # before it is read, where it is there
-        start = find_start(config, flags, processes.world_size, command_line.default_flags(*CONFIGS))
+        start = find_start(config, flags, processes.world_size, default_flags(*CONFIGS))
         load_start(segmenter, start)
         dataset, *eval_dataset = open_datasets(config, validation, unet, data_config)
         check_num_cases(config, len(dataset), processes.world_size)

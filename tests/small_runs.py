@@ -5,8 +5,9 @@ import csv
 import torch
 from helpers import LEAST, nonzero
 
-from guided_diffusion import command_line, script_util
+from guided_diffusion import script_util
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.train_config import TrainConfig, find_start
 from guided_diffusion.train_util import Trainer
@@ -31,9 +32,9 @@ def train_small(dataset, **given):
 
     It validates, on the cases that it trains on, if `eval_steps` is given.
     """
-    configs = command_line.configs_from_flags({**DEFAULTS, **given}, *CONFIGS)
+    configs = configs_from_flags({**DEFAULTS, **given}, *CONFIGS)
     config, validation, sampler = configs[:3]
-    flags = command_line.flags_from_configs(*configs)
+    flags = flags_from_configs(*configs)
     start = find_start(config, flags)
     torch.manual_seed(0)
     segmenter, processes = nonzero(script_util.create_segmenter(flags)), Processes({})

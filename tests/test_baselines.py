@@ -7,8 +7,8 @@ from helpers import TINY, assert_refused, call_script, nonzero
 from torch.distributions import LowRankMultivariateNormal
 
 from guided_diffusion.baselines.plain_unet import PlainUNet, _Dropout
-from guided_diffusion.command_line import configs_from_flags
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig

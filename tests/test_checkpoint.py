@@ -8,9 +8,9 @@ import torch
 from helpers import TINY
 
 from guided_diffusion import checkpoint
-from guided_diffusion.checkpoint import differences
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.errors import CheckpointError, ConfigError
+from guided_diffusion.flags.fields import differences
 from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
 
 PUBLISHED = {"image_size": 16, "image_channels": 4, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",

@@ -11,10 +11,12 @@ import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
 from PIL import Image
 
-from guided_diffusion import command_line, phantom
+from guided_diffusion import phantom
 from guided_diffusion.dist_util import Processes
+from guided_diffusion.flags import command_line
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.postprocess import PostprocessConfig, binarise, staple
+from guided_diffusion.presets import PRESETS
 from guided_diffusion.segmentation import SegmenterConfig
 from guided_diffusion.train_config import TrainConfig
 
@@ -235,7 +237,7 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
     ],
 )  # fmt: skip
 def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
-    _, rest = command_line.parse_command_line((DiffusionConfig, SegmenterConfig, TrainConfig), "", ["--preset=demo", *argv])
+    _, rest = command_line.parse_command_line((DiffusionConfig, SegmenterConfig, TrainConfig), "", ["--preset=demo", *argv], PRESETS)
     assert {name: rest[name] for name in ("mask_low", "predict_xstart") if name in rest} == preset
     assert ("ema_rate" in rest) == (argv[0].split("=")[0] != "--ema_halflife")
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 from helpers import ROOT, call_script, load_file
 
-from guided_diffusion import command_line
+from guided_diffusion.flags import command_line
+from guided_diffusion.flags.fields import configs_from_flags
 
 DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
 COMMANDS = ("python", "torchrun", "mpiexec", "srun", "make", "pip", "bash", "scontrol", "sbatch")
@@ -65,7 +66,7 @@ def check_flags(path, arguments, monkeypatch):
 
     def parse_only(classes, *more):
         given, preset = parse(classes, *more)
-        command_line.configs_from_flags({**preset, **given}, *classes)
+        configs_from_flags({**preset, **given}, *classes)
         raise Parsed
 
     monkeypatch.setattr(command_line, "parse_command_line", parse_only)

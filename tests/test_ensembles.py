@@ -14,10 +14,11 @@ import pytest
 import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
 
-from guided_diffusion import checkpoint, command_line, compute, ensemble, predict, script_util
+from guided_diffusion import checkpoint, compute, ensemble, predict, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.errors import ConfigError, DataError
+from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.image_files import read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.sampling import SamplerConfig
@@ -30,7 +31,7 @@ def write_checkpoint(path, **flags):
     """A checkpoint of a tiny network that was never trained, as training would store it."""
     torch.manual_seed(0)
     classes = (DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
-    flags = command_line.flags_from_configs(*command_line.configs_from_flags({**TINY, **flags}, *classes))
+    flags = flags_from_configs(*configs_from_flags({**TINY, **flags}, *classes))
     weights = nonzero(script_util.create_segmenter(flags)).state_dict()
     state = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
     torch.save(state, path)

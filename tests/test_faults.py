@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guided_diffusion import checkpoint, command_line, script_util
+from guided_diffusion import checkpoint, script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import CheckpointError, DataError
+from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.image_files import read_image, read_label
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.train_config import TrainConfig, find_start, load_start
@@ -121,8 +122,8 @@ MINUTE = {**LEAST, "batch_size": 2, "schedule_sampler": "loss-second-moment", "u
 def trainer_of(dataset, folder, iterations):
     """A Trainer of a minute model, from what is in `folder`, as the script makes it."""
     given = {**MINUTE, "iterations": iterations, "data_dir": "cases", "log_dir": str(folder)}
-    configs = command_line.configs_from_flags(given, TrainConfig, *script_util.MODEL_CONFIGS)
-    flags = command_line.flags_from_configs(*configs)
+    configs = configs_from_flags(given, TrainConfig, *script_util.MODEL_CONFIGS)
+    flags = flags_from_configs(*configs)
     start = find_start(configs[0], flags)
     segmenter = script_util.create_segmenter(flags)
     load_start(segmenter, start)

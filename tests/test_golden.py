@@ -8,8 +8,8 @@ import torch
 from helpers import GOLDEN, golden, seeded_weights
 
 from guided_diffusion import losses, sampling
-from guided_diffusion.command_line import pick_flags
 from guided_diffusion.distribution import AxisAlignedConvGaussian
+from guided_diffusion.flags.fields import pick_flags
 from guided_diffusion.nn import timestep_embedding
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.respace import space_timesteps

@@ -4,8 +4,8 @@ import pytest
 import torch
 from helpers import LEAST, TINY
 
-from guided_diffusion.command_line import parse_flags
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 

@@ -10,8 +10,8 @@ from helpers import TINY, assert_refused, call_script, nonzero
 from scipy.special import logsumexp, softmax
 
 from guided_diffusion.checkpoint import load_weights
-from guided_diffusion.command_line import parse_flags
 from guided_diffusion.errors import CheckpointError
+from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.gaussian_diffusion import DiffusionConfig, scheduled_betas
 from guided_diffusion.respace import create_gaussian_diffusion
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter

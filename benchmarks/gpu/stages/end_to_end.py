@@ -10,9 +10,10 @@ from unittest import mock
 import torch
 from sampling import build
 
-from guided_diffusion import command_line, ensemble, script_util
+from guided_diffusion import ensemble, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.checkpoint import FORMAT, VERSION
+from guided_diffusion.flags.fields import default_flags, json_like
 from guided_diffusion.sampling import SamplerConfig
 
 from ..networks import phantoms, readme_config, readme_flags
@@ -24,8 +25,8 @@ from ..timing import synchronize
 def save_checkpoint(settings):
     """A checkpoint of the README's network with random weights; returns its path."""
     flags = {
-        **command_line.default_flags(DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS),
-        **command_line.json_like(readme_flags(settings)),
+        **default_flags(DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS),
+        **json_like(readme_flags(settings)),
     }
     path = settings.folder("random.pt")
     weights = build(readme_config(settings), "cpu").state_dict()
