@@ -25,7 +25,7 @@ from guided_diffusion.comparison import as_arguments, training_of
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows
-from guided_diffusion.threads import usable_cores
+from guided_diffusion.system.workers import usable_cores
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
 DRAWS = 10_000  # of cases, for an interval

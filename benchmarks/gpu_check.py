@@ -34,7 +34,7 @@ from gpu.settings import DRY, Settings
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.nn import refuse_remote
+from guided_diffusion.system.storage import refuse_remote
 
 STAGES = (
     Stage("versions", 40),

@@ -27,7 +27,7 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows
 from guided_diffusion.presets import PRESETS
-from guided_diffusion.threads import usable_cores
+from guided_diffusion.system.workers import usable_cores
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
 SHARD = 25  # phantoms that a process makes at a time

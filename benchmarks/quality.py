@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from machine import machine_name
 
-from guided_diffusion import compute, metrics, script_util
+from guided_diffusion import metrics, script_util
 from guided_diffusion.case_reader import DataConfig
-from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
 from guided_diffusion.flags import command_line
@@ -27,6 +26,7 @@ from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("dpm++", 0.0), ("dpm++", 1.0))
 FIGURES = {"ged": lambda s, r: metrics.squared_ged(s, r).total, "hm_iou": metrics.hungarian_iou, "calibration": metrics.calibration_error}
@@ -47,9 +47,9 @@ class QualityConfig:
 def measure(config, compute_config, on_row):
     """Call on_row(row) for each sampler at each number of steps."""
     segmenter, flags, _ = script_util.load_segmenter(config.model_path, {})
-    compute.prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
+    prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
     if compute_config.compile:
-        compute.compile_model(segmenter)
+        compile_model(segmenter)
     (data_config,) = configs_from_flags(flags, DataConfig)
     dataset = LIDCDataset(config.data_dir, flags["image_size"], flags["image_channels"], data_config)
     indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]

@@ -20,13 +20,13 @@ import torch
 from machine import machine_name
 from torch.utils.flop_counter import FlopCounterMode
 
-from guided_diffusion import compute, script_util
-from guided_diffusion.compute import ComputeConfig
+from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.presets import FAST, PRESETS
 from guided_diffusion.sampling import SamplerConfig, sample
+from guided_diffusion.system.device import ComputeConfig, compile_model, peak_memory, prepare, reset_peak_memory
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ def published(config, device, batch):
 def ours(config, device, batch, compiled=False):
     sampler = SamplerConfig(**{**FAST, "steps": config.calls})
     segmenter = build(config, device).spaced(sampler)
-    compute.prepare(segmenter.eval(), ComputeConfig(config.amp), device)
+    prepare(segmenter.eval(), ComputeConfig(config.amp), device)
     if compiled:
-        compute.compile_model(segmenter)
+        compile_model(segmenter)
     image = torch.rand(batch, 4, config.image_size, config.image_size, device=device)
     generators = [seeded_generator(k) for k in range(batch)]
     return torch.inference_mode()(lambda: segmenter.sample_masks(image, generators, sampler))
@@ -154,10 +154,10 @@ def measure(config, device):
     flop = flop_of_call(config)
     times, product_times, peaks = [[] for _ in rows], [], [0] * len(rows)
     for k, (_, _, _, draw) in enumerate(rows):  # compiles, chooses kernels; tells the memory
-        compute.reset_peak_memory(device)
-        held = compute.peak_memory(device)  # the networks of all variants
+        reset_peak_memory(device)
+        held = peak_memory(device)  # the networks of all variants
         draw()
-        peaks[k] = compute.peak_memory(device) - held
+        peaks[k] = peak_memory(device) - held
     for _ in range(config.rounds):
         product_times.append(seconds(product, device))
         for k, (_, _, _, draw) in enumerate(rows):

@@ -33,12 +33,12 @@ from torch.utils.checkpoint import checkpoint
 
 from guided_diffusion import phantom, script_util
 from guided_diffusion.batches import EndlessSampler, collate, endless_batches
-from guided_diffusion.compute import ComputeConfig, peak_memory, reset_peak_memory
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.presets import PRESETS
+from guided_diffusion.system.device import ComputeConfig, peak_memory, reset_peak_memory
 from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.unet import AttentionBlock

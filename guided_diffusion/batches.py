@@ -85,6 +85,7 @@ def endless_batches(dataset, sampler, num_workers, place, on_death):
     loader = DataLoader(
         dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers,
         worker_init_fn=_leave_interrupts_to_the_trainer if num_workers else None,
+        multiprocessing_context="fork" if num_workers else None,  # with the cases as they are open; they touch no GPU
     )  # fmt: skip
     while True:
         sampler.start = first = place()

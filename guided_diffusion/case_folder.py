@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from . import storage
 from .errors import DataError
+from .system import storage
 
 SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
 SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}

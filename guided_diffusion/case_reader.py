@@ -9,8 +9,8 @@ from typing import Annotated
 import numpy as np
 
 from .errors import DataError
-from .folder_walk import walk
 from .image_files import is_jpeg, read_image, read_levels, resize, to_mask
+from .system.storage import walk
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)

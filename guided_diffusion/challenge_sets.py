@@ -9,8 +9,8 @@ import numpy as np
 
 from .case_folder import RawCase, safe_name
 from .errors import DataError
-from .folder_walk import walk
 from .source_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
+from .system.storage import walk
 
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")

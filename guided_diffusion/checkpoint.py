@@ -27,8 +27,8 @@ import re
 import blobfile as bf
 import torch
 
-from . import storage
 from .errors import CheckpointError
+from .system import storage
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"

@@ -13,9 +13,9 @@ import os
 
 import torch
 
-from . import storage
 from .checkpoint import BEST, MANIFEST, NEWEST, NUMBERED, load, read_manifest, sha256
 from .errors import CheckpointError
+from .system import storage
 
 
 class CheckpointFolder:

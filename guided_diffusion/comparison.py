@@ -13,7 +13,7 @@ import shutil
 import statistics
 import time
 
-from . import fidelity, script_util, storage
+from . import fidelity, script_util
 from .baselines.methods import BASELINES
 from .case_reader import DataConfig
 from .case_store import hash_cases
@@ -29,8 +29,9 @@ from .logger import read_rows
 from .predict import load
 from .presets import FAST, PRESETS
 from .sampling import SamplerConfig
+from .system import storage
+from .system.workers import sigterm_as_interrupt
 from .train_config import TrainConfig, check_num_cases, check_train_config
-from .workers import sigterm_as_interrupt
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve

@@ -6,11 +6,11 @@ import os
 
 import numpy as np
 
-from . import storage
 from .case_folder import SPLIT_NAMES
 from .case_reader import find_cases
 from .errors import DataError
 from .split_check import patient_of
+from .system import storage
 
 PARTS = ("training", "validation", "testing")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from .errors import ConfigError
-from .nn import refuse_remote
 from .presets import FAST, PRESETS
+from .system.storage import refuse_remote
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from .workers import Terminated
+from .system.workers import Terminated
 
 SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts")
 

@@ -14,7 +14,7 @@ import numpy as np
 from . import challenge_sets, lidc_sets
 from .case_folder import SPLITS, STAGE, CaseFolder, assign_splits, read_split
 from .errors import ConfigError, DataError
-from .nn import refuse_remote
+from .system.storage import refuse_remote
 
 FORMATS = {
     "lidc-pickle": lidc_sets.lidc_pickle, "lidc-hdf5": lidc_sets.lidc_hdf5, "lidc-crops": lidc_sets.lidc_crops, "qubiq": challenge_sets.qubiq,

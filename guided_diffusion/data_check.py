@@ -8,11 +8,12 @@ from typing import Annotated
 import numpy as np
 from tqdm import tqdm
 
-from . import metrics, pictures, storage
+from . import metrics, pictures
 from .case_reader import CaseReader, find_cases, list_files
 from .errors import DataError
 from .image_files import is_jpeg, resize
 from .split_check import split_faults
+from .system import storage
 
 SHEET_CASES, SHEET_SIDE = 16, 128
 MANY_LEVELS = 10  # of a label: from here on they are not told apart

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from . import pictures, storage
+from . import pictures
 from .case_writer import PackedArrays
 from .errors import ConfigError, DataError
 from .flags.fields import differences
 from .image_files import read_label
 from .nn import seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
+from .system import storage
 
 LARGEST_GAP = 64  # among a case's masks, that is looked for
 

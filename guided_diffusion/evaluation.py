@@ -13,12 +13,13 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from . import fidelity, metrics, storage
+from . import fidelity, metrics
 from .case_reader import find_cases
 from .errors import ConfigError, DataError
 from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
-from .threads import usable_cores
+from .system import storage
+from .system.workers import usable_cores
 
 BOOTSTRAP_DRAWS = 10_000
 NAMES_SHOWN = 5  # cases of one fault that are named

@@ -11,10 +11,11 @@ from typing import Annotated
 
 import numpy as np
 
-from . import ensemble, pictures, storage
+from . import ensemble, pictures
 from .case_reader import CaseReader, DataConfig, find_cases
 from .errors import DataError
 from .postprocess import PostprocessConfig, binarise, variance_map
+from .system import storage
 from .windows import send_picture
 
 SORTED_BY = ("name", "uncertainty", "ged", "ci")  # what cases can be sorted by; the last two where metrics.csv has them

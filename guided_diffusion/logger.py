@@ -9,7 +9,7 @@ import re
 import torch
 from tqdm import tqdm
 
-from . import storage
+from .system import storage
 
 QUARTILES = 4  # of the timesteps, in which losses are told apart
 

@@ -6,14 +6,6 @@ import math
 import torch
 from torch import nn
 
-from .errors import ConfigError
-
-
-def refuse_remote(name, path):
-    """Refuse a blob store as what --name says to write; runs of training are written to one, and checkpoints read from one."""
-    if "://" in path:
-        raise ConfigError(f"--{name} {path}: results are written to local folders only; name one and copy it")
-
 
 class GroupNorm32(nn.GroupNorm):
     """Group norm that computes in float32 whatever the input's precision, and returns the input's."""

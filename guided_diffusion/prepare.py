@@ -10,13 +10,12 @@ from typing import Annotated
 
 from tqdm import tqdm
 
-from . import lidc_dicom, lidc_idri, storage
+from . import lidc_dicom, lidc_idri
 from .case_folder import SPLITS, CaseFolder, RawCase, assign_splits, read_split, write_split
 from .errors import ConfigError, DataError
-from .folder_walk import walk
-from .nn import refuse_remote
-from .threads import usable_cores
-from .workers import worker_pool
+from .system import storage
+from .system.storage import refuse_remote, walk
+from .system.workers import usable_cores, worker_pool
 
 CHUNK = 64  # headers that a process reads at a time
 DONE = ".prepared"  # a folder of OUT with a file for each finished series

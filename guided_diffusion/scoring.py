@@ -9,8 +9,8 @@ from . import ensemble, fidelity, metrics, pictures
 from .case_reader import CaseReader, DataConfig
 from .errors import ConfigError, DataError
 from .lidcloader import make_case
-from .nn import refuse_remote
 from .postprocess import binarise
+from .system.storage import refuse_remote
 
 SAMPLES_SHOWN = 16  # in a case's picture
 

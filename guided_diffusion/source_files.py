@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from .errors import DataError
-from .folder_walk import walk
 from .image_files import is_jpeg, read_pixels
+from .system.storage import walk
 
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # the end of a picture's name
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks

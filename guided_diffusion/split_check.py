@@ -6,9 +6,9 @@ import io
 import os
 import re
 
-from . import storage
 from .case_folder import SPLIT_NAMES, read_split
 from .errors import DataError
+from .system import storage
 
 LIDC_PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SLICE_OF = re.compile(r"(.+?)(?:_[0-9a-f]{6})?(?:_n\d+)?[_-](?:z|s|slice)[_-]?\d[\d.]*(?:_c\d+)?", re.IGNORECASE)

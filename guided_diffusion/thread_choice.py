@@ -2,7 +2,8 @@
 
 import torch
 
-from . import compute, threads
+from .system import threads
+from .system.device import prepare
 from .train_config import is_own
 
 # Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so,
@@ -39,7 +40,7 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
         return []
     if processes.world_size > 1 or how.compile or most == 1:
         return []
-    compute.prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
+    prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
     raters = config.raters_per_image
     num_images = min(
         (config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2])

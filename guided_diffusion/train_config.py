@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from . import checkpoint, storage
+from . import checkpoint
 from .checkpoint_folder import CheckpointFolder
 from .errors import CheckpointError, ConfigError
 from .flags.fields import differences
 from .flags.words import AUGMENTATIONS, split_kind
+from .system import storage
 
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {

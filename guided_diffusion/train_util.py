@@ -5,20 +5,19 @@ import time
 
 import torch
 
-from . import compute
 from .augmentation import NUM_DRAWS, augment
 from .batches import EndlessSampler, endless_batches, pick_raters
 from .checkpoint import BEST, FORMAT, VERSION, check_schedule_sampler
 from .checkpoint_folder import CheckpointFolder
-from .compute import ComputeConfig
 from .dist_util import full, gradient_traffic, like, whole
 from .ema import EMA
 from .errors import ConfigError, TrainingError
 from .logger import QUARTILES, Logger, LossMeter, NullLogger
 from .nn import seeded_generator, stack_randn, to_device
 from .resample import create_named_schedule_sampler
-from .signals import Signals
 from .step_reports import StepReports
+from .system.device import ComputeConfig, compile_model, peak_memory, prepare
+from .system.signals import Signals
 from .train_config import check_train_config, is_own, load_start, what_changed
 from .windows import NullWindows, show_metrics
 
@@ -53,9 +52,9 @@ class Trainer:
             processes.shard(segmenter.shardable())
         # Sharded weights cannot lie channels-last, and on a CPU the backward pass and the norms are slower so.
         channels_last = processes.device.type == "cuda" and not config.shard
-        self.segmenter = compute.prepare(segmenter.train(), how, processes.device, channels_last)
+        self.segmenter = prepare(segmenter.train(), how, processes.device, channels_last)
         if how.compile:
-            compute.compile_model(segmenter, cuda_graphs=False)
+            compile_model(segmenter, cuda_graphs=False)
         self.module = segmenter if config.shard else processes.wrap(segmenter)
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
@@ -285,7 +284,7 @@ class Trainer:
             "step": self.steps_done, "samples": self.samples, **{k: means[k] for k in self.columns() if k in means},
             **self.scores, "grad_norm": float(self.grad_norm), "lr": self.optimizer.param_groups[0]["lr"],
             "bad_steps": self.bad_steps, "samples_per_second": drawn / (self.logged[0] - then),
-            "memory_gb": compute.peak_memory(self.processes.device) / 1e9,
+            "memory_gb": peak_memory(self.processes.device) / 1e9,
         }  # fmt: skip
         self.tell(told)
         bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.segmenter.terms) if name in means})

@@ -6,12 +6,12 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from .compute import eagerly
 from .ensemble import SampleConfig, draw_ensembles
 from .errors import ConfigError
 from .metrics import mean_mask_dice, squared_ged
 from .pictures import sheet
 from .postprocess import binarise
+from .system.device import eagerly
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Annotated
 
-from . import storage
 from .errors import ConfigError, DataError
 from .flags import command_line
 from .flags.fields import configs_from_flags
 from .inspector import InspectConfig, Inspector
+from .system import storage
 from .windows import PACKAGE, VisdomConfig, connect
 
 BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"

@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 
 from .errors import ConfigError
-from .nn import refuse_remote
+from .system.storage import refuse_remote
 
 PACKAGE = (
     "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "

@@ -13,7 +13,7 @@ from guided_diffusion.data_check import CheckConfig, check_data
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.nn import refuse_remote
+from guided_diffusion.system.storage import refuse_remote
 
 
 def main(argv=None):

@@ -11,7 +11,7 @@ for each method that knows them. The same command goes on where it was; more --m
 import json
 import os
 
-from guided_diffusion import comparison, comparison_page, script_util, storage
+from guided_diffusion import comparison, comparison_page, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
@@ -21,6 +21,7 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, json_like, pick_flags
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.system import storage
 
 FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
 

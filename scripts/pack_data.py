@@ -9,14 +9,14 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion import storage
 from guided_diffusion.case_folder import SPLITS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import pack_folder
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.nn import refuse_remote
+from guided_diffusion.system import storage
+from guided_diffusion.system.storage import refuse_remote
 
 
 @dataclass(frozen=True)

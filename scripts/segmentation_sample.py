@@ -18,23 +18,32 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, compute, ensemble, evaluation, script_util, threads
+from guided_diffusion import checkpoint, ensemble, evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.chain_watch import ChainWatch
-from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, default_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.nn import refuse_remote
 from guided_diffusion.postprocess import PostprocessConfig
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig
+from guided_diffusion.system.device import (
+    ComputeConfig,
+    compile_model,
+    fitting_batch_size,
+    out_of_memory_as_error,
+    prepare,
+    running_batch_size,
+)
+from guided_diffusion.system.storage import refuse_remote
+from guided_diffusion.system.threads import set_by_user, settle_by_time, share_cores
+from guided_diffusion.system.workers import usable_cores
 from guided_diffusion.unet import UNetConfig
 from guided_diffusion.windows import VisdomConfig, open_windows
 
@@ -57,28 +66,28 @@ def check_flags(config):
 
 def make_ready(segmenter, config, sampler, how, unet, total, device):
     """Put the segmenter on the device for `total` masks; returns the config with the number of masks in flight."""
-    compute.prepare(segmenter.eval(), how, device)
+    prepare(segmenter.eval(), how, device)
     one_call, size, most = partial(segmenter.one_call, config=sampler), config.batch_size, max(total, 1)
     shape = (unet.image_channels, unet.image_size, unet.image_size)
     if size == "auto":
-        size = compute.fitting_batch_size(one_call, shape, device, most)
+        size = fitting_batch_size(one_call, shape, device, most)
     if how.compile:
         size = min(size, most)
-        compute.compile_model(segmenter)
+        compile_model(segmenter)
         if config.batch_size == "auto":
-            size = compute.running_batch_size(one_call, shape, device, size)
+            size = running_batch_size(one_call, shape, device, size)
     return replace(config, batch_size=size)
 
 
 def settle_threads(segmenter, config, sampler, how, unet, total, processes):
     """As in training, by the time of a network call, where so many follow that it pays; returns lines to report."""
     calls = total * segmenter.num_timesteps / config.batch_size
-    alone = processes.device.type == "cpu" and processes.world_size == 1 and threads.usable_cores() > 1
-    if not alone or threads.set_by_user() or how.compile or calls < TIMED_CALLS:
+    alone = processes.device.type == "cpu" and processes.world_size == 1 and usable_cores() > 1
+    if not alone or set_by_user() or how.compile or calls < TIMED_CALLS:
         return []
     image = torch.zeros(config.batch_size, unet.image_channels, unet.image_size, unet.image_size)
     with torch.inference_mode():
-        return [threads.settle_by_time(lambda: segmenter.one_call(image, sampler), threads.usable_cores())]
+        return [settle_by_time(lambda: segmenter.one_call(image, sampler), usable_cores())]
 
 
 def main(argv=None):
@@ -100,7 +109,7 @@ def main(argv=None):
         # They wait for each other only to score the samples: NCCL, which takes memory of the GPU, is not needed.
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()
-        threads.share_cores(processes.local_size)
+        share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
         chain = sampler if flags["method"] in DIFFUSIONS else None
         drawn_by = ensemble.identity(
@@ -114,7 +123,7 @@ def main(argv=None):
 
         total = len(left) * config.num_ensemble
         smaller = "give a smaller one" if config.batch_size == "auto" else "give a smaller one, or auto"
-        with compute.out_of_memory_as_error(processes.device, "not one mask fits, give --amp bf16 or free some of it"):
+        with out_of_memory_as_error(processes.device, "not one mask fits, give --amp bf16 or free some of it"):
             config = make_ready(segmenter, config, sampler, how, unet, total, processes.device)
             lines = settle_threads(segmenter, config, sampler, how, unet, total, processes)
         if processes.is_main:
@@ -122,11 +131,11 @@ def main(argv=None):
             for line in (*dataset.notes, *script_util.advice(segmenter, sampler), *lines, told):
                 tqdm.write(line)
 
-        writers = max(1, min(CaseWriter.MOST, threads.usable_cores() // processes.local_size))
+        writers = max(1, min(CaseWriter.MOST, usable_cores() // processes.local_size))
         write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
-            compute.out_of_memory_as_error(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
+            out_of_memory_as_error(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
             CaseWriter(write, writers, -(-config.batch_size // config.num_ensemble)) as writer,
             open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):

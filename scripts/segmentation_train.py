@@ -13,10 +13,9 @@ import os
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import compute, script_util, storage
+from guided_diffusion import script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_store import default_cache_dir
-from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
@@ -24,6 +23,8 @@ from guided_diffusion.flags.fields import configs_from_flags, default_flags, fla
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.system import storage
+from guided_diffusion.system.device import ComputeConfig, check_compiler, out_of_memory_as_error
 from guided_diffusion.thread_choice import settle_threads
 from guided_diffusion.train_config import (
     TrainConfig,
@@ -46,7 +47,7 @@ def check_flags(given, config, validation, how):
     check_train_config(config)
     check_validation_config(validation, given)
     if how.compile:
-        compute.check_compiler()
+        check_compiler()
     if {"ema_rate", "ema_halflife"} <= given.keys():
         raise ConfigError("--ema_rate and --ema_halflife contradict: give one of them")
     if given.get("stable_target") and config.raters_per_image == 1:
@@ -92,7 +93,7 @@ def main(argv=None):
 
         remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
         image_shape = (unet.image_channels, unet.image_size, unet.image_size)
-        with lock, compute.out_of_memory_as_error(processes.device, remedy), processes:
+        with lock, out_of_memory_as_error(processes.device, remedy), processes:
             start = (*start[:2], start[2] + settle_threads(segmenter, image_shape, config, how, processes, start))
             validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
             windows = open_windows(visdom, processes.is_main, tqdm.write)

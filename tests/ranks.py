@@ -6,6 +6,7 @@ clients of a store that outlives them, and a run has its own prefix in it.
 """
 
 import contextlib
+import faulthandler
 import itertools
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from helpers import load_script
 
 RANKS = 2
+PATIENCE = 120  # seconds until a pair is taken to wait for each other; where, they write to their output
 PRELOADED = [
     "torch",
     "torch._dynamo",
@@ -74,25 +76,25 @@ class Ranks:
                 process.kill()
                 process.join()
 
-    def run(self, folder, function, *arguments, timeout=300):
+    def run(self, folder, function, *arguments):
         """function(*arguments) in both processes, to its end; returns a completed process, with the text of both."""
         with self.start(folder, function, *arguments) as processes:
-            return finish(processes, folder, timeout)
+            return finish(processes, folder)
 
     def run_script(self, folder, name, *arguments):
         """The main() of scripts/NAME.py in both processes."""
         return self.run(folder, script_main, name, *map(str, arguments))
 
 
-def finish(processes, folder, timeout=300):
+def finish(processes, folder):
     """Wait until both have ended; a completed process as of one program that started both."""
     for process in processes:
-        process.join(timeout)
-    assert all(process.exitcode is not None for process in processes), "the processes wait for each other"
-    status = next((process.exitcode for process in processes if process.exitcode), 0)
+        process.join(PATIENCE + 10)
     text = [
         "".join((folder / f"rank{rank}.{stream}").read_text() for rank in range(RANKS)) for stream in ("out", "err")
     ]
+    assert all(process.exitcode is not None for process in processes), f"the processes wait for each other: {text}"
+    status = next((process.exitcode for process in processes if process.exitcode), 0)
     return subprocess.CompletedProcess("two ranks", status, *text)
 
 
@@ -102,6 +104,7 @@ def script_main(name, *arguments):
 
 def _work(environ, output, function, arguments):
     """What each process does, its standard streams in files."""
+    faulthandler.dump_traceback_later(PATIENCE)
     os.environ.clear()
     os.environ.update(environ)
     for stream, number in (("out", 1), ("err", 2)):

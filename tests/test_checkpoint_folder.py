@@ -10,10 +10,11 @@ import torch
 from blob_store import BlobStore
 from helpers import TINY
 
-from guided_diffusion import checkpoint, storage
+from guided_diffusion import checkpoint
 from guided_diffusion.checkpoint_folder import CheckpointFolder
 from guided_diffusion.errors import CheckpointError
 from guided_diffusion.script_util import create_segmenter
+from guided_diffusion.system import storage
 
 
 def state(step):

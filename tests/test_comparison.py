@@ -19,7 +19,7 @@ from guided_diffusion.comparison_page import as_rows
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.command_line import GAVE_UP
 from guided_diffusion.logger import read_rows
-from guided_diffusion.storage import LOCK
+from guided_diffusion.system.storage import LOCK
 
 
 def in_this_process(script, arguments, log):

@@ -6,14 +6,13 @@ import torch
 from helpers import TINY, nonzero
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guided_diffusion import compute
-from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.predict import Predictor
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.script_util import configs_from_flags, create_segmenter, flags_from_configs
+from guided_diffusion.system.device import ComputeConfig, allow_tf32, prepare
 from guided_diffusion.unet import AttentionBlock, UNetConfig
 from guided_diffusion.validation import ValidationConfig, Validator
 
@@ -53,12 +52,12 @@ def test_tf32_is_a_choice_that_a_cpu_refuses():
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
         for allowed in (True, False):
-            compute.allow_tf32(allowed)
+            allow_tf32(allowed)
             assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (allowed, allowed)
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
     with pytest.raises(ConfigError, match="--amp tf32 needs a GPU"):
-        compute.prepare(tiny_segmenter(), ComputeConfig(amp="tf32"), "cpu")
+        prepare(tiny_segmenter(), ComputeConfig(amp="tf32"), "cpu")
 
 
 @pytest.mark.parametrize("flags", [{}, {"method": "mc-dropout", "dropout": 0.3}, {"method": "prob-unet"}, {"method": "ssn"}, {"method": "unet"}])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
 
-from guided_diffusion import checkpoint, compute, ensemble, predict, script_util
+from guided_diffusion import checkpoint, ensemble, predict, script_util
 from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from guided_diffusion.image_files import read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.segmentation import AmbiguousSegmenter
+from guided_diffusion.system import device as compute
 
 ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch._inductor.exc import InductorError
 
-from guided_diffusion import compute
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.system.device import fitting_batch_size, memory_in_use, out_of_memory_as_error, running_batch_size
 
 
 def wrapped(error):
@@ -27,7 +27,7 @@ def wrapped(error):
 def test_out_of_memory_says_what_is_in_use_and_what_to_change(error):
     told = r"out of memory, \d+\.\d GiB in use at most, \d+\.\d GiB left: a smaller --batch_size"
     for raised, cause in ((error, None), (RuntimeError("a call failed"), error)):
-        with pytest.raises(ConfigError, match=told), compute.out_of_memory_as_error("cpu", "a smaller --batch_size"):
+        with pytest.raises(ConfigError, match=told), out_of_memory_as_error("cpu", "a smaller --batch_size"):
             raise raised from cause
 
 
@@ -35,13 +35,13 @@ def test_out_of_memory_says_what_is_in_use_and_what_to_change(error):
     "error", [RuntimeError("something else"), wrapped(RuntimeError("a defect")), ValueError("out of memory")], ids=repr
 )
 def test_other_errors_are_left_as_they_are(error):
-    with pytest.raises(type(error)) as raised, compute.out_of_memory_as_error("cpu", ""):
+    with pytest.raises(type(error)) as raised, out_of_memory_as_error("cpu", ""):
         raise error
     assert raised.value is error
 
 
 def test_an_error_while_one_of_memory_is_handled_is_not_one_of_memory():
-    with pytest.raises(RuntimeError, match="a defect"), compute.out_of_memory_as_error("cpu", ""):
+    with pytest.raises(RuntimeError, match="a defect"), out_of_memory_as_error("cpu", ""):
         try:
             raise torch.OutOfMemoryError("CUDA out of memory")
         except RuntimeError:
@@ -53,9 +53,9 @@ def test_a_gpu_that_cannot_even_be_asked_is_no_second_error(monkeypatch):
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", ask)
-    assert "GPU" in compute.memory_in_use("cuda")
+    assert "GPU" in memory_in_use("cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 4 * 2**30))
-    assert compute.memory_in_use("cuda") == "3.0 of the GPU's 4.0 GiB in use"
+    assert memory_in_use("cuda") == "3.0 of the GPU's 4.0 GiB in use"
 
 
 def test_a_defect_in_the_trial_of_auto_is_raised():
@@ -64,7 +64,7 @@ def test_a_defect_in_the_trial_of_auto_is_raised():
             raise RuntimeError("a defect")
 
     with pytest.raises(RuntimeError, match="a defect"):
-        compute.fitting_batch_size(one_call, (1, 16, 16), "cpu", most=8)
+        fitting_batch_size(one_call, (1, 16, 16), "cpu", most=8)
 
 
 def test_a_compiled_network_is_tried_with_fewer_masks_until_they_fit():
@@ -75,7 +75,7 @@ def test_a_compiled_network_is_tried_with_fewer_masks_until_they_fit():
         if len(image) > 10:
             raise wrapped(torch.OutOfMemoryError("CUDA out of memory"))
 
-    assert compute.running_batch_size(one_call, (1, 2, 2), "cpu", 32) == 9
+    assert running_batch_size(one_call, (1, 2, 2), "cpu", 32) == 9
     assert counts == [32, 24, 18, 13, 9, 9, 9]
 
 
@@ -85,5 +85,5 @@ def test_what_no_smaller_batch_mends_is_raised(error):
         raise error
 
     with pytest.raises(RuntimeError) as raised:
-        compute.running_batch_size(one_call, (1, 2, 2), "cpu", 1)
+        running_batch_size(one_call, (1, 2, 2), "cpu", 1)
     assert raised.value is error

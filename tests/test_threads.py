@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import TINY, as_arguments, call_script, nonzero
 
-from guided_diffusion import checkpoint, script_util, threads
+from guided_diffusion import checkpoint, script_util
+from guided_diffusion.system import threads
 from guided_diffusion.thread_choice import blank_step
 from guided_diffusion.train_config import TrainConfig, what_changed
 

@@ -15,9 +15,9 @@ from small_runs import learnt, rows_of, same
 
 from guided_diffusion import checkpoint, script_util
 from guided_diffusion.errors import TrainingError
-from guided_diffusion.signals import Signals
 from guided_diffusion.step_reports import StepReports
-from guided_diffusion.storage import FolderLock
+from guided_diffusion.system.signals import Signals
+from guided_diffusion.system.storage import FolderLock
 from guided_diffusion.train_util import Trainer
 
 
@@ -88,7 +88,7 @@ def test_usr1_saves_and_goes_on(train, tmp_path, after_step):
 # and once for each that follows, is the test's, and says when it was read.
 NATIVE = """
 import hashlib, types
-from guided_diffusion import signals
+from guided_diffusion.system import signals
 
 readings = iter([5.0, 5.0, 5.9, 6.1])
 
@@ -269,7 +269,7 @@ def test_no_memory_is_one_line_with_the_flags_that_help(cases, tmp_path, monkeyp
 # Holds a folder as a run does whose readers of cases outlive it
 HOLDER = """
 import os, signal, sys
-from guided_diffusion.storage import FolderLock
+from guided_diffusion.system.storage import FolderLock
 lock = FolderLock(sys.argv[1])
 lock.take()
 reader = os.fork()

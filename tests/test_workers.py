@@ -11,11 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from helpers import ROOT
 
-from guided_diffusion.workers import Terminated, worker_pool
+from guided_diffusion.system.workers import Terminated, worker_pool
 
 CODE = """
 import os, threading
-from guided_diffusion.workers import worker_pool
+from guided_diffusion.system.workers import worker_pool
 
 def work(k):
     os.write(1, f"{os.getpid()}\\n".encode())  # at once, that two do not mix

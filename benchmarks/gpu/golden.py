@@ -7,10 +7,10 @@ import torch
 from running import ROOT
 
 from guided_diffusion import sampling
-from guided_diffusion.compute import allow_tf32
 from guided_diffusion.distribution import AxisAlignedConvGaussian
 from guided_diffusion.script_util import create_model_and_diffusion
 from guided_diffusion.segmentation import AmbiguousSegmenter
+from guided_diffusion.system.device import allow_tf32
 
 from .record import require
 

@@ -7,11 +7,11 @@ import sampling as benchmark
 import torch
 from sampling import BenchmarkConfig, build
 
-from guided_diffusion import compute, phantom
-from guided_diffusion.compute import ComputeConfig
+from guided_diffusion import phantom
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.presets import FAST, PRESETS
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 
 def readme_config(settings):
@@ -29,9 +29,9 @@ def sampling_network(settings, amp, compiled=False):
     """(segmenter ready to sample in `amp`, SamplerConfig), of --fast. `compiled` has no effect in a dry run."""
     sampler = SamplerConfig(**{**FAST, "steps": settings.sizes.calls})
     segmenter = build(readme_config(settings), "cpu").spaced(sampler)
-    compute.prepare(segmenter.eval(), ComputeConfig(amp), settings.device)
+    prepare(segmenter.eval(), ComputeConfig(amp), settings.device)
     if compiled and not settings.dry_run:
-        compute.compile_model(segmenter)
+        compile_model(segmenter)
     return segmenter, sampler
 
 

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from guided_diffusion import compute, script_util
-from guided_diffusion.compute import ComputeConfig
+from guided_diffusion import script_util
 from guided_diffusion.dist_util import gradient_traffic
+from guided_diffusion.system.device import ComputeConfig, prepare
 
 from .compare import relative_error
 from .networks import images, readme_flags
@@ -39,7 +39,7 @@ def training_segmenter(settings, device, amp="none", channels_last=None):
             if not p.any():
                 torch.nn.init.normal_(p, std=0.02)
     channels_last = is_cuda(device) if channels_last is None else channels_last
-    return compute.prepare(segmenter.train(), ComputeConfig(amp), device, channels_last)
+    return prepare(segmenter.train(), ComputeConfig(amp), device, channels_last)
 
 
 def training_batch(settings, count, device):

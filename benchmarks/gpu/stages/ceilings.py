@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from guided_diffusion.compute import allow_tf32
+from guided_diffusion.system.device import allow_tf32
 
 from .. import rates
 from ..timing import free_cache, median_ms, sets_beyond_cache

@@ -12,11 +12,10 @@ from sampling import build
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guided_diffusion import compute
-from guided_diffusion.compute import ComputeConfig
 from guided_diffusion.nn import GroupNorm32, seeded_generator, stack_randn, to_device
 from guided_diffusion.presets import FAST
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.system.device import ComputeConfig, prepare
 from guided_diffusion.unet import AttentionBlock
 
 from ..compare import equal_pixels, relative_error
@@ -45,7 +44,7 @@ def in_float64(model):
 
 def prepared(base, settings, amp, device=None):
     """A copy of a segmenter on the device, in the precision of --amp."""
-    return compute.prepare(copy.deepcopy(base).eval(), ComputeConfig(amp), device or settings.device)
+    return prepare(copy.deepcopy(base).eval(), ComputeConfig(amp), device or settings.device)
 
 
 def precisions(settings):

@@ -9,10 +9,18 @@ from functools import partial
 import sampling as benchmark
 import torch
 
-from guided_diffusion import compute
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.presets import FAST, PRESETS
 from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.system.device import (
+    MOST_IN_FLIGHT,
+    allow_tf32,
+    fitting_batch_size,
+    free_memory,
+    out_of_memory_as_error,
+    peak_memory,
+    reset_peak_memory,
+)
 
 from .. import rates
 from ..compare import equal_pixels, relative_error
@@ -42,7 +50,7 @@ def measure_chain(add, settings, function, masks, precision, rounds):
 
 def published(add, settings):
     """One mask at a time in strict float32: a part of the chain's 1000 calls, scaled to all of them."""
-    compute.allow_tf32(False)
+    allow_tf32(False)
     config = benchmark.BenchmarkConfig(**{**vars(readme_config(settings)), "calls": settings.sizes.calls})
     function = benchmark.published(config, settings.device, 1)
     function()
@@ -54,7 +62,7 @@ def measure_ours(add, settings, network, masks):
     """Whole chains of --fast by (segmenter, SamplerConfig); returns a call's time in milliseconds."""
     segmenter, sampler = network
     image = images(settings, masks)
-    compute.reset_peak_memory(settings.device)
+    reset_peak_memory(settings.device)
     warm_up(segmenter, sampler, image)
     ms = measure_chain(
         add, settings, lambda: draw(segmenter, sampler, image), masks, settings.precision, settings.sizes.rounds
@@ -62,7 +70,7 @@ def measure_ours(add, settings, network, masks):
     add(
         masks=masks,
         masks_per_second=1000 * masks / ms / FAST["steps"],
-        peak_gb=compute.peak_memory(settings.device) / 1e9,
+        peak_gb=peak_memory(settings.device) / 1e9,
     )
     short = segmenter.spaced(SamplerConfig(**{**FAST, "steps": PROFILED}))
     draw(short, sampler, image)
@@ -87,7 +95,7 @@ def out_of_memory(add, settings, network):
     """A call that finds no memory is reported in a line, and the next one that has some succeeds."""
     segmenter, sampler = network
     try:
-        with compute.out_of_memory_as_error(settings.device, "--batch_size is too much"):
+        with out_of_memory_as_error(settings.device, "--batch_size is too much"):
             if is_cuda(settings.device):
                 free_cache(settings.device)
                 total = torch.cuda.get_device_properties(settings.device).total_memory
@@ -117,14 +125,14 @@ def automatic_batch(add, settings, network):
     segmenter, sampler = network
     device, shape = settings.device, images(settings, 1).shape[1:]
     free_cache(device)
-    free = compute.free_memory(device)
-    most = compute.MOST_IN_FLIGHT[torch.device(device).type]
-    answer = compute.fitting_batch_size(partial(segmenter.one_call, config=sampler), tuple(shape), device, most)
+    free = free_memory(device)
+    most = MOST_IN_FLIGHT[torch.device(device).type]
+    answer = fitting_batch_size(partial(segmenter.one_call, config=sampler), tuple(shape), device, most)
     add(answer=answer, free_gb=free / 1e9)
-    compute.reset_peak_memory(device)
+    reset_peak_memory(device)
     with torch.inference_mode():
         segmenter.one_call(images(settings, answer), sampler)
-    add(peak_gb=compute.peak_memory(device) / 1e9)
+    add(peak_gb=peak_memory(device) / 1e9)
 
 
 def run(record, settings):

@@ -9,8 +9,8 @@ import statistics
 import torch
 import training as benchmark
 
-from guided_diffusion.compute import allow_tf32
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.system.device import allow_tf32
 
 from .. import rates
 from ..networks import flop_of_call, phantoms

@@ -17,7 +17,8 @@ def worker_pool(processes):
     should this process be killed, they end by themselves.
     """
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(processes, initializer=_heed_the_parent_alone)
+    fork = multiprocessing.get_context("fork")  # at once, for they need nothing that is not imported yet, and hold no GPU
+    pool = ProcessPoolExecutor(processes, fork, initializer=_heed_the_parent_alone)
     with sigterm_as_interrupt():
         try:
             with _stops_held_back():
@@ -83,3 +84,8 @@ def _heed_the_parent_alone():
 def _end_with_the_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,6 +13,8 @@ import tempfile
 
 import blobfile as bf
 
+from ..errors import ConfigError
+
 LOCK = ".lock"  # the file of a FolderLock
 
 
@@ -154,3 +156,25 @@ def remove(path):
     """Remove a file, if it is there."""
     if bf.exists(path):
         bf.remove(path)
+
+
+def walk(folder):
+    """
+    (folder, names of its folders, names of its files) of `folder` and all below it, names sorted.
+
+    The walk goes into the folders that are left in the first list. A link that leads back to where the walk has been is passed over.
+    """
+    seen = set()
+    for base, subfolders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(base) in seen:
+            subfolders.clear()
+            continue
+        seen.add(os.path.realpath(base))
+        subfolders.sort()
+        yield base, subfolders, sorted(files)
+
+
+def refuse_remote(name, path):
+    """Refuse a blob store as what --name says to write; runs of training are written to one, and checkpoints read from one."""
+    if "://" in path:
+        raise ConfigError(f"--{name} {path}: results are written to local folders only; name one and copy it")

@@ -7,16 +7,13 @@ from collections.abc import Callable
 
 import torch
 
+from .workers import usable_cores
+
 # More threads must save a tenth of the time. A smaller gain is within the noise of a few steps, and each further thread
 # costs processor time and waits for a core wherever other programs run.
 CLEARLY_FASTER = 0.9
 ROUNDS = 5
 TIME_LIMIT = 5.0  # seconds, after which no other round begins
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_of_cores(processes: int) -> int:

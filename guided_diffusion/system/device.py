@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 # More masks at a time than these gain little, and hold up the first case
 MOST_IN_FLIGHT = {"cpu": 8, "cuda": 128}
