@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from guided_diffusion.case_folder import CaseFolder, RawCase
-from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset

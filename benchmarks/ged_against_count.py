@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 
 from guided_diffusion import ensemble, metrics
-from guided_diffusion.case_reader import CaseReader, find_cases
+from guided_diffusion.data.case_reader import CaseReader, find_cases
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation import mean_and_interval
 from guided_diffusion.flags import command_line

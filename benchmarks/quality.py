@@ -18,7 +18,7 @@ import torch
 from machine import machine_name
 
 from guided_diffusion import metrics, script_util
-from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
 from guided_diffusion.flags import command_line

@@ -32,7 +32,7 @@ from torch.distributions import kl_divergence
 from torch.utils.checkpoint import checkpoint
 
 from guided_diffusion import phantom, script_util
-from guided_diffusion.batches import EndlessSampler, collate, endless_batches
+from guided_diffusion.data.stream import EndlessSampler, collate, endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from .data.names import SPLITS
 from .errors import DataError
 from .system import storage
 
-SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
-SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 COLUMNS = ("case", "split", "patient", "series", "slice", "z", "sop_uid", "nodule", "height", "width", "raters", "areas")

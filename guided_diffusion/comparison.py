@@ -15,10 +15,10 @@ import time
 
 from . import fidelity, script_util
 from .baselines.methods import BASELINES
-from .case_reader import DataConfig
-from .case_store import hash_cases
 from .comparison_cases import check_links, link_cases, split_cases
 from .comparison_runner import run_script
+from .data.case_cache import hash_cases
+from .data.case_reader import DataConfig
 from .errors import ConfigError, DataError
 from .flags import command_line
 from .flags.fields import configs_from_flags, flags_from_configs, pick_flags, show_value

@@ -6,10 +6,9 @@ import os
 
 import numpy as np
 
-from .case_folder import SPLIT_NAMES
-from .case_reader import find_cases
+from .data.case_reader import find_cases
+from .data.names import SPLIT_NAMES, patient_of
 from .errors import DataError
-from .split_check import patient_of
 from .system import storage
 
 PARTS = ("training", "validation", "testing")

@@ -12,7 +12,8 @@ from typing import Annotated
 import numpy as np
 
 from . import challenge_sets, lidc_sets
-from .case_folder import SPLITS, STAGE, CaseFolder, assign_splits, read_split
+from .case_folder import STAGE, CaseFolder, assign_splits, read_split
+from .data.names import SPLITS
 from .errors import ConfigError, DataError
 from .system.storage import refuse_remote
 

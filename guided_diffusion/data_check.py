@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from . import metrics, pictures
-from .case_reader import CaseReader, find_cases, list_files
+from .data.case_reader import CaseReader, find_cases, list_files
+from .data.image_files import is_jpeg
+from .data.resize import resize
 from .errors import DataError
-from .image_files import is_jpeg, resize
 from .split_check import split_faults
 from .system import storage
 

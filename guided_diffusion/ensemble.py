@@ -13,9 +13,9 @@ import torch
 
 from . import pictures
 from .case_writer import PackedArrays
+from .data.image_files import read_label
 from .errors import ConfigError, DataError
 from .flags.fields import differences
-from .image_files import read_label
 from .nn import seeded_generator, to_device
 from .postprocess import CONSENSUS, PostprocessConfig, binarise
 from .system import storage

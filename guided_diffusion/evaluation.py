@@ -14,7 +14,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from . import fidelity, metrics
-from .case_reader import find_cases
+from .data.case_reader import find_cases
 from .errors import ConfigError, DataError
 from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .case_reader import pad_to, resize_masks
+from .data.image_files import read_label
+from .data.resize import pad_to, resize_masks
 from .errors import DataError
-from .image_files import read_label
 from .metrics import iou_matrix
 
 IMPLAUSIBLE = -1

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 
 from . import ensemble, pictures
-from .case_reader import CaseReader, DataConfig, find_cases
+from .data.case_reader import CaseReader, DataConfig, find_cases
 from .errors import DataError
 from .postprocess import PostprocessConfig, binarise, variance_map
 from .system import storage

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 
 from . import safe_pickle
-from .case_folder import SPLIT_NAMES, RawCase
+from .case_folder import RawCase
+from .data.names import SPLIT_NAMES
 from .errors import DataError
 from .source_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .case_reader import CaseReader, DataConfig, find_cases
-from .case_store import MemoryStore, decode, hash_cases, open_cache, open_pack
+from .data.case_cache import MemoryStore, decode, hash_cases, open_cache, open_pack
+from .data.case_reader import CaseReader, DataConfig, find_cases
 
 
 @dataclass(frozen=True)

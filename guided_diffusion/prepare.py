@@ -11,7 +11,8 @@ from typing import Annotated
 from tqdm import tqdm
 
 from . import lidc_dicom, lidc_idri
-from .case_folder import SPLITS, CaseFolder, RawCase, assign_splits, read_split, write_split
+from .case_folder import CaseFolder, RawCase, assign_splits, read_split, write_split
+from .data.names import SPLITS
 from .errors import ConfigError, DataError
 from .system import storage
 from .system.storage import refuse_remote, walk

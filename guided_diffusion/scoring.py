@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from . import ensemble, fidelity, metrics, pictures
-from .case_reader import CaseReader, DataConfig
+from .data.case_reader import CaseReader, DataConfig
 from .errors import ConfigError, DataError
 from .lidcloader import make_case
 from .postprocess import binarise

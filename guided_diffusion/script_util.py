@@ -5,7 +5,7 @@ from dataclasses import fields
 from . import checkpoint, respace
 from .baselines.baseline import MethodConfig
 from .baselines.methods import BASELINES, DIFFUSIONS
-from .case_reader import DataConfig
+from .data.case_reader import DataConfig
 from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
 from .errors import CheckpointError, ConfigError
 from .flags.fields import (

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
+from .data.symmetry import symmetries, turn_and_mirror, turn_back
 from .errors import ConfigError
 from .flags.words import split_kind
 from .nn import mean_flat, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
 from .sampling import SamplerConfig, sample_loop
-from .symmetry import symmetries, turn_and_mirror, turn_back
 from .unet import UNetModel
 
 

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
+from .data.image_files import is_jpeg, read_pixels
 from .errors import DataError
-from .image_files import is_jpeg, read_pixels
 from .system.storage import walk
 
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # the end of a picture's name

@@ -4,15 +4,11 @@ import collections
 import csv
 import io
 import os
-import re
 
-from .case_folder import SPLIT_NAMES, read_split
+from .case_folder import read_split
+from .data.names import PATIENT_RULE, SPLIT_NAMES, patient_of
 from .errors import DataError
 from .system import storage
-
-LIDC_PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
-SLICE_OF = re.compile(r"(.+?)(?:_[0-9a-f]{6})?(?:_n\d+)?[_-](?:z|s|slice)[_-]?\d[\d.]*(?:_c\d+)?", re.IGNORECASE)
-RULE = "the folder between split and case; or else LIDC-IDRI-NNNN; or else what stands before _z, _s or _slice and a number"
 
 
 def split_faults(data_dir, folders):
@@ -74,18 +70,7 @@ def _placed_by_names(data_dir, folders, notes):
     placed = [(patient_of(within), within[-1], split) for split, within in where]
     known = [one for one in placed if one[0]]
     if known:
-        notes.append(f"no manifest.csv: {len({patient for patient, *_ in known})} patients by the names of {len(known)} cases ({RULE})")
+        notes.append(f"no manifest.csv: {len({patient for patient, *_ in known})} patients by the names of {len(known)} cases ({PATIENT_RULE})")
     if len(known) < len(placed):
         notes.append(f"no manifest.csv, and the names of {len(placed) - len(known)} cases tell no patient: whether one is in two splits is not known")
     return known
-
-
-def patient_of(within):
-    """The patient that the folders below a split's, the case's last, tell by RULE; None: they tell none."""
-    *above, case = within
-    if above:
-        return above[0]
-    if match := LIDC_PATIENT.search(case):
-        return match[0]
-    match = SLICE_OF.fullmatch(case)
-    return match and match[1]

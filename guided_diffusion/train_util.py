@@ -5,10 +5,10 @@ import time
 
 import torch
 
-from .augmentation import NUM_DRAWS, augment
-from .batches import EndlessSampler, endless_batches, pick_raters
 from .checkpoint import BEST, FORMAT, VERSION, check_schedule_sampler
 from .checkpoint_folder import CheckpointFolder
+from .data.augmentation import NUM_DRAWS, augment
+from .data.stream import EndlessSampler, endless_batches, pick_raters
 from .dist_util import full, gradient_traffic, like, whole
 from .ema import EMA
 from .errors import ConfigError, TrainingError

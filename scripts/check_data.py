@@ -8,7 +8,7 @@ Names every fault with its file and the remedy, and ends with status 1 if there 
 
 import sys
 
-from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data_check import CheckConfig, check_data
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line

@@ -12,10 +12,10 @@ import json
 import os
 
 from guided_diffusion import comparison, comparison_page, script_util
-from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_runner import run_script
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, json_like, pick_flags

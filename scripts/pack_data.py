@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion.case_folder import SPLITS
-from guided_diffusion.case_reader import DataConfig
-from guided_diffusion.case_store import pack_folder
+from guided_diffusion.data.case_cache import pack_folder
+from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.names import SPLITS
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags

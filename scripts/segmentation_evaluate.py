@@ -10,7 +10,7 @@ samples. docs/metrics.md says what the figures are. Several folders side by side
 """
 
 from guided_diffusion import evaluation
-from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.postprocess import PostprocessConfig

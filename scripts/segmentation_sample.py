@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from guided_diffusion import checkpoint, ensemble, evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
-from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.chain_watch import ChainWatch
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
 from guided_diffusion.errors import ConfigError

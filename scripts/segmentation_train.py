@@ -14,8 +14,8 @@ import torch
 from tqdm import tqdm
 
 from guided_diffusion import script_util
-from guided_diffusion.case_reader import DataConfig
-from guided_diffusion.case_store import default_cache_dir
+from guided_diffusion.data.case_cache import default_cache_dir
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from guided_diffusion import augmentation
-from guided_diffusion.augmentation import affine_grid, augment, bias_field, change_contrast, displacement, resample
+from guided_diffusion.data import augmentation
+from guided_diffusion.data.augmentation import affine_grid, augment, bias_field, change_contrast, displacement, resample
+from guided_diffusion.data.symmetry import symmetries
 from guided_diffusion.flags.words import split_kind
-from guided_diffusion.symmetry import symmetries
 
 
 @pytest.mark.parametrize("kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)])

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from guided_diffusion.batches import Batch, EndlessSampler, endless_batches, pick_raters
+from guided_diffusion.data.stream import Batch, EndlessSampler, endless_batches, pick_raters
 from guided_diffusion.lidcloader import Case, LIDCDataset
 from guided_diffusion.nn import to_device
 

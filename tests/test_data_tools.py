@@ -11,11 +11,11 @@ from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
 from guided_diffusion import metrics, phantom
-from guided_diffusion.case_reader import DataConfig
-from guided_diffusion.case_store import pack_folder
+from guided_diffusion.data.case_cache import pack_folder
+from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.packed import write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.packed import write_pack
 from guided_diffusion.system.device import peak_memory, reset_peak_memory
 
 

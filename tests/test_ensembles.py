@@ -15,11 +15,11 @@ import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
 
 from guided_diffusion import checkpoint, ensemble, predict, script_util
-from guided_diffusion.case_reader import DataConfig
 from guided_diffusion.case_writer import CaseWriter
+from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
-from guided_diffusion.image_files import read_image
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.segmentation import AmbiguousSegmenter

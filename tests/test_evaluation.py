@@ -11,8 +11,8 @@ from helpers import assert_refused, call_script
 from PIL import Image
 
 from guided_diffusion import ensemble, evaluation, metrics, phantom, pictures, report
+from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.errors import DataError
-from guided_diffusion.image_files import read_image, read_label
 
 CASES, RATERS, SIZE = 5, 3, 24
 

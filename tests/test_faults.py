@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion import checkpoint, script_util
+from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import CheckpointError, DataError
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
-from guided_diffusion.image_files import read_image, read_label
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.train_config import TrainConfig, find_start, load_start
 from guided_diffusion.train_util import Trainer

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion.batches import Batch, EndlessSampler, collate, pick_raters
-from guided_diffusion.case_reader import DataConfig
+from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.stream import Batch, EndlessSampler, collate, pick_raters
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 

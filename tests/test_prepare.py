@@ -15,7 +15,7 @@ from helpers import ROOT, assert_refused, call_script, wait_for
 from PIL import Image
 
 from guided_diffusion import lidc_dicom, phantom_files
-from guided_diffusion.image_files import read_label
+from guided_diffusion.data.image_files import read_label
 from guided_diffusion.lidcloader import LIDCDataset
 
 pytest.importorskip("pydicom")

@@ -5,10 +5,10 @@ import pytest
 import torch
 from helpers import TINY, nonzero
 
+from guided_diffusion.data.symmetry import symmetries, turn_and_mirror, turn_back
 from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.flags.words import split_kind
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
-from guided_diffusion.symmetry import symmetries, turn_and_mirror, turn_back
 
 KINDS = ("none", "mirror", "flip", "rotate", "mirror+rotate", "flip+rotate")
 BY_HAND = {  # the pictures that numpy makes of one, each once

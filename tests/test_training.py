@@ -12,8 +12,8 @@ from helpers import LEAST, as_arguments, assert_refused, call_script, nonzero
 from small_runs import learnt, rows_of, same
 
 from guided_diffusion import checkpoint, script_util, train_config
-from guided_diffusion.batches import endless_batches
 from guided_diffusion.checkpoint_folder import CheckpointFolder
+from guided_diffusion.data.stream import endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
 from guided_diffusion.errors import CheckpointError, ConfigError

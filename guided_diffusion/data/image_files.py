@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from .errors import DataError
+from ..errors import DataError
 
 MOST_PIXELS = 2**27  # of a NIfTI file; Pillow has a limit of its own
 JPEG = (".jpg", ".jpeg")
@@ -101,8 +101,3 @@ def read_label(file, label_threshold=0.5, merge_labels=False):
     """One rater's mask [H, W] bool, by the rules of `to_mask`, and the number of levels in the file."""
     array, full_scale, levels = read_levels(file)
     return to_mask(file, array, full_scale, levels, label_threshold, merge_labels), len(levels)
-
-
-def resize(plane, side):
-    """[H, W] float32 -> [side, side], linear, averaging where it shrinks."""
-    return np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR))

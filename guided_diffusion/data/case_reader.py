@@ -8,9 +8,10 @@ from typing import Annotated
 
 import numpy as np
 
-from .errors import DataError
-from .image_files import is_jpeg, read_image, read_levels, resize, to_mask
-from .system.storage import walk
+from ..errors import DataError
+from ..system.storage import walk
+from .image_files import is_jpeg, read_image, read_levels, to_mask
+from .resize import pad_to, resize, resize_masks
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
@@ -115,18 +116,6 @@ class CaseReader:
                 f"{self.config.label_threshold:g} of full scale (--label_threshold)"
             )
         return notes
-
-
-def pad_to(planes, side):
-    """[N, H, W] in the middle of [N, side, side], 0 around it."""
-    before = [(side - length) // 2 for length in planes.shape[1:]]
-    return np.pad(planes, ((0, 0), *((b, side - length - b) for b, length in zip(before, planes.shape[1:]))))
-
-
-def resize_masks(masks, side):
-    """[R, H, W] bool -> [R, side, side] bool: foreground where more than half of a pixel is."""
-    resized = [resize(mask.astype(np.float32), side) > 0.5 for mask in masks]
-    return np.array(resized, dtype=bool).reshape(-1, side, side)
 
 
 def check_data_config(config):

@@ -11,8 +11,8 @@ import zlib
 
 import numpy as np
 
-from .errors import DataError
-from .system import storage
+from ..errors import DataError
+from ..system import storage
 
 MAGIC = b"AMBISEG2"
 TAIL = 16 + len(MAGIC)

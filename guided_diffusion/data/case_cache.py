@@ -9,8 +9,8 @@ import os
 
 from tqdm import tqdm
 
+from ..errors import DataError
 from .case_reader import IMAGE, LABEL, CaseReader, DataConfig, find_cases
-from .errors import DataError
 from .packed import PackedCases, write_pack
 
 CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .flags.words import AUGMENTATIONS, split_kind
+from ..flags.words import AUGMENTATIONS, split_kind
 from .symmetry import symmetries, turn_and_mirror
 
 POINTS = 4  # a side, of the grid of which "elastic" moves the points and "bias" the brightness
