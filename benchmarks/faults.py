@@ -27,7 +27,7 @@ import torch
 from machine import machine_name
 
 from guided_diffusion import phantom
-from guided_diffusion.checkpoint_folder import CheckpointFolder
+from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.command_line import GAVE_UP
 from guided_diffusion.flags.fields import configs_from_flags

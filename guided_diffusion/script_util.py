@@ -2,9 +2,11 @@
 
 from dataclasses import fields
 
-from . import checkpoint, respace
+from . import respace
 from .baselines.baseline import MethodConfig
 from .baselines.methods import BASELINES, DIFFUSIONS
+from .checkpoints.load import load_checkpoint
+from .checkpoints.weights import load_weights
 from .data.case_reader import DataConfig
 from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
 from .errors import CheckpointError, ConfigError
@@ -153,7 +155,7 @@ def load_segmenter(path, flags, weights="ema"):
     weights  "ema" for the averaged ones, where there are any, or "raw"
     ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
     """
-    state = checkpoint.load(path)
+    state = load_checkpoint(path)
     stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
     free = SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS  # there it makes the samples
     unnamed = default_flags(DataConfig, *MODEL_CONFIGS) if stored else {}
@@ -166,7 +168,7 @@ def load_segmenter(path, flags, weights="ema"):
     segmenter = create_segmenter(flags)
     averages = list(state["ema"].values())
     chosen = averages[0] if averages and weights == "ema" else state["weights"]
-    checkpoint.load_weights(segmenter, chosen, path, "model." if flags["method"] in DIFFUSIONS else "")
+    load_weights(segmenter, chosen, path, "model." if flags["method"] in DIFFUSIONS else "")
     return segmenter.eval(), flags, pick_flags(stored, SamplerConfig)
 
 

@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from . import checkpoint
-from .checkpoint_folder import CheckpointFolder
+from .checkpoints.folder import CheckpointFolder
+from .checkpoints.format import check_complete
+from .checkpoints.load import load_checkpoint
+from .checkpoints.weights import check_optimizer, load_weights
 from .errors import CheckpointError, ConfigError
 from .flags.fields import differences
 from .flags.words import AUGMENTATIONS, split_kind
@@ -158,7 +160,7 @@ def find_start(config, flags, world_size=1, unnamed=None):
 
     if not config.resume_checkpoint:
         return None, None, []
-    state = checkpoint.load(config.resume_checkpoint)
+    state = load_checkpoint(config.resume_checkpoint)
     training = set(TrainConfig.__dataclass_fields__) | FREE_FLAGS | ROUNDING_FLAGS | NEW_RUN_FLAGS
     _refuse_other_flags(state, config.resume_checkpoint, flags, training, "give the checkpoint's flags", unnamed)
     return state, config.resume_checkpoint, []
@@ -196,12 +198,12 @@ def load_start(segmenter, start):
     state, path, _ = start
     if state is None:
         return
-    checkpoint.check_complete(state, path)
+    check_complete(state, path)
     prefix = "model." if state["flags"] is None else ""  # published ones hold the U-Net alone
     for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
-        checkpoint.load_weights(segmenter, weights, path, prefix)
+        load_weights(segmenter, weights, path, prefix)
     if state["optimizer"] is not None:
-        checkpoint.check_optimizer(state["optimizer"], list(segmenter.parameters()), path)
+        check_optimizer(state["optimizer"], list(segmenter.parameters()), path)
 
 
 def what_changed(state, config, flags, world_size, fingerprint, threads=None):

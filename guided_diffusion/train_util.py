@@ -5,8 +5,9 @@ import time
 
 import torch
 
-from .checkpoint import BEST, FORMAT, VERSION, check_schedule_sampler
-from .checkpoint_folder import CheckpointFolder
+from .checkpoints.folder import CheckpointFolder
+from .checkpoints.format import BEST, FORMAT, VERSION
+from .checkpoints.weights import check_schedule_sampler
 from .data.augmentation import NUM_DRAWS, augment
 from .data.stream import EndlessSampler, endless_batches, pick_raters
 from .dist_util import full, gradient_traffic, like, whole

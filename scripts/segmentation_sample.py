@@ -18,10 +18,11 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import checkpoint, ensemble, evaluation, script_util
+from guided_diffusion import ensemble, evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.chain_watch import ChainWatch
+from guided_diffusion.checkpoints.files import fingerprint
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ensemble import SampleConfig
@@ -113,7 +114,7 @@ def main(argv=None):
         os.makedirs(config.out_dir, exist_ok=True)
         chain = sampler if flags["method"] in DIFFUSIONS else None
         drawn_by = ensemble.identity(
-            config, chain, segmenter.num_timesteps, how.amp, flags, checkpoint.fingerprint(config.model_path)
+            config, chain, segmenter.num_timesteps, how.amp, flags, fingerprint(config.model_path)
         )
         finished_by = ensemble.finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers import TINY
 
-from guided_diffusion import checkpoint
-from guided_diffusion.checkpoint_folder import CheckpointFolder
+from guided_diffusion.checkpoints.folder import CheckpointFolder
+from guided_diffusion.checkpoints.format import FORMAT, VERSION
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.flags.fields import differences
 from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
@@ -86,7 +87,7 @@ def test_damaged_foreign_and_missing_files_are_refused_and_nothing_in_them_runs(
     torch.save({"time_embed.0.weight": Payload(tmp_path / "owned")}, tmp_path / "payload.pt")
     for name in (*files, "foreign.pt", "list.pt", "numbers.pt", "payload.pt", "missing.pt", "."):
         with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-            checkpoint.load(str(tmp_path / name))
+            load_checkpoint(str(tmp_path / name))
     assert not (tmp_path / "owned").exists()
 
 
@@ -94,7 +95,7 @@ def state(step, value=0.0):
     segmenter = create_segmenter(TINY)
     with torch.no_grad():
         next(segmenter.parameters()).fill_(value)
-    return {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": step, "flags": dict(TINY),
+    return {"format": FORMAT, "version": VERSION, "step": step, "flags": dict(TINY),
             "weights": segmenter.state_dict(), "ema": {}}  # fmt: skip
 
 

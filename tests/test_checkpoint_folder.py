@@ -10,8 +10,10 @@ import torch
 from blob_store import BlobStore
 from helpers import TINY
 
-from guided_diffusion import checkpoint
-from guided_diffusion.checkpoint_folder import CheckpointFolder
+from guided_diffusion.checkpoints.files import fingerprint, read_manifest, sha256
+from guided_diffusion.checkpoints.folder import CheckpointFolder
+from guided_diffusion.checkpoints.format import FORMAT, VERSION
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import CheckpointError
 from guided_diffusion.script_util import create_segmenter
 from guided_diffusion.system import storage
@@ -19,7 +21,7 @@ from guided_diffusion.system import storage
 
 def state(step):
     weights = {"model.time_embed.0.weight": torch.full((4,), float(step))}
-    return {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": step, "flags": dict(TINY), "weights": weights, "ema": {}}
+    return {"format": FORMAT, "version": VERSION, "step": step, "flags": dict(TINY), "weights": weights, "ema": {}}
 
 
 def steps_of(folder):
@@ -38,12 +40,12 @@ def test_the_newest_are_kept_and_the_best(tmp_path, keep, left):
     folder.save_best(state(10))
     for step in (10, 20, 30, 40, 50):
         path = folder.save(state(step))
-        assert path == str(tmp_path / f"savedmodel{step:06d}.pt") and checkpoint.load(tmp_path / "savedmodel.pt")["step"] == step
+        assert path == str(tmp_path / f"savedmodel{step:06d}.pt") and load_checkpoint(tmp_path / "savedmodel.pt")["step"] == step
     assert steps_of(tmp_path) == left
-    assert checkpoint.load(tmp_path / "bestmodel.pt")["step"] == 10
+    assert load_checkpoint(tmp_path / "bestmodel.pt")["step"] == 10
     told = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
     assert [entry["step"] for entry in told] == left
-    assert all(entry["sha256"] == checkpoint.sha256(str(tmp_path / entry["file"])) for entry in told)
+    assert all(entry["sha256"] == sha256(str(tmp_path / entry["file"])) for entry in told)
     assert not [name for name in os.listdir(tmp_path) if "writing" in name or "new" in name]
 
 
@@ -111,7 +113,7 @@ def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     assert folder.newest()[0]["step"] == 10
     folder.save(state(20))
-    assert checkpoint.read_manifest(str(tmp_path))[-1]["step"] == 20
+    assert read_manifest(str(tmp_path))[-1]["step"] == 20
 
 
 @pytest.mark.parametrize("store", ["gs://bucket/run", "az://account/container/run"])
@@ -125,8 +127,8 @@ def test_a_blob_store_gets_whole_objects_and_then_the_manifest(store, monkeypatc
     assert [name for kind, name in blobs.log[-3:]] == [f"{store}/savedmodel000030.pt", f"{store}/manifest.json", f"{store}/savedmodel000010.pt"]
     assert sorted(blobs.objects) == [f"{store}/{name}" for name in ("manifest.json", "savedmodel000020.pt", "savedmodel000030.pt")]
     assert folder.newest()[0]["step"] == 30
-    assert checkpoint.load(f"{store}/savedmodel.pt")["step"] == 30  # which the manifest stands for
-    assert checkpoint.fingerprint(f"{store}/savedmodel.pt") == checkpoint.fingerprint(f"{store}/savedmodel000030.pt")
+    assert load_checkpoint(f"{store}/savedmodel.pt")["step"] == 30  # which the manifest stands for
+    assert fingerprint(f"{store}/savedmodel.pt") == fingerprint(f"{store}/savedmodel000030.pt")
     content = bytearray(blobs.objects[f"{store}/savedmodel000030.pt"])
     content[len(content) // 2] ^= 1
     blobs.objects[f"{store}/savedmodel000030.pt"] = bytes(content)
@@ -157,7 +159,7 @@ def test_weights_of_a_real_segmenter_come_back(tmp_path):
     found = CheckpointFolder(str(tmp_path)).newest()[0]["weights"]
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        checkpoint.load(str(tmp_path / "none.pt"))
+        load_checkpoint(str(tmp_path / "none.pt"))
 
 
 def test_a_full_disk_is_told_as_such_though_the_writer_covers_it_up(tmp_path):

@@ -14,8 +14,9 @@ import pytest
 import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
 
-from guided_diffusion import checkpoint, ensemble, predict, script_util
+from guided_diffusion import ensemble, predict, script_util
 from guided_diffusion.case_writer import CaseWriter
+from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
@@ -34,7 +35,7 @@ def write_checkpoint(path, **flags):
     classes = (DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
     flags = flags_from_configs(*configs_from_flags({**TINY, **flags}, *classes))
     weights = nonzero(script_util.create_segmenter(flags)).state_dict()
-    state = {"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
+    state = {"format": FORMAT, "version": VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
     torch.save(state, path)
     return path
 

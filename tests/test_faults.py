@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guided_diffusion import checkpoint, script_util
+from guided_diffusion import script_util
+from guided_diffusion.checkpoints.format import FORMAT, VERSION
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import CheckpointError, DataError
@@ -98,7 +100,7 @@ def test_readers_of_pictures_give_an_image_or_name_the_file(pictures, tmp_path, 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("stored") / "savedmodel.pt"
-    torch.save({"format": checkpoint.FORMAT, "version": checkpoint.VERSION, "step": 1, "flags": {"a": [1]},
+    torch.save({"format": FORMAT, "version": VERSION, "step": 1, "flags": {"a": [1]},
                 "weights": {"model.time_embed.0.weight": torch.arange(4.0)}, "ema": {}}, path)  # fmt: skip
     return path.read_bytes()
 
@@ -110,7 +112,7 @@ def test_the_reader_of_checkpoints_gives_one_or_names_the_file(stored, tmp_path,
     path = tmp_path / "fuzzed.pt"
     path.write_bytes(disturbed(data, stored))
     try:
-        state = checkpoint.load(str(path))
+        state = load_checkpoint(str(path))
         assert isinstance(state["step"], int) and isinstance(state["weights"], dict) and isinstance(state["flags"], dict | None)
     except CheckpointError as error:
         assert str(path) in str(error)
@@ -135,7 +137,7 @@ def run_so_far(cases, tmp_path_factory):
     """(dataset, folder, the checkpoint in it) of a run that has made one step."""
     dataset, folder = LIDCDataset(cases, 8, 1), tmp_path_factory.mktemp("run")
     trainer_of(dataset, folder, 1).run()
-    return dataset, folder, checkpoint.load(str(folder / "savedmodel.pt"))
+    return dataset, folder, load_checkpoint(str(folder / "savedmodel.pt"))
 
 
 odd_numbers = st.sampled_from([-1, 0, 3, 2**70, 0.5, float("nan"), float("inf"), True, None, "a", "", b"x", (1, 2), [], [1, [2]], {}, {"a": 1}, {1: 2}])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from helpers import TINY, assert_refused, call_script, nonzero
 from scipy.special import logsumexp, softmax
 
-from guided_diffusion.checkpoint import load_weights
+from guided_diffusion.checkpoints.weights import load_weights
 from guided_diffusion.errors import CheckpointError
 from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.gaussian_diffusion import DiffusionConfig, scheduled_betas

@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import TINY, as_arguments, call_script, nonzero
 
-from guided_diffusion import checkpoint, script_util
+from guided_diffusion import script_util
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.system import threads
 from guided_diffusion.thread_choice import blank_step
 from guided_diffusion.train_config import TrainConfig, what_changed
@@ -143,7 +144,7 @@ def train(cases, tmp_path, monkeypatch):
             *as_arguments({**SHORT, "iterations": 2, "data_dir": cases, "log_dir": tmp_path / name, **flags}),
         )
         assert done.returncode == 0, done.stderr
-        return checkpoint.load(str(tmp_path / name / "savedmodel.pt")), (tmp_path / name / "log.txt").read_text()
+        return load_checkpoint(str(tmp_path / name / "savedmodel.pt")), (tmp_path / name / "log.txt").read_text()
 
     return run
 

@@ -11,8 +11,9 @@ import torch
 from helpers import LEAST, as_arguments, assert_refused, call_script, nonzero
 from small_runs import learnt, rows_of, same
 
-from guided_diffusion import checkpoint, script_util, train_config
-from guided_diffusion.checkpoint_folder import CheckpointFolder
+from guided_diffusion import script_util, train_config
+from guided_diffusion.checkpoints.folder import CheckpointFolder
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.data.stream import endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.ema import EMA
@@ -362,7 +363,7 @@ def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_pat
     """What two processes of 2 masks each left, one process of 4 goes on with; there it is, here, bit for bit its own."""
     straight = train("straight", iterations=2, dropout=dropout)
     train("parts", iterations=1, dropout=dropout)
-    state = checkpoint.load(str(tmp_path / "parts" / "savedmodel.pt"))
+    state = load_checkpoint(str(tmp_path / "parts" / "savedmodel.pt"))
     CheckpointFolder(str(tmp_path / "parts")).save({**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}})
     with pytest.raises(CheckpointError, match="--batch_size 2, not 3"):
         train("parts", iterations=2, dropout=dropout, batch_size=3)

@@ -13,7 +13,8 @@ from blob_store import BlobStore
 from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script
 from small_runs import learnt, rows_of, same
 
-from guided_diffusion import checkpoint, script_util
+from guided_diffusion import script_util
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import TrainingError
 from guided_diffusion.step_reports import StepReports
 from guided_diffusion.system.signals import Signals
@@ -310,7 +311,7 @@ def test_a_blob_store_serves_as_log_dir(train, monkeypatch):
     log, table = (blobs.objects[f"gs://bucket/run/{name}"].decode() for name in ("log.txt", "progress.csv"))
     assert "starting afresh" in log and "continuing gs://bucket/run/savedmodel000003.pt at step 3" in log
     assert [line.split(",")[0] for line in table.splitlines()] == ["step", "2", "3", "4", "6"]
-    assert checkpoint.load("gs://bucket/run/savedmodel.pt")["step"] == 6
+    assert load_checkpoint("gs://bucket/run/savedmodel.pt")["step"] == 6
 
 
 # -- as on a GPU, where reports come some steps late ------------------------------------------------------------------

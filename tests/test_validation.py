@@ -8,7 +8,8 @@ import torch
 from helpers import LEAST, as_arguments, call_script
 from small_runs import rows_of
 
-from guided_diffusion import checkpoint, ensemble, metrics, script_util
+from guided_diffusion import ensemble, metrics, script_util
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.postprocess import binarise
@@ -40,7 +41,7 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
     assert set(rows) == {2, 3, 4, 6}  # validations are logged where nothing else is due
     assert rows[3]["ged_2"] == "" and all(rows[step]["ged_2"] and rows[step]["dice_2"] for step in (2, 4, 6))
 
-    best = checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))
+    best = load_checkpoint(str(tmp_path / "run" / "bestmodel.pt"))
     least = min((2, 4, 6), key=lambda step: float(rows[step]["ged_2"]))
     assert best["best"]["step"] == best["step"] == least
     assert best["best"]["score"] == pytest.approx(float(rows[least]["ged_2"]), rel=1e-5)
@@ -62,7 +63,7 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     straight = train("straight", **EVAL)
     train("parts", **EVAL, iterations=3)
     resumed = train("parts", **EVAL)
-    at_three = checkpoint.load(str(tmp_path / "parts" / "savedmodel000003.pt"))["best"]
+    at_three = load_checkpoint(str(tmp_path / "parts" / "savedmodel000003.pt"))["best"]
     candidates = [at_three, straight.best]
     assert resumed.best in candidates and resumed.best["score"] <= min(c["score"] for c in candidates)
     other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
@@ -79,7 +80,7 @@ def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
     made_up = scores_of(tmp_path / "run")[6]
     assert made_up["ged_2"] == scores_of(tmp_path / "whole")[6]["ged_2"] and made_up["loss"] == ""
     for name in ("bestmodel.pt", "savedmodel.pt"):  # and remembers it
-        assert checkpoint.load(str(tmp_path / "run" / name))["best"]["step"] == 6
+        assert load_checkpoint(str(tmp_path / "run" / name))["best"]["step"] == 6
     lines = (tmp_path / "run" / "progress.csv").read_text()
     assert train("run", **EVAL).scores == {} and (tmp_path / "run" / "progress.csv").read_text() == lines
 
@@ -99,7 +100,7 @@ def test_a_worse_score_is_not_kept(train, tmp_path):
     assert (tmp_path / "run" / "bestmodel.pt").read_bytes() == kept and trainer.scores["ged_2"] == 9
     trainer.validator.score = lambda segmenter, give_up: {"ged_2": -1.0, "dice_2": 0.0}
     trainer.validate()
-    assert checkpoint.load(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
+    assert load_checkpoint(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
 
 
 def test_the_script_validates_and_two_processes_share_the_cases(ranks, cases, tmp_path):

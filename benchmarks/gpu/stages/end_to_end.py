@@ -11,7 +11,7 @@ import torch
 from sampling import build
 
 from guided_diffusion import ensemble, script_util
-from guided_diffusion.checkpoint import FORMAT, VERSION
+from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags.fields import default_flags, json_like
 from guided_diffusion.sampling import SamplerConfig

@@ -11,7 +11,8 @@ from unittest import mock
 import torch
 from running import run as run_process
 
-from guided_diffusion import checkpoint
+from guided_diffusion.checkpoints.format import BEST
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.logger import read_rows
 from guided_diffusion.train_util import Trainer
 
@@ -47,7 +48,7 @@ class Runs:
     def train(self, name, steps=None, run=call_script, **more):
         """The checkpoint at the end of a run of so many steps, by default all; `more` are flags."""
         run("segmentation_train", *self.arguments(name, steps, more))
-        return checkpoint.load(self.settings.folder("runs", name, "savedmodel.pt"))
+        return load_checkpoint(self.settings.folder("runs", name, "savedmodel.pt"))
 
     def loss(self, name):
         """The loss in the last line of a run's log."""
@@ -155,7 +156,7 @@ def run(record, settings):
             "eval_steps": 2,
         }
         compare(add, runs.train("validated", **few), reference, SAME)
-        add(scored=os.path.exists(settings.folder("runs", "validated", checkpoint.BEST)))
+        add(scored=os.path.exists(settings.folder("runs", "validated", BEST)))
     others = {
         "bf16": {"amp": "bf16"},
         "use_fp16": {"use_fp16": True},

@@ -13,9 +13,11 @@ import os
 
 import torch
 
-from .checkpoint import BEST, MANIFEST, NEWEST, NUMBERED, load, read_manifest, sha256
-from .errors import CheckpointError
-from .system import storage
+from ..errors import CheckpointError
+from ..system import storage
+from .files import read_manifest, sha256
+from .format import BEST, MANIFEST, NEWEST, NUMBERED
+from .load import load_checkpoint
 
 
 class CheckpointFolder:
@@ -84,7 +86,7 @@ class CheckpointFolder:
             try:
                 if name in sums and sha256(path) != sums[name]:
                     raise CheckpointError(f"{path}: damaged, its SHA-256 is not that of {MANIFEST}; an older one is taken")
-                return load(path), path, skipped
+                return load_checkpoint(path), path, skipped
             except (CheckpointError, OSError) as error:
                 skipped.append(str(error))
         if skipped:
