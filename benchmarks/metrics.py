@@ -23,9 +23,9 @@ from machine import machine_name
 from PIL import Image
 from scipy import ndimage
 
-from guided_diffusion import metrics
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.masks import metrics
 
 ROUNDS = 7
 

@@ -15,8 +15,8 @@ from guided_diffusion.errors import DataError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.pictures import grid
-from guided_diffusion.postprocess import binarise
+from guided_diffusion.masks.pictures import grid
+from guided_diffusion.masks.postprocess import binarise
 
 
 @dataclass(frozen=True)

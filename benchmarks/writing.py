@@ -22,12 +22,13 @@ import torch
 from machine import machine_name
 from scipy import ndimage
 
-from guided_diffusion import ensemble, pictures
+from guided_diffusion import ensemble
 from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import make_case
-from guided_diffusion.postprocess import PostprocessConfig, binarise
+from guided_diffusion.masks import pictures
+from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.system import storage
 

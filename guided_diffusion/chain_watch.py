@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from . import pictures
-from .postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
+from .masks import pictures
+from .masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
 from .windows import NullWindows
 
 LATEST = 4  # finished cases whose sheets stay in windows

@@ -13,7 +13,7 @@ import shutil
 import statistics
 import time
 
-from . import fidelity, script_util
+from . import script_util
 from .baselines.methods import BASELINES
 from .comparison_cases import check_links, link_cases, split_cases
 from .comparison_runner import run_script
@@ -32,6 +32,7 @@ from .sampling import SamplerConfig
 from .system import storage
 from .system.workers import sigterm_as_interrupt
 from .train_config import TrainConfig, check_num_cases, check_train_config
+from .truth import read_truth
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
@@ -72,7 +73,7 @@ class Comparison:
         """Refuse what can be refused, and link the cases."""
         config = self.config
         if config.truth:
-            fidelity.read_truth(config.truth)
+            read_truth(config.truth)
         self.splits, lines = split_cases(config)
         self.check_methods()
         check_links(self.data)

@@ -8,11 +8,12 @@ from typing import Annotated
 import numpy as np
 from tqdm import tqdm
 
-from . import metrics, pictures
 from .data.case_reader import CaseReader, find_cases, list_files
 from .data.image_files import is_jpeg
 from .data.resize import resize
 from .errors import DataError
+from .masks import metrics, pictures
+from .masks.pairs import dice_matrix, iou_matrix
 from .split_check import split_faults
 from .system import storage
 
@@ -42,8 +43,8 @@ class Contents:
         self.empty += int((~raters.any((1, 2))).sum())
         if len(raters) > 1:
             pairs = ~np.eye(len(raters), dtype=bool)
-            self.agreement["IoU of two raters"].append(metrics.iou_matrix(raters, raters)[pairs].mean())
-            self.agreement["Dice of two raters"].append(metrics.dice_matrix(raters, raters)[pairs].mean())
+            self.agreement["IoU of two raters"].append(iou_matrix(raters, raters)[pairs].mean())
+            self.agreement["Dice of two raters"].append(dice_matrix(raters, raters)[pairs].mean())
             self.agreement["GED of one rater against all"].append(np.mean([metrics.squared_ged(rater[None], raters).total for rater in raters]))
 
     def lines(self):

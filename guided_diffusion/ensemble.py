@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from . import pictures
 from .case_writer import PackedArrays
 from .data.image_files import read_label
 from .errors import ConfigError, DataError
 from .flags.fields import differences
+from .masks import pictures
+from .masks.postprocess import CONSENSUS, PostprocessConfig, binarise
 from .nn import seeded_generator, to_device
-from .postprocess import CONSENSUS, PostprocessConfig, binarise
 from .system import storage
 
 LARGEST_GAP = 64  # among a case's masks, that is looked for

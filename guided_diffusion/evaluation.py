@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from . import fidelity, metrics
 from .data.case_reader import find_cases
 from .errors import ConfigError, DataError
+from .masks import fidelity, metrics
 from .report import LETTERS, NullReport, Report, as_table, legend
 from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
 from .system import storage

@@ -11,10 +11,11 @@ from typing import Annotated
 
 import numpy as np
 
-from . import ensemble, pictures
+from . import ensemble
 from .data.case_reader import CaseReader, DataConfig, find_cases
 from .errors import DataError
-from .postprocess import PostprocessConfig, binarise, variance_map
+from .masks import pictures
+from .masks.postprocess import PostprocessConfig, binarise, variance_map
 from .system import storage
 from .windows import send_picture
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from . import postprocess, script_util
+from . import script_util
 from .ensemble import SampleConfig, check_sample_config, draw_ensembles
 from .errors import ConfigError, DataError
 from .flags.fields import configs_from_flags, parse_flags
 from .lidcloader import make_case
-from .postprocess import PostprocessConfig, binarise
+from .masks import postprocess
+from .masks.postprocess import PostprocessConfig, binarise
 from .sampling import SamplerConfig
 from .system.device import ComputeConfig, compile_model, prepare
 

@@ -5,12 +5,15 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from . import ensemble, fidelity, metrics, pictures
+from . import ensemble
 from .data.case_reader import CaseReader, DataConfig
 from .errors import ConfigError, DataError
 from .lidcloader import make_case
-from .postprocess import binarise
+from .masks import fidelity, metrics, pictures
+from .masks.pairs import Pairs
+from .masks.postprocess import binarise
 from .system.storage import refuse_remote
+from .truth import case_truth, read_truth
 
 SAMPLES_SHOWN = 16  # in a case's picture
 
@@ -85,7 +88,7 @@ class Scorer:
 
     def __init__(self, config, flags):
         self.config, self.flags = config, flags
-        self.truth = fidelity.read_truth(config.truth) if config.truth else None
+        self.truth = read_truth(config.truth) if config.truth else None
         self.readers = {}  # {(side, DataConfig): CaseReader}
 
     def __call__(self, case):
@@ -127,7 +130,7 @@ class Scorer:
 
     def _figures(self, score, folder, masks, raters, truth):
         """Yield (count, {figure: value}) for each of --counts, all pairs of masks being compared once."""
-        pairs = metrics.Pairs.of(masks, raters)
+        pairs = Pairs.of(masks, raters)
         for count in self.config.counts or (len(masks),):
             if count > len(masks):
                 score.faults.append(f"only {len(masks)} samples in {folder}, too few for --counts {count}")
@@ -162,7 +165,7 @@ class Scorer:
             return None
         if name not in self.truth:
             raise DataError(f"{self.config.truth} has no such case")
-        truth = fidelity.case_truth(self.truth[name], raters.shape[1:], pad)
+        truth = case_truth(self.truth[name], raters.shape[1:], pad)
         if (fidelity.assign_modes(raters, truth.modes, self.config.mode_iou) == fidelity.IMPLAUSIBLE).any():
             raise DataError(f"a rater shows none of the modes in {self.config.truth}: is --truth that of these cases?")
         return truth

@@ -8,9 +8,9 @@ import torch
 
 from .ensemble import SampleConfig, draw_ensembles
 from .errors import ConfigError
-from .metrics import mean_mask_dice, squared_ged
-from .pictures import sheet
-from .postprocess import binarise
+from .masks.metrics import mean_mask_dice, squared_ged
+from .masks.pictures import sheet
+from .masks.postprocess import binarise
 from .system.device import eagerly
 
 

@@ -13,7 +13,7 @@ from guided_diffusion import evaluation
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
-from guided_diffusion.postprocess import PostprocessConfig
+from guided_diffusion.masks.postprocess import PostprocessConfig
 from guided_diffusion.scoring import EvaluateConfig
 
 

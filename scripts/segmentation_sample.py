@@ -30,7 +30,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, default_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.postprocess import PostprocessConfig
+from guided_diffusion.masks.postprocess import PostprocessConfig
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.scoring import EvaluateConfig

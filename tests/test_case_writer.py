@@ -6,10 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from guided_diffusion import ensemble, pictures
+from guided_diffusion import ensemble
 from guided_diffusion.case_writer import CaseWriter, PackedArrays
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.postprocess import PostprocessConfig
+from guided_diffusion.masks import pictures
+from guided_diffusion.masks.postprocess import PostprocessConfig
 from guided_diffusion.system import storage
 
 

@@ -10,12 +10,14 @@ import torch
 from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import metrics, phantom
+from guided_diffusion import phantom
 from guided_diffusion.data.case_cache import pack_folder
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.packed import write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.masks import metrics
+from guided_diffusion.masks.pairs import dice_matrix, iou_matrix
 from guided_diffusion.system.device import peak_memory, reset_peak_memory
 
 
@@ -49,7 +51,7 @@ def test_a_sound_folder_is_described(split, tmp_path):
     empty = sum(int((~masks.any((1, 2))).sum()) for masks in raters)
     assert f"empty masks: {empty} of 18" in done.stdout
     pairs = ~np.eye(3, dtype=bool)
-    for title, table in (("IoU of two raters", metrics.iou_matrix), ("Dice of two raters", metrics.dice_matrix)):
+    for title, table in (("IoU of two raters", iou_matrix), ("Dice of two raters", dice_matrix)):
         assert f"{title}: {np.mean([table(m, m)[pairs].mean() for m in raters]):.3f}" in done.stdout
     alone = np.mean([np.mean([metrics.squared_ged(m[None], masks).total for m in masks]) for masks in raters])
     assert f"GED of one rater against all: {alone:.3f} on average over 6 cases" in done.stdout

@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from guided_diffusion import fidelity, metrics, phantom
+from guided_diffusion import phantom
 from guided_diffusion.errors import DataError
+from guided_diffusion.masks import fidelity, metrics
+from guided_diffusion.truth import case_truth, read_truth
 
 TRUTH = fidelity.Truth(
     np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]], [[0, 0, 0, 0]]], dtype=bool), np.array([0.5, 0.3, 0.2])
@@ -55,15 +57,15 @@ def test_calibration_curve():
 
 def test_truth_of_a_phantom(tmp_path):
     phantom.write_set(tmp_path, num_cases=2, seed=3, size=64, num_raters=3)
-    truth = fidelity.read_truth(str(tmp_path / "truth.json"))
+    truth = read_truth(str(tmp_path / "truth.json"))
     made = phantom.make_phantom(3, 1, 64, 3)
-    case = fidelity.case_truth(truth["phantom0001"], (64, 64))
+    case = case_truth(truth["phantom0001"], (64, 64))
     assert len(case.modes) == 4 and case.probabilities.sum() == pytest.approx(1)
     for name, mask in made.modes.items():
         (found,) = [k for k, mode in enumerate(case.modes) if np.array_equal(mode, mask)]
         assert case.probabilities[found] == pytest.approx(made.probabilities[name], abs=1e-5)
-    assert fidelity.case_truth(truth["phantom0001"], (16, 16)).modes.shape[1:] == (16, 16)
-    padded = fidelity.case_truth(truth["phantom0001"], (80, 80), pad=True)
+    assert case_truth(truth["phantom0001"], (16, 16)).modes.shape[1:] == (16, 16)
+    padded = case_truth(truth["phantom0001"], (80, 80), pad=True)
     np.testing.assert_array_equal(padded.modes[:, 8:-8, 8:-8], case.modes)
     assert padded.modes.sum() == case.modes.sum() and padded.modes.shape[1:] == (80, 80)
 
@@ -72,8 +74,8 @@ def test_modes_with_one_mask_count_as_one(tmp_path):
     phantom.write_set(tmp_path, num_cases=1, seed=3, size=16, num_raters=3)
     folder = tmp_path / "phantom0000"
     (folder / "mode_loose.png").write_bytes((folder / "mode_tight.png").read_bytes())
-    truth = fidelity.read_truth(str(tmp_path / "truth.json"))["phantom0000"]
-    case = fidelity.case_truth(truth, (16, 16))
+    truth = read_truth(str(tmp_path / "truth.json"))["phantom0000"]
+    case = case_truth(truth, (16, 16))
     assert len(case.modes) == 3
     assert max(case.probabilities) >= truth["tight"]["probability"] + truth["loose"]["probability"] - 1e-6
 
@@ -83,4 +85,4 @@ def test_what_is_no_truth(tmp_path):
     for text in ("", "[]", "{}", json.dumps({"cases": {"a": {"modes": {"x": {"mask": "x.png"}}}}})):
         path.write_text(text)
         with pytest.raises(DataError, match="truth.json"):
-            fidelity.read_truth(str(path))
+            read_truth(str(path))

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion import metrics
+from guided_diffusion.masks import metrics
+from guided_diffusion.masks.pairs import Pairs, as_masks, dice_matrix, iou_matrix
 
 EMPTY, LEFT, RIGHT, FULL = (np.array(m, dtype=bool) for m in ([[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]))
 many = settings(max_examples=300, deadline=None, derandomize=True)
@@ -55,7 +56,7 @@ def test_every_metric_equals_its_loops(sets):
 @given(sets=mask_sets())
 def test_tables_of_pairs_and_parts_equal_their_loops(sets):
     samples, raters = sets
-    for ours, loops in ((metrics.iou_matrix, brute_force.iou), (metrics.dice_matrix, brute_force.dice)):
+    for ours, loops in ((iou_matrix, brute_force.iou), (dice_matrix, brute_force.dice)):
         np.testing.assert_allclose(ours(samples, raters), [[loops(s, y) for y in raters] for s in samples], atol=1e-12)
     parts = metrics.squared_ged(samples, raters)
     for ours, masks in ((parts.within_samples, samples), (parts.within_raters, raters)):
@@ -150,9 +151,9 @@ def test_biased_distance_falls_with_the_count_and_the_unbiased_does_not():
     modes = np.array([[[1, 1, 0]], [[0, 1, 1]], [[0, 0, 0]]], dtype=bool)
     p = np.array([0.5, 0.3, 0.2])
     raters = modes[[0, 0, 1, 2]]
-    d = 1 - metrics.iou_matrix(modes, modes)
+    d = 1 - iou_matrix(modes, modes)
     own = p @ d @ p
-    at_infinity = 2 * (p @ (1 - metrics.iou_matrix(modes, raters))).mean() - own - (1 - metrics.iou_matrix(raters, raters)).mean()
+    at_infinity = 2 * (p @ (1 - iou_matrix(modes, raters))).mean() - own - (1 - iou_matrix(raters, raters)).mean()
     for M in (2, 5, 20):
         sets = modes[rng.choice(3, size=(8000, M), p=p)]
         batch = np.broadcast_to(raters, (len(sets), *raters.shape))
@@ -182,7 +183,7 @@ def test_batches_tensors_and_other_types(sets):
 def test_pairs_of_the_first_samples(sets, count):
     S, Y = sets
     count = min(count, len(S))
-    pairs = metrics.Pairs.of(S, Y).first(count)
+    pairs = Pairs.of(S, Y).first(count)
     assert metrics.squared_ged(S[:count], Y, pairs=pairs) == metrics.squared_ged(S[:count], Y)
 
 
@@ -200,8 +201,8 @@ def test_energy_distance_by_hand():
 
 
 def test_overlap_by_hand():
-    np.testing.assert_allclose(metrics.dice_matrix([LEFT, EMPTY, FULL], [FULL, EMPTY]), [[2 / 3, 0], [0, 1], [1, 0]])
-    np.testing.assert_allclose(metrics.iou_matrix([LEFT, EMPTY, FULL], [FULL, EMPTY]), [[1 / 2, 0], [0, 1], [1, 0]])
+    np.testing.assert_allclose(dice_matrix([LEFT, EMPTY, FULL], [FULL, EMPTY]), [[2 / 3, 0], [0, 1], [1, 0]])
+    np.testing.assert_allclose(iou_matrix([LEFT, EMPTY, FULL], [FULL, EMPTY]), [[1 / 2, 0], [0, 1], [1, 0]])
     assert metrics.diversity([LEFT, RIGHT, LEFT]) == pytest.approx(2 / 3)
     assert metrics.diversity([FULL]) == 0
 
@@ -265,9 +266,9 @@ def test_what_is_no_mask_is_refused():
         (np.zeros((0, 2, 2)), "at least one"),
     ]:
         with pytest.raises(ValueError, match=words):
-            metrics.as_masks(masks)
+            as_masks(masks)
     with pytest.raises(ValueError, match="cannot be compared"):
-        metrics.iou_matrix(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
+        iou_matrix(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
     with pytest.raises(ValueError, match="cannot be compared"):
         metrics.squared_ged(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
     with pytest.raises(ValueError, match="two masks"):

@@ -7,8 +7,10 @@ import pytest
 from helpers import ROOT, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import metrics, phantom
+from guided_diffusion import phantom
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.masks import metrics
+from guided_diffusion.masks.pairs import iou_matrix
 
 
 def test_deterministic_in_its_seed_and_different_in_every_case():
@@ -53,7 +55,7 @@ def test_probabilities_are_visible_in_the_image():
 def test_modes_are_distinct():
     for index in range(20):
         masks = np.stack([mask for mask in phantom.make_phantom(6, index).modes.values()])
-        distance = 1 - metrics.iou_matrix(masks, masks)
+        distance = 1 - iou_matrix(masks, masks)
         assert distance[~np.eye(len(masks), dtype=bool)].min() > 0.15
 
 

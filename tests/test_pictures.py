@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from guided_diffusion import pictures
+from guided_diffusion.masks import pictures
 
 
 def test_sheet_shows_each_picture_where_it_is_labelled():

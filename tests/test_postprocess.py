@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from guided_diffusion import phantom, postprocess
+from guided_diffusion import phantom
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.postprocess import PostprocessConfig, binarise
+from guided_diffusion.masks import postprocess
+from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
 
 EMPTY, LEFT, FULL = (np.array(m, dtype=bool) for m in ([[0, 0]], [[1, 0]], [[1, 1]]))
 
@@ -42,13 +43,12 @@ def test_largest_component_and_holes():
     assert not binarise(np.zeros((2, 3, 3)), PostprocessConfig(largest_component=True, fill_holes=True)).any()
 
 
-def test_mean_variance_entropy_and_disagreement():
+def test_mean_variance_and_entropy():
     stack = np.stack([EMPTY, LEFT, LEFT, FULL])  # means 3/4 and 1/4
     np.testing.assert_allclose(postprocess.mean_mask(stack), [[0.75, 0.25]])
     np.testing.assert_allclose(postprocess.variance_map(stack), [[0.1875, 0.1875]])
     np.testing.assert_allclose(postprocess.entropy_map(stack), [[0.811278, 0.811278]], atol=1e-6)
-    np.testing.assert_allclose(postprocess.disagreement_map(stack), [[0.5, 0.5]])  # 3 of 6 pairs
-    for function in (postprocess.variance_map, postprocess.entropy_map, postprocess.disagreement_map):
+    for function in (postprocess.variance_map, postprocess.entropy_map):
         assert not function(np.stack([LEFT])).any() and not function(np.stack([LEFT, LEFT])).any()
 
 

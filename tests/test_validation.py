@@ -8,11 +8,12 @@ import torch
 from helpers import LEAST, as_arguments, call_script
 from small_runs import rows_of
 
-from guided_diffusion import ensemble, metrics, script_util
+from guided_diffusion import ensemble, script_util
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.postprocess import binarise
+from guided_diffusion.masks import metrics
+from guided_diffusion.masks.postprocess import binarise
 from guided_diffusion.sampling import SamplerConfig
 from guided_diffusion.validation import ValidationConfig, Validator
 

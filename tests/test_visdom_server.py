@@ -12,10 +12,11 @@ from helpers import ROOT, assert_refused, call_main, wait_for
 from PIL import Image
 from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
-from guided_diffusion import pictures, visualize
+from guided_diffusion import visualize
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.inspector import ATTEMPTS, InspectConfig, Inspector
-from guided_diffusion.postprocess import PostprocessConfig, binarise
+from guided_diffusion.masks import pictures
+from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
 from guided_diffusion.windows import VisdomConfig, Windows, connect, open_windows
 
 visdom = pytest.importorskip("visdom")

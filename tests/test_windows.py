@@ -22,10 +22,11 @@ from helpers import ROOT, TINY, as_arguments, assert_refused, call_main, call_sc
 from PIL import Image
 from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
-from guided_diffusion import pictures, visualize
+from guided_diffusion import visualize
 from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.inspector import InspectConfig, Inspector
+from guided_diffusion.masks import pictures
 from guided_diffusion.windows import (
     MOST_PICTURES,
     MOST_POINTS,

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import expit
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 STAPLE_TOLERANCE = 1e-7  # of the sum of the probabilities, pixels, and of sensitivity and specificity
 STAPLE_MAX_STEPS = 10_000
@@ -133,10 +133,3 @@ def entropy_map(masks):
     inside = (m > 0) & (m < 1)
     m = np.where(inside, m, 0.5)
     return np.where(inside, -m * np.log2(m) - (1 - m) * np.log2(1 - m), 0).astype(np.float32)
-
-
-def disagreement_map(masks):
-    """Share of the pairs of distinct masks that differ at each pixel, in [0, 1]; 0 for a single mask."""
-    M = len(masks)
-    votes = np.asarray(masks, dtype=np.float32).sum(0)
-    return 2 * votes * (M - votes) / max(M * (M - 1), 1)
