@@ -10,11 +10,11 @@ that a CPU can train, most would be no more than a pixel or two.
 from dataclasses import dataclass
 from typing import Annotated
 
-from guided_diffusion.case_folder import CaseFolder, RawCase
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.prepare.case_writer import CaseFolder, RawCase
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from typing import Annotated
 import torch
 from machine import machine_name
 
-from guided_diffusion import phantom
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.command_line import GAVE_UP
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.prepare.phantoms import phantom
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
 STEPS, SAVE_INTERVAL = 40, 2

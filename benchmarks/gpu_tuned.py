@@ -20,12 +20,12 @@ import torch
 from machine import machine_name
 from running import run
 
-from guided_diffusion import phantom
 from guided_diffusion.comparison import as_arguments
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.system.workers import usable_cores
 

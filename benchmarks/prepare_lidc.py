@@ -15,9 +15,9 @@ from typing import Annotated
 
 from machine import machine_name
 
-from guided_diffusion import phantom_files
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.prepare.phantoms import files as phantom_files
 
 SPACING = (0.7, 0.7)  # mm, of pixels; not that of the crops, so that they are resampled
 

@@ -31,12 +31,13 @@ from sampling import flop_of_call, matrix_products, seconds
 from torch.distributions import kl_divergence
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion import phantom, script_util
+from guided_diffusion import script_util
 from guided_diffusion.data.stream import EndlessSampler, collate, endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.system.device import ComputeConfig, peak_memory, reset_peak_memory
 from guided_diffusion.train_config import TrainConfig

@@ -9,10 +9,10 @@ Names every fault with its file and the remedy, and ends with status 1 if there 
 import sys
 
 from guided_diffusion.data.case_reader import DataConfig
-from guided_diffusion.data_check import CheckConfig, check_data
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.prepare.check import CheckConfig, check_data
 from guided_diffusion.system.storage import refuse_remote
 
 

@@ -9,10 +9,10 @@ had faults, which are told; the others are written.
 
 import sys
 
-from guided_diffusion.converters import FORMATS, ConvertConfig, convert
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.prepare.formats.converters import FORMATS, ConvertConfig, convert
 
 
 def main(argv=None):

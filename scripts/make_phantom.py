@@ -13,10 +13,11 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from guided_diffusion import phantom, phantom_files
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.prepare.phantoms import files as phantom_files
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.system import storage
 from guided_diffusion.system.storage import refuse_remote
 

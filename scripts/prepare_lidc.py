@@ -11,7 +11,7 @@ import sys
 
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.prepare import PrepareConfig, prepare
+from guided_diffusion.prepare.lidc.download import PrepareConfig, prepare
 
 
 def main(argv=None):

@@ -12,8 +12,8 @@ from helpers import LEAST, ROOT, TINY, as_arguments, call_script
 from ranks import Ranks
 from small_runs import train_small
 
-from guided_diffusion import phantom
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.prepare.phantoms import phantom
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test

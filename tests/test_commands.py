@@ -11,11 +11,11 @@ import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, run_script
 from PIL import Image
 
-from guided_diffusion import phantom
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise, staple
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.segmentation import SegmenterConfig
 from guided_diffusion.train_config import TrainConfig

@@ -10,7 +10,6 @@ import sys
 import pytest
 from helpers import ROOT, assert_refused, call_script, wait_for
 
-from guided_diffusion import phantom
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
@@ -19,6 +18,7 @@ from guided_diffusion.data.case_reader import find_cases
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.command_line import GAVE_UP
 from guided_diffusion.logger import read_rows
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.system.storage import LOCK
 
 

@@ -11,11 +11,12 @@ import pytest
 from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import phantom_files, safe_pickle
-from guided_diffusion.case_folder import assign_splits
-from guided_diffusion.converters import FORMATS
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.prepare.formats import safe_pickle
+from guided_diffusion.prepare.formats.converters import FORMATS
+from guided_diffusion.prepare.phantoms import files as phantom_files
+from guided_diffusion.prepare.splits import assign_splits
 
 h5py = pytest.importorskip("h5py")
 nibabel = pytest.importorskip("nibabel")

@@ -10,7 +10,6 @@ import torch
 from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import phantom
 from guided_diffusion.data.case_cache import pack_folder
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.packed import write_pack
@@ -18,6 +17,7 @@ from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.pairs import dice_matrix, iou_matrix
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.system.device import peak_memory, reset_peak_memory
 
 

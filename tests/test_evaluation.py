@@ -10,10 +10,11 @@ import pytest
 from helpers import assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import ensemble, evaluation, phantom, report
+from guided_diffusion import ensemble, evaluation, report
 from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.errors import DataError
 from guided_diffusion.masks import metrics, pictures
+from guided_diffusion.prepare.phantoms import phantom
 
 CASES, RATERS, SIZE = 5, 3, 24
 

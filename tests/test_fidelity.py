@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from guided_diffusion import phantom
 from guided_diffusion.errors import DataError
 from guided_diffusion.masks import fidelity, metrics
+from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.truth import case_truth, read_truth
 
 TRUTH = fidelity.Truth(

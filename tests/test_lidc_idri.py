@@ -5,10 +5,11 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from guided_diffusion import lidc_idri, phantom_files
 from guided_diffusion.errors import DataError
-from guided_diffusion.lidc_dicom import Series, find_series, read_series
-from guided_diffusion.lidc_idri import Outline, draw, find_nodules, read_xml
+from guided_diffusion.prepare.lidc import idri
+from guided_diffusion.prepare.lidc.dicom import Series, find_series, read_series
+from guided_diffusion.prepare.lidc.idri import Outline, draw, find_nodules, read_xml
+from guided_diffusion.prepare.phantoms import files as phantom_files
 
 pytest.importorskip("pydicom")
 pytest.importorskip("defusedxml")
@@ -208,7 +209,7 @@ def test_outlines_that_leave_the_image_are_cut():
 
 
 def reading_of(*annotations, num_readers=4):
-    return lidc_idri.Reading("x.xml", "1", num_readers, [lidc_idri.Annotation(*a) for a in annotations], 0)
+    return idri.Reading("x.xml", "1", num_readers, [idri.Annotation(*a) for a in annotations], 0)
 
 
 def square_at(x, y, side=6, sop="1.1"):
@@ -333,14 +334,14 @@ def test_missing_tags_are_named_or_told(tmp_path, tag):
 
 def test_crops_are_centred_padded_and_resampled():
     plane = np.arange(20.0 * 30).reshape(20, 30).astype(np.float32)
-    np.testing.assert_array_equal(lidc_idri.crop(plane, (10, 15), (0.7, 0.7), 8, None, 0), plane[6:14, 11:19])
-    np.testing.assert_array_equal(lidc_idri.crop(plane, (10, 15), (0.5, 0.5), 8, 0.5, 0), plane[6:14, 11:19])
-    corner = lidc_idri.crop(plane, (0, 0), (0.7, 0.7), 8, None, -5)
+    np.testing.assert_array_equal(idri.crop(plane, (10, 15), (0.7, 0.7), 8, None, 0), plane[6:14, 11:19])
+    np.testing.assert_array_equal(idri.crop(plane, (10, 15), (0.5, 0.5), 8, 0.5, 0), plane[6:14, 11:19])
+    corner = idri.crop(plane, (0, 0), (0.7, 0.7), 8, None, -5)
     assert (corner[:4] == -5).all() and (corner[:, :4] == -5).all() and (corner[4:, 4:] == plane[:4, :4]).all()
-    wide = lidc_idri.crop(plane, (10, 15), (1.0, 2.0), 8, 1.0, 0)  # columns are twice as far apart as the crop's
+    wide = idri.crop(plane, (10, 15), (1.0, 2.0), 8, 1.0, 0)  # columns are twice as far apart as the crop's
     np.testing.assert_allclose(wide[:, 4], plane[6:14, 15])
     np.testing.assert_allclose(wide[:, 5], plane[6:14, 15:17].mean(1))
-    assert lidc_idri.to_window(np.array([-2000.0, -1000, -300, 400, 3000]), -1000, 400).tolist() == [0, 0, 128, 255, 255]
+    assert idri.to_window(np.array([-2000.0, -1000, -300, 400, 3000]), -1000, 400).tolist() == [0, 0, 128, 255, 255]
 
 
 def test_xml_that_would_expand_or_read_files_is_refused_by_name(hand_drawn, tmp_path):

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion import phantom
 from guided_diffusion.data import case_cache as case_store
 from guided_diffusion.data.case_reader import CaseReader, DataConfig
 from guided_diffusion.data.packed import PackedCases, write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.prepare.phantoms import phantom
 
 
 def some_cases(rng, count=7):

@@ -7,10 +7,10 @@ import pytest
 from helpers import ROOT, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import phantom
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.pairs import iou_matrix
+from guided_diffusion.prepare.phantoms import phantom
 
 
 def test_deterministic_in_its_seed_and_different_in_every_case():

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from guided_diffusion import phantom
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.masks import postprocess
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
+from guided_diffusion.prepare.phantoms import phantom
 
 EMPTY, LEFT, FULL = (np.array(m, dtype=bool) for m in ([[0, 0]], [[1, 0]], [[1, 1]]))
 

@@ -14,9 +14,10 @@ import pytest
 from helpers import ROOT, assert_refused, call_script, wait_for
 from PIL import Image
 
-from guided_diffusion import lidc_dicom, phantom_files
 from guided_diffusion.data.image_files import read_label
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.prepare.lidc import dicom as lidc_dicom
+from guided_diffusion.prepare.phantoms import files as phantom_files
 
 pytest.importorskip("pydicom")
 pytest.importorskip("defusedxml")

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from .data.image_files import is_jpeg, read_pixels
-from .errors import DataError
-from .system.storage import walk
+from ...data.image_files import is_jpeg, read_pixels
+from ...errors import DataError
+from ...system.storage import walk
 
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # the end of a picture's name
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks

@@ -11,14 +11,16 @@ from typing import Annotated
 
 import numpy as np
 
-from . import challenge_sets, lidc_sets
-from .case_folder import STAGE, CaseFolder, assign_splits, read_split
-from .data.names import SPLITS
-from .errors import ConfigError, DataError
-from .system.storage import refuse_remote
+from ...data.names import SPLITS
+from ...errors import ConfigError, DataError
+from ...system.storage import refuse_remote
+from ..case_writer import STAGE, CaseFolder
+from ..lidc import published
+from ..splits import assign_splits, read_split
+from . import challenge_sets
 
 FORMATS = {
-    "lidc-pickle": lidc_sets.lidc_pickle, "lidc-hdf5": lidc_sets.lidc_hdf5, "lidc-crops": lidc_sets.lidc_crops, "qubiq": challenge_sets.qubiq,
+    "lidc-pickle": published.lidc_pickle, "lidc-hdf5": published.lidc_hdf5, "lidc-crops": published.lidc_crops, "qubiq": challenge_sets.qubiq,
     "brats": challenge_sets.brats, "ms-mri": challenge_sets.ms_mri, "folders": challenge_sets.folders,
 }  # fmt: skip
 KEPT_TOGETHER = {"lidc-pickle": "series"}  # by a split, where the format knows no patients

@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from .case_folder import RawCase, safe_name
-from .errors import DataError
-from .source_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
-from .system.storage import walk
+from ...errors import DataError
+from ...system.storage import walk
+from ..case_writer import RawCase, safe_name
+from .foreign_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
 
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")

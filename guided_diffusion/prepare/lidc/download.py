@@ -10,13 +10,15 @@ from typing import Annotated
 
 from tqdm import tqdm
 
-from . import lidc_dicom, lidc_idri
-from .case_folder import CaseFolder, RawCase, assign_splits, read_split, write_split
-from .data.names import SPLITS
-from .errors import ConfigError, DataError
-from .system import storage
-from .system.storage import refuse_remote, walk
-from .system.workers import usable_cores, worker_pool
+from ...data.names import SPLITS
+from ...errors import ConfigError, DataError
+from ...system import storage
+from ...system.storage import refuse_remote, walk
+from ...system.workers import usable_cores, worker_pool
+from ..case_writer import CaseFolder, RawCase
+from ..splits import assign_splits, read_split, write_split
+from . import idri
+from .dicom import find_series, read_series
 
 CHUNK = 64  # headers that a process reads at a time
 DONE = ".prepared"  # a folder of OUT with a file for each finished series
@@ -49,8 +51,8 @@ def check_prepare_config(config):
         raise ConfigError(f"--window {','.join(f'{x:g}' for x in config.window)}: two values, the lower first, are needed, e.g. -1000,400")
     if config.pixel_mm is not None and not 0.05 <= config.pixel_mm <= 10:
         raise ConfigError(f"--pixel_mm {config.pixel_mm}: 0.05 to 10 are possible, or -1")
-    if not 1 <= config.min_raters <= lidc_idri.MOST_READERS:
-        raise ConfigError(f"--min_raters {config.min_raters}: 1 to {lidc_idri.MOST_READERS} are possible")
+    if not 1 <= config.min_raters <= idri.MOST_READERS:
+        raise ConfigError(f"--min_raters {config.min_raters}: 1 to {idri.MOST_READERS} are possible")
     if config.crop < 8 or config.seed < 0 or (config.processes or 1) < 1:
         raise ConfigError("--crop wants at least 8, --seed at least 0, --processes at least 1")
 
@@ -66,7 +68,7 @@ def prepare(config, tell=print):
     readings = _readings(config.xml or config.dicom, faults)
     with worker_pool(config.processes or usable_cores()) as pool:
         over = partial(_spread, pool)
-        files = lidc_dicom.find_series(config.dicom, over, faults)
+        files = find_series(config.dicom, over, faults)
         jobs = _jobs(readings, files, over, faults)
         if not jobs:
             raise DataError(f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of{'; ' + faults[0] if faults else ''}")
@@ -85,7 +87,7 @@ def prepare(config, tell=print):
 def _tell_all(config, rows, notes, faults, tell):
     tell(
         f"{len(rows)} slices of {len({(row['series'], row['nodule']) for row in rows})} nodules in {len({row['series'] for row in rows})} series of "
-        f"{len({row['patient'] for row in rows})} patients, in {config.out}; the whole of LIDC-IDRI has {lidc_idri.PUBLISHED_SLICES:,} in published preparations"
+        f"{len({row['patient'] for row in rows})} patients, in {config.out}; the whole of LIDC-IDRI has {idri.PUBLISHED_SLICES:,} in published preparations"
     )
     tell(", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in SPLITS))
     for title, lines in (("note", notes), ("fault", faults)):
@@ -101,7 +103,7 @@ def _readings(folder, faults):
     paths = [os.path.join(base, name) for base, _, names in walk(folder) for name in names if name.lower().endswith(".xml")]
     for path in tqdm(paths, desc="reading XML", unit="file", dynamic_ncols=True, delay=1):
         try:
-            if reading := lidc_idri.read_xml(path):
+            if reading := idri.read_xml(path):
                 readings.setdefault(reading.series_uid, []).append(reading)
         except DataError as error:
             faults.append(str(error))
@@ -130,7 +132,7 @@ def _patient_of(series):
     """(patient, None) of (UID, one of its files), or (None, fault)."""
     uid, path = series
     try:
-        return lidc_dicom.read_series(uid, [path]).patient, None
+        return read_series(uid, [path]).patient, None
     except DataError as error:
         return None, str(error)
 
@@ -191,8 +193,8 @@ def _prepare_series(patient, uid, files, readings, *, config, settings, split):
     told = {"settings": settings, "source": source, "rows": [], "notes": [], "faults": []}
     try:
         drawn = {outline.sop_uid for reading in readings for annotation in reading.annotations for outline in annotation.outlines}
-        series = lidc_dicom.read_series(uid, files, drawn)
-        nodules, notes = lidc_idri.find_nodules(series, readings)
+        series = read_series(uid, files, drawn)
+        nodules, notes = idri.find_nodules(series, readings)
     except DataError as error:
         return {**told, "faults": [str(error)]}
     told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
@@ -219,10 +221,10 @@ def _prepare_series(patient, uid, files, readings, *, config, settings, split):
 def _case(series, index, masks, centre, nodule, config):
     """The RawCase of a nodule's slice; None where too few readers drew on what the crop shows."""
     where = (centre, series.spacing, config.crop, config.pixel_mm)
-    raters = [lidc_idri.crop_mask(mask, *where) for mask in masks]
+    raters = [idri.crop_mask(mask, *where) for mask in masks]
     if sum(bool(mask.any()) for mask in raters) < config.min_raters:
         return None
-    hounsfield = lidc_idri.crop(series.hounsfield(index), *where, config.window[0])
-    grey = lidc_idri.to_window(hounsfield, *config.window)
+    hounsfield = idri.crop(series.hounsfield(index), *where, config.window[0])
+    grey = idri.to_window(hounsfield, *config.window)
     told = {"series": series.uid, "slice": index, "z": series.z[index], "sop_uid": series.sop_uids[index], "nodule": nodule}
     return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, told=told)

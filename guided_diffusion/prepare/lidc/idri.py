@@ -13,8 +13,8 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from .errors import DataError
-from .lidc_dicom import MOST_SIDE
+from ...errors import DataError
+from .dicom import MOST_SIDE
 
 MOST_READERS = 4
 PUBLISHED_SLICES = 15_096  # slices with an outline that the field's preparations count

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import DataError
-from .system.storage import walk
+from ...errors import DataError
+from ...system.storage import walk
 
 MOST_SIDE = 4096  # pixels of a scan
 SAME_HEIGHT = 0.01  # mm: slices that are closer lie at one height

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from .errors import DataError
+from ...errors import DataError
 
 PLAIN_TYPE = re.compile(r"[<>|=]?[biufcSU?]\d*")
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import re
 import shutil
@@ -11,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from .data.names import SPLITS
-from .errors import DataError
-from .system import storage
+from ..errors import DataError
+from ..system import storage
+from .splits import write_split
 
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -105,48 +104,3 @@ def to_picture(plane):
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------
-
-
-def assign_splits(patients, seed, known=None):
-    """
-    {patient: split}, drawn with `seed`: of all patients 60 % training, 20 % validation, 20 % testing, the last ones at least one
-    patient where there are three.
-
-    known  {patient: split} that stand already, and stay; new patients first fill what these leave validation and testing short of
-    """
-    known = dict(known or {})
-    new = sorted(set(patients) - known.keys())
-    order = [new[k] for k in np.random.default_rng(seed).permutation(len(new))]
-    total = len(known) + len(new)
-    held_out = max(1, round(SPLITS["testing"] * total)) if total >= 3 else 0
-    short = {name: max(0, held_out - sum(split == name for split in known.values())) for name in ("testing", "validation")}
-    while sum(short.values()) > len(new):
-        short[max(short, key=short.get)] -= 1
-    for k, patient in enumerate(order):
-        known[patient] = "testing" if k < short["testing"] else "validation" if k < sum(short.values()) else "training"
-    return known
-
-
-def read_split(out):
-    """({patient: split}, seed) of OUT/split.json; ({}, None) where there is none. DataError: damaged, or a patient in two."""
-    path = os.path.join(out, "split.json")
-    content = storage.read_bytes(path)
-    if content is None:
-        return {}, None
-    try:
-        told = json.loads(content)
-        patients = [(patient, split) for split in SPLITS for patient in told["patients"][split]]
-        seed = told["seed"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a split as this program writes it ({error}); remove it, or name another --out") from error
-    split = dict(patients)
-    if len(split) < len(patients):
-        twice = next(patient for k, (patient, _) in enumerate(patients) if patient in dict(patients[:k]))
-        raise DataError(f"{path}: patient {twice} is in two splits")
-    return split, seed
-
-
-def write_split(out, split, seed):
-    """Write {patient: split} as OUT/split.json."""
-    told = {"seed": seed, "patients": {name: sorted(p for p, s in split.items() if s == name) for name in SPLITS}}
-    storage.write_atomically(os.path.join(out, "split.json"), lambda file: file.write((json.dumps(told, indent=1) + "\n").encode()))

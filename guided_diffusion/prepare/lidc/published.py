@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 
-from . import safe_pickle
-from .case_folder import RawCase
-from .data.names import SPLIT_NAMES
-from .errors import DataError
-from .source_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
+from ...data.names import SPLIT_NAMES
+from ...errors import DataError
+from ..case_writer import RawCase
+from ..formats import safe_pickle
+from ..formats.foreign_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
 
 LONGEST_UID = 200  # bytes
 

@@ -8,14 +8,14 @@ from typing import Annotated
 import numpy as np
 from tqdm import tqdm
 
-from .data.case_reader import CaseReader, find_cases, list_files
-from .data.image_files import is_jpeg
-from .data.resize import resize
-from .errors import DataError
-from .masks import metrics, pictures
-from .masks.pairs import dice_matrix, iou_matrix
-from .split_check import split_faults
-from .system import storage
+from ..data.case_reader import CaseReader, find_cases, list_files
+from ..data.image_files import is_jpeg
+from ..data.resize import resize
+from ..errors import DataError
+from ..masks import metrics, pictures
+from ..masks.pairs import dice_matrix, iou_matrix
+from ..system import storage
+from .splits import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128
 MANY_LEVELS = 10  # of a label: from here on they are not told apart

@@ -1,0 +1,1 @@
+"""What people download becomes folders of cases: writing, splitting and checking them."""

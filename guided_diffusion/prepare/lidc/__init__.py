@@ -1,0 +1,1 @@
+"""LIDC-IDRI: its download of DICOM and XML, and its published preparations."""
