@@ -14,7 +14,6 @@ from typing import Annotated
 
 import numpy as np
 
-from guided_diffusion import ensemble
 from guided_diffusion.data.case_reader import CaseReader, find_cases
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation import mean_and_interval
@@ -22,6 +21,8 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.postprocess import binarise
+from guided_diffusion.sampling import store
+from guided_diffusion.sampling.config import postprocess_of
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ def measure(config):
     """{"at_infinity", "diversity", "points": [{"N", "theory", mean_and_interval of what was measured}]}."""
     measured, constants = {}, []
     for name, folder in find_cases(config.data_dir):
-        found = ensemble.find_samples(config.samples, name)
+        found = store.find_samples(config.samples, name)
         if found is None:
             continue
-        masks = binarise(found[0], ensemble.postprocess_of(found[1]))
+        masks = binarise(found[0], postprocess_of(found[1]))
         raters = CaseReader(masks.shape[-1]).read(folder)[1]
         half = len(masks) // 2
         count = 1

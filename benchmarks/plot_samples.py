@@ -10,13 +10,13 @@ from typing import Annotated
 
 import numpy as np
 
-from guided_diffusion.ensemble import find_samples
 from guided_diffusion.errors import DataError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.pictures import grid
 from guided_diffusion.masks.postprocess import binarise
+from guided_diffusion.sampling.store import find_samples
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,15 @@ from machine import machine_name
 
 from guided_diffusion import script_util
 from guided_diffusion.data.case_reader import DataConfig
-from guided_diffusion.ensemble import SampleConfig, draw_ensembles
 from guided_diffusion.evaluation import mean_and_interval
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.postprocess import binarise
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling.config import SampleConfig
+from guided_diffusion.sampling.draw import draw_ensembles
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("dpm++", 0.0), ("dpm++", 1.0))

@@ -24,8 +24,8 @@ from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.nn import seeded_generator
-from guided_diffusion.presets import FAST, PRESETS
-from guided_diffusion.sampling import SamplerConfig, sample
+from guided_diffusion.presets import PRESETS
+from guided_diffusion.sampling.samplers import FAST, SamplerConfig, sample
 from guided_diffusion.system.device import ComputeConfig, compile_model, peak_memory, prepare, reset_peak_memory
 
 

@@ -22,14 +22,15 @@ import torch
 from machine import machine_name
 from scipy import ndimage
 
-from guided_diffusion import ensemble
-from guided_diffusion.case_writer import CaseWriter
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import make_case
 from guided_diffusion.masks import pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling import draw, store
+from guided_diffusion.sampling.config import SampleConfig, finish, identity, postprocess_of
+from guided_diffusion.sampling.samplers import SamplerConfig
+from guided_diffusion.sampling.writer_pool import CaseWriter
 from guided_diffusion.system import storage
 
 
@@ -75,19 +76,19 @@ def write_synced(out_dir, case, samples, drawn_by, finished_by):
     """A case's files, each waited for; the samples compressed twice."""
 
     def write_samples(**made_by):
-        path = ensemble.samples_path(out_dir, case.id)
+        path = store.samples_path(out_dir, case.id)
         storage.write_atomically(path, lambda file: np.savez_compressed(file, samples=samples, **made_by))
 
     def write_picture(path, picture):
         storage.write_atomically(path, lambda file: picture.save(file, format="PNG"))
 
-    drawn_by = {**drawn_by, "image": ensemble.image_hash(case)}
+    drawn_by = {**drawn_by, "image": store.image_hash(case)}
     write_samples(**drawn_by)
-    masks = binarise(samples, ensemble.postprocess_of(finished_by))
+    masks = binarise(samples, postprocess_of(finished_by))
     for k, mask in enumerate(masks):
-        write_picture(ensemble.mask_path(out_dir, case.id, k), pictures.to_grey(mask))
+        write_picture(store.mask_path(out_dir, case.id, k), pictures.to_grey(mask))
     page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks)
-    write_picture(ensemble.sheet_path(out_dir, case.id), page)
+    write_picture(store.sheet_path(out_dir, case.id), page)
     write_samples(**drawn_by, **finished_by)
 
 
@@ -98,14 +99,14 @@ def seconds(config, count, write, writers):
     """
     segmenter, sampler = StandIn(config.batch_size, config.image_size), SamplerConfig(steps=20)
     dataset = [one_case(f"case{k:04d}", config.image_size) for k in range(config.cases)]
-    drawing = ensemble.SampleConfig(num_ensemble=count, batch_size=config.batch_size)
-    drawn_by = ensemble.identity(drawing, sampler, 20, "none", {}, "")
-    finished_by = ensemble.finish(drawing, PostprocessConfig())
+    drawing = SampleConfig(num_ensemble=count, batch_size=config.batch_size)
+    drawn_by = identity(drawing, sampler, 20, "none", {}, "")
+    finished_by = finish(drawing, PostprocessConfig())
     with tempfile.TemporaryDirectory(dir=config.work) as folder:
         started = np.array([time.perf_counter(), time.process_time()])
         write_one = partial(write, folder, drawn_by=drawn_by, finished_by=finished_by)
         with CaseWriter(write_one, writers, -(-config.batch_size // count)) as writer:
-            for case, samples in ensemble.draw_ensembles(segmenter, dataset, range(config.cases), drawing, sampler):
+            for case, samples in draw.draw_ensembles(segmenter, dataset, range(config.cases), drawing, sampler):
                 writer(case, samples)
         return np.array([time.perf_counter(), time.process_time()]) - started
 
@@ -113,7 +114,7 @@ def seconds(config, count, write, writers):
 def measure(config):
     """A row for each size of ensemble and way of writing."""
     ways = [("every file synced, samples compressed twice", write_synced, 1)]
-    ways += [("write_case", ensemble.write_case, writers) for writers in config.writers]
+    ways += [("write_case", store.write_case, writers) for writers in config.writers]
     told = []
     for count in config.ensembles:
         turns = [[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)]

@@ -27,8 +27,8 @@ from .gaussian_diffusion import DiffusionConfig
 from .lidcloader import LIDCDataset
 from .logger import read_rows
 from .predict import load
-from .presets import FAST, PRESETS
-from .sampling import SamplerConfig
+from .presets import PRESETS
+from .sampling.samplers import FAST, SamplerConfig
 from .system import storage
 from .system.workers import sigterm_as_interrupt
 from .train_config import TrainConfig, check_num_cases, check_train_config

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from .errors import ConfigError
-from .presets import FAST, PRESETS
+from .presets import PRESETS
+from .sampling.samplers import FAST
 from .system.storage import refuse_remote
 
 

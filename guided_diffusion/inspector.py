@@ -11,11 +11,12 @@ from typing import Annotated
 
 import numpy as np
 
-from . import ensemble
 from .data.case_reader import CaseReader, DataConfig, find_cases
 from .errors import DataError
 from .masks import pictures
 from .masks.postprocess import PostprocessConfig, binarise, variance_map
+from .sampling import store
+from .sampling.config import postprocess_of
 from .system import storage
 from .windows import send_picture
 
@@ -77,20 +78,20 @@ class Inspector:
         self.case, self.threshold = names[0], self._nearest_threshold(names[0])
 
     def _samples(self, name):
-        return ensemble.read_case(ensemble.samples_path(self.config.samples, name))
+        return store.read_case(store.samples_path(self.config.samples, name))
 
     def _mean_variance(self, name):
         """The mean of the variance map of a case's masks, as they were written; None: its samples cannot be read."""
         try:
             samples, made_by = self._samples(name)
-            return float(variance_map(binarise(samples, ensemble.postprocess_of(made_by))).mean())
+            return float(variance_map(binarise(samples, postprocess_of(made_by))).mean())
         except DataError:
             return None
 
     def _nearest_threshold(self, name):
         """Of THRESHOLDS, that nearest to what a case's masks were made with."""
         try:
-            made_with = ensemble.postprocess_of(self._samples(name)[1]).threshold
+            made_with = postprocess_of(self._samples(name)[1]).threshold
         except DataError:
             made_with = PostprocessConfig.threshold
         return min(THRESHOLDS, key=lambda threshold: abs(threshold - made_with))
@@ -132,7 +133,7 @@ class Inspector:
     def page(self):
         """The case's sheet at the threshold, and otherwise with masks as they were written."""
         samples, made_by = self._samples(self.case)
-        masks = binarise(samples, replace(ensemble.postprocess_of(made_by), threshold=self.threshold))
+        masks = binarise(samples, replace(postprocess_of(made_by), threshold=self.threshold))
         image, raters = self._image(samples, made_by)
         return pictures.sheet(image, raters, masks, MOST_SHOWN)
 
@@ -140,7 +141,7 @@ class Inspector:
         """Image [H, W] and raters [R, H, W], read as the samples were made; the samples' mean and none where the case is unknown."""
         if self.case not in self.folders:
             return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
-        made_by = ensemble.spread(made_by) if "flags" in made_by else made_by
+        made_by = store.spread(made_by) if "flags" in made_by else made_by
         known = {f.name: tuple(v) if isinstance(v, list) else v for f in fields(DataConfig) if (v := made_by.get(f.name)) is not None}
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
         image, raters = CaseReader(side, config=DataConfig(**known), require_raters=False).read(self.folders[self.case])

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from . import script_util
-from .ensemble import SampleConfig, check_sample_config, draw_ensembles
 from .errors import ConfigError, DataError
 from .flags.fields import configs_from_flags, parse_flags
 from .lidcloader import make_case
 from .masks import postprocess
 from .masks.postprocess import PostprocessConfig, binarise
-from .sampling import SamplerConfig
+from .sampling.config import SampleConfig, check_sample_config
+from .sampling.draw import draw_ensembles
+from .sampling.samplers import SamplerConfig
 from .system.device import ComputeConfig, compile_model, prepare
 
 

@@ -30,4 +30,3 @@ PRESETS = {
 }  # fmt: skip
 
 # --fast: docs/sampling.md says how it was chosen
-FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}

@@ -5,13 +5,14 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from . import ensemble
 from .data.case_reader import CaseReader, DataConfig
 from .errors import ConfigError, DataError
 from .lidcloader import make_case
 from .masks import fidelity, metrics, pictures
 from .masks.pairs import Pairs
 from .masks.postprocess import binarise
+from .sampling import store
+from .sampling.config import postprocess_of
 from .system.storage import refuse_remote
 from .truth import case_truth, read_truth
 
@@ -106,13 +107,13 @@ class Scorer:
         return list(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes(num_cases)))
 
     def _score(self, score, case_folder, folder):
-        found = ensemble.find_samples(folder, score.name)
+        found = store.find_samples(folder, score.name)
         if found is None:
             raise DataError(f"no samples in {folder}")
         samples, made_by = found
-        made_by = {**(ensemble.spread(made_by) if "flags" in made_by else made_by), **self.flags}
+        made_by = {**(store.spread(made_by) if "flags" in made_by else made_by), **self.flags}
         image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
-        masks = binarise(samples, ensemble.postprocess_of(made_by))
+        masks = binarise(samples, postprocess_of(made_by))
         truth = self._truth(score.name, raters, made_by.get("pad", False))
 
         figures = {}
@@ -154,7 +155,7 @@ class Scorer:
         image, raters = reader.read(case_folder)
         if raters.shape[1:] != shape:
             raise DataError(f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}")
-        if "image" in made_by and made_by["image"] != ensemble.image_hash(make_case(name, image, raters)):
+        if "image" in made_by and made_by["image"] != store.image_hash(make_case(name, image, raters)):
             given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # which come before those of sampling
             suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
             raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?")

@@ -21,8 +21,7 @@ from .flags.fields import (
     show_value,
 )
 from .gaussian_diffusion import DiffusionConfig
-from .presets import FAST
-from .sampling import SamplerConfig
+from .sampling.samplers import FAST, SamplerConfig
 from .segmentation import AmbiguousSegmenter, SegmenterConfig
 from .shared_encoder import ArchitectureConfig, MaskMixture, SharedEncoderUNet
 from .unet import UNetConfig, UNetModel

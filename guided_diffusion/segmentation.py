@@ -12,7 +12,7 @@ from .errors import ConfigError
 from .flags.words import split_kind
 from .nn import mean_flat, stack_randn, to_device
 from .respace import create_gaussian_diffusion, spread_timesteps
-from .sampling import SamplerConfig, sample_loop
+from .sampling.samplers import SamplerConfig, sample_loop
 from .unet import UNetModel
 
 

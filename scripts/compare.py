@@ -20,7 +20,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, json_like, pick_flags
 from guided_diffusion.presets import PRESETS
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system import storage
 
 FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)

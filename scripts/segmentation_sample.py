@@ -18,21 +18,22 @@ from functools import partial
 import torch
 from tqdm import tqdm
 
-from guided_diffusion import ensemble, evaluation, script_util
+from guided_diffusion import evaluation, script_util
 from guided_diffusion.baselines.methods import DIFFUSIONS
-from guided_diffusion.case_writer import CaseWriter
-from guided_diffusion.chain_watch import ChainWatch
 from guided_diffusion.checkpoints.files import fingerprint
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.dist_util import Processes
-from guided_diffusion.ensemble import SampleConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, default_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.postprocess import PostprocessConfig
 from guided_diffusion.presets import PRESETS
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling import draw, store
+from guided_diffusion.sampling.config import SampleConfig, check_sample_config, finish, identity
+from guided_diffusion.sampling.samplers import SamplerConfig
+from guided_diffusion.sampling.watch import ChainWatch
+from guided_diffusion.sampling.writer_pool import CaseWriter
 from guided_diffusion.scoring import EvaluateConfig
 from guided_diffusion.system.device import (
     ComputeConfig,
@@ -56,7 +57,7 @@ TIMED_CALLS = 100  # network calls from which on it pays to time some with each 
 
 def check_flags(config):
     """Refuse, by its name, a flag that can be refused without reading a file."""
-    ensemble.check_sample_config(config)
+    check_sample_config(config)
     refuse_remote("out_dir", config.out_dir)
     for name in ("data_dir", "model_path"):
         if not getattr(config, name):
@@ -113,14 +114,14 @@ def main(argv=None):
         share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
         chain = sampler if flags["method"] in DIFFUSIONS else None
-        drawn_by = ensemble.identity(
+        drawn_by = identity(
             config, chain, segmenter.num_timesteps, how.amp, flags, fingerprint(config.model_path)
         )
-        finished_by = ensemble.finish(config, postprocess)
+        finished_by = finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
         unnamed = default_flags(SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
-        left = ensemble.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
+        left = store.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
 
         total = len(left) * config.num_ensemble
         smaller = "give a smaller one" if config.batch_size == "auto" else "give a smaller one, or auto"
@@ -133,7 +134,7 @@ def main(argv=None):
                 tqdm.write(line)
 
         writers = max(1, min(CaseWriter.MOST, usable_cores() // processes.local_size))
-        write = partial(ensemble.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
+        write = partial(store.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
         with (
             tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
             out_of_memory_as_error(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
@@ -141,7 +142,7 @@ def main(argv=None):
             open_windows(visdom, processes.is_main, tqdm.write) as windows,
         ):
             watch = ChainWatch(segmenter.num_timesteps, config.movie, windows, postprocess)
-            drawn = ensemble.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile, watch=watch)
+            drawn = draw.draw_ensembles(segmenter, dataset, left, config, sampler, bar.update, even=how.compile, watch=watch)
             for case, samples in drawn:
                 writer(case, samples, frames=watch.case_done(case, samples))
         if config.evaluate:

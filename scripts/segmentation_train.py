@@ -22,7 +22,7 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, default_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.presets import PRESETS
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system import storage
 from guided_diffusion.system.device import ComputeConfig, check_compiler, out_of_memory_as_error
 from guided_diffusion.thread_choice import settle_threads

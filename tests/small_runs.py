@@ -8,7 +8,7 @@ from helpers import LEAST, nonzero
 from guided_diffusion import script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.train_config import TrainConfig, find_start
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator

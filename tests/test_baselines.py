@@ -11,7 +11,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.presets import PRESETS
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.script_util import create_segmenter, foreign_flags, load_segmenter
 from guided_diffusion.train_config import TrainConfig, check_train_config
 

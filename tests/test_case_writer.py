@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from guided_diffusion import ensemble
-from guided_diffusion.case_writer import CaseWriter, PackedArrays
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig
+from guided_diffusion.sampling import store
+from guided_diffusion.sampling.config import SampleConfig, finish, identity
+from guided_diffusion.sampling.writer_pool import CaseWriter, PackedArrays
 from guided_diffusion.system import storage
 
 
@@ -29,10 +30,10 @@ def soft(seed, count):
 
 def writing(folder, seed=0, count=3, threshold=0.5, consensus="majority"):
     """(config, drawn_by, finished_by, a function that writes a case) of one run."""
-    config = ensemble.SampleConfig(out_dir=str(folder), num_ensemble=count, seed=seed, consensus=consensus)
-    drawn_by = ensemble.identity(config, None, 1, "none", {}, "")
-    finished_by = ensemble.finish(config, PostprocessConfig(threshold=threshold))
-    write = lambda case: ensemble.write_case(str(folder), case, soft(seed, count), drawn_by, finished_by)
+    config = SampleConfig(out_dir=str(folder), num_ensemble=count, seed=seed, consensus=consensus)
+    drawn_by = identity(config, None, 1, "none", {}, "")
+    finished_by = finish(config, PostprocessConfig(threshold=threshold))
+    write = lambda case: store.write_case(str(folder), case, soft(seed, count), drawn_by, finished_by)
     return config, drawn_by, finished_by, write
 
 
@@ -89,12 +90,12 @@ def test_a_kill_at_any_moment_leaves_no_case_that_looks_finished_but_is_not(data
 
     path = folder / f"{case.id}_samples.npz"
     for _ in kill_everywhere(monkeypatch, prepare, lambda: write(case)):
-        made_by = ensemble.read_case(str(path))[1] if path.exists() else {}
+        made_by = store.read_case(str(path))[1] if path.exists() else {}
         same = all(made_by.get(name) == value for name, value in {**drawn_by, **finished_by}.items())
         assert not same, "the last rename is what says so"
         if made_by.get("seed") == 0:  # the samples are there: nothing is drawn again
-            np.testing.assert_array_equal(ensemble.read_case(str(path))[0], soft(0, 3))
-            assert ensemble.unfinished(dataset, [0], config, drawn_by, finished_by) == []
+            np.testing.assert_array_equal(store.read_case(str(path))[0], soft(0, 3))
+            assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == []
         else:
             write(case)
         assert content(folder) == content(whole)
@@ -111,12 +112,12 @@ def test_what_a_power_cut_damages_is_written_again(dataset, tmp_path):
                 (tmp_path / name).unlink()
             else:
                 (tmp_path / name).write_bytes(damaged)
-            assert ensemble.unfinished(dataset, [0], config, drawn_by, finished_by) == []
+            assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == []
             assert content(tmp_path) == whole
     (tmp_path / f"{case.id}_output3.png").write_bytes(b"of a larger ensemble, removed shortly before the power cut")
-    assert ensemble.unfinished(dataset, [0], config, drawn_by, finished_by) == [] and content(tmp_path) == whole
+    assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == [] and content(tmp_path) == whole
     (tmp_path / f"{case.id}_samples.npz").write_bytes(b"")
-    assert ensemble.unfinished(dataset, [0], config, drawn_by, finished_by) == [0]
+    assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == [0]
 
 
 def test_files_from_before_the_checksums_are_finished(dataset, tmp_path):
@@ -126,7 +127,7 @@ def test_files_from_before_the_checksums_are_finished(dataset, tmp_path):
     with np.load(path) as file:
         np.savez_compressed(path, **{name: file[name] for name in file.files if name != "pictures"})
     before = content(tmp_path)
-    assert ensemble.unfinished(dataset, [0], config, drawn_by, finished_by) == [] and content(tmp_path) == before
+    assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == [] and content(tmp_path) == before
 
 
 def test_a_case_waits_for_the_disk_once_and_at_its_end(dataset, tmp_path, monkeypatch):
@@ -152,8 +153,8 @@ def test_samples_survive_an_error_in_making_their_pictures(dataset, tmp_path, mo
     with monkeypatch.context() as broken, pytest.raises(MemoryError):
         broken.setattr(pictures, "sheet", lambda *args: (_ for _ in ()).throw(MemoryError))
         write(dataset[0])
-    np.testing.assert_array_equal(ensemble.find_samples(str(tmp_path), dataset.ids[0])[0], soft(0, 3))
-    assert ensemble.unfinished(dataset, [0], config, drawn_by, finished_by) == []
+    np.testing.assert_array_equal(store.find_samples(str(tmp_path), dataset.ids[0])[0], soft(0, 3))
+    assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == []
     assert (tmp_path / f"{dataset.ids[0]}_sheet.png").exists()
 
 
@@ -163,7 +164,7 @@ def test_many_threads_write_the_files_of_one(dataset, tmp_path):
         folder = tmp_path / str(writers)
         folder.mkdir()
         _, drawn_by, finished_by, _ = writing(folder)
-        write = partial(ensemble.write_case, str(folder), drawn_by=drawn_by, finished_by=finished_by)
+        write = partial(store.write_case, str(folder), drawn_by=drawn_by, finished_by=finished_by)
         with CaseWriter(write, writers) as writer:
             for index in range(len(dataset)):
                 writer(dataset[index], soft(index, 3), frames=[soft(index, 1)[0]] * 2)

@@ -10,7 +10,7 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.predict import Predictor
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.script_util import configs_from_flags, create_segmenter, flags_from_configs
 from guided_diffusion.system.device import ComputeConfig, allow_tf32, prepare
 from guided_diffusion.unet import AttentionBlock, UNetConfig

@@ -14,15 +14,18 @@ import pytest
 import torch
 from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
 
-from guided_diffusion import ensemble, predict, script_util
-from guided_diffusion.case_writer import CaseWriter
+from guided_diffusion import predict, script_util
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling import draw as ensemble
+from guided_diffusion.sampling import store
+from guided_diffusion.sampling.config import SampleConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
+from guided_diffusion.sampling.writer_pool import CaseWriter
 from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.system import device as compute
 
@@ -50,7 +53,7 @@ def sample(cases, model, out, *more):
 
 
 def told_by(out, name="phantom0000"):
-    return ensemble.read_case(str(out / f"{name}_samples.npz"))
+    return store.read_case(str(out / f"{name}_samples.npz"))
 
 
 # -- the choice of the sampler ----------------------------------------------------------------------------------------
@@ -170,7 +173,7 @@ def test_compiled_samples_are_the_same(cases, tmp_path):
 
 def test_a_filled_up_batch_gives_the_same_masks(cases, model):
     segmenter = script_util.load_segmenter(str(model), {})[0].spaced(SamplerConfig(steps=3))
-    dataset, config = LIDCDataset(cases, 16, 1), ensemble.SampleConfig(num_ensemble=3, batch_size=4)
+    dataset, config = LIDCDataset(cases, 16, 1), SampleConfig(num_ensemble=3, batch_size=4)
     counts = []
     even, plain = (
         list(ensemble.draw_ensembles(segmenter, dataset, [0, 2], config, SamplerConfig(steps=3), counts.append, even=even))
@@ -250,7 +253,7 @@ def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
     whole = [path for path in (tmp_path / "out").glob("*_samples.npz")]
     assert 1 <= len(whole) < 6
     for path in whole:
-        assert ensemble.read_case(str(path))[0].shape == (8, 16, 16)
+        assert store.read_case(str(path))[0].shape == (8, 16, 16)
     done = call_script("segmentation_sample", *flags)
     assert done.returncode == 0, done.stderr
     assert f"{6 - len(whole)} of 6 cases to draw" in done.stdout
@@ -278,7 +281,7 @@ def test_a_full_disk_is_told(cases, model, tmp_path):
 
 @pytest.mark.parametrize("name", ["output1", "sheet"])
 def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_path, monkeypatch, name):
-    write = ensemble._write_picture
+    write = store._write_picture
 
     def full(path, picture):
         if name in path:
@@ -288,7 +291,7 @@ def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_pa
     flags = ["--steps=2", "--num_samples=1"]
     for more in ([], ["--threshold=0.3"]):  # drawn, and finished otherwise
         with monkeypatch.context() as broken:
-            broken.setattr(ensemble, "_write_picture", full)
+            broken.setattr(store, "_write_picture", full)
             assert_disk_full(sample(cases, model, tmp_path, *flags, *more), name)
         done = sample(cases, model, tmp_path, *flags, *more)
         assert done.returncode == 0 and "0 of 1 cases to draw" in done.stdout, done.stderr

@@ -10,11 +10,12 @@ import pytest
 from helpers import assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import ensemble, evaluation, report
+from guided_diffusion import evaluation, report
 from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.errors import DataError
 from guided_diffusion.masks import metrics, pictures
 from guided_diffusion.prepare.phantoms import phantom
+from guided_diffusion.sampling import store
 
 CASES, RATERS, SIZE = 5, 3, 24
 
@@ -236,7 +237,7 @@ def test_a_compressed_file_with_a_flipped_bit_is_named_whichever_bit(data, sampl
     for place in np.random.default_rng(1).integers(0, len(whole), 400):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
-            ensemble.find_samples(str(samples), names(data)[0])
+            store.find_samples(str(samples), names(data)[0])
         except DataError as error:
             assert str(path) in str(error)
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from helpers import GOLDEN, golden, seeded_weights
 
-from guided_diffusion import losses, sampling
+from guided_diffusion import losses
 from guided_diffusion.distribution import AxisAlignedConvGaussian
 from guided_diffusion.flags.fields import pick_flags
 from guided_diffusion.nn import timestep_embedding
 from guided_diffusion.presets import PRESETS
 from guided_diffusion.respace import space_timesteps
+from guided_diffusion.sampling import samplers
 from guided_diffusion.script_util import create_model_and_diffusion
 from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.unet import UNetConfig, UNetModel
@@ -120,7 +121,7 @@ def test_samples(name):
     arrays, case = golden(name)
     model, diffusion = build(case)
     image = arrays["image"].expand(-1, 4, -1, -1)
-    chain = sampling.sample_loop(
+    chain = samplers.sample_loop(
         lambda x, t: model(torch.cat([image, x], dim=1), t), diffusion, arrays["x_T"],
         "ddpm" if case["eta"] is None else "ddim", case["eta"] or 0.0, lambda k, x: arrays["noises"][k],
     )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.respace import create_gaussian_diffusion, spread_timesteps
-from guided_diffusion.sampling import sample, sample_loop
+from guided_diffusion.sampling.samplers import sample, sample_loop
 
 MEAN, DEVIATION = 0.3, 0.2
 

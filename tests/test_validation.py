@@ -8,13 +8,15 @@ import torch
 from helpers import LEAST, as_arguments, call_script
 from small_runs import rows_of
 
-from guided_diffusion import ensemble, script_util
+from guided_diffusion import script_util
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.postprocess import binarise
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling import draw
+from guided_diffusion.sampling.config import SampleConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.validation import ValidationConfig, Validator
 
 EVAL = {"eval_cases": 3, "eval_ensemble": 2, "eval_steps": 3, "eval_interval": 2, "log_interval": 3}
@@ -50,9 +52,9 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
     sampler = SamplerConfig(steps=3)
     segmenter = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {})[0].spaced(sampler)
     dataset = LIDCDataset(cases, 8, 1)
-    config = ensemble.SampleConfig(num_ensemble=2, batch_size=4, seed=3)
+    config = SampleConfig(num_ensemble=2, batch_size=4, seed=3)
     scores = []
-    for case, samples in ensemble.draw_ensembles(segmenter, dataset, [0, 2, 5], config, sampler):
+    for case, samples in draw.draw_ensembles(segmenter, dataset, [0, 2, 5], config, sampler):
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
         scores.append((metrics.squared_ged(masks, raters).total, metrics.mean_mask_dice(masks, raters)))
     ged, dice = np.mean(scores, axis=0)

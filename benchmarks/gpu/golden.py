@@ -6,8 +6,8 @@ import sys
 import torch
 from running import ROOT
 
-from guided_diffusion import sampling
 from guided_diffusion.distribution import AxisAlignedConvGaussian
+from guided_diffusion.sampling import samplers
 from guided_diffusion.script_util import create_model_and_diffusion
 from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.system.device import allow_tf32
@@ -50,7 +50,7 @@ def sample_error(name, device):
     arrays, case, model, diffusion = load(name, device)
     image = arrays["image"].expand(-1, 4, -1, -1)
     eta = case["eta"]
-    x = sampling.sample(
+    x = samplers.sample(
         lambda x, t: model(torch.cat([image, x], dim=1), t), diffusion, arrays["x_T"],
         "ddpm" if eta is None else "ddim", eta or 0.0, lambda k, x: arrays["noises"][k],
     )  # fmt: skip

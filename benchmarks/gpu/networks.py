@@ -9,8 +9,8 @@ from sampling import BenchmarkConfig, build
 
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.presets import FAST, PRESETS
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.presets import PRESETS
+from guided_diffusion.sampling.samplers import FAST, SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 

@@ -10,11 +10,12 @@ from unittest import mock
 import torch
 from sampling import build
 
-from guided_diffusion import ensemble, script_util
+from guided_diffusion import script_util
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags.fields import default_flags, json_like
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.sampling import draw as ensemble
+from guided_diffusion.sampling.samplers import SamplerConfig
 
 from ..networks import phantoms, readme_config, readme_flags
 from ..record import require

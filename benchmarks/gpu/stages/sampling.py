@@ -10,8 +10,8 @@ import sampling as benchmark
 import torch
 
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.presets import FAST, PRESETS
-from guided_diffusion.sampling import SamplerConfig
+from guided_diffusion.presets import PRESETS
+from guided_diffusion.sampling.samplers import FAST, SamplerConfig
 from guided_diffusion.system.device import (
     MOST_IN_FLIGHT,
     allow_tf32,

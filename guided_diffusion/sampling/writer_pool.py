@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .system import storage
+from ..system import storage
 
 
 class PackedArrays:

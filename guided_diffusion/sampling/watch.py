@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from .masks import pictures
-from .masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
-from .windows import NullWindows
+from ..masks import pictures
+from ..masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
+from ..windows import NullWindows
 
 LATEST = 4  # finished cases whose sheets stay in windows
 

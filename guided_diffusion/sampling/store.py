@@ -1,126 +1,30 @@
-"""Ensembles of masks for many cases: drawn in batches across cases, each case written as soon as it is whole."""
+"""The files of a case's samples, written and read again. Needs no torch."""
 
 import hashlib
 import io
 import json
 import os
 import zlib
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Literal
 
 import numpy as np
-import torch
 
-from .case_writer import PackedArrays
-from .data.image_files import read_label
-from .errors import ConfigError, DataError
-from .flags.fields import differences
-from .masks import pictures
-from .masks.postprocess import CONSENSUS, PostprocessConfig, binarise
-from .nn import seeded_generator, to_device
-from .system import storage
+from ..data.image_files import read_label
+from ..errors import ConfigError, DataError
+from ..flags.fields import differences
+from ..masks import pictures
+from ..masks.postprocess import CONSENSUS, binarise
+from ..system import storage
+from .config import postprocess_of
+from .writer_pool import PackedArrays
 
 LARGEST_GAP = 64  # among a case's masks, that is looked for
 
 
-@dataclass(frozen=True)
-class SampleConfig:
-    data_dir: Annotated[str, "folder of cases to segment"] = ""
-    model_path: Annotated[str, "checkpoint to sample from"] = ""
-    out_dir: Annotated[str, "where the masks go"] = "results/samples"
-    num_ensemble: Annotated[int, "masks for each case"] = 5
-    num_samples: Annotated[int | None, "cases to segment, in the order of their names; -1: all"] = None
-    batch_size: Annotated[int | Literal["auto"], "masks in flight, over all cases; auto: as many as fit into memory"] = 8
-    use_ddim: Annotated[bool | None, "True: --sampler ddim, False: --sampler ddpm; -1: what --sampler says"] = None
-    fast: Annotated[bool, "few network calls at the quality of many: docs/sampling.md"] = False
-    weights: Annotated[Literal["ema", "raw"], "averaged weights, or those of the last step"] = "ema"
-    consensus: Annotated[
-        Literal["none", "mean", "majority", "staple"], "write ID_consensus.png, one mask for the ensemble (mean: in grey)"
-    ] = "none"
-    seed: Annotated[int, "of the noise; a mask depends on seed, case and number alone"] = 0
-    overwrite: Annotated[bool, "draw cases again that are there already"] = False
-    movie: Annotated[bool, "write ID_movie.gif, the chain of each case's first mask"] = False
-    evaluate: Annotated[bool, "score the samples against the raters when all are drawn"] = False
-
-
-def check_sample_config(config):
-    """Refuse, by the flag's name, what cannot be sampled with."""
-    for name in ("num_ensemble", "batch_size", "num_samples"):
-        value = getattr(config, name)
-        if value not in (None, "auto") and value < 1:
-            raise ConfigError(f"--{name} {value}: at least 1 is needed")
-
-
-def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
-    """
-    What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
-
-    sampler        SamplerConfig, of which num_timesteps are taken; None: a method without a chain
-    amp            ComputeConfig's precision
-    flags          every flag of data and model that the segmenter was built with
-    """
-    return {
-        **(asdict(sampler) if sampler else {"sampler": "none"}), "steps": num_timesteps, "seed": config.seed, "num_ensemble": config.num_ensemble,
-        "weights": config.weights, "amp": amp, "checkpoint": checkpoint_hash, "flags": json.dumps(flags, sort_keys=True),
-    }  # fmt: skip
-
-
-def finish(config, postprocess):
-    """What is made of the samples afterwards, as plain values: a `SampleConfig`'s and a `PostprocessConfig`'s part."""
-    return {**asdict(postprocess), "consensus": config.consensus}
-
-
-def postprocess_of(made_by):
-    """The `PostprocessConfig` that a case was written with. DataError: what is stored cannot be one."""
-    try:
-        return PostprocessConfig(**{f.name: made_by[f.name] for f in fields(PostprocessConfig) if f.name in made_by})
-    except (ValueError, TypeError) as error:
-        raise DataError(f"samples stored with flags that cannot be ({error}); draw them again") from error
-
-
 def image_hash(case):
     """The first 16 hexadecimal digits of the SHA-256 of a case's image as the network sees it, repeated channels once."""
-    return hashlib.sha256(torch.unique_consecutive(case.image, dim=0).numpy().tobytes()).hexdigest()[:16]
-
-
-@torch.inference_mode()
-def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda count: None, *, even=False, watch=None):
-    """
-    Yield (case, samples [M, H, W] float32) for each case number of `indices`, in order.
-
-    Batches run across cases. A sample is soft, on the scale on which masks are 0 and 1.
-
-    config   SampleConfig: num_ensemble, batch_size, seed
-    sampler  SamplerConfig; its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
-    on_mask  called with the number of masks finished, after each batch
-    even     fill every batch up to batch_size with masks that are thrown away: a compiled network wants one size
-    watch    ChainWatch, which sees the chains; None: nobody does
-    """
-    device = next(segmenter.parameters()).device
-    total, members = len(indices) * config.num_ensemble, []
-    for start in range(0, total, config.batch_size):
-        count = min(config.batch_size, total - start)
-        places = [divmod(job, config.num_ensemble) for job in range(start, start + count)]
-        batch = [(indices[place], member) for place, member in places]
-        if even:
-            batch += batch[-1:] * (config.batch_size - count)
-        cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
-        image = to_device(torch.stack([case.image for case in cases.values()]), device)
-        rows = to_device(torch.tensor([list(cases).index(index) for index, _ in batch]), device)
-        generators = [seeded_generator(config.seed, "mask", cases[index].id, member) for index, member in batch]
-        if watch:
-            watch.begin([(cases[index], member) for index, member in batch[:count]])
-        on_step = watch.step if watch and watch.wants_steps else None
-        samples = segmenter.sample_masks(image, generators, sampler, on_step, rows).cpu().numpy()[:count]
-        on_mask(count)
-
-        for (index, _), sample in zip(batch, samples):
-            members.append(sample[0])
-            if watch:
-                watch.finished(cases[index], members)
-            if len(members) == config.num_ensemble:
-                yield cases[index], np.stack(members)
-                members = []
+    planes = np.asarray(case.image)
+    unlike = [k for k in range(len(planes)) if k == 0 or not np.array_equal(planes[k], planes[k - 1])]
+    return hashlib.sha256(planes[unlike].tobytes()).hexdigest()[:16]
 
 
 def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
@@ -221,9 +125,6 @@ def movie_path(out_dir, case_id):
 def samples_path(out_dir, case_id):
     """The file of a case's raw samples."""
     return os.path.join(out_dir, f"{case_id}_samples.npz")
-
-
-# -- reading them again -----------------------------------------------------------------------------------------------
 
 
 def read_case(path):

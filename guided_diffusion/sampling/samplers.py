@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import torch
 
-from .errors import ConfigError
-from .flags.words import split_kind
+from ..errors import ConfigError
+from ..flags.words import split_kind
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,6 @@ def sample(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, c
     for _, x, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):
         pass
     return x
+
+
+FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
