@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.methods.registry import PRESETS
 
 MASKS, CALLS = 100, 20  # of the ensemble whose cost is told
 

@@ -25,8 +25,8 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows
+from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.presets import PRESETS
 from guided_diffusion.system.workers import usable_cores
 
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")

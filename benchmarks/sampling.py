@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.nn import seeded_generator
-from guided_diffusion.presets import PRESETS
 from guided_diffusion.sampling.samplers import FAST, SamplerConfig, sample
 from guided_diffusion.system.device import ComputeConfig, compile_model, peak_memory, prepare, reset_peak_memory
 
@@ -47,7 +47,7 @@ def build(config, device):
     if config.image_size != 128:
         flags["channel_mult"] = (1, 1, 2, 3, 4)
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(pick_flags(flags, *script_util.MODEL_CONFIGS)).eval()
+    segmenter = script_util.create_segmenter(pick_flags(flags, *MODEL_CONFIGS)).eval()
     for p in segmenter.parameters():
         if not p.any():
             torch.nn.init.normal_(p, std=0.02)

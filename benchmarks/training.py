@@ -37,8 +37,8 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.presets import PRESETS
 from guided_diffusion.system.device import ComputeConfig, peak_memory, reset_peak_memory
 from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
@@ -84,7 +84,7 @@ def attend_plainly(block, x):
 
 def plain_loop(config, device, dataset, folder):
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(pick_flags(flags_of(config), *script_util.MODEL_CONFIGS)).to(device)
+    segmenter = script_util.create_segmenter(pick_flags(flags_of(config), *MODEL_CONFIGS)).to(device)
     for block in segmenter.modules():
         if isinstance(block, AttentionBlock):
             block.forward = lambda x, block=block: checkpoint(attend_plainly, block, x, use_reentrant=False)
@@ -116,7 +116,7 @@ def plain_loop(config, device, dataset, folder):
 def our_loop(config, device, dataset, folder):
     torch.manual_seed(0)
     flags = {**flags_of(config), "log_dir": folder}
-    segmenter = script_util.create_segmenter(pick_flags(flags, *script_util.MODEL_CONFIGS))
+    segmenter = script_util.create_segmenter(pick_flags(flags, *MODEL_CONFIGS))
     (train,) = configs_from_flags(flags, TrainConfig)
     processes = Processes({})
     trainer = Trainer(segmenter, dataset, train, processes, flags, how=ComputeConfig(config.amp, config.compile))

@@ -21,7 +21,7 @@ from PIL import Image
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.windows import NullWindows, VisdomConfig, Windows
 
 
@@ -38,7 +38,7 @@ def main():
     with command_line.one_line_errors("benchmarks/windows.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
         (config,) = configs_from_flags(given, BenchmarkConfig)
-        segmenter = script_util.create_segmenter(pick_flags(PRESETS["demo"], *script_util.MODEL_CONFIGS))
+        segmenter = script_util.create_segmenter(pick_flags(PRESETS["demo"], *MODEL_CONFIGS))
         image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
         page = Image.new("RGB", (800, 400))
 

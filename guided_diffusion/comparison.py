@@ -14,7 +14,6 @@ import statistics
 import time
 
 from . import script_util
-from .baselines.methods import BASELINES
 from .comparison_cases import check_links, link_cases, split_cases
 from .comparison_runner import run_script
 from .data.case_cache import hash_cases
@@ -26,8 +25,8 @@ from .flags.presets import preset_flags
 from .gaussian_diffusion import DiffusionConfig
 from .lidcloader import LIDCDataset
 from .logger import read_rows
+from .methods.registry import METHODS, MODEL_CONFIGS, PRESETS, foreign_flags
 from .predict import load
-from .presets import PRESETS
 from .sampling.samplers import FAST, SamplerConfig
 from .system import storage
 from .system.workers import sigterm_as_interrupt
@@ -94,7 +93,7 @@ class Comparison:
 
     def check_methods(self):
         """Refuse what some method could not be trained or sampled with, before any is, and a flag that none of them knows."""
-        everything = (DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+        everything = (DataConfig, SamplerConfig, *MODEL_CONFIGS)
         for name in self.flags:
             if not any(name in self.known(method, *everything) for method in self.config.methods):
                 raise ConfigError(f"--{name} means nothing to --methods {','.join(self.config.methods)}: leave it away")
@@ -108,7 +107,7 @@ class Comparison:
             check_train_config(train)
             check_num_cases(train, fewest, world_size=1)
             segmenter = script_util.create_segmenter(flags)
-            if method_of(method) not in BASELINES:
+            if METHODS[method_of(method)].has_chain:
                 preset = pick_flags(PRESETS[method], SamplerConfig)
                 segmenter.spaced(script_util.choose_sampler(chain, preset, {}, segmenter.max_steps))
 
@@ -156,13 +155,13 @@ class Comparison:
     def known(self, method, *classes):
         """{flag: value} of those flags of the config classes that were given and that the method knows."""
         architecture = {**PRESETS[method], **self.flags}.get("architecture", "unet")
-        foreign = script_util.foreign_flags(method_of(method), architecture)
+        foreign = foreign_flags(method_of(method), architecture)
         return {name: value for name, value in pick_flags(self.flags, *classes).items() if name not in foreign}
 
     def chain(self, method):
         """How the method's masks are drawn, {flag: value}: as its preset says, but for --fast and flags given."""
         own = self.known(method, SamplerConfig)
-        takes_all = method_of(method) not in BASELINES and "steps" not in PRESETS[method]
+        takes_all = METHODS[method_of(method)].has_chain and "steps" not in PRESETS[method]
         if not (self.config.fast and takes_all):
             return own
         return {**FAST, "steps": min(FAST["steps"], self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)), **own}
@@ -176,7 +175,7 @@ class Comparison:
         """
         data = os.path.join(self.data, f"fold{fold}")
         warmup = min(PRESETS[method].get("lr_warmup_steps", 0), int(WARMUP_SHARE * steps))
-        flags = {**self.known(method, DataConfig, *script_util.MODEL_CONFIGS), **self.chain(method)}
+        flags = {**self.known(method, DataConfig, *MODEL_CONFIGS), **self.chain(method)}
         more = ["--lr", lr] if lr else []
         more += ["--augment", self.config.augment] if self.config.augment else []
         if eval_interval:
@@ -288,7 +287,7 @@ def training_of(folder):
 
 def method_of(preset):
     """The --method of a preset."""
-    return PRESETS[preset].get("method", "cimd")
+    return PRESETS[preset]["method"]
 
 
 def as_arguments(flags):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from .errors import ConfigError
-from .presets import PRESETS
+from .methods.registry import PRESETS
 from .sampling.samplers import FAST
 from .system.storage import refuse_remote
 

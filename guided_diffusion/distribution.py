@@ -88,3 +88,9 @@ class AxisAlignedConvGaussian(nn.Module):
         mu, log_sigma = self.conv_layer(features).flatten(1).float().chunk(2, dim=1)
         # Not validated: a deviation that overflows is the trainer's affair, which leaves a step without a finite loss out.
         return Independent(Normal(mu, log_sigma.exp(), validate_args=False), 1, validate_args=False)
+
+
+def create_encoders(config):
+    """(prior, posterior) of an EncoderConfig, each on one image channel and a mask."""
+    more = (config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
+    return [AxisAlignedConvGaussian(1, *more, posterior=is_posterior) for is_posterior in (False, True)]

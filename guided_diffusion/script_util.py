@@ -3,12 +3,10 @@
 from dataclasses import fields
 
 from . import respace
-from .baselines.baseline import MethodConfig
-from .baselines.methods import BASELINES, DIFFUSIONS
 from .checkpoints.load import load_checkpoint
 from .checkpoints.weights import load_weights
 from .data.case_reader import DataConfig
-from .distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig
+from .distribution import EncoderConfig, create_encoders
 from .errors import CheckpointError, ConfigError
 from .flags.fields import (
     configs_from_flags,
@@ -21,13 +19,10 @@ from .flags.fields import (
     show_value,
 )
 from .gaussian_diffusion import DiffusionConfig
+from .methods.registry import METHODS, MODEL_CONFIGS, MethodConfig, ModelConfigs, foreign_flags
+from .methods.shared_encoder import ArchitectureConfig
 from .sampling.samplers import FAST, SamplerConfig
-from .segmentation import AmbiguousSegmenter, SegmenterConfig
-from .shared_encoder import ArchitectureConfig, MaskMixture, SharedEncoderUNet
 from .unet import UNetConfig, UNetModel
-
-MODEL_CONFIGS = (MethodConfig, UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig, ArchitectureConfig)
-
 
 # -- what contradicts -------------------------------------------------------------------------------------------------
 
@@ -57,18 +52,6 @@ def check_flags(flags):
             f"--iterations {flags['iterations']} goes beyond --lr_anneal_steps {flags['lr_anneal_steps']}, "
             "where the learning rate is 0: raise that too"
         )
-
-
-def foreign_flags(method, architecture):
-    """Names of the flags that mean nothing to a method, or to a diffusion of that architecture."""
-    if method in BASELINES:
-        own = {"method", "image_size", "image_channels"} | BASELINES[method].reads
-        return {"use_ddim", "fast"} | {f.name for cls in (*MODEL_CONFIGS, SamplerConfig) for f in fields(cls)} - own
-    foreign = {f.name for f in fields(MethodConfig)} - {"method"}
-    if architecture == "unet":
-        foreign |= {f.name for f in fields(ArchitectureConfig)} - {"architecture"} | {"guess_weight"}
-    encoders = {f.name for f in fields(EncoderConfig)} | {"train_encoders", "kl_weight", "ambiguity_input"}
-    return foreign | encoders if method == "implicit-ensemble" else foreign
 
 
 def refuse_foreign_flags(flags, given):
@@ -110,35 +93,10 @@ def create_model_and_diffusion(**flags):
     return UNetModel(unet, diffusion.out_channels), diffusion, *create_encoders(encoder)
 
 
-def create_encoders(config):
-    """(prior, posterior) of an EncoderConfig, each on one image channel and a mask."""
-    more = (config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
-    return [AxisAlignedConvGaussian(1, *more, posterior=is_posterior) for is_posterior in (False, True)]
-
-
 def create_segmenter(flags):
-    """
-    The segmenter of --method from the flags {name: value} of MODEL_CONFIGS: an AmbiguousSegmenter, or a Baseline. Other
-    flags are passed over.
-    """
-    method, unet, diffusion_config, config, encoder, architecture = configs_from_flags(flags, *MODEL_CONFIGS)
-    if method.method in BASELINES:
-        return BASELINES[method.method](unet, encoder, method)
-    diffusion = respace.create_gaussian_diffusion(diffusion_config)
-    if architecture.architecture == "shared-encoder":
-        if architecture.encoder_guesses > 1 and diffusion_config.predicts != "x0":
-            raise ConfigError(
-                f"--encoder_guesses {architecture.encoder_guesses} are masks, so the network has to predict one: "
-                f"give --prediction x0, or --encoder_guesses 1 with {diffusion_config.predicts}"
-            )
-        if config.guess_weight and architecture.encoder_guesses < 2:
-            raise ConfigError(f"--guess_weight {config.guess_weight} is of several guesses: give --encoder_guesses 2 or more, or 0 for the weight")
-        mixture = MaskMixture(diffusion_config, config.mask_low)
-        model = SharedEncoderUNet(unet, architecture, diffusion.out_channels, mixture)
-    else:
-        model = UNetModel(unet, diffusion.out_channels)
-    encoders = (None, None) if method.method == "implicit-ensemble" else create_encoders(encoder)
-    return AmbiguousSegmenter(model, diffusion, *encoders, config)
+    """The segmenter of --method from the flags {name: value} of MODEL_CONFIGS, a Segmenter. Other flags are passed over."""
+    configs = ModelConfigs(*configs_from_flags(flags, *MODEL_CONFIGS))
+    return METHODS[configs.method.method].build(configs)
 
 
 # Model flags that may differ between training and sampling: they change neither the weights nor what they mean
@@ -167,7 +125,7 @@ def load_segmenter(path, flags, weights="ema"):
     segmenter = create_segmenter(flags)
     averages = list(state["ema"].values())
     chosen = averages[0] if averages and weights == "ema" else state["weights"]
-    load_weights(segmenter, chosen, path, "model." if flags["method"] in DIFFUSIONS else "")
+    load_weights(segmenter, chosen, path, "model." if METHODS[flags["method"]].has_chain else "")
     return segmenter.eval(), flags, pick_flags(stored, SamplerConfig)
 
 

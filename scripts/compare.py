@@ -11,7 +11,7 @@ for each method that knows them. The same command goes on where it was; more --m
 import json
 import os
 
-from guided_diffusion import comparison, comparison_page, script_util
+from guided_diffusion import comparison, comparison_page
 from guided_diffusion.comparison import Comparison
 from guided_diffusion.comparison_config import CompareConfig, check_compare_config
 from guided_diffusion.comparison_runner import run_script
@@ -19,11 +19,11 @@ from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, json_like, pick_flags
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system import storage
 
-FLAGS = (*script_util.MODEL_CONFIGS, DataConfig, SamplerConfig)
+FLAGS = (*MODEL_CONFIGS, DataConfig, SamplerConfig)
 
 
 def main(argv=None, run_command=run_script):

@@ -19,7 +19,6 @@ import torch
 from tqdm import tqdm
 
 from guided_diffusion import evaluation, script_util
-from guided_diffusion.baselines.methods import DIFFUSIONS
 from guided_diffusion.checkpoints.files import fingerprint
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.dist_util import Processes
@@ -28,7 +27,7 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, default_flags, pick_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.postprocess import PostprocessConfig
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.methods.registry import METHODS, MODEL_CONFIGS, PRESETS
 from guided_diffusion.sampling import draw, store
 from guided_diffusion.sampling.config import SampleConfig, check_sample_config, finish, identity
 from guided_diffusion.sampling.samplers import SamplerConfig
@@ -49,7 +48,7 @@ from guided_diffusion.system.workers import usable_cores
 from guided_diffusion.unet import UNetConfig
 from guided_diffusion.windows import VisdomConfig, open_windows
 
-CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *MODEL_CONFIGS)
 
 
 TIMED_CALLS = 100  # network calls from which on it pays to time some with each number of threads
@@ -99,7 +98,7 @@ def main(argv=None):
         check_flags(config)
 
         # What to draw, and with what
-        model_flags = pick_flags({**preset, **given}, DataConfig, *script_util.MODEL_CONFIGS)
+        model_flags = pick_flags({**preset, **given}, DataConfig, *MODEL_CONFIGS)
         segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
         script_util.refuse_foreign_flags(flags, given)
         sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
@@ -113,14 +112,14 @@ def main(argv=None):
         processes.check_cards()
         share_cores(processes.local_size)
         os.makedirs(config.out_dir, exist_ok=True)
-        chain = sampler if flags["method"] in DIFFUSIONS else None
+        chain = sampler if METHODS[flags["method"]].has_chain else None
         drawn_by = identity(
             config, chain, segmenter.num_timesteps, how.amp, flags, fingerprint(config.model_path)
         )
         finished_by = finish(config, postprocess)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
-        unnamed = default_flags(SamplerConfig, DataConfig, *script_util.MODEL_CONFIGS)
+        unnamed = default_flags(SamplerConfig, DataConfig, *MODEL_CONFIGS)
         left = store.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
 
         total = len(left) * config.num_ensemble

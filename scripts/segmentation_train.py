@@ -21,7 +21,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, default_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system import storage
 from guided_diffusion.system.device import ComputeConfig, check_compiler, out_of_memory_as_error
@@ -39,7 +39,7 @@ from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
 from guided_diffusion.windows import VisdomConfig, open_windows
 
-CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, VisdomConfig, DataConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, VisdomConfig, DataConfig, *MODEL_CONFIGS)
 
 
 def check_flags(given, config, validation, how):

@@ -8,12 +8,13 @@ from helpers import LEAST, nonzero
 from guided_diffusion import script_util
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
+from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.train_config import TrainConfig, find_start
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.validation import ValidationConfig, Validator
 
-CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *MODEL_CONFIGS)
 DEFAULTS = {
     **LEAST,
     "iterations": 6,

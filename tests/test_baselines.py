@@ -6,13 +6,14 @@ import torch
 from helpers import TINY, assert_refused, call_script, nonzero
 from torch.distributions import LowRankMultivariateNormal
 
-from guided_diffusion.baselines.plain_unet import PlainUNet, _Dropout
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.methods.baselines.plain_unet import PlainUNet, _Dropout
+from guided_diffusion.methods.registry import PRESETS, foreign_flags
 from guided_diffusion.nn import seeded_generator
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.sampling.protocol import Segmenter
 from guided_diffusion.sampling.samplers import SamplerConfig
-from guided_diffusion.script_util import create_segmenter, foreign_flags, load_segmenter
+from guided_diffusion.script_util import create_segmenter, load_segmenter
 from guided_diffusion.train_config import TrainConfig, check_train_config
 
 SMALL = {"image_size": 16, "image_channels": 1, "num_filters": (8, 16), "no_convs_per_block": 2, "latent_dim": 2}
@@ -243,3 +244,8 @@ def test_flags_of_another_method_are_refused(cases, tmp_path):
     assert_refused(call_script(*train, "--method", "mc-dropout", "--image_size", 16, "--dropout", "1.0"), "--dropout 1.0")
     with pytest.raises(ConfigError, match="--shard"):
         build("unet").shardable()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_a_segmenter(method):
+    assert isinstance(build(method), Segmenter)

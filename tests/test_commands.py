@@ -15,9 +15,9 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise, staple
+from guided_diffusion.methods.cimd import SegmenterConfig
+from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.presets import PRESETS
-from guided_diffusion.segmentation import SegmenterConfig
 from guided_diffusion.train_config import TrainConfig
 
 # The paper's README, word for word but for the notebook's leading "!"

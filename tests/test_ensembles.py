@@ -21,12 +21,13 @@ from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.methods.cimd import AmbiguousSegmenter
+from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling import draw as ensemble
 from guided_diffusion.sampling import store
 from guided_diffusion.sampling.config import SampleConfig
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.sampling.writer_pool import CaseWriter
-from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.system import device as compute
 
 ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
@@ -35,7 +36,7 @@ ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
 def write_checkpoint(path, **flags):
     """A checkpoint of a tiny network that was never trained, as training would store it."""
     torch.manual_seed(0)
-    classes = (DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS)
+    classes = (DataConfig, SamplerConfig, *MODEL_CONFIGS)
     flags = flags_from_configs(*configs_from_flags({**TINY, **flags}, *classes))
     weights = nonzero(script_util.create_segmenter(flags)).state_dict()
     state = {"format": FORMAT, "version": VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}

@@ -19,6 +19,7 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import CheckpointError, DataError
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.train_config import TrainConfig, find_start, load_start
 from guided_diffusion.train_util import Trainer
 
@@ -124,7 +125,7 @@ MINUTE = {**LEAST, "batch_size": 2, "schedule_sampler": "loss-second-moment", "u
 def trainer_of(dataset, folder, iterations):
     """A Trainer of a minute model, from what is in `folder`, as the script makes it."""
     given = {**MINUTE, "iterations": iterations, "data_dir": "cases", "log_dir": str(folder)}
-    configs = configs_from_flags(given, TrainConfig, *script_util.MODEL_CONFIGS)
+    configs = configs_from_flags(given, TrainConfig, *MODEL_CONFIGS)
     flags = flags_from_configs(*configs)
     start = find_start(configs[0], flags)
     segmenter = script_util.create_segmenter(flags)

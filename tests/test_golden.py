@@ -10,12 +10,12 @@ from helpers import GOLDEN, golden, seeded_weights
 from guided_diffusion import losses
 from guided_diffusion.distribution import AxisAlignedConvGaussian
 from guided_diffusion.flags.fields import pick_flags
+from guided_diffusion.methods.cimd import AmbiguousSegmenter
+from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.nn import timestep_embedding
-from guided_diffusion.presets import PRESETS
 from guided_diffusion.respace import space_timesteps
 from guided_diffusion.sampling import samplers
 from guided_diffusion.script_util import create_model_and_diffusion
-from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.unet import UNetConfig, UNetModel
 
 

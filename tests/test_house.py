@@ -48,3 +48,17 @@ assert not torch.distributed.is_initialized()
 """
     names = [title(path) for path in FILES if path.stem not in ("__init__", "__main__")]
     subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=ROOT)
+
+
+def test_published_names_are_where_users_look_for_them():
+    from guided_diffusion.methods import AmbiguousSegmenter
+    from guided_diffusion.methods.cimd import AmbiguousSegmenter as defined
+    from guided_diffusion.sampling import sample
+    from guided_diffusion.sampling.samplers import sample as sampler
+
+    assert AmbiguousSegmenter is defined and sample is sampler
+    with pytest.warns(DeprecationWarning, match="import it from guided_diffusion.methods"):
+        from guided_diffusion.segmentation import AmbiguousSegmenter as former
+    assert former is defined
+    with pytest.raises(ImportError):
+        from guided_diffusion.sampling import nothing  # noqa: F401

@@ -13,9 +13,10 @@ from guided_diffusion.checkpoints.weights import load_weights
 from guided_diffusion.errors import CheckpointError
 from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.gaussian_diffusion import DiffusionConfig, scheduled_betas
+from guided_diffusion.methods.mask_mixture import MaskMixture
+from guided_diffusion.methods.shared_encoder import ArchitectureConfig, SharedEncoderUNet
 from guided_diffusion.respace import create_gaussian_diffusion
 from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
-from guided_diffusion.shared_encoder import ArchitectureConfig, MaskMixture, SharedEncoderUNet
 from guided_diffusion.unet import UNetConfig
 
 SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1", "dropout": 0.0}

@@ -7,9 +7,9 @@ import torch
 from running import ROOT
 
 from guided_diffusion.distribution import AxisAlignedConvGaussian
+from guided_diffusion.methods.cimd import AmbiguousSegmenter
 from guided_diffusion.sampling import samplers
 from guided_diffusion.script_util import create_model_and_diffusion
-from guided_diffusion.segmentation import AmbiguousSegmenter
 from guided_diffusion.system.device import allow_tf32
 
 from .record import require

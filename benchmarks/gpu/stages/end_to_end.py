@@ -10,10 +10,10 @@ from unittest import mock
 import torch
 from sampling import build
 
-from guided_diffusion import script_util
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags.fields import default_flags, json_like
+from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling import draw as ensemble
 from guided_diffusion.sampling.samplers import SamplerConfig
 
@@ -26,7 +26,7 @@ from ..timing import synchronize
 def save_checkpoint(settings):
     """A checkpoint of the README's network with random weights; returns its path."""
     flags = {
-        **default_flags(DataConfig, SamplerConfig, *script_util.MODEL_CONFIGS),
+        **default_flags(DataConfig, SamplerConfig, *MODEL_CONFIGS),
         **json_like(readme_flags(settings)),
     }
     path = settings.folder("random.pt")

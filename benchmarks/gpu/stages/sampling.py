@@ -10,7 +10,7 @@ import sampling as benchmark
 import torch
 
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.presets import PRESETS
+from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.sampling.samplers import FAST, SamplerConfig
 from guided_diffusion.system.device import (
     MOST_IN_FLIGHT,

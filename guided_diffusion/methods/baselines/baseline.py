@@ -1,37 +1,21 @@
-"""What the baselines have in common, and their flags."""
-
-from dataclasses import dataclass
-from typing import Annotated, Literal
+"""What the baselines have in common."""
 
 import torch
 from torch import nn
 
-from ..errors import ConfigError
-from ..nn import seeded_generator, stack_randn, to_device
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    method: Annotated[
-        Literal["cimd", "implicit-ensemble", "prob-unet", "ssn", "mc-dropout", "unet"],
-        "the paper's, the same diffusion without encoders, or another segmenter",
-    ] = "cimd"
-    beta: Annotated[float, "prob-unet: weight of the KL beside the cross-entropy summed over a mask"] = 2.0
-    weight_norm: Annotated[float, "prob-unet: weight of the L2 norms of encoders and combiner"] = 2e-6
-    combiner_layers: Annotated[int, "prob-unet: 1x1 convolutions behind latent and features"] = 4
-    cov_rank: Annotated[int, "ssn: rank of the covariance between pixels"] = 10
-    mc_samples: Annotated[int, "ssn: logit maps drawn for each mask in training"] = 20
+from ...errors import ConfigError
+from ...nn import seeded_generator, stack_randn, to_device
 
 
 class Baseline(nn.Module):
     """
     The interface of AmbiguousSegmenter for a model without a chain of timesteps: one network call, and one draw for each mask.
 
-    A subclass has `model`, a PlainUNet; `terms`, the names of its loss terms; `reads`, those of its flags; `forward`, as AmbiguousSegmenter's, whose t
+    A subclass has `model`, a PlainUNet; `terms`, the names of its loss terms; `forward`, as AmbiguousSegmenter's, whose t
     means nothing here; `noise_shape`; and `draw_logits`.
     """
 
-    terms, reads = (), set()
+    terms = ()
     num_timesteps = max_steps = 1
 
     @property

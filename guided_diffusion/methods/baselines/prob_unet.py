@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ..distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
-from ..errors import ConfigError
+from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
+from ...errors import ConfigError
 from .baseline import Baseline, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
 
@@ -36,7 +36,6 @@ class ProbabilisticUNet(Baseline):
     """
 
     terms = ("bce", "kl", "norm")
-    reads = {"num_filters", "no_convs_per_block", "latent_dim", "beta", "weight_norm", "combiner_layers"}
 
     def __init__(self, unet, encoder, config):
         super().__init__()

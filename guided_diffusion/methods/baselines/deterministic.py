@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 from .baseline import Baseline, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
 
@@ -12,7 +12,6 @@ class DeterministicUNet(Baseline):
     """Binary cross-entropy; every mask of an ensemble is the same."""
 
     terms = ("bce",)
-    reads = {"num_filters", "no_convs_per_block", "dropout"}
 
     def __init__(self, unet, encoder, config):
         super().__init__()

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..distribution import HE_NORMAL, initialize
-from ..errors import ConfigError
+from ...distribution import HE_NORMAL, initialize
+from ...errors import ConfigError
 
 
 def conv_block(in_channels, filters, num_convs):

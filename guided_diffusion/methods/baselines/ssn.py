@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 from .baseline import Baseline, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
 
@@ -21,7 +21,6 @@ class StochasticSegmentationNetwork(Baseline):
     """
 
     terms = ("nll",)
-    reads = {"num_filters", "no_convs_per_block", "cov_rank", "mc_samples"}
 
     def __init__(self, unet, encoder, config):
         super().__init__()

@@ -1,0 +1,230 @@
+"""The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders as ONE trainable module."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import nn
+from torch.distributions import kl_divergence
+
+from ..data.symmetry import symmetries, turn_and_mirror, turn_back
+from ..distribution import create_encoders
+from ..errors import ConfigError
+from ..flags.words import split_kind
+from ..nn import mean_flat, stack_randn, to_device
+from ..respace import create_gaussian_diffusion, spread_timesteps
+from ..sampling.samplers import SamplerConfig, sample_loop
+from ..unet import UNetModel
+from .mask_mixture import MaskMixture
+from .shared_encoder import SharedEncoderUNet
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    train_encoders: Annotated[bool, "optimise the two encoders (False: they stay as initialised, as published)"] = True
+    kl_weight: Annotated[float, "weight of the encoders' KL in the loss"] = 1e-3
+    ambiguity_input: Annotated[
+        Literal["output", "x0"], "what the controlling network sees: the U-Net's prediction, or the mask that it implies"
+    ] = "output"
+    mask_low: Annotated[float, "value of the background in x_0; the foreground is 1"] = 0.0
+    stable_target: Annotated[bool, "aim at the mean of an image's masks in the step, by how likely each gave x_t, not at the one that did"] = False
+    guess_weight: Annotated[float, "weight of the squared error of several --encoder_guesses, weighed by the image alone"] = 0.0
+
+
+class AmbiguousSegmenter(nn.Module):
+    """
+    Trains on (image, one rater's mask) and samples masks for an image.
+
+    model             UNetModel or SharedEncoderUNet: anything with their `bind`
+    prior, posterior  AxisAlignedConvGaussian: the ambiguity controlling and the ambiguity modelling network; None, both:
+                      without them and their loss term it is the system of Implicit Image Segmentation Ensembles
+    """
+
+    terms = ("mse", "vb", "guess", "kl")  # of the loss; some may be absent
+
+    def __init__(self, model, diffusion, prior, posterior, config=SegmenterConfig()):
+        super().__init__()
+        if not -1 <= config.mask_low < 1:
+            raise ConfigError(f"--mask_low {config.mask_low}: a value from -1 to below 1 is needed")
+        if not 0 <= config.kl_weight < float("inf"):
+            raise ConfigError(f"--kl_weight {config.kl_weight}: a number of at least 0 is needed")
+        if not 0 <= config.guess_weight < float("inf"):
+            raise ConfigError(f"--guess_weight {config.guess_weight}: a number of at least 0 is needed")
+        self.model, self.prior, self.posterior = model, prior, posterior
+        self.diffusion, self.config = diffusion, config
+        for encoder in self.encoders:
+            encoder.requires_grad_(config.train_encoders)
+
+    @property
+    def encoders(self):
+        """Both Gaussian encoders, or none."""
+        return [] if self.prior is None else [self.prior, self.posterior]
+
+    @property
+    def num_timesteps(self):
+        """Timesteps to train on, and network calls for a mask."""
+        return self.diffusion.num_timesteps
+
+    @property
+    def max_steps(self):
+        """The most network calls for a mask that `spaced` can be asked for."""
+        return self.diffusion.config.diffusion_steps
+
+    @property
+    def sampling_parts(self):
+        """The modules that sampling needs."""
+        return [self.model]
+
+    def noise_shape(self, size):
+        """Of one mask's noise in `forward`, for masks of `size` (H, W)."""
+        return (1, *size)
+
+    def spaced(self, config):
+        """The same networks, weights shared, on the timesteps that a SamplerConfig's steps and spacing choose."""
+        if config.steps is None:
+            return self
+        timesteps = spread_timesteps(self.diffusion.config, config.steps, config.spacing)
+        diffusion = create_gaussian_diffusion(self.diffusion.config, timesteps)
+        return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
+
+    def shardable(self):
+        """
+        The modules whose weights may be shared out over processes, inner ones first: together all that there are.
+
+        Each gives a tensor, by which its gradients are found; the encoders as a whole give a distribution.
+        """
+        parts = []
+        for unet in [part for part in self.model.modules() if isinstance(part, UNetModel)]:
+            parts += [*unet.input_blocks, unet.middle_block, *unet.output_blocks, unet]
+        return [*parts, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
+
+    def to_x(self, mask):
+        """A mask on [0, 1] on the scale of the diffusion, [mask_low, 1]."""
+        return self.config.mask_low + (1 - self.config.mask_low) * mask
+
+    def to_mask(self, x):
+        """The inverse of `to_x`."""
+        return (x - self.config.mask_low) / (1 - self.config.mask_low)
+
+    def denoiser(self, image, rows=None):
+        """`denoise(x, timesteps)` with the images bound in, as UNetModel.bind."""
+        return self.model.bind(image, rows)
+
+    def forward(self, image, mask, t, noise=None, rows=None):
+        """
+        The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (both weighted), and loss, which is to be minimised.
+
+        guess is the squared error of several guesses weighed by the image alone, with guess_weight. It is what the unweighted mse would be
+        were x_t noise, where the image's weights are all that decides, and is had for every mask at no call of the denoiser.
+
+        image  [N, C, H, W] in [0, 1]
+        mask   [B, 1, H, W], 0 or 1
+        t      [B], timesteps of the diffusion
+        noise  [B, 1, H, W] standard normal; None: from torch's global generator
+        rows   [B], the number of each mask's image; None: N = B, one each
+        """
+        noise = torch.randn_like(mask) if noise is None else noise
+        x_0 = self.to_x(mask)
+        x_t = self.diffusion.q_sample(x_0, t, noise)
+        denoise = self.denoiser(image, rows)
+        output = denoise(x_t, self.diffusion.network_timesteps(t))
+
+        stable = self.config.stable_target and rows is not None
+        target = self.diffusion.stable_target(x_0, x_t, t, rows) if stable else None
+        terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target)
+        if self.config.guess_weight:
+            terms["guess"] = self.config.guess_weight * mean_flat((denoise.guess() - x_0) ** 2)
+            terms["loss"] = terms["loss"] + terms["guess"]
+        if not self.encoders:
+            return terms
+        image = image if rows is None else image[rows]
+        kl = self.config.kl_weight * self.ambiguity_kl(image, mask, output, x_t, t)
+        return {**terms, "kl": kl, "loss": terms["loss"] + kl}
+
+    def ambiguity_kl(self, image, mask, output, x_t, t):
+        """KL(posterior(image, mask) || prior(image, prediction)) [B], in nats. The encoders see the first image channel."""
+        grey = image[:, :1]
+        if self.config.ambiguity_input == "x0":
+            prediction = self.to_mask(self.diffusion.predict_xstart(output, x_t, t).clamp(-1, 1))  # as samplers clip
+        else:
+            prediction = output[:, :1]
+        return kl_divergence(self.posterior(grey, mask), self.prior(grey, prediction))
+
+    def sampling_denoiser(self, image, rows=None, tta="none"):
+        """
+        `denoiser` for batches that have one timestep in common: what follows from the timestep is computed for one row.
+
+        A compiled network may write its next output over its last, so each is copied.
+
+        tta  as in SamplerConfig: the output is the mean over symmetries g of g^-1 D(g x, g image), as nnU-Net mirrors in testing
+             (Isensee et al. 2021). Where they leave the distribution of images and masks as it is, the best D is the same
+             for all, and a mean is never further from it, in squared error, than its parts are on average.
+        """
+        bound = [(g, self.denoiser(turn_and_mirror(image, g), rows)) for g in symmetries(split_kind(tta))]
+
+        def denoise(x, timesteps):
+            outputs = [turn_back(part(turn_and_mirror(x, g), timesteps[:1]).clone(), g) for g, part in bound]
+            return torch.stack(outputs).mean(dim=0)
+
+        return denoise
+
+    def one_call(self, image, config=SamplerConfig()):
+        """A network call as sampling with `config` makes it, for as many masks as images [B, C, H, W]: to measure what it takes."""
+        t = torch.zeros(len(image), dtype=torch.long, device=image.device)
+        return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], self.diffusion.network_timesteps(t))
+
+    def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None, rows=None):
+        """
+        One mask for each generator, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
+
+        image       [N, C, H, W] in [0, 1]
+        generators  B CPU generators; row b's start and noise come from generators[b] alone
+        config      SamplerConfig; its steps and spacing are those of `spaced`, which comes before
+        on_step     called with (k, masks as they are after the k-th step, [B, 1, H, W]) after each step
+        rows        [B], the number of each mask's image; None: N = B, one each
+        """
+        shape = (1, *image.shape[2:])
+
+        def draw(k, x):
+            return to_device(stack_randn(generators, shape), image.device)
+
+        chain = sample_loop(
+            self.sampling_denoiser(image, rows, config.tta), self.diffusion, draw(None, None), config.sampler, config.eta, draw,
+            clip_denoised=config.clip_denoised,
+        )  # fmt: skip
+        for k, (_, x, _) in enumerate(chain):
+            if on_step:
+                on_step(k, self.to_mask(x))
+        return self.to_mask(x)
+
+
+def build_diffusion(configs, with_encoders):
+    """
+    The AmbiguousSegmenter of a registry's ModelConfigs. ConfigError: it cannot be built.
+
+    with_encoders  False: the system of Implicit Image Segmentation Ensembles
+    """
+    diffusion = create_gaussian_diffusion(configs.diffusion)
+    if configs.architecture.architecture == "shared-encoder":
+        check_guesses(configs)
+        mixture = MaskMixture(configs.diffusion, configs.segmenter.mask_low)
+        model = SharedEncoderUNet(configs.unet, configs.architecture, diffusion.out_channels, mixture)
+    else:
+        model = UNetModel(configs.unet, diffusion.out_channels)
+    encoders = create_encoders(configs.encoder) if with_encoders else (None, None)
+    return AmbiguousSegmenter(model, diffusion, *encoders, configs.segmenter)
+
+
+def check_guesses(configs):
+    """Refuse, by the flag's name, guesses of the shared encoder that the diffusion or the loss cannot use."""
+    guesses, predicts = configs.architecture.encoder_guesses, configs.diffusion.predicts
+    if guesses > 1 and predicts != "x0":
+        raise ConfigError(
+            f"--encoder_guesses {guesses} are masks, so the network has to predict one: "
+            f"give --prediction x0, or --encoder_guesses 1 with {predicts}"
+        )
+    weight = configs.segmenter.guess_weight
+    if weight and guesses < 2:
+        raise ConfigError(
+            f"--guess_weight {weight} is of several guesses: give --encoder_guesses 2 or more, or 0 for the weight"
+        )
