@@ -46,12 +46,12 @@ import runpy, sys
 from guided_diffusion.train_util import Trainer
 step, bad = Trainer.step, set(map(int, sys.argv[1].split(",")))
 def stepping(self, batch):
-    forward = self.segmenter.forward
+    forward = self.state.segmenter.forward
     def poisoned(*arguments):
         return {name: values * float("nan") for name, values in forward(*arguments).items()}
-    self.segmenter.forward = poisoned if self.steps_done in bad else forward
+    self.state.segmenter.forward = poisoned if self.state.steps_done in bad else forward
     step(self, batch)
-    self.segmenter.forward = forward
+    self.state.segmenter.forward = forward
 Trainer.step = stepping
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -40,8 +40,8 @@ from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.system.device import ComputeConfig, peak_memory, reset_peak_memory
-from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
+from guided_diffusion.training.config import TrainConfig
 from guided_diffusion.unet import AttentionBlock
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
@@ -120,7 +120,7 @@ def our_loop(config, device, dataset, folder):
     (train,) = configs_from_flags(flags, TrainConfig)
     processes = Processes({})
     trainer = Trainer(segmenter, dataset, train, processes, flags, how=ComputeConfig(config.amp, config.compile))
-    batches = endless_batches(dataset, trainer.sampler, 0, lambda: trainer.samples, print)
+    batches = endless_batches(dataset, trainer.sampler, 0, lambda: trainer.state.samples, print)
 
     def step():
         trainer.step(next(batches))

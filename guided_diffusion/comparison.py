@@ -30,7 +30,7 @@ from .predict import load
 from .sampling.samplers import FAST, SamplerConfig
 from .system import storage
 from .system.workers import sigterm_as_interrupt
-from .train_config import TrainConfig, check_num_cases, check_train_config
+from .training.config import TrainConfig, check_num_cases, check_train_config
 from .truth import read_truth
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out

@@ -6,20 +6,19 @@ import time
 import torch
 
 from .checkpoints.folder import CheckpointFolder
-from .checkpoints.format import BEST, FORMAT, VERSION
-from .checkpoints.weights import check_schedule_sampler
+from .checkpoints.format import BEST
 from .data.augmentation import NUM_DRAWS, augment
 from .data.stream import EndlessSampler, endless_batches, pick_raters
-from .dist_util import full, gradient_traffic, like, whole
-from .ema import EMA
+from .dist_util import gradient_traffic
 from .errors import ConfigError, TrainingError
 from .logger import QUARTILES, Logger, LossMeter, NullLogger
 from .nn import seeded_generator, stack_randn, to_device
-from .resample import create_named_schedule_sampler
-from .step_reports import StepReports
 from .system.device import ComputeConfig, compile_model, peak_memory, prepare
 from .system.signals import Signals
-from .train_config import check_train_config, is_own, load_start, what_changed
+from .training.config import check_train_config
+from .training.run_state import RunState
+from .training.start import is_own, load_start, what_changed
+from .training.step_status import StepReports
 from .windows import NullWindows, show_metrics
 
 
@@ -44,8 +43,7 @@ class Trainer:
         self.config, self.processes, self.flags, self.validator = config, processes, flags, validator
         self.windows = windows
         self.dataset, self.folder = dataset, CheckpointFolder(config.log_dir, config.keep)
-        self.steps_done, self.samples, self.bad_steps, self.bad_in_a_row = 0, 0, 0, 0
-        self.scores, self.best, self.saved = {}, None, None
+        self.scores, self.saved = {}, None
         self.stop, self.save_wanted = False, False  # what the processes agreed on
         load_start(segmenter, start)
 
@@ -53,30 +51,27 @@ class Trainer:
             processes.shard(segmenter.shardable())
         # Sharded weights cannot lie channels-last, and on a CPU the backward pass and the norms are slower so.
         channels_last = processes.device.type == "cuda" and not config.shard
-        self.segmenter = prepare(segmenter.train(), how, processes.device, channels_last)
+        prepare(segmenter.train(), how, processes.device, channels_last)
         if how.compile:
             compile_model(segmenter, cuda_graphs=False)
         self.module = segmenter if config.shard else processes.wrap(segmenter)
-        self.trained = [p for p in segmenter.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(segmenter, config.averages(config.batch_size * processes.world_size))
-        self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.num_timesteps)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=segmenter.model.autocast_dtype == torch.float16)
-
-        state, path, lines = start
-        if state is not None:
-            lines = lines + self.resume(state, path)
-        starts = processes.gather_objects([self.steps_done, self.samples, dataset.fingerprint])
+        self.state = RunState(segmenter, config, config.batch_size * processes.world_size)
+        stored, path, lines = start
+        if stored is not None:
+            own = is_own(path, config)
+            self.state.resume(stored, path, config.schedule_sampler, own)
+            lines = lines + (what_changed(stored, self.described, config) if own else [])
+        starts = processes.gather_objects([self.state.steps_done, self.state.samples, dataset.fingerprint])
         if any(other != starts[0] for other in starts):
             raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")
         self.meter = LossMeter(segmenter.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
-            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.samples, config.raters_per_image
+            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.state.samples, config.raters_per_image
         )
         self.logger = NullLogger()
         if processes.is_main:
-            self.logger = Logger(config.log_dir, self.columns(), self.steps_done, config.tensorboard)
+            self.logger = Logger(config.log_dir, self.columns(), self.state.steps_done, config.tensorboard)
         for line in (*lines, *dataset.notes, self.greeting(path)):
             self.logger.info(line)
         for numbers in self.logger.earlier:  # the curves begin where the run did
@@ -90,49 +85,49 @@ class Trainer:
 
         TrainingError: too many steps in a row without a finite loss and gradient.
         """
-        end, self.logged = self.config.last_step, (time.monotonic(), self.steps_done)
-        if end is not None and self.steps_done >= end:
+        end, self.logged = self.config.last_step, (time.monotonic(), self.state.steps_done)
+        if end is not None and self.state.steps_done >= end:
             self.make_up_validation()
-            self.logger.info(f"nothing to do: {self.steps_done} of {end} steps are done (--iterations)")
+            self.logger.info(f"nothing to do: {self.state.steps_done} of {end} steps are done (--iterations)")
             self.windows.close()
             self.logger.close()
             return
-        batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.samples, self.logger.info)
+        batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.state.samples, self.logger.info)
         try:
-            with self.signals, self.logger.progress(self.steps_done, end, "step") as bar:
+            with self.signals, self.logger.progress(self.state.steps_done, end, "step") as bar:
                 for batch in batches:
                     self.step(batch)
                     bar.update()
                     if self.look_around(bar):
                         break
-            if self.validator and self.best:
-                self.logger.info(f"best: step {self.best['step']}, {self.validator.names[0]} {self.best['score']:.4f} ({BEST})")
+            if self.validator and self.state.best:
+                self.logger.info(f"best: step {self.state.best['step']}, {self.validator.names[0]} {self.state.best['score']:.4f} ({BEST})")
         finally:
             self.windows.close()
             self.logger.close()
 
     def look_around(self, bar):
         """After a step: validate, log and save where that is due or asked for. Returns whether the run ends here."""
-        config, at_end = self.config, self.steps_done == self.config.last_step
+        config, at_end = self.config, self.state.steps_done == self.config.last_step
         self.read_reports(all_of_them=at_end)
-        if self.validator and not self.stop and (self.steps_done % self.eval_interval == 0 or at_end):
+        if self.validator and not self.stop and (self.state.steps_done % self.eval_interval == 0 or at_end):
             self.validate()
-        if self.scores or self.steps_done % config.log_interval == 0 or at_end:
+        if self.scores or self.state.steps_done % config.log_interval == 0 or at_end:
             self.log(bar)
-        if self.steps_done % config.save_interval == 0 or at_end or self.stop or self.save_wanted:
+        if self.state.steps_done % config.save_interval == 0 or at_end or self.stop or self.save_wanted:
             self.save()
         if self.stop:
-            self.logger.info(f"{self.signals.stop or 'a signal'}: ended after step {self.steps_done}; the same command goes on")
+            self.logger.info(f"{self.signals.stop or 'a signal'}: ended after step {self.state.steps_done}; the same command goes on")
         return self.stop or at_end
 
     def step(self, batch):
         """One optimizer step on one batch."""
         config, batch_size, K = self.config, self.config.batch_size, self.config.raters_per_image
-        generators = [seeded_generator(config.seed, "draw", p) for p in self.sampler.places(self.samples)]
+        generators = [seeded_generator(config.seed, "draw", p) for p in self.sampler.places(self.state.samples)]
         u = torch.stack([torch.rand(2, generator=g) for g in generators])
         image, mask = batch.image, pick_raters(batch, u[::K, 0], K)
-        t, weights = self.schedule_sampler.sample(u[:, 1])
-        noise = stack_randn(generators, self.segmenter.noise_shape(mask.shape[2:]))
+        t, weights = self.state.schedule_sampler.sample(u[:, 1])
+        noise = stack_randn(generators, self.state.segmenter.noise_shape(mask.shape[2:]))
         if config.augment != "none":
             changes = torch.stack([torch.rand(NUM_DRAWS, generator=g) for g in generators[::K]])
             image, mask = augment(image, mask.unflatten(0, (-1, K)).squeeze(2), config.augment, changes)
@@ -148,17 +143,17 @@ class Trainer:
                 rows = None if K == 1 else torch.arange(part.stop - part.start, device=image.device) // K
                 terms = self.module(image[part.start // K : part.stop // K], mask[part], t[part], noise[part], rows)
                 loss = (weights[part] * terms["loss"]).sum() / batch_size
-                self.scaler.scale(loss).backward()
+                self.state.scaler.scale(loss).backward()
             done.append({name: values.detach() for name, values in terms.items()})
 
         terms = {name: torch.cat([part[name] for part in done]) for name in done[0]}
         self.meter.add(terms, t, weights)
         self._optimize(batch.ids, terms)
-        if self.schedule_sampler.learns:
-            self.schedule_sampler.update(self.processes.gather(t), self.processes.gather(terms["loss"]))
+        if self.state.schedule_sampler.learns:
+            self.state.schedule_sampler.update(self.processes.gather(t), self.processes.gather(terms["loss"]))
 
     def _seed_dropout(self):
-        key = (self.config.seed, "dropout", self.processes.rank, self.steps_done)
+        key = (self.config.seed, "dropout", self.processes.rank, self.state.steps_done)
         torch.manual_seed(seeded_generator(*key).initial_seed())
 
     def _optimize(self, ids, terms):
@@ -168,23 +163,10 @@ class Trainer:
         flags[0] = ~torch.isfinite(terms["loss"]).all()
         flags = self.processes.sum(flags)
 
-        self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.trained]
-        assert not any(gradient is None for gradient in gradients), "a part that is to be trained had no part in the loss"
-        self.grad_norm = full(torch.nn.utils.get_total_norm(gradients))
+        self.grad_norm = self.state.unscale()
         flags[0] += ~torch.isfinite(self.grad_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate(self.steps_done)
-        bad = (flags[0] > 0).float()
-        self.optimizer.found_inf = bad  # the fused kernel leaves everything as it is where this is 1
-        self.optimizer.step()
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update(self.steps_done, moved=1 - bad)
-
-        self.steps_done += 1
-        self.samples += self.processes.world_size * self.config.batch_size
-        self.reports.post(self.steps_done, ids, terms, flags)
+        self.state.move(self.config.learning_rate(self.state.steps_done), bad=flags[0] > 0)
+        self.reports.post(self.state.steps_done, ids, terms, flags)
 
     def read_reports(self, all_of_them=False):
         """
@@ -195,9 +177,8 @@ class Trainer:
             report = reports.pop(0)
             self.stop |= report.stop
             self.save_wanted |= report.save
-            self.bad_in_a_row = self.bad_in_a_row + 1 if report.bad else 0
-            self.bad_steps += report.bad
-            if self.bad_in_a_row >= self.config.max_bad_steps:  # more, where a run goes on with a smaller limit
+            self.state.count(report.bad)
+            if self.state.bad_in_a_row >= self.config.max_bad_steps:  # more, where a run goes on with a smaller limit
                 reports += self.reports.read(all_of_them=True)
                 if all(later.bad for later in reports):  # else the row has ended meanwhile
                     self.give_up(report, len(reports))
@@ -208,11 +189,7 @@ class Trainer:
 
         No bad step moved a weight. A schedule sampler that learns keeps what it saw of their finite losses.
         """
-        self.bad_steps -= self.bad_in_a_row
-        self.bad_in_a_row += more
-        self.steps_done -= self.bad_in_a_row
-        self.samples -= self.bad_in_a_row * self.processes.world_size * self.config.batch_size
-        self.bad_in_a_row = 0
+        self.state.rewind(more)
         self.save()
         told = self.processes.gather_objects((report.bad_terms(), report.ids))
         terms, ids = (list(dict.fromkeys(x for part in parts for x in part)) for parts in zip(*told))
@@ -231,45 +208,45 @@ class Trainer:
     def validate(self):
         """Score the averaged weights, for the next line of the log, and keep the checkpoint if it is the best so far."""
         then = time.monotonic()
-        with self.ema.applied():
+        with self.state.ema.applied():
             # Processes that share weights have to make the same network calls.
-            self.scores = self.validator.score(self.segmenter, give_up=lambda: self.signals.stop and not self.config.shard)
+            self.scores = self.validator.score(self.state.segmenter, give_up=lambda: self.signals.stop and not self.config.shard)
         self.logged = (self.logged[0] + time.monotonic() - then, self.logged[1])  # the speed logged is that of training
         if not self.scores:
             return
         if self.validator.sheet is not None:
-            self.windows.picture("validation samples", self.validator.sheet, f"step {self.steps_done}")
+            self.windows.picture("validation samples", self.validator.sheet, f"step {self.state.steps_done}")
         score, settings = self.scores[self.validator.names[0]], self.validator.settings
-        if math.isfinite(score) and (self.best is None or self.best["settings"] != settings or score < self.best["score"]):
-            self.best = {"settings": settings, "step": self.steps_done, "score": score}
+        if math.isfinite(score) and (self.state.best is None or self.state.best["settings"] != settings or score < self.state.best["score"]):
+            self.state.best = {"settings": settings, "step": self.state.steps_done, "score": score}
             self.write(self.folder.save_best)
 
     def make_up_validation(self):
         """Score the weights of a run that is at its end, if a stop kept it from that."""
         if not self.validator:
             return
-        done = any(row["step"] == self.steps_done and self.validator.names[0] in row for row in self.logger.earlier)
+        done = any(row["step"] == self.state.steps_done and self.validator.names[0] in row for row in self.logger.earlier)
         if any(self.processes.gather_objects(done)):
             return
         with self.signals:
             self.validate()
         if self.scores:
-            self.tell({"step": self.steps_done, "samples": self.samples, **self.scores})
+            self.tell({"step": self.state.steps_done, "samples": self.state.samples, **self.scores})
             self.save()  # with the best so far
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
     def columns(self):
         """The columns of progress.csv."""
-        terms = ("loss", *self.segmenter.terms)
+        terms = ("loss", *self.state.segmenter.terms)
         quartiles = [f"{term}_q{q}" for term in terms for q in range(QUARTILES)]
         scores = self.validator.names if self.validator else []
         return ["step", "samples", *terms, *scores, *quartiles, "grad_norm", "lr", "bad_steps", "samples_per_second", "memory_gb"]
 
     def greeting(self, path):
         """What is about to be trained, in a line."""
-        start = f"continuing {path} at step {self.steps_done}" if path else "starting afresh"
-        count = sum(p.numel() for p in self.segmenter.model.parameters())
+        start = f"continuing {path} at step {self.state.steps_done}" if path else "starting afresh"
+        count = sum(p.numel() for p in self.state.segmenter.model.parameters())
         end = self.config.last_step or "no last"
         return (
             f"{start}: {len(self.dataset)} cases, network of {count:,} parameters, {self.processes.world_size} x "
@@ -279,16 +256,16 @@ class Trainer:
     def log(self, bar):
         """One line of the log for the steps since the last one."""
         means = self.meter.read(self.processes)
-        (then, steps_then), self.logged = self.logged, (time.monotonic(), self.steps_done)
-        drawn = (self.steps_done - steps_then) * self.config.batch_size * self.processes.world_size
+        (then, steps_then), self.logged = self.logged, (time.monotonic(), self.state.steps_done)
+        drawn = (self.state.steps_done - steps_then) * self.config.batch_size * self.processes.world_size
         told = {
-            "step": self.steps_done, "samples": self.samples, **{k: means[k] for k in self.columns() if k in means},
-            **self.scores, "grad_norm": float(self.grad_norm), "lr": self.optimizer.param_groups[0]["lr"],
-            "bad_steps": self.bad_steps, "samples_per_second": drawn / (self.logged[0] - then),
+            "step": self.state.steps_done, "samples": self.state.samples, **{k: means[k] for k in self.columns() if k in means},
+            **self.scores, "grad_norm": float(self.grad_norm), "lr": self.state.optimizer.param_groups[0]["lr"],
+            "bad_steps": self.state.bad_steps, "samples_per_second": drawn / (self.logged[0] - then),
             "memory_gb": peak_memory(self.processes.device) / 1e9,
         }  # fmt: skip
         self.tell(told)
-        bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.segmenter.terms) if name in means})
+        bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.state.segmenter.terms) if name in means})
         self.scores = {}
 
     def tell(self, row):
@@ -299,20 +276,13 @@ class Trainer:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     @property
-    def threads(self):
-        """CPU threads that each process computes with; None on a GPU, where they do not decide how results are rounded."""
-        return torch.get_num_threads() if self.processes.device.type == "cpu" else None
-
-    def state(self):
-        """Everything that has a state, whole. With --shard every process must call this; all but the first get no tensors."""
-        keep = self.processes.is_main
+    def described(self):
+        """What a checkpoint says of the run, besides its state."""
+        # On a GPU threads do not decide how results are rounded.
+        threads = torch.get_num_threads() if self.processes.device.type == "cpu" else None
         return {
-            "format": FORMAT, "version": VERSION, "step": self.steps_done, "samples": self.samples, "flags": self.flags,
-            "processes": self.processes.world_size, "threads": self.threads, "data": self.dataset.fingerprint,
-            "weights": whole(self.segmenter.state_dict(), keep), "ema": whole(self.ema.weights, keep),
-            "optimizer": whole(self.optimizer.state_dict(), keep), "schedule_sampler": self.schedule_sampler.state_dict(),
-            "scaler": self.scaler.state_dict(), "random": {"seed": self.config.seed}, "best": self.best,
-            "bad_steps": [self.bad_steps, self.bad_in_a_row],
+            "flags": self.flags, "processes": self.processes.world_size, "threads": threads,
+            "data": self.dataset.fingerprint, "random": {"seed": self.config.seed},
         }  # fmt: skip
 
     def save(self):
@@ -326,36 +296,8 @@ class Trainer:
     def write(self, save):
         """save(state) in the first process, whose result this returns; the others wait for it, and get None."""
         # Copying every tensor to its main memory is work that only shards ask of a process that writes nothing.
-        state = self.state() if self.config.shard or self.processes.is_main else None
-        saved = save(state) if self.processes.is_main else None
+        is_main = self.processes.is_main
+        content = self.state.whole(self.described, is_main) if self.config.shard or is_main else None
+        saved = save(content) if is_main else None
         self.processes.barrier()
         return saved
-
-    def resume(self, state, path):
-        """
-        Take over the state of the checkpoint at `path`, or as much of it as a published one has; its weights are the
-        segmenter's already. Returns lines that say what will not be as it would have been without a stop.
-        """
-        own = is_own(path, self.config)
-        self.ema.load(state["weights"], state["ema"])
-        self.steps_done, self.samples = state["step"], state["samples"]
-        if state["optimizer"] is not None:
-            # Its settings are this run's. The U-Net's parameters come first, the encoders' are missing where they are not trained.
-            stored = {
-                index: {name: like(entry[name], self.trained[index]) for name in ("exp_avg", "exp_avg_sq")}
-                | {"step": torch.as_tensor(entry["step"], dtype=torch.float32).reshape(())}
-                for index, entry in state["optimizer"]["state"].items() if index < len(self.trained)
-            }
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": stored})
-        if state["flags"] is None:
-            return []
-        if own:
-            self.best = state.get("best")
-            self.bad_steps, self.bad_in_a_row = state.get("bad_steps", (0, 0))
-        if state["scaler"]:  # the run before had one
-            self.scaler.load_state_dict(state["scaler"])
-        if state["flags"].get("schedule_sampler") == self.config.schedule_sampler:
-            check_schedule_sampler(state["schedule_sampler"], self.schedule_sampler.state_dict(), path)
-            self.schedule_sampler.load_state_dict(state["schedule_sampler"])
-        now = (self.config, self.flags, self.processes.world_size, self.dataset.fingerprint, self.threads)
-        return what_changed(state, *now) if own else []

@@ -25,18 +25,11 @@ from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system import storage
 from guided_diffusion.system.device import ComputeConfig, check_compiler, out_of_memory_as_error
-from guided_diffusion.thread_choice import settle_threads
-from guided_diffusion.train_config import (
-    TrainConfig,
-    check_cases,
-    check_num_cases,
-    check_processes,
-    check_train_config,
-    find_start,
-    load_start,
-)
 from guided_diffusion.train_util import Trainer
-from guided_diffusion.validation import ValidationConfig, Validator, check_validation_config
+from guided_diffusion.training.config import TrainConfig, check_num_cases, check_processes, check_train_config
+from guided_diffusion.training.start import check_cases, find_start, load_start
+from guided_diffusion.training.thread_choice import settle_threads
+from guided_diffusion.training.validation import ValidationConfig, Validator, check_validation_config
 from guided_diffusion.windows import VisdomConfig, open_windows
 
 CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, ComputeConfig, VisdomConfig, DataConfig, *MODEL_CONFIGS)

@@ -10,9 +10,10 @@ from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling.samplers import SamplerConfig
-from guided_diffusion.train_config import TrainConfig, find_start
 from guided_diffusion.train_util import Trainer
-from guided_diffusion.validation import ValidationConfig, Validator
+from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.start import find_start
+from guided_diffusion.training.validation import ValidationConfig, Validator
 
 CONFIGS = (TrainConfig, ValidationConfig, SamplerConfig, *MODEL_CONFIGS)
 DEFAULTS = {
@@ -57,7 +58,7 @@ def rows_of(folder):
 
 def learnt(trainer):
     """All that a checkpoint has but the flags."""
-    return {key: value for key, value in trainer.state().items() if key != "flags"}
+    return {key: value for key, value in trainer.state.whole(trainer.described).items() if key != "flags"}
 
 
 def same(a, b):

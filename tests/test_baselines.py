@@ -14,7 +14,7 @@ from guided_diffusion.nn import seeded_generator
 from guided_diffusion.sampling.protocol import Segmenter
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.script_util import create_segmenter, load_segmenter
-from guided_diffusion.train_config import TrainConfig, check_train_config
+from guided_diffusion.training.config import TrainConfig, check_train_config
 
 SMALL = {"image_size": 16, "image_channels": 1, "num_filters": (8, 16), "no_convs_per_block": 2, "latent_dim": 2}
 METHODS = {

@@ -18,7 +18,7 @@ from guided_diffusion.masks.postprocess import PostprocessConfig, binarise, stap
 from guided_diffusion.methods.cimd import SegmenterConfig
 from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.train_config import TrainConfig
+from guided_diffusion.training.config import TrainConfig
 
 # The paper's README, word for word but for the notebook's leading "!"
 MODEL_FLAGS = (

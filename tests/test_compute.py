@@ -13,8 +13,8 @@ from guided_diffusion.predict import Predictor
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.script_util import configs_from_flags, create_segmenter, flags_from_configs
 from guided_diffusion.system.device import ComputeConfig, allow_tf32, prepare
+from guided_diffusion.training.validation import ValidationConfig, Validator
 from guided_diffusion.unet import AttentionBlock, UNetConfig
-from guided_diffusion.validation import ValidationConfig, Validator
 
 
 class CountingBackend:

@@ -20,8 +20,9 @@ from guided_diffusion.errors import CheckpointError, DataError
 from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.registry import MODEL_CONFIGS
-from guided_diffusion.train_config import TrainConfig, find_start, load_start
 from guided_diffusion.train_util import Trainer
+from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.start import find_start, load_start
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults  # noqa: E402
@@ -189,7 +190,7 @@ def test_a_run_goes_on_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_p
         for p in trainer.trained:  # a step but for the network, which is slow
             p.grad = torch.zeros_like(p)
         trainer._optimize(["a", "b"], {"loss": torch.ones(2)})
-        trainer.state()
+        trainer.state.whole(trainer.described)
         trainer.logger.close()
 
 

@@ -199,7 +199,7 @@ from ranks import script_main
 look_around = Trainer.look_around
 
 def look(self, bar):
-    if (self.steps_done, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (7, "1", "0"):
+    if (self.state.steps_done, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (7, "1", "0"):
         os.kill(os.getpid(), signal.SIGKILL)
     return look_around(self, bar)
 

@@ -10,8 +10,9 @@ from helpers import TINY, as_arguments, call_script, nonzero
 from guided_diffusion import script_util
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.system import threads
-from guided_diffusion.thread_choice import blank_step
-from guided_diffusion.train_config import TrainConfig, what_changed
+from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.start import what_changed
+from guided_diffusion.training.thread_choice import blank_step
 
 SHORT = {**TINY, "batch_size": 4, "dropout": 0.1, "save_interval": 2, "lr": 1e-3}
 
@@ -199,9 +200,10 @@ def test_a_run_from_the_checkpoint_of_another_is_timed(train, tmp_path):
 def test_another_number_of_threads_is_reported_only_for_equal_processes_on_a_cpu():
     state = {"flags": {}, "processes": 2, "threads": 4}
     told = [
-        what_changed(state, TrainConfig(), {}, world_size, None, number)
+        what_changed(state, {"flags": {}, "processes": world_size, "threads": number, "data": None}, TrainConfig())
         for world_size, number in ((2, 4), (2, None), (2, 3), (1, 3))
     ]
     assert [len(lines) for lines in told] == [0, 0, 1, 1]
     assert "threads was 4 and is 3" in told[2][0] and "threads" not in told[3][0]
-    assert what_changed({"flags": {}, "processes": 1}, TrainConfig(), {}, 1, None, 3) == []
+    described = {"flags": {}, "processes": 1, "threads": 3, "data": None}
+    assert what_changed({"flags": {}, "processes": 1}, described, TrainConfig()) == []

@@ -11,16 +11,18 @@ import torch
 from helpers import LEAST, as_arguments, assert_refused, call_script, nonzero
 from small_runs import learnt, rows_of, same
 
-from guided_diffusion import script_util, train_config
+from guided_diffusion import script_util
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.data.stream import endless_batches
 from guided_diffusion.dist_util import Processes
-from guided_diffusion.ema import EMA
 from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.logger import LossMeter
-from guided_diffusion.train_config import TrainConfig
 from guided_diffusion.train_util import Trainer
+from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.ema import EMA
+from guided_diffusion.training.run_state import RunState
+from guided_diffusion.training.start import find_start
 
 
 @pytest.mark.parametrize("flags", [
@@ -32,7 +34,7 @@ def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
     straight = train("straight", **flags)
     train("parts", iterations=3, **flags)
     resumed = train("parts", log_interval=1, save_interval=2, **flags)
-    assert straight.steps_done == resumed.steps_done == 6
+    assert straight.state.steps_done == resumed.state.steps_done == 6
     assert same(learnt(straight), learnt(resumed))
     other = train("other", **{**flags, "seed": 4})
     assert not same(learnt(straight)["weights"], learnt(other)["weights"])
@@ -54,7 +56,7 @@ def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
 
 def assert_same_step(whole, parts):
     assert float(whole.grad_norm) == pytest.approx(float(parts.grad_norm), rel=1e-4)
-    for a, b in zip(whole.optimizer.state.values(), parts.optimizer.state.values()):
+    for a, b in zip(whole.state.optimizer.state.values(), parts.state.optimizer.state.values()):
         assert a["exp_avg"].any()
         torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-3, atol=1e-6)
 
@@ -64,27 +66,27 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
         trainer = train(f"encoders-{trained}", train_encoders=trained, kl_weight=1.0)
         torch.manual_seed(0)
         fresh = nonzero(script_util.create_segmenter(LEAST)).state_dict()
-        moved = {name for name, value in trainer.segmenter.state_dict().items() if not torch.equal(value, fresh[name])}
+        moved = {name for name, value in trainer.state.segmenter.state_dict().items() if not torch.equal(value, fresh[name])}
         assert all(name in moved for name in fresh if name.startswith("model."))
         assert all((name in moved) == trained for name in fresh if not name.startswith("model."))
-        assert all(state["step"] == 6 for state in trainer.optimizer.state.values())  # one step per batch
+        assert all(state["step"] == 6 for state in trainer.state.optimizer.state.values())  # one step per batch
 
 
 def test_a_run_may_start_from_another_and_leave_its_encoders_as_they_are(train, tmp_path):
     first = train("first")
     second = train("second", train_encoders=False, resume_checkpoint=str(tmp_path / "first" / "savedmodel.pt"), iterations=8)
     third = train("third", train_encoders=True, resume_checkpoint=str(tmp_path / "second" / "savedmodel.pt"), iterations=10)
-    weights = [dict(trainer.segmenter.named_parameters()) for trainer in (first, second, third)]
+    weights = [dict(trainer.state.segmenter.named_parameters()) for trainer in (first, second, third)]
     for name in weights[0]:
         alike = [torch.equal(a[name], b[name]) for a, b in zip(weights, weights[1:])]
         assert alike == [not name.startswith("model."), False], name
-    steps = {int(state["step"]) for state in second.optimizer.state.values()}
-    assert steps == {8} and len(second.optimizer.state) == sum(name.startswith("model.") for name in weights[0])
+    steps = {int(state["step"]) for state in second.state.optimizer.state.values()}
+    assert steps == {8} and len(second.state.optimizer.state) == sum(name.startswith("model.") for name in weights[0])
 
 
 def test_learning_rate_is_annealed_to_zero_and_ends_there(train):
     trainer = train("anneal", iterations=60_000, lr_anneal_steps=4)
-    assert trainer.steps_done == 4
+    assert trainer.state.steps_done == 4
     rows = rows_of(trainer.config.log_dir)
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.75e-3, 0.25e-3])
 
@@ -181,15 +183,15 @@ def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_an
     first = train("first")
     path = str(tmp_path / "first" / "savedmodel.pt")
     second = train("second", resume_checkpoint=path, lr=1e-4, iterations=7)
-    assert second.steps_done == 7 and second.samples == first.samples + 4
+    assert second.state.steps_done == 7 and second.state.samples == first.state.samples + 4
     with pytest.raises(CheckpointError, match="--num_channels 32, not 64"):
         train("third", resume_checkpoint=path, num_channels=64)
     with pytest.raises(CheckpointError, match="did not start from --resume_checkpoint"):
         train("first", resume_checkpoint=path)
     fourth = train("fourth", resume_checkpoint=path, weight_decay=0.3, schedule_sampler="loss-second-moment", iterations=7)
-    assert fourth.optimizer.param_groups[0]["weight_decay"] == 0.3 and fourth.schedule_sampler.counts.sum() == 4
+    assert fourth.state.optimizer.param_groups[0]["weight_decay"] == 0.3 and fourth.state.schedule_sampler.counts.sum() == 4
     again = train("second", resume_checkpoint=path, lr=1e-4, iterations=8)  # the same command continues
-    assert again.steps_done == 8
+    assert again.state.steps_done == 8
 
 
 def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
@@ -222,20 +224,20 @@ def test_resumes_from_the_published_files(train, tmp_path):
     torch.save(optimizer.state_dict(), tmp_path / "optsavedmodel000100.pt")
 
     trainer = train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=100)
-    assert trainer.steps_done == 100  # nothing to do, so that what was loaded can be looked at
+    assert trainer.state.steps_done == 100  # nothing to do, so that what was loaded can be looked at
     for name, value in model.state_dict().items():
-        assert torch.equal(trainer.segmenter.state_dict()[f"model.{name}"], value)
-        assert torch.equal(trainer.ema.weights["0.9999"][f"model.{name}"], average.state_dict()[name])
-    for ours, theirs in zip(trainer.segmenter.model.parameters(), model.parameters()):
-        assert torch.equal(trainer.optimizer.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
-    assert train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).steps_done == 102
+        assert torch.equal(trainer.state.segmenter.state_dict()[f"model.{name}"], value)
+        assert torch.equal(trainer.state.ema.weights["0.9999"][f"model.{name}"], average.state_dict()[name])
+    for ours, theirs in zip(trainer.state.segmenter.model.parameters(), model.parameters()):
+        assert torch.equal(trainer.state.optimizer.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
+    assert train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).state.steps_done == 102
 
 
 def test_a_process_that_writes_nothing_copies_nothing(train, tmp_path, monkeypatch):
     trainer = train("run", iterations=2)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")}
     trainer.processes.rank = 1
-    monkeypatch.setattr(Trainer, "state", lambda self: pytest.fail("a state that nobody writes"))
+    monkeypatch.setattr(RunState, "whole", lambda self, *arguments: pytest.fail("a state that nobody writes"))
     trainer.save()
     trainer.write(trainer.folder.save_best)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")} == before
@@ -246,11 +248,11 @@ def test_with_shards_every_process_takes_part_in_a_checkpoint_and_the_first_alon
     trainer.config, written = replace(trainer.config, shard=True), []
     trainer.processes.rank = 1
     assert trainer.write(written.append) is None and not written
-    state = trainer.state()
+    state = trainer.state.whole(trainer.described, keep=False)
     assert state["step"] == 2 and set(state["weights"].values()) == {None}
     trainer.processes.rank = 0
     trainer.write(written.append)
-    assert all(torch.equal(a, b) for a, b in zip(written[0]["weights"].values(), trainer.segmenter.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(written[0]["weights"].values(), trainer.state.segmenter.state_dict().values()))
 
 
 # -- what makes it fast, and what it writes ---------------------------------------------------------------------------
@@ -321,7 +323,7 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
 
 
 def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_path, monkeypatch):
-    held, find = [], train_config.find_start
+    held, find = [], find_start
 
     def finding(*arguments):
         start = find(*arguments)
@@ -334,7 +336,7 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
         assert not [reference for reference in held if reference() is not None]
         run(self)
 
-    monkeypatch.setattr(train_config, "find_start", finding)
+    monkeypatch.setattr("guided_diffusion.training.start.find_start", finding)
     run = Trainer.run
     for iterations in (1, 2):
         monkeypatch.setattr(Trainer, "run", look if iterations == 2 else run)
@@ -374,17 +376,17 @@ def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_pat
 
 def test_every_trained_part_must_get_a_gradient(train):
     trainer = train("run", iterations=1)
-    trainer.segmenter.posterior.forward = lambda image, mask: trainer.segmenter.prior(image, mask)
+    trainer.state.segmenter.posterior.forward = lambda image, mask: trainer.state.segmenter.prior(image, mask)
     trainer.config = replace(trainer.config, iterations=2)
     with pytest.raises(AssertionError, match="had no part in the loss"):
-        trainer.step(next(iter(endless_batches(trainer.dataset, trainer.sampler, 0, lambda: trainer.samples, print))))
+        trainer.step(next(iter(endless_batches(trainer.dataset, trainer.sampler, 0, lambda: trainer.state.samples, print))))
 
 
 def test_what_helps_when_memory_is_short_may_be_given_to_a_run_that_goes_on(train, tmp_path):
     train("run", iterations=2)
     train("run", iterations=4, microbatch=2)
     assert "made with --microbatch None, not 2: its result is not bit for bit" in (tmp_path / "run" / "log.txt").read_text()
-    assert train("run", iterations=5, use_fp16=True).steps_done == 5  # whose loss scale begins afresh
+    assert train("run", iterations=5, use_fp16=True).state.steps_done == 5  # whose loss scale begins afresh
     path = str(tmp_path / "run" / "savedmodel.pt")
     tuned = train("tuned", iterations=6, resume_checkpoint=path, dropout=0.0, kl_weight=0.1)
-    assert tuned.steps_done == 6 and "not bit for bit" not in (tmp_path / "tuned" / "log.txt").read_text()
+    assert tuned.state.steps_done == 6 and "not bit for bit" not in (tmp_path / "tuned" / "log.txt").read_text()

@@ -16,10 +16,10 @@ from small_runs import learnt, rows_of, same
 from guided_diffusion import script_util
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import TrainingError
-from guided_diffusion.step_reports import StepReports
 from guided_diffusion.system.signals import Signals
 from guided_diffusion.system.storage import FolderLock
 from guided_diffusion.train_util import Trainer
+from guided_diffusion.training.step_status import StepReports
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def after_step(monkeypatch):
         look_around = Trainer.look_around
 
         def looking(self, bar):
-            actions.get(self.steps_done, lambda trainer: None)(self)
+            actions.get(self.state.steps_done, lambda trainer: None)(self)
             return look_around(self, bar)
 
         monkeypatch.setattr(Trainer, "look_around", looking)
@@ -46,15 +46,15 @@ def nan_at(monkeypatch):
         step = Trainer.step
 
         def stepping(self, batch):
-            forward = self.segmenter.forward
+            forward = self.state.segmenter.forward
 
             def poisoned(*arguments):
                 terms = forward(*arguments)
                 return {**terms, "vb": terms["vb"] * float("nan"), "loss": terms["loss"] * float("nan")}
 
-            self.segmenter.forward = poisoned if self.steps_done in steps else forward
+            self.state.segmenter.forward = poisoned if self.state.steps_done in steps else forward
             step(self, batch)
-            self.segmenter.forward = forward
+            self.state.segmenter.forward = forward
 
         monkeypatch.setattr(Trainer, "step", stepping)
 
@@ -70,9 +70,9 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     with pytest.MonkeyPatch.context() as patch:
         look_around = Trainer.look_around
-        patch.setattr(Trainer, "look_around", lambda self, bar: self.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar))
+        patch.setattr(Trainer, "look_around", lambda self, bar: self.state.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar))
         stopped = train("stopped")
-    assert stopped.steps_done == 3  # the signal came after the second step, which had told its report already
+    assert stopped.state.steps_done == 3  # the signal came after the second step, which had told its report already
     assert f"{number.name}: ended after step 3" in (tmp_path / "stopped" / "log.txt").read_text()
     assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     assert same(straight, learnt(train("stopped")))
@@ -81,7 +81,7 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
 def test_usr1_saves_and_goes_on(train, tmp_path, after_step):
     after_step({1: lambda trainer: os.kill(os.getpid(), signal.SIGUSR1)})
     trainer = train("run", save_interval=100)
-    assert trainer.steps_done == 6
+    assert trainer.state.steps_done == 6
     assert sorted(path.name for path in (tmp_path / "run").glob("savedmodel0*")) == ["savedmodel000002.pt", "savedmodel000006.pt"]
 
 
@@ -168,7 +168,7 @@ def test_a_signal_during_validation_ends_it(train):
 
     trainer.validator = Slow()
     trainer.validate()
-    assert trainer.scores == {} and trainer.best is None
+    assert trainer.scores == {} and trainer.state.best is None
 
 
 # -- not finite -------------------------------------------------------------------------------------------------------
@@ -216,29 +216,29 @@ def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypa
     step = Trainer._optimize
 
     def poisoned(self, ids, terms):
-        if self.steps_done == 3:
-            self.trained[0].grad[0] = float("inf")
+        if self.state.steps_done == 3:
+            self.state.trained[0].grad[0] = float("inf")
         step(self, ids, terms)
 
     monkeypatch.setattr(Trainer, "_optimize", poisoned)
     trainer = train("run")
-    assert trainer.bad_steps == 1 and all(torch.isfinite(p).all() for p in trainer.trained)
+    assert trainer.state.bad_steps == 1 and all(torch.isfinite(p).all() for p in trainer.state.trained)
 
 
 def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_that_step(train, monkeypatch):
     scaler = torch.amp.GradScaler
     monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**28, enabled=enabled))
     trainer = train("run", use_fp16=True, iterations=24, max_bad_steps=24, save_interval=24)
-    assert 0 < trainer.bad_steps < 24
-    assert trainer.scaler.get_scale() == 2.0 ** (28 - trainer.bad_steps)
-    assert {float(state["step"]) for state in trainer.optimizer.state.values()} == {24 - trainer.bad_steps}
-    assert all(torch.isfinite(p).all() for p in trainer.trained)
+    assert 0 < trainer.state.bad_steps < 24
+    assert trainer.state.scaler.get_scale() == 2.0 ** (28 - trainer.state.bad_steps)
+    assert {float(state["step"]) for state in trainer.state.optimizer.state.values()} == {24 - trainer.state.bad_steps}
+    assert all(torch.isfinite(p).all() for p in trainer.state.trained)
 
 
 def test_bad_losses_do_not_reach_the_history_of_timesteps(train, nan_at):
     nan_at({1})
     trainer = train("run", schedule_sampler="loss-second-moment")
-    assert trainer.schedule_sampler.counts.sum() == 5 * 4 and torch.isfinite(trainer.schedule_sampler.history).all()
+    assert trainer.state.schedule_sampler.counts.sum() == 5 * 4 and torch.isfinite(trainer.state.schedule_sampler.history).all()
 
 
 def test_reports_are_read_some_steps_late_where_the_device_runs_ahead():
@@ -326,9 +326,9 @@ def late(monkeypatch):
 def test_late_reports_of_a_signal_are_heeded_however_often_is_saved(train, late, save_interval):
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
-        patch.setattr(Trainer, "step", lambda self, batch: self.steps_done == 3 and os.kill(os.getpid(), signal.SIGTERM) or step(self, batch))
+        patch.setattr(Trainer, "step", lambda self, batch: self.state.steps_done == 3 and os.kill(os.getpid(), signal.SIGTERM) or step(self, batch))
         stopped = train("run", iterations=30, save_interval=save_interval)
-    assert 4 <= stopped.steps_done <= 6
+    assert 4 <= stopped.state.steps_done <= 6
     assert same(learnt(train("straight", iterations=12)), learnt(train("run", iterations=12, save_interval=save_interval)))
 
 
@@ -347,7 +347,7 @@ def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late,
 
 def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train, late, nan_at):
     nan_at({4, 5, 6})
-    assert train("run", iterations=10, max_bad_steps=3).steps_done == 10
+    assert train("run", iterations=10, max_bad_steps=3).state.steps_done == 10
 
 
 def test_encoders_that_overflow_give_a_loss_that_is_not_finite(cases, tmp_path):

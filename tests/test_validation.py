@@ -17,7 +17,7 @@ from guided_diffusion.masks.postprocess import binarise
 from guided_diffusion.sampling import draw
 from guided_diffusion.sampling.config import SampleConfig
 from guided_diffusion.sampling.samplers import SamplerConfig
-from guided_diffusion.validation import ValidationConfig, Validator
+from guided_diffusion.training.validation import ValidationConfig, Validator
 
 EVAL = {"eval_cases": 3, "eval_ensemble": 2, "eval_steps": 3, "eval_interval": 2, "log_interval": 3}
 
@@ -30,11 +30,11 @@ def scores_of(folder):
 def test_training_does_not_notice_validation(train):
     without, with_ = train("without", log_interval=3), train("with", **EVAL)
     for kind in ("weights", "optimizer"):
-        a, b = (getattr(t, "segmenter" if kind == "weights" else kind).state_dict() for t in (without, with_))
+        a, b = (getattr(t.state, "segmenter" if kind == "weights" else kind).state_dict() for t in (without, with_))
         a, b = (s if kind == "weights" else {k: v["exp_avg"] for k, v in s["state"].items()} for s in (a, b))
         assert all(torch.equal(a[key], b[key]) for key in a)
-    assert all(torch.equal(a, b) for a, b in zip(without.ema.weights["0.9999"].values(), with_.ema.weights["0.9999"].values()))
-    assert with_.segmenter.training
+    assert all(torch.equal(a, b) for a, b in zip(without.state.ema.weights["0.9999"].values(), with_.state.ema.weights["0.9999"].values()))
+    assert with_.state.segmenter.training
 
 
 def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
@@ -67,10 +67,10 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     train("parts", **EVAL, iterations=3)
     resumed = train("parts", **EVAL)
     at_three = load_checkpoint(str(tmp_path / "parts" / "savedmodel000003.pt"))["best"]
-    candidates = [at_three, straight.best]
-    assert resumed.best in candidates and resumed.best["score"] <= min(c["score"] for c in candidates)
+    candidates = [at_three, straight.state.best]
+    assert resumed.state.best in candidates and resumed.state.best["score"] <= min(c["score"] for c in candidates)
     other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
-    assert other.best["settings"]["ensemble"] == 3
+    assert other.state.best["settings"]["ensemble"] == 3
     assert "ged_3" in scores_of(tmp_path / "parts")[8]
     train("parts", iterations=9)  # and a run may go on without
 
@@ -120,15 +120,15 @@ def test_the_script_validates_and_two_processes_share_the_cases(ranks, cases, tm
 def test_a_network_that_gives_nan_is_never_the_best(train, tmp_path):
     trainer = train("run", **EVAL)
     with torch.no_grad():
-        for weights in trainer.ema.weights.values():
+        for weights in trainer.state.ema.weights.values():
             weights["model.out.2.bias"].fill_(float("nan"))
-    trainer.best = None
+    trainer.state.best = None
     trainer.validate()
-    assert all(score != score for score in trainer.scores.values()) and trainer.best is None
+    assert all(score != score for score in trainer.scores.values()) and trainer.state.best is None
 
 
 def test_a_validation_that_is_given_up_has_no_scores(train):
     trainer = train("run", **EVAL)
     asked = []
-    assert trainer.validator.score(trainer.segmenter, give_up=lambda: asked.append(1) or len(asked) > 1) == {}
-    assert len(asked) == 2 and trainer.segmenter.training
+    assert trainer.validator.score(trainer.state.segmenter, give_up=lambda: asked.append(1) or len(asked) > 1) == {}
+    assert len(asked) == 2 and trainer.state.segmenter.training

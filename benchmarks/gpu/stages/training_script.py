@@ -75,22 +75,22 @@ def watched(nan_at, report):
     original = Trainer.step
 
     def step(trainer, batch):
-        done, forward = trainer.steps_done, trainer.segmenter.forward
-        live = trainer.segmenter.state_dict()
+        done, forward = trainer.state.steps_done, trainer.state.segmenter.forward
+        live = trainer.state.segmenter.state_dict()
         if not done:
             report["average"] = {name: value.detach().double().clone() for name, value in live.items()}
         if done != nan_at:
             original(trainer, batch)
-            rate = min(next(iter(trainer.ema.rates.values())), (1 + done) / (10 + done))
+            rate = min(next(iter(trainer.state.ema.rates.values())), (1 + done) / (10 + done))
             for name, average in report["average"].items():
                 average += (live[name].double() - average) * (1 - rate)
             return
         before = snapshot(trainer)
-        trainer.segmenter.forward = lambda *arguments: {
+        trainer.state.segmenter.forward = lambda *arguments: {
             name: values * math.nan for name, values in forward(*arguments).items()
         }
         original(trainer, batch)
-        trainer.segmenter.forward = forward
+        trainer.state.segmenter.forward = forward
         report["unchanged"] = {part: equal_bits(before[part], now) for part, now in snapshot(trainer).items()}
 
     with mock.patch.object(Trainer, "step", step):
@@ -100,9 +100,9 @@ def watched(nan_at, report):
 def snapshot(trainer):
     """Copies of {"weights", "ema", "optimizer"}."""
     state = {
-        "weights": trainer.segmenter.state_dict(),
-        "ema": trainer.ema.weights,
-        "optimizer": trainer.optimizer.state_dict()["state"],
+        "weights": trainer.state.segmenter.state_dict(),
+        "ema": trainer.state.ema.weights,
+        "optimizer": trainer.state.optimizer.state_dict()["state"],
     }
     return copied(state)
 

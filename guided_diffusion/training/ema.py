@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .dist_util import like, local
+from ..dist_util import like, local
 
 
 class EMA:

@@ -6,13 +6,13 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from .errors import ConfigError
-from .masks.metrics import mean_mask_dice, squared_ged
-from .masks.pictures import sheet
-from .masks.postprocess import binarise
-from .sampling.config import SampleConfig
-from .sampling.draw import draw_ensembles
-from .system.device import eagerly
+from ..errors import ConfigError
+from ..masks.metrics import mean_mask_dice, squared_ged
+from ..masks.pictures import sheet
+from ..masks.postprocess import binarise
+from ..sampling.config import SampleConfig
+from ..sampling.draw import draw_ensembles
+from ..system.device import eagerly
 
 
 @dataclass(frozen=True)

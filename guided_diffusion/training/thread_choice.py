@@ -2,9 +2,9 @@
 
 import torch
 
-from .system import threads
-from .system.device import prepare
-from .train_config import is_own
+from ..system import threads
+from ..system.device import prepare
+from .start import is_own
 
 # Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so,
 # and gains from threads with few masks as with many.
