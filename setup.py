@@ -8,7 +8,7 @@ setup(
     version="0.2.0",
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
-    package_data={"guided_diffusion": ["*.html"]},
+    package_data={"guided_diffusion.evaluation": ["*.html"]},
     python_requires=">=3.10",
     install_requires=["torch>=2.7", "numpy>=1.24", "pillow>=10", "scipy>=1.15", "blobfile>=3", "tqdm>=4.65"],
     extras_require={

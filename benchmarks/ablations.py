@@ -19,7 +19,7 @@ import numpy as np
 from machine import machine_name
 from running import run
 
-from guided_diffusion.comparison import as_arguments
+from guided_diffusion.compare.stages import as_arguments
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 

@@ -21,7 +21,7 @@ from ablations import TUNED
 from machine import machine_name
 from running import run
 
-from guided_diffusion.comparison import as_arguments, training_of
+from guided_diffusion.compare.stages import as_arguments, training_of
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.logger import read_rows

@@ -16,7 +16,7 @@ import numpy as np
 
 from guided_diffusion.data.case_reader import CaseReader, find_cases
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.evaluation import mean_and_interval
+from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.masks import metrics

@@ -19,7 +19,7 @@ from machine import machine_name
 
 from guided_diffusion import script_util
 from guided_diffusion.data.case_reader import DataConfig
-from guided_diffusion.evaluation import mean_and_interval
+from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset

@@ -21,8 +21,10 @@ from PIL import Image
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags, pick_flags
+from guided_diffusion.logger import NullSink
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
-from guided_diffusion.windows import NullWindows, VisdomConfig, Windows
+from guided_diffusion.visualize.connection import VisdomConfig
+from guided_diffusion.visualize.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def main():
 
         told = []
         visdom = VisdomConfig(True, config.visdom_server, config.visdom_port, "benchmark")
-        ways = [NullWindows, lambda: Windows(visdom, told.append)]
+        ways = [NullSink, lambda: Windows(visdom, told.append)]
         length = config.steps // config.stretches
         seconds(ways[1], range(length))  # whatever is done once only
         ratios = []

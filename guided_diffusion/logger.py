@@ -1,4 +1,4 @@
-"""What a run says: lines to the console and to log.txt, metrics to progress.csv. An object, never a global."""
+"""What a run says: lines to the console and to log.txt, metrics to progress.csv, and the sinks that show them elsewhere."""
 
 import contextlib
 import csv
@@ -6,7 +6,9 @@ import io
 import os
 import re
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from .system import storage
@@ -14,9 +16,69 @@ from .system import storage
 QUARTILES = 4  # of the timesteps, in which losses are told apart
 
 
+class NullSink:
+    """
+    Shows nothing: the null form of what shows a run besides its log, such as Visdom windows and TensorBoard.
+
+    A sink never stops the run that it shows.
+    """
+
+    shown = False  # whether somebody may be looking, so that making pictures is worth while
+
+    def lines(self, window: str, step: int, values: dict[str, float]) -> None:
+        """Continue the lines of a window: {series: value} at a step."""
+
+    def show_metrics(self, values: dict[str, float]) -> None:
+        """Show a row of the log, {column: number}, with its "step"."""
+
+    def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
+        """Show a picture, in place of what the window showed."""
+
+    def close(self) -> None:
+        """Show what is left, and end."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+class TensorBoard(NullSink):
+    """
+    Writes TensorBoard events into `folder`.
+
+    start_step  events beyond it, which a run left when it broke off, are dropped
+    """
+
+    shown = True
+
+    def __init__(self, folder, start_step):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer, self.step = SummaryWriter(folder, purge_step=start_step + 1), start_step
+
+    def lines(self, window, step, values):
+        for series, value in values.items():
+            self.writer.add_scalar(f"{window}/{series}", value, step)
+
+    def show_metrics(self, values):
+        self.step = values["step"]
+        for name, value in values.items():
+            if name != "step":
+                self.writer.add_scalar(name, value, self.step)
+
+    def picture(self, window, picture, caption=""):
+        self.writer.add_image(window, np.asarray(picture.convert("RGB")), self.step, dataformats="HWC")
+
+    def close(self):
+        self.writer.close()
+
+
 class NullLogger:
     """Says nothing: for every process but the first."""
 
+    events = NullSink()
     earlier = ()  # the numbers of the steps before, {column: number} for each row of progress.csv
 
     def info(self, text):
@@ -62,7 +124,7 @@ class Logger(NullLogger):
             storage.write_atomically(self._path("progress.csv"), lambda file: file.write(kept.getvalue().encode()))
             self.table = open(self._path("progress.csv"), "a", buffering=1, newline="", encoding="utf-8")
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
-        self.events = event_writer(self._path("tensorboard"), start_step) if tensorboard else None
+        self.events = TensorBoard(self._path("tensorboard"), start_step) if tensorboard else NullSink()
 
     def _path(self, name):
         return os.path.join(self.folder, name)
@@ -76,9 +138,7 @@ class Logger(NullLogger):
         texts = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
         self.writer.writerow(texts)
         self.info(", ".join(f"{key} {text}" for key, text in texts.items() if not re.search(r"_q\d$", key)))
-        for key, value in values.items():
-            if self.events and key != "step":
-                self.events.add_scalar(key, value, values["step"])
+        self.events.show_metrics(values)
         self._upload()
 
     def _upload(self):
@@ -92,15 +152,8 @@ class Logger(NullLogger):
 
     def close(self):
         self._upload()
-        for file in filter(None, (self.text, self.table, self.events)):
+        for file in (self.text, self.table, self.events):
             file.close()
-
-
-def event_writer(folder, start_step):
-    """A SummaryWriter that drops what a run left beyond start_step."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder, purge_step=start_step + 1)
 
 
 def read_rows(path):

@@ -11,7 +11,7 @@ from .data.augmentation import NUM_DRAWS, augment
 from .data.stream import EndlessSampler, endless_batches, pick_raters
 from .dist_util import gradient_traffic
 from .errors import ConfigError, TrainingError
-from .logger import QUARTILES, Logger, LossMeter, NullLogger
+from .logger import QUARTILES, Logger, LossMeter, NullLogger, NullSink
 from .nn import seeded_generator, stack_randn, to_device
 from .system.device import ComputeConfig, compile_model, peak_memory, prepare
 from .system.signals import Signals
@@ -19,7 +19,6 @@ from .training.config import check_train_config
 from .training.run_state import RunState
 from .training.start import is_own, load_start, what_changed
 from .training.step_status import StepReports
-from .windows import NullWindows, show_metrics
 
 
 class Trainer:
@@ -33,11 +32,11 @@ class Trainer:
     start         what find_start gave
     validator     Validator; None: no validation
     how           ComputeConfig
-    windows       Windows or NullWindows, closed when the run ends
+    windows       a sink of logger.py, closed when the run ends
     """
 
     def __init__(
-        self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None, *, how=ComputeConfig(), windows=NullWindows()
+        self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None, *, how=ComputeConfig(), windows=NullSink()
     ):  # fmt: skip
         check_train_config(config)
         self.config, self.processes, self.flags, self.validator = config, processes, flags, validator
@@ -75,7 +74,7 @@ class Trainer:
         for line in (*lines, *dataset.notes, self.greeting(path)):
             self.logger.info(line)
         for numbers in self.logger.earlier:  # the curves begin where the run did
-            show_metrics(windows, numbers)
+            windows.show_metrics(numbers)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +214,8 @@ class Trainer:
         if not self.scores:
             return
         if self.validator.sheet is not None:
-            self.windows.picture("validation samples", self.validator.sheet, f"step {self.state.steps_done}")
+            for sink in (self.windows, self.logger.events):
+                sink.picture("validation samples", self.validator.sheet, f"step {self.state.steps_done}")
         score, settings = self.scores[self.validator.names[0]], self.validator.settings
         if math.isfinite(score) and (self.state.best is None or self.state.best["settings"] != settings or score < self.state.best["score"]):
             self.state.best = {"settings": settings, "step": self.state.steps_done, "score": score}
@@ -271,7 +271,7 @@ class Trainer:
     def tell(self, row):
         """{column: number} as a line of progress.csv and of the log, and in the windows."""
         self.logger.metrics(row)
-        show_metrics(self.windows, row)
+        self.windows.show_metrics(row)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

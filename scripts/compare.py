@@ -1,50 +1,12 @@
 """
 Compare methods on the same cases, with the same effort for each:
 
-    python scripts/compare.py --data_dir data/training --test_dir data/testing --truth data/testing/truth.json \\
-        --methods cimd-small,prob-unet,ssn --budget_minutes 10 --lrs 3e-4,1e-3 --image_size 32 --out_dir results/comparison
+    python scripts/compare.py --data_dir data/training --test_dir data/testing --methods cimd-small,ssn --budget_minutes 10
 
-Writes comparison.md, comparison.html and, of every figure and case, report.html. Flags of the model, the data and the sampler hold
-for each method that knows them. The same command goes on where it was; more --methods may be added.
+--help lists the flags.
 """
 
-import json
-import os
-
-from guided_diffusion import comparison, comparison_page
-from guided_diffusion.comparison import Comparison
-from guided_diffusion.comparison_config import CompareConfig, check_compare_config
-from guided_diffusion.comparison_runner import run_script
-from guided_diffusion.data.case_reader import DataConfig
-from guided_diffusion.errors import ConfigError
-from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags, json_like, pick_flags
-from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
-from guided_diffusion.sampling.samplers import SamplerConfig
-from guided_diffusion.system import storage
-
-FLAGS = (*MODEL_CONFIGS, DataConfig, SamplerConfig)
-
-
-def main(argv=None, run_command=run_script):
-    with command_line.one_line_errors("compare.py"):
-        given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv, PRESETS)
-        (config,) = configs_from_flags(given, CompareConfig)
-        if preset:
-            raise ConfigError("--preset is the business of --methods, which names presets")
-        check_compare_config(config, given)
-        flags = json_like(pick_flags(given, *FLAGS))
-        table = Comparison(config, flags, run_command=run_command).run()
-        score = f"ged_{comparison.SCORED}"
-        pages = {
-            "comparison.json": json.dumps(table, indent=1) + "\n",
-            "comparison.md": comparison_page.markdown(table, config.num_ensemble),
-            "comparison.html": comparison_page.page(table, config.num_ensemble, score),
-        }
-        for name, text in pages.items():
-            storage.write_atomically(os.path.join(config.out_dir, name), lambda file, text=text: file.write(text.encode()))
-        print(pages["comparison.md"])
-
+from guided_diffusion.commands.compare import main
 
 if __name__ == "__main__":
     main()

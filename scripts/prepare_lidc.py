@@ -3,24 +3,10 @@ Turn the LIDC-IDRI download (CT series in DICOM, the readers' XML) into cases to
 
     python scripts/prepare_lidc.py --dicom LIDC-IDRI --xml tcia-lidc-xml --out data/lidc
 
-Run again, it goes on where it was. Status 1: some series or cases had faults, which are told; the others are written.
-docs/data.md says where the download comes from.
+--help lists the flags.
 """
 
-import sys
-
-from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.prepare.lidc.download import PrepareConfig, prepare
-
-
-def main(argv=None):
-    with command_line.one_line_errors("prepare_lidc.py"):
-        given, _ = command_line.parse_command_line((PrepareConfig,), __doc__, argv)
-        (config,) = configs_from_flags(given, PrepareConfig)
-        _, faults = prepare(config)
-    sys.exit(1 if faults else 0)
-
+from guided_diffusion.commands.prepare_lidc import main
 
 if __name__ == "__main__":
     main()

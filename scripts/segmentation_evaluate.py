@@ -3,26 +3,10 @@ Score the samples of every case against its raters:
 
     python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/samples
 
-Writes metrics.csv (a row per case), metrics.json (the summary) and report.html (the cases, to look at) beside the
-samples. docs/metrics.md says what the figures are. Several folders side by side, with paired differences:
-
-    python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/a --compare results/b,results/c
+--help lists the flags.
 """
 
-from guided_diffusion import evaluation
-from guided_diffusion.data.case_reader import DataConfig
-from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags, pick_flags
-from guided_diffusion.masks.postprocess import PostprocessConfig
-from guided_diffusion.scoring import EvaluateConfig
-
-
-def main(argv=None):
-    with command_line.one_line_errors("segmentation_evaluate.py"):
-        given, _ = command_line.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
-        config, *_ = configs_from_flags(given, EvaluateConfig, PostprocessConfig)  # which refuses what it cannot be
-        evaluation.evaluate(config, pick_flags(given, PostprocessConfig, DataConfig))
-
+from guided_diffusion.commands.evaluate import main
 
 if __name__ == "__main__":
     main()

@@ -25,10 +25,10 @@ PRELOADED = [
     "scipy.ndimage",
     "scipy.optimize",
     "helpers",
-    "guided_diffusion.script_util",
+    "guided_diffusion.commands.train",
     "guided_diffusion.train_util",
-    "guided_diffusion.validation",
-    "guided_diffusion.windows",
+    "guided_diffusion.training.validation",
+    "guided_diffusion.visualize.windows",
 ]
 
 

@@ -1,6 +1,7 @@
 """Methods side by side: the cases are split by patient, every method gets the same, and the command goes on where it was."""
 
 import csv
+import importlib
 import json
 import os
 import pathlib
@@ -8,12 +9,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, assert_refused, call_script, wait_for
+from helpers import ROOT, assert_refused, call_main, call_script, wait_for
 
-from guided_diffusion.comparison import Comparison
-from guided_diffusion.comparison_cases import find_patients, link_cases, split_cases
-from guided_diffusion.comparison_config import CompareConfig, check_compare_config
-from guided_diffusion.comparison_page import as_rows
+from guided_diffusion.compare.config import CompareConfig, check_compare_config
+from guided_diffusion.compare.folds import find_patients, link_cases, split_cases
+from guided_diffusion.compare.page import as_rows
+from guided_diffusion.compare.stages import Comparison
 from guided_diffusion.data.case_reader import find_cases
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.command_line import GAVE_UP
@@ -24,7 +25,7 @@ from guided_diffusion.system.storage import LOCK
 
 def in_this_process(script, arguments, log):
     """A runner of a comparison's commands that saves the seconds of importing torch."""
-    done = call_script(script, *arguments)
+    done = call_main(importlib.import_module(f"guided_diffusion.commands.{script}").main, *arguments)
     with open(log, "a") as file:
         file.write(done.stdout + done.stderr)
     return done.returncode
@@ -137,7 +138,7 @@ def test_a_learning_rate_with_which_training_diverges_is_passed_over(cases, tmp_
 
     def runner(diverging):
         def run_command(script, arguments, log):
-            assert script == "segmentation_train"
+            assert script == "train"
             lr, folder = trial_of(arguments)
             folder.mkdir(parents=True)
             (folder / "progress.csv").write_text(f"step,samples,ged_8\n{arguments[arguments.index('--iterations') + 1]},2,0.25\n")
@@ -166,8 +167,8 @@ def test_a_command_that_fails_is_named_with_its_last_line(cases, tmp_path):
     done = compare("--data_dir", cases, "--methods", "unet", "--folds", 2, "--budget_images", 8, "--batch_size", 2, "--out_dir", tmp_path / "out",
                    *SMALL[:4], run_command=run_command)  # fmt: skip
     assert done.returncode == 2
-    assert "segmentation_train.py ended with status 2: no space left" in done.stderr and "console.log" in done.stderr
-    assert (tmp_path / "out" / "commands.txt").read_text().count("python scripts/segmentation_train.py --preset unet") == 1
+    assert "train ended with status 2: no space left" in done.stderr and "console.log" in done.stderr
+    assert (tmp_path / "out" / "commands.txt").read_text().count("python -m guided_diffusion.commands.train --preset unet") == 1
 
 
 def test_by_its_own_processes_a_budget_of_minutes_is_counted_in_steps_of_a_measured_speed(cases, tmp_path):

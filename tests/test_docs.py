@@ -73,11 +73,11 @@ def check_flags(path, arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     monkeypatch.syspath_prepend(str((ROOT / path).parent))
     if path.startswith("guided_diffusion"):
-        from guided_diffusion import visualize
+        from guided_diffusion.visualize.server import main
     else:
         module = load_file(ROOT / path)
     with pytest.raises(Parsed):
-        visualize.main()
+        main()
 
 
 @pytest.mark.nightly

@@ -10,9 +10,10 @@ import pytest
 from helpers import assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion import evaluation, report
 from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.errors import DataError
+from guided_diffusion.evaluation import report
+from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.masks import metrics, pictures
 from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.sampling import store
@@ -94,7 +95,7 @@ def test_figures_at_several_counts(data, samples):
 
 def test_the_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    told = [evaluation.mean_and_interval(rng.exponential(size=60)) for _ in range(200)]
+    told = [mean_and_interval(rng.exponential(size=60)) for _ in range(200)]
     covered = np.mean([t["low"] <= 1 <= t["high"] for t in told])
     assert 0.88 <= covered <= 0.99
 
@@ -142,7 +143,7 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     differences = [ged[name, str(better)] - ged[name, str(samples)] for name in names(data)[:4]]
     told = other["differences"]["ged_6"]
     assert told["mean"] == pytest.approx(np.mean(differences)) and told["cases"] == 4
-    assert told == evaluation.mean_and_interval(differences)
+    assert told == mean_and_interval(differences)
     titles, cells = report.as_table(summary)
     assert list(titles) == ["A", "s. e.", "B", "s. e.", "B - A", "95 % from", "to", "cases"]
     own = summary["figures"]["ged_6"]

@@ -185,9 +185,9 @@ def test_a_run_goes_on_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_p
         assert str(tmp_path) in str(error)
     else:
         next(iter(trainer.sampler))
-        trainer.schedule_sampler.sample(torch.rand(2))
-        trainer.scaler.scale(torch.ones(()))
-        for p in trainer.trained:  # a step but for the network, which is slow
+        trainer.state.schedule_sampler.sample(torch.rand(2))
+        trainer.state.scaler.scale(torch.ones(()))
+        for p in trainer.state.trained:  # a step but for the network, which is slow
             p.grad = torch.zeros_like(p)
         trainer._optimize(["a", "b"], {"loss": torch.ones(2)})
         trainer.state.whole(trainer.described)

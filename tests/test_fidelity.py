@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from guided_diffusion.errors import DataError
+from guided_diffusion.evaluation.truth import case_truth, read_truth
 from guided_diffusion.masks import fidelity, metrics
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.truth import case_truth, read_truth
 
 TRUTH = fidelity.Truth(
     np.array([[[1, 1, 0, 0]], [[0, 0, 1, 1]], [[0, 0, 0, 0]]], dtype=bool), np.array([0.5, 0.3, 0.2])

@@ -336,7 +336,7 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
         assert not [reference for reference in held if reference() is not None]
         run(self)
 
-    monkeypatch.setattr("guided_diffusion.training.start.find_start", finding)
+    monkeypatch.setattr("guided_diffusion.commands.train.find_start", finding)
     run = Trainer.run
     for iterations in (1, 2):
         monkeypatch.setattr(Trainer, "run", look if iterations == 2 else run)

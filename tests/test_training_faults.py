@@ -184,7 +184,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(train, tmp_path, nan_at):
     assert [row["bad_steps"] for row in rows_of(tmp_path / "run")] == ["0", "1", "2"]
     assert after["step"] == 4 and after["bad_steps"] == [2, 2]
     good = train("run", iterations=6, log_interval=1)
-    assert good.bad_steps == 2 and good.bad_in_a_row == 0
+    assert good.state.bad_steps == 2 and good.state.bad_in_a_row == 0
     assert all(row["loss"] not in ("nan", "inf") for row in rows_of(tmp_path / "run"))
 
 

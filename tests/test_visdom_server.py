@@ -12,12 +12,14 @@ from helpers import ROOT, assert_refused, call_main, wait_for
 from PIL import Image
 from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
-from guided_diffusion import visualize
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.inspector import ATTEMPTS, InspectConfig, Inspector
 from guided_diffusion.masks import pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
-from guided_diffusion.windows import VisdomConfig, Windows, connect, open_windows
+from guided_diffusion.visualize import server as visualize
+from guided_diffusion.visualize.__main__ import main
+from guided_diffusion.visualize.connection import VisdomConfig, connect
+from guided_diffusion.visualize.inspector import ATTEMPTS, InspectConfig, Inspector
+from guided_diffusion.visualize.windows import Windows, open_windows
 
 visdom = pytest.importorskip("visdom")
 
@@ -27,7 +29,7 @@ RED = Image.new("RGB", (20, 10), (255, 0, 0))
 @pytest.fixture(autouse=True)
 def quick_rounds(monkeypatch):
     """What is new is sent at once, not every few seconds."""
-    monkeypatch.setattr("guided_diffusion.windows.INTERVAL", 0.05)
+    monkeypatch.setattr("guided_diffusion.visualize.windows.INTERVAL", 0.05)
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def own_server(tmp_path):
 
 
 def command(*arguments):
-    return call_main(visualize.main, *arguments)
+    return call_main(main, *arguments)
 
 
 # -- the server -------------------------------------------------------------------------------------------------------
@@ -250,7 +252,7 @@ def test_what_was_chosen_is_sent_again_to_a_busy_server(odd):
 
 
 def test_a_server_that_does_not_tell_of_choices_is_not_waited_for_without_end(server, monkeypatch):
-    monkeypatch.setattr("guided_diffusion.windows.PATIENCE", 0.2)
+    monkeypatch.setattr("guided_diffusion.visualize.connection.PATIENCE", 0.2)
     monkeypatch.setattr(visdom.Visdom, "setup_socket", lambda self: setattr(self, "use_socket", False))
     with pytest.raises(ConnectionError, match="does not tell of what is chosen"):
         connect(server.config("deaf"), listening=True)

@@ -22,18 +22,18 @@ from helpers import ROOT, TINY, as_arguments, assert_refused, call_main, call_sc
 from PIL import Image
 from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
-from guided_diffusion import visualize
 from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
-from guided_diffusion.inspector import InspectConfig, Inspector
+from guided_diffusion.logger import NullSink
 from guided_diffusion.masks import pictures
-from guided_diffusion.windows import (
+from guided_diffusion.visualize.__main__ import main
+from guided_diffusion.visualize.connection import VisdomConfig, connect
+from guided_diffusion.visualize.inspector import InspectConfig, Inspector
+from guided_diffusion.visualize.server import ASSETS, install_assets
+from guided_diffusion.visualize.windows import (
     MOST_PICTURES,
     MOST_POINTS,
-    NullWindows,
-    VisdomConfig,
     Windows,
-    connect,
     open_windows,
     show_metrics,
 )
@@ -46,7 +46,7 @@ RED, BLUE = (Image.new("RGB", (20, 10), colour) for colour in ((255, 0, 0), (0, 
 @pytest.fixture(autouse=True)
 def quick_rounds(monkeypatch):
     """What is new is sent at once, not every few seconds."""
-    monkeypatch.setattr("guided_diffusion.windows.INTERVAL", 0.05)
+    monkeypatch.setattr("guided_diffusion.visualize.windows.INTERVAL", 0.05)
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def no_server(kind):
 @pytest.mark.parametrize("kind", ["absent", "silent", "silent at the login", "refusing"])
 def test_a_server_that_is_none_costs_one_line(kind, capfd, monkeypatch):
     if kind.startswith("silent"):
-        monkeypatch.setattr("guided_diffusion.windows.TIMEOUT", (0.1, 0.1))
+        monkeypatch.setattr("guided_diffusion.visualize.connection.TIMEOUT", (0.1, 0.1))
     if kind == "silent at the login":
         monkeypatch.setenv("VISDOM_USERNAME", "somebody")
         monkeypatch.setenv("VISDOM_PASSWORD", "something")
@@ -218,14 +218,14 @@ def test_a_run_is_never_held_up_by_its_windows():
 
 def test_without_being_asked_nothing_is_imported_or_connected(monkeypatch):
     monkeypatch.setitem(sys.modules, "visdom", None)
-    assert type(open_windows(VisdomConfig())) is NullWindows and not open_windows(VisdomConfig()).shown
-    assert type(open_windows(VisdomConfig(visdom=True), is_main=False)) is NullWindows
+    assert type(open_windows(VisdomConfig())) is NullSink and not open_windows(VisdomConfig()).shown
+    assert type(open_windows(VisdomConfig(visdom=True), is_main=False)) is NullSink
     with pytest.raises(ConfigError, match="pip install 'ambiguous-segmentation-diffusion\\[visdom\\]'"):
         open_windows(VisdomConfig(visdom=True))
 
 
 def test_quartiles_share_a_window():
-    class Kept(NullWindows):
+    class Kept(NullSink):
         def __init__(self):
             self.seen = {}
 
@@ -280,7 +280,7 @@ def test_the_curves_of_a_run_that_continues_begin_where_it_did(server, cases, tm
 
 def test_what_was_recorded_is_replayed(server, trained, tmp_path):
     log = trained / "windows.log"
-    done = call_main(visualize.main, "replay", log, *server.flags("training")[1:])
+    done = call_main(main, "replay", log, *server.flags("training")[1:])
     assert done.returncode == 0, done.stderr
     alone = tmp_path / "alone.log"  # without a server at all
     with Windows(VisdomConfig(visdom_env="replayed", visdom_log=str(alone))) as windows:
@@ -428,22 +428,22 @@ def test_refusals(tmp_path, monkeypatch):
             (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no server there", str(port), "visualize serve"]),
             (["inspect", "--samples=/nowhere", f"--visdom_port={port}"], ["no server there"]),
         ]:
-            assert_refused(call_main(visualize.main, *arguments), *words)
+            assert_refused(call_main(main, *arguments), *words)
 
 
 def test_assets_come_from_a_folder_where_there_is_no_registry(tmp_path):
     given = tmp_path / "given"
     given.mkdir()
-    for name in visualize.ASSETS:
+    for name in ASSETS:
         (given / os.path.basename(name)).write_text(name)
-    assert visualize.install_assets(str(tmp_path / "static"), str(given)) == list(visualize.ASSETS)
-    assert visualize.install_assets(str(tmp_path / "static"), "/nowhere") == []  # all there
+    assert install_assets(str(tmp_path / "static"), str(given)) == list(ASSETS)
+    assert install_assets(str(tmp_path / "static"), "/nowhere") == []  # all there
     assert (tmp_path / "static" / "css" / "bootstrap.min.css").read_text() == "css/bootstrap.min.css"
     (tmp_path / "static" / "js" / "jquery.min.js").unlink()
     with pytest.raises(DataError, match="jquery.min.js: missing.*--assets"):
-        visualize.install_assets(str(tmp_path / "static"), "/nowhere")
+        install_assets(str(tmp_path / "static"), "/nowhere")
     with unused_port() as port, pytest.raises(DataError, match="jquery.min.js: missing.*--assets"):
-        visualize.install_assets(str(tmp_path / "static"), registry=f"http://127.0.0.1:{port}")
+        install_assets(str(tmp_path / "static"), registry=f"http://127.0.0.1:{port}")
 
 
 def test_the_server_listens_on_this_machine_only(server):

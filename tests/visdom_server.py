@@ -16,7 +16,7 @@ import pytest
 from helpers import ROOT
 from PIL import Image
 
-from guided_diffusion.windows import VisdomConfig
+from guided_diffusion.visualize.connection import VisdomConfig
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 import typing
@@ -82,8 +83,13 @@ def choices_in_words(kind):
 
 
 @contextlib.contextmanager
-def one_line_errors(program):
-    """What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback."""
+def one_line_errors(program=None):
+    """
+    What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback.
+
+    program  its name in that line; None: as it was started
+    """
+    program = program or os.path.basename(sys.argv[0])
     try:
         yield
     except (ConfigError, DataError, CheckpointError, OSError, blobfile.Error) as error:

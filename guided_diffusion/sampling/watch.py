@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from ..logger import NullSink
 from ..masks import pictures
 from ..masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
-from ..windows import NullWindows
 
 LATEST = 4  # finished cases whose sheets stay in windows
 
@@ -15,11 +15,11 @@ class ChainWatch:
 
     num_steps    of each chain
     movie        keep the frames of each case's first chain
-    windows      Windows or NullWindows
+    windows      a sink of logger.py
     postprocess  PostprocessConfig of the masks that are shown
     """
 
-    def __init__(self, num_steps, movie=False, windows=NullWindows(), postprocess=PostprocessConfig()):
+    def __init__(self, num_steps, movie=False, windows=NullSink(), postprocess=PostprocessConfig()):
         self.frames_at, self.num_steps = pictures.movie_steps(num_steps), num_steps
         self.keeps_frames, self.windows, self.postprocess = movie, windows, postprocess
         self.frames, self.rows, self.count = {}, [], 0

@@ -11,10 +11,10 @@ import torch
 from sampling import build
 
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
+from guided_diffusion.commands import sample
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags.fields import default_flags, json_like
 from guided_diffusion.methods.registry import MODEL_CONFIGS
-from guided_diffusion.sampling import draw as ensemble
 from guided_diffusion.sampling.samplers import SamplerConfig
 
 from ..networks import phantoms, readme_config, readme_flags
@@ -50,7 +50,7 @@ def observed(report, device):
     Meanwhile the loop that draws is warmed up before it begins. `report` gets "began", the clock at its begin, and
     "alone", which draws the same once more and writes nothing.
     """
-    original = ensemble.draw_ensembles
+    original = sample.draw_ensembles
 
     def drawing(segmenter, dataset, indices, config, sampler, *more, **named):
         def alone(some, **quiet):
@@ -64,7 +64,7 @@ def observed(report, device):
         report["began"] = time.perf_counter()
         yield from original(segmenter, dataset, indices, config, sampler, *more, **named)
 
-    with mock.patch.object(ensemble, "draw_ensembles", drawing):
+    with mock.patch.object(sample, "draw_ensembles", drawing):
         yield
 
 

@@ -6,10 +6,10 @@ import os
 
 import numpy as np
 
-from .data.case_reader import find_cases
-from .data.names import SPLIT_NAMES, patient_of
-from .errors import DataError
-from .system import storage
+from ..data.case_reader import find_cases
+from ..data.names import SPLIT_NAMES, patient_of
+from ..errors import DataError
+from ..system import storage
 
 PARTS = ("training", "validation", "testing")
 

@@ -5,10 +5,10 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from .errors import ConfigError
-from .methods.registry import PRESETS
-from .sampling.samplers import FAST
-from .system.storage import refuse_remote
+from ..errors import ConfigError
+from ..methods.registry import PRESETS
+from ..sampling.samplers import FAST
+from ..system.storage import refuse_remote
 
 
 @dataclass(frozen=True)

@@ -7,63 +7,21 @@ comes back is sent everything again.
 """
 
 import contextlib
-import logging
 import os
 import threading
-import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Annotated
 
 import numpy as np
 
-from .errors import ConfigError
-from .system.storage import refuse_remote
+from ..errors import ConfigError
+from ..logger import NullSink
+from ..system.storage import refuse_remote
+from .connection import PACKAGE, WindowsGone, connect, send_picture
 
-PACKAGE = (
-    "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "
-    "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
-)
-TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
-PATIENCE = 20  # seconds until the server must have taken the connection by which it tells of what is done in its windows
 INTERVAL = 3.0  # seconds between two rounds of sending: what comes meanwhile goes together
 MOST_POINTS = 4000  # of a line; beyond that every other one goes
 MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
-CAPTION_ROOM = 50  # pixels above and below a picture, together
-
-
-@dataclass(frozen=True)
-class VisdomConfig:
-    visdom: Annotated[bool, "show the run in Visdom windows"] = False
-    visdom_server: Annotated[str, "of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in"] = "http://localhost"
-    visdom_port: Annotated[int, "of the Visdom server"] = 8097
-    visdom_env: Annotated[str, "environment of the windows"] = "main"
-    visdom_log: Annotated[str, "file to record the windows in, to be shown by `python -m guided_diffusion.visualize replay FILE`"] = ""
-
-
-class WindowsGone(Exception):
-    """The server answers, and lacks a window that was sent: it was started afresh, or somebody closed the window."""
-
-
-class NullWindows:
-    """Shows nothing."""
-
-    shown = False
-
-    def lines(self, window, step, values):
-        pass
-
-    def picture(self, window, picture, caption=""):
-        pass
-
-    def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
 
 
 @dataclass
@@ -86,73 +44,7 @@ class _Picture:
         self.sent = False
 
 
-def connect(config, listening=False):
-    """
-    A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT; without
-    --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
-
-    listening  for what is done in the windows, by a thread; ConnectionError where the server does not tell of it within PATIENCE
-    """
-    try:
-        import requests
-        import visdom
-    except ImportError as error:
-        raise ConfigError(PACKAGE) from error
-    logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of every session that it sets up
-    username, password = os.environ.get("VISDOM_USERNAME"), os.environ.get("VISDOM_PASSWORD")
-    if config.visdom and username and not password:
-        raise ConfigError("VISDOM_USERNAME is set, and VISDOM_PASSWORD is not")
-
-    class Client(visdom.Visdom):
-        @property
-        def session(self):
-            """Visdom's own logs in without a limit of time."""
-            if self._session is None:
-                session = requests.Session()
-                if username:
-                    login = {"username": username, "password": self.password}
-                    self._post(session, f"{self.server}:{self.port}", json=login)
-                self._session = session
-            return self._session
-
-        def _handle_post(self, url, data=None):
-            return self._post(self.session, url, data=data or {})
-
-        def _post(self, session, url, **content):
-            try:
-                response = session.post(url, timeout=TIMEOUT, **content)
-                response.raise_for_status()
-            except requests.HTTPError as error:
-                raise ConnectionError(f"it answers {error.response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in") from error
-            except requests.RequestException as error:
-                raise ConnectionError("no answer" if isinstance(error, requests.Timeout) else "no server there") from error
-            return response.text
-
-        def win_exists(self, win, env=None):
-            """Asked before points are appended to a window."""
-            if self._win_exists_wrap(win, env) == "false":
-                raise WindowsGone(win)
-            return True
-
-    client = Client(
-        server=config.visdom_server, port=config.visdom_port, env=config.visdom_env, raise_exceptions=True, use_incoming_socket=listening,
-        username=username, password=password, log_to_filename=None if config.visdom else config.visdom_log, offline=not config.visdom,
-    )  # fmt: skip
-    end = time.monotonic() + PATIENCE
-    while listening and not client.socket_alive:  # what is chosen before that is lost
-        if time.monotonic() > end:
-            raise ConnectionError("it does not tell of what is chosen in its windows")
-        time.sleep(0.05)
-    return client
-
-
-def send_picture(client, window, pixels, caption):
-    """Show a picture [3, H, W] uint8 in a window with room for its caption, which the page lays over the picture's last rows."""
-    height = pixels.shape[1] + CAPTION_ROOM
-    client.image(pixels, win=window, opts={"title": window, "caption": caption, "height": height})
-
-
-class Windows(NullWindows):
+class Windows(NullSink):
     """
     Windows on the server that a VisdomConfig names, or else in its recording; connected to when there is something to show.
 
@@ -189,6 +81,10 @@ class Windows(NullWindows):
                     lines.steps[series], lines.values[series] = steps[::2], points[::2]
                     lines.sent.pop(series, None)
         self.news.set()
+
+    def show_metrics(self, values):
+        """A line of the log {column: number} as a window for each column, the quartiles of a loss term together in one."""
+        show_metrics(self, values)
 
     def picture(self, window, picture, caption=""):
         """Show a PIL image, in place of what the window showed."""
@@ -277,7 +173,7 @@ class Windows(NullWindows):
                     lines.sent[series] = count
 
 
-class BothWindows(NullWindows):
+class BothWindows(NullSink):
     """Windows on a server and in a recording, each at its own pace: one that is lost is not missed by the other."""
 
     shown = True
@@ -288,6 +184,9 @@ class BothWindows(NullWindows):
     def lines(self, window, step, values):
         for part in self.parts:
             part.lines(window, step, values)
+
+    def show_metrics(self, values):
+        show_metrics(self, values)
 
     def picture(self, window, picture, caption=""):
         for part in self.parts:
@@ -300,11 +199,11 @@ class BothWindows(NullWindows):
 
 def open_windows(config, is_main=True, tell=print):
     """
-    Windows for the first process of a run that wants them; NullWindows otherwise. ConfigError: the package is missing, or the
+    Windows for the first process of a run that wants them; a NullSink otherwise. ConfigError: the package is missing, or the
     recording cannot be written.
     """
     if not is_main or not (config.visdom or config.visdom_log):
-        return NullWindows()
+        return NullSink()
     if not config.visdom_log:
         return Windows(config, tell)
     _check_writable(config.visdom_log)

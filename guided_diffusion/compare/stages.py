@@ -1,7 +1,7 @@
 """
 Trains, samples and scores several methods on the same cases with the same effort: what compare.py does.
 
-Training, sampling and scoring are commands of the other scripts, written to commands.txt, and go on where they were when they are
+Training, sampling and scoring are commands of their own, written to commands.txt, and go on where they were when they are
 repeated. A method is a preset's name; flags that are given hold for every method that knows them.
 """
 
@@ -13,29 +13,29 @@ import shutil
 import statistics
 import time
 
-from . import script_util
-from .comparison_cases import check_links, link_cases, split_cases
-from .comparison_runner import run_script
-from .data.case_cache import hash_cases
-from .data.case_reader import DataConfig
-from .errors import ConfigError, DataError
-from .flags import command_line
-from .flags.fields import configs_from_flags, flags_from_configs, pick_flags, show_value
-from .flags.presets import preset_flags
-from .gaussian_diffusion import DiffusionConfig
-from .lidcloader import LIDCDataset
-from .logger import read_rows
-from .methods.registry import METHODS, MODEL_CONFIGS, PRESETS, foreign_flags
-from .predict import load
-from .sampling.samplers import FAST, SamplerConfig
-from .system import storage
-from .system.workers import sigterm_as_interrupt
-from .training.config import TrainConfig, check_num_cases, check_train_config
-from .truth import read_truth
+from .. import script_util
+from ..data.case_cache import hash_cases
+from ..data.case_reader import DataConfig
+from ..errors import ConfigError, DataError
+from ..evaluation.truth import read_truth
+from ..flags import command_line
+from ..flags.fields import configs_from_flags, flags_from_configs, pick_flags, show_value
+from ..flags.presets import preset_flags
+from ..gaussian_diffusion import DiffusionConfig
+from ..lidcloader import LIDCDataset
+from ..logger import read_rows
+from ..methods.registry import METHODS, MODEL_CONFIGS, PRESETS, foreign_flags
+from ..predict import load
+from ..sampling.samplers import FAST, SamplerConfig
+from ..system import storage
+from ..system.workers import sigterm_as_interrupt
+from ..training.config import TrainConfig, check_num_cases, check_train_config
+from .folds import check_links, link_cases, split_cases
+from .runner import COMMANDS, run_command
+from .table import SCORED, tabulate, training_of
 
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
-SCORED = 8  # masks for each case of a validation
 MOST_VALIDATED = 32  # cases of a validation
 WARMUP_SHARE = 0.1  # of a run: the most that a preset's warm-up takes, so that short trials come to the rate that they try
 PATIENCE = 10  # seconds; a slower ensemble is timed once
@@ -48,25 +48,26 @@ class Comparison:
     config       CompareConfig
     flags        {name: value}, JSON-like, that were given beside: of the model, the data and the sampler
     tell         called with a line for each stage
-    run_command  runs a command of a stage: (script's name, arguments, log file) -> exit status
+    run_command  runs a command of a stage: (its name, arguments, log file) -> exit status
     """
 
-    def __init__(self, config, flags, tell=print, run_command=run_script):
+    def __init__(self, config, flags, tell=print, run_command=run_command):
         self.config, self.flags, self.tell, self.run_command = config, flags, tell, run_command
         self.data = os.path.join(config.out_dir, "data")
 
     def run(self):
         """
-        Do what is not done yet; returns the table, as `tabulate` gives it. ConfigError, DataError: a command failed, or would;
+        Do what is not done yet; returns the table of `tabulate`. ConfigError, DataError: a command failed, or would;
         OSError: another comparison writes into the folder.
         """
-        with sigterm_as_interrupt(), storage.FolderLock(self.config.out_dir) as lock:
+        config = self.config
+        with sigterm_as_interrupt(), storage.FolderLock(config.out_dir) as lock:
             self.prepare(lock)
-            for method in self.config.methods:
+            for method in config.methods:
                 if storage.read_bytes(self.path(method, "result.json")) is None:
                     self.run_method(method)
             self.evaluate()
-            return self.tabulate()
+            return tabulate(config.out_dir, config.methods)
 
     def prepare(self, lock):
         """Refuse what can be refused, and link the cases."""
@@ -89,7 +90,7 @@ class Comparison:
         more = ["--truth", self.config.truth] if self.config.truth else []
         more += ["--compare", ",".join(others)] if others else []
         data = os.path.join(self.data, "testing")
-        self.call("segmentation_evaluate", "--data_dir", data, "--samples", first, "--out_dir", self.config.out_dir, *more)
+        self.call("evaluate", "--data_dir", data, "--samples", first, "--out_dir", self.config.out_dir, *more)
 
     def check_methods(self):
         """Refuse what some method could not be trained or sampled with, before any is, and a flag that none of them knows."""
@@ -142,7 +143,7 @@ class Comparison:
             self.train(method, fold, folder, steps, lr=lr, eval_interval=math.ceil(steps / VALIDATIONS))
             self.tell(f"{method}: sampling")
             self.call(
-                "segmentation_sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
+                "sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
                 "--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", 4 * config.num_ensemble,
                 "--seed", config.seed, *as_arguments(self.chain(method)),
             )  # fmt: skip
@@ -182,7 +183,7 @@ class Comparison:
             more += ["--eval_data_dir", os.path.join(data, "validation"), "--eval_interval", eval_interval, "--eval_ensemble", SCORED]
             more += ["--eval_cases", min(MOST_VALIDATED, len(self.splits[fold]["validation"]))]
         status = self.call(
-            "segmentation_train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
+            "train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
             "--lr_anneal_steps", steps, "--lr_warmup_steps", warmup, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
             "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(flags),
             may_end=command_line.GAVE_UP,
@@ -249,40 +250,20 @@ class Comparison:
         parameters = sum(p.numel() for part in model.segmenter.sampling_parts for p in part.parameters())
         return {"parameters": parameters, "seconds": statistics.median(times[1:] or times)}
 
-    def call(self, script, *arguments, may_end=0):
-        """Run a script, its text to console.log; returns its status, 0 or may_end. DataError: another one; the last line is told."""
+    def call(self, command, *arguments, may_end=0):
+        """
+        Run a command, its text to console.log; returns its status, 0 or may_end. DataError: another one, with its last line.
+        """
         arguments = [str(argument) for argument in arguments]
         log = os.path.join(self.config.out_dir, "console.log")
         with open(os.path.join(self.config.out_dir, "commands.txt"), "a", encoding="utf-8") as file:
-            file.write(shlex.join(["python", f"scripts/{script}.py", *arguments]) + "\n")
-        status = self.run_command(script, arguments, log)
+            file.write(shlex.join(["python", "-m", f"{COMMANDS}.{command}", *arguments]) + "\n")
+        status = self.run_command(command, arguments, log)
         if status not in (0, may_end):
             with open(log, encoding="utf-8") as file:
                 last = ([""] + file.read().strip().splitlines())[-1]
-            raise DataError(f"{script}.py ended with status {status}: {last} ({log}; the same command goes on)")
+            raise DataError(f"{command} ended with status {status}: {last} ({log}; the same command goes on)")
         return status
-
-    def tabulate(self):
-        """{"cases", "rows": [result of each method with its "figures" and "differences" from the first]}, JSON-like."""
-        with open(os.path.join(self.config.out_dir, "metrics.json"), encoding="utf-8") as file:
-            summary = json.load(file)
-        rows = []
-        for method, told in zip(self.config.methods, (summary, *summary["compared"])):
-            with open(self.path(method, "result.json"), encoding="utf-8") as file:
-                rows.append({**json.load(file), "figures": told["figures"], "differences": told.get("differences", {})})
-        return {"cases": summary["cases"], "rows": rows}
-
-
-def training_of(folder):
-    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
-    rows = read_rows(os.path.join(folder, "progress.csv"))
-    seconds, before = 0.0, 0
-    for row in filter(lambda row: row["samples_per_second"], rows):
-        seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
-        before = int(row["samples"])
-    score = f"ged_{SCORED}"
-    curve = [{name: float(row[name]) for name in ("samples", score)} for row in rows if math.isfinite(float(row.get(score) or "nan"))]
-    return {"training_seconds": seconds, "curve": curve}
 
 
 def method_of(preset):

@@ -5,15 +5,15 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from .data.case_reader import CaseReader, DataConfig
-from .errors import ConfigError, DataError
-from .lidcloader import make_case
-from .masks import fidelity, metrics, pictures
-from .masks.pairs import Pairs
-from .masks.postprocess import binarise
-from .sampling import store
-from .sampling.config import postprocess_of
-from .system.storage import refuse_remote
+from ..data.case_reader import CaseReader, DataConfig
+from ..errors import ConfigError, DataError
+from ..lidcloader import make_case
+from ..masks import fidelity, metrics, pictures
+from ..masks.pairs import Pairs
+from ..masks.postprocess import binarise
+from ..sampling import store
+from ..sampling.config import postprocess_of
+from ..system.storage import refuse_remote
 from .truth import case_truth, read_truth
 
 SAMPLES_SHOWN = 16  # in a case's picture

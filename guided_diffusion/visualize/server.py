@@ -1,12 +1,4 @@
-"""
-Looking at runs in Visdom:
-
-    python -m guided_diffusion.visualize serve                              a server on this machine, also without internet
-    python -m guided_diffusion.visualize inspect --samples results/samples --data_dir data/testing
-    python -m guided_diffusion.visualize replay results/windows.log         what --visdom_log recorded
-
-`--visdom` of training and sampling shows them while they run.
-"""
+"""A Visdom server on this machine, what it shows of finished samples, and recorded windows."""
 
 import contextlib
 import io
@@ -20,12 +12,10 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Annotated
 
-from .errors import ConfigError, DataError
-from .flags import command_line
-from .flags.fields import configs_from_flags
-from .inspector import InspectConfig, Inspector
-from .system import storage
-from .windows import PACKAGE, VisdomConfig, connect
+from ..errors import ConfigError, DataError
+from ..system import storage
+from .connection import PACKAGE, connect
+from .inspector import Inspector
 
 BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"
 # The parts of Visdom's page that its package does not bring: file below its folder static -> (npm package, file in it)
@@ -152,25 +142,3 @@ def inspect(config, visdom_config):
     print(f"{len(inspector.names)} cases at {visdom_config.visdom_server}:{visdom_config.visdom_port}/env/{visdom_config.visdom_env}; Ctrl-C ends it", flush=True)
     while True:
         time.sleep(1)
-
-
-def main(argv=None):
-    with command_line.one_line_errors("guided_diffusion.visualize"):
-        words = list(sys.argv[1:] if argv is None else argv)
-        commands = {"serve": (ServeConfig,), "inspect": (InspectConfig, VisdomConfig), "replay": (ReplayConfig, VisdomConfig)}
-        if not words or words[0] not in commands:
-            raise ConfigError(f"serve, inspect or replay comes first\n{__doc__}" if words[:1] in ([], ["--help"]) else f"{words[0]} is unknown: serve, inspect or replay")
-        command = words.pop(0)
-        if command == "replay" and words and not words[0].startswith("-"):
-            words[0] = f"--file={words[0]}"
-        given, _ = command_line.parse_command_line(commands[command], __doc__, words)
-        configs = configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
-        try:
-            {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
-        except ConnectionError as error:
-            where = f"{configs[-1].visdom_server}:{configs[-1].visdom_port}"
-            raise DataError(f"Visdom at {where}: {error} (python -m guided_diffusion.visualize serve starts one)") from error
-
-
-if __name__ == "__main__":
-    main()

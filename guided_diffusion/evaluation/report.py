@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 
-from .masks.metrics import split_count
+from ..masks.metrics import split_count
 
 PAGE = pathlib.Path(__file__).with_name("report.html")  # {{summary}}, {{histograms}}, {{names}} and {{cases}} are filled in
 LETTERS = string.ascii_uppercase  # the folders of samples, where there are several

@@ -11,14 +11,14 @@ from typing import Annotated
 
 import numpy as np
 
-from .data.case_reader import CaseReader, DataConfig, find_cases
-from .errors import DataError
-from .masks import pictures
-from .masks.postprocess import PostprocessConfig, binarise, variance_map
-from .sampling import store
-from .sampling.config import postprocess_of
-from .system import storage
-from .windows import send_picture
+from ..data.case_reader import CaseReader, DataConfig, find_cases
+from ..errors import DataError
+from ..masks import pictures
+from ..masks.postprocess import PostprocessConfig, binarise, variance_map
+from ..sampling import store
+from ..sampling.config import postprocess_of
+from ..system import storage
+from .connection import send_picture
 
 SORTED_BY = ("name", "uncertainty", "ged", "ci")  # what cases can be sorted by; the last two where metrics.csv has them
 CHOICE, PAGE, TEXT = "cases", "masks", "figures"  # windows

@@ -13,13 +13,13 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from .data.case_reader import find_cases
-from .errors import ConfigError, DataError
-from .masks import fidelity, metrics
+from ..data.case_reader import find_cases
+from ..errors import ConfigError, DataError
+from ..masks import fidelity, metrics
+from ..system import storage
+from ..system.workers import usable_cores
+from .case_figures import MORE_FIGURES, Scorer, check_evaluate_config
 from .report import LETTERS, NullReport, Report, as_table, legend
-from .scoring import MORE_FIGURES, Scorer, check_evaluate_config
-from .system import storage
-from .system.workers import usable_cores
 
 BOOTSTRAP_DRAWS = 10_000
 NAMES_SHOWN = 5  # cases of one fault that are named

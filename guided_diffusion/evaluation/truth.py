@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 
-from .data.image_files import read_label
-from .data.resize import pad_to, resize_masks
-from .errors import DataError
-from .masks.fidelity import Truth
+from ..data.image_files import read_label
+from ..data.resize import pad_to, resize_masks
+from ..errors import DataError
+from ..masks.fidelity import Truth
 
 
 def read_truth(path):

@@ -1,0 +1,31 @@
+"""
+Turn a published data set or preparation into cases to train on:
+
+    python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
+
+FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md says what each is. Status 1: some cases
+had faults, which are told; the others are written.
+"""
+
+import sys
+
+from ..errors import ConfigError
+from ..flags import command_line
+from ..flags.fields import configs_from_flags
+from ..prepare.formats.converters import FORMATS, ConvertConfig, convert
+
+
+def main(argv=None):
+    with command_line.one_line_errors():
+        words = list(sys.argv[1:] if argv is None else argv)
+        name = words.pop(0) if words and not words[0].startswith("-") else None
+        given, _ = command_line.parse_command_line((ConvertConfig,), __doc__, words)
+        if name is None:
+            raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
+        (config,) = configs_from_flags(given, ConvertConfig)
+        _, faults = convert(name, config)
+    sys.exit(1 if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

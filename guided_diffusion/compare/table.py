@@ -1,0 +1,32 @@
+"""The table of a comparison, from what its stages wrote."""
+
+import json
+import math
+import os
+
+from ..logger import read_rows
+
+SCORED = 8  # masks for each case of a validation
+
+
+def tabulate(out_dir, methods):
+    """{"cases", "rows": [result of each method with its "figures" and "differences" from the first]}, JSON-like."""
+    with open(os.path.join(out_dir, "metrics.json"), encoding="utf-8") as file:
+        summary = json.load(file)
+    rows = []
+    for method, told in zip(methods, (summary, *summary["compared"])):
+        with open(os.path.join(out_dir, method, "result.json"), encoding="utf-8") as file:
+            rows.append({**json.load(file), "figures": told["figures"], "differences": told.get("differences", {})})
+    return {"cases": summary["cases"], "rows": rows}
+
+
+def training_of(folder):
+    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
+    rows = read_rows(os.path.join(folder, "progress.csv"))
+    seconds, before = 0.0, 0
+    for row in filter(lambda row: row["samples_per_second"], rows):
+        seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
+        before = int(row["samples"])
+    score = f"ged_{SCORED}"
+    curve = [{name: float(row[name]) for name in ("samples", score)} for row in rows if math.isfinite(float(row.get(score) or "nan"))]
+    return {"training_seconds": seconds, "curve": curve}
