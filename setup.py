@@ -1,7 +1,8 @@
 from setuptools import find_packages, setup
 
 VISDOM = ["visdom>=0.2.4", "tornado<6.6"]  # tornado 6.6 answers 403 for Visdom's page
-MEDICAL = ["nibabel>=5", "pydicom>=2.4", "h5py>=3.9", "defusedxml>=0.7"]
+MEDICAL = ["nibabel>=5.4", "pydicom>=3.0", "h5py>=3.16", "defusedxml>=0.7"]
+COMMANDS = ("train", "sample", "evaluate", "compare", "check-data", "convert-data", "make-phantom", "pack-data", "prepare-lidc")
 
 setup(
     name="ambiguous-segmentation-diffusion",
@@ -9,19 +10,25 @@ setup(
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
     package_data={"guided_diffusion.evaluation": ["*.html"]},
-    python_requires=">=3.10",
-    install_requires=["torch>=2.7", "numpy>=1.24", "pillow>=10", "scipy>=1.15", "blobfile>=3", "tqdm>=4.65"],
+    entry_points={
+        "console_scripts": [
+            f"cimd-{name} = guided_diffusion.commands.{name.replace('-', '_')}:main" for name in COMMANDS
+        ],
+    },
+    python_requires=">=3.11",
+    install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=11", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66"],
     extras_require={
         "visdom": VISDOM,
-        "mpi": ["mpi4py>=4", "mpich"],
+        "mpi": ["mpi4py>=4.1", "mpich>=5"],
         "medical": MEDICAL,
         "report": ["matplotlib>=3.7"],
-        "tensorboard": ["tensorboard>=2.14"],
-        "bench": ["diffusers", "monai"],
+        "tensorboard": ["tensorboard>=2.21"],
+        "bench": ["diffusers>=0.42", "monai"],
         "test": [
-            "pytest>=8", "pytest-xdist>=3.6", "filelock>=3.13", *MEDICAL, "diffusers>=0.30", "hypothesis>=6", "SimpleITK>=2.3",
-            "playwright>=1.40", "tensorboard>=2.14",
+            "pytest>=9", "pytest-xdist>=3.8", "filelock>=3.13", *MEDICAL, "diffusers>=0.42", "hypothesis>=6.170",
+            "SimpleITK>=2.5", "playwright>=1.65", "tensorboard>=2.21",
         ],  # fmt: skip
+        "dev": ["ruff>=0.17", "import-linter>=2.17"],
     },
     license="MIT",
 )

@@ -10,14 +10,14 @@ from .checkpoints.format import BEST
 from .data.augmentation import NUM_DRAWS, augment
 from .data.stream import EndlessSampler, endless_batches, pick_raters
 from .dist_util import gradient_traffic
-from .errors import ConfigError, TrainingError
+from .errors import TrainingError
 from .logger import QUARTILES, Logger, LossMeter, NullLogger, NullSink
 from .nn import seeded_generator, stack_randn, to_device
 from .system.device import ComputeConfig, compile_model, peak_memory, prepare
 from .system.signals import Signals
 from .training.config import check_train_config
 from .training.run_state import RunState
-from .training.start import is_own, load_start, what_changed
+from .training.start import check_same_start, is_own, load_start, what_changed
 from .training.step_status import StepReports
 
 
@@ -39,8 +39,7 @@ class Trainer:
         self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None, *, how=ComputeConfig(), windows=NullSink()
     ):  # fmt: skip
         check_train_config(config)
-        self.config, self.processes, self.flags, self.validator = config, processes, flags, validator
-        self.windows = windows
+        self.config, self.processes, self.flags, self.validator, self.windows = config, processes, flags, validator, windows
         self.dataset, self.folder = dataset, CheckpointFolder(config.log_dir, config.keep)
         self.scores, self.saved = {}, None
         self.stop, self.save_wanted = False, False  # what the processes agreed on
@@ -60,9 +59,7 @@ class Trainer:
             own = is_own(path, config)
             self.state.resume(stored, path, config.schedule_sampler, own)
             lines = lines + (what_changed(stored, self.described, config) if own else [])
-        starts = processes.gather_objects([self.state.steps_done, self.state.samples, dataset.fingerprint])
-        if any(other != starts[0] for other in starts):
-            raise ConfigError(f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?")
+        check_same_start(processes, self.state, dataset.fingerprint)
         self.meter = LossMeter(segmenter.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
@@ -152,8 +149,8 @@ class Trainer:
             self.state.schedule_sampler.update(self.processes.gather(t), self.processes.gather(terms["loss"]))
 
     def _seed_dropout(self):
-        key = (self.config.seed, "dropout", self.processes.rank, self.state.steps_done)
-        torch.manual_seed(seeded_generator(*key).initial_seed())
+        generator = seeded_generator(self.config.seed, "dropout", self.processes.rank, self.state.steps_done)
+        torch.manual_seed(generator.initial_seed())
 
     def _optimize(self, ids, terms):
         """Move the weights, unless a loss or a gradient is not finite on some process; that is decided on the device."""

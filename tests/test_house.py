@@ -34,6 +34,49 @@ def test_nothing_optional_is_imported_before_it_is_used(path):
     assert not {name.split(".")[0] for name in names} & OPTIONAL
 
 
+def rooms():
+    """Folders of the package: {name below it: its Python files}."""
+    folders = [folder for folder in PACKAGE.rglob("*") if folder.is_dir() and folder.name != "__pycache__"]
+    return {str(folder.relative_to(PACKAGE)): sorted(folder.glob("*.py")) for folder in folders}
+
+
+def test_rooms_are_small_and_say_what_they_are_for():
+    for room, files in rooms().items():
+        assert room == "commands" or len([path for path in files if path.stem != "__init__"]) <= MOST_FILES, room
+        assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())), room
+    assert not [title(path) for path in FILES if path.read_text().count("\n") > MOST_LINES]
+
+
+def test_tests_mirror_the_rooms():
+    tests = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir()} - {"golden", "fixtures", "__pycache__"}
+    assert tests <= {room.split("/")[0] for room in rooms()}
+
+
+@pytest.mark.parametrize("name", ["check_data", "convert_data", "make_phantom", "pack_data", "prepare_lidc"])
+def test_data_commands_answer_without_torch(name):
+    """Whose import takes seconds; the others load it, and no more than it of what is slow to import."""
+    assert not loaded_by_help(name) & {"torch", "scipy.stats", "scipy.optimize"}
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "compare"])
+def test_other_commands_answer_without_what_few_calls_need(name):
+    assert not loaded_by_help(name) & {"scipy.stats", "scipy.optimize", "visdom", "torch._dynamo", "tensorboard"}
+
+
+def loaded_by_help(name):
+    """Names of the modules that a command has imported when it has printed its flags."""
+    code = f"""
+import sys
+from guided_diffusion.commands.{name} import main
+try: main(["--help"])
+except SystemExit as end: assert not end.code
+print("LOADED", *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split("LOADED")[1].split())
+
+
 def test_importing_has_no_effect():
     """No connection, file, environment variable, device or global random state is touched by importing everything."""
     code = """

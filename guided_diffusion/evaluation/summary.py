@@ -10,7 +10,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy import stats
 from tqdm import tqdm
 
 from ..data.case_reader import find_cases
@@ -81,6 +80,8 @@ def mean_and_interval(values):
 
     Standard error, and 95 % interval by the percentile bootstrap over the cases; None with a single case.
     """
+    from scipy import stats  # here: it takes most of a second, and every command imports this module
+
     values = np.asarray(values, dtype=np.float64)
     told = {"mean": float(values.mean()), "se": None, "low": None, "high": None, "cases": len(values)}
     if len(values) > 1:

@@ -17,7 +17,6 @@ function here:
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .pairs import Pairs, as_masks, dice_matrix, iou_matrix
 
@@ -78,6 +77,10 @@ def hungarian_iou(samples, raters, pairs=None):
     greatest, and the IoU of the matched pairs is averaged. For its time and memory see that multiple: 700 with 100
     samples and 7 raters.
     """
+    from scipy.optimize import (
+        linear_sum_assignment,  # here: it takes half a second, and every command imports this module
+    )
+
     pairs = pairs or Pairs.of(samples, raters)
     iou = pairs.split(pairs.iou)[1]
     M, R = iou.shape[-2:]

@@ -6,7 +6,7 @@ from ..checkpoints.folder import CheckpointFolder
 from ..checkpoints.format import check_complete
 from ..checkpoints.load import load_checkpoint
 from ..checkpoints.weights import check_optimizer, load_weights
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..flags.fields import differences
 from ..system import storage
 from .config import FREE_FLAGS, NEW_RUN_FLAGS, ROUNDING_FLAGS, TrainConfig
@@ -111,3 +111,12 @@ def what_changed(state, described, config):
     if state.get("data", fingerprint) != fingerprint:
         lines.append(f"the cases of {config.data_dir} are not those that the run began with: it goes on with these")
     return lines
+
+
+def check_same_start(processes, state, fingerprint):
+    """ConfigError: the processes are at different steps, draws or cases."""
+    starts = processes.gather_objects([state.steps_done, state.samples, fingerprint])
+    if any(other != starts[0] for other in starts):
+        raise ConfigError(
+            f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?"
+        )

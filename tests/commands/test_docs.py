@@ -73,9 +73,9 @@ def check_flags(path, arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     monkeypatch.syspath_prepend(str((ROOT / path).parent))
     if path.startswith("guided_diffusion"):
-        from guided_diffusion.visualize.server import main
+        from guided_diffusion.visualize.__main__ import main
     else:
-        module = load_file(ROOT / path)
+        main = load_file(ROOT / path).main
     with pytest.raises(Parsed):
         main()
 
