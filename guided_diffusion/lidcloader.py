@@ -1,5 +1,5 @@
 """
-A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `batches.pick_raters`.
+A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `data.stream.pick_raters`.
 
     CASE/image*.{png,jpg,npy,nii.gz}     one grey image, or one file per modality
     CASE/label0_*, CASE/label1_*, ...    one mask per rater, any number of raters

@@ -77,7 +77,7 @@ class Report(NullReport):
         """
         Write the page.
 
-        summary       what evaluation.summarise gave
+        summary       what summary.summarise gave
         descriptions  {figure: what it is}
         """
         parts = {

@@ -44,6 +44,3 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
             if len(members) == config.num_ensemble:
                 yield cases[index], np.stack(members)
                 members = []
-
-
-# -- reading them again -----------------------------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
     samples that are not there, or will be drawn again, is removed.
 
     config   SampleConfig: out_dir, overwrite, movie
-    unnamed  as in checkpoint.differences
+    unnamed  as in flags.fields.differences
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []

@@ -17,7 +17,7 @@ def find_start(config, flags, world_size=1, unnamed=None):
     The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
 
     The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues. `unnamed` is as in
-    checkpoint.differences.
+    flags.fields.differences.
 
     CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to check_cases.
     """
