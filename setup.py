@@ -25,7 +25,7 @@ setup(
         "tensorboard": ["tensorboard>=2.21"],
         "bench": ["diffusers>=0.42", "monai"],
         "test": [
-            "pytest>=9", "pytest-xdist>=3.8", "filelock>=3.13", *MEDICAL, "diffusers>=0.42", "hypothesis>=6.170",
+            "setuptools>=68", "pytest>=9", "pytest-xdist>=3.8", "filelock>=3.13", *MEDICAL, "diffusers>=0.42", "hypothesis>=6.170",
             "SimpleITK>=2.5", "playwright>=1.65", "tensorboard>=2.21",
         ],  # fmt: skip
         "dev": ["ruff>=0.17", "import-linter>=2.17"],
