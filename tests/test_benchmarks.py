@@ -62,7 +62,7 @@ def test_the_memory_of_each_loop_is_its_own(cases, tmp_path):
     assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_dry_run_of_the_training_of_tuned(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_tuned.py"), "--dry_run", f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'out.json'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -83,7 +83,7 @@ def settings(tmp_path):
 # -- the real stages --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_dry_run(tmp_path):
     """Every stage does its work on the CPU, and its line has its figures."""
     out = tmp_path / "out"

@@ -31,6 +31,7 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_trains_samples_scores_and_compares(installed, tmp_path):
     phantom.write_set(tmp_path / "cases", num_cases=4, seed=1, size=8, num_raters=2)
+    phantom.write_set(tmp_path / "others", num_cases=2, seed=2, size=8, num_raters=2)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(program, *arguments):
@@ -44,6 +45,6 @@ def test_the_wheel_trains_samples_scores_and_compares(installed, tmp_path):
     run("cimd-sample", "--data_dir=cases", "--model_path=run/savedmodel.pt", "--num_ensemble=2", "--steps=2", "--out_dir=samples")
     run("cimd-evaluate", "--data_dir=cases", "--samples=samples")
     assert "<html" in (tmp_path / "samples" / "report.html").read_text()
-    run("cimd-compare", "--data_dir=cases", "--methods=unet", "--folds=2", "--budget_images=2", "--batch_size=1", "--num_ensemble=2",
+    run("cimd-compare", "--data_dir=cases", "--test_dir=others", "--methods=unet", "--budget_images=2", "--batch_size=1", "--num_ensemble=2",
         "--image_size=8", "--image_channels=1", "--num_filters=2,4", "--no_convs_per_block=1", "--out_dir=comparison")  # fmt: skip
     assert "unet" in (tmp_path / "comparison" / "comparison.md").read_text()
