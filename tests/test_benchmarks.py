@@ -50,7 +50,7 @@ def test_two_processes_are_timed_only_where_each_has_its_gpu(out, monkeypatch, c
     assert json.loads(out.read_text())["not_scaled"] == "--scaling False" and "not timed: --scaling False" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.serial
 def test_the_memory_of_each_loop_is_its_own(cases, tmp_path):
     """Neither has in it what this process, or the other loop, holds; each loop is built in a process of its own, and timed there."""

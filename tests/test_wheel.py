@@ -29,6 +29,7 @@ def installed(tmp_path_factory):
     return python.parent
 
 
+@pytest.mark.nightly
 def test_the_wheel_trains_samples_scores_and_compares(installed, tmp_path):
     phantom.write_set(tmp_path / "cases", num_cases=4, seed=1, size=8, num_raters=2)
     phantom.write_set(tmp_path / "others", num_cases=2, seed=2, size=8, num_raters=2)
