@@ -16,7 +16,7 @@ setup(
         ],
     },
     python_requires=">=3.11",
-    install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=11", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66"],
+    install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=12", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66"],
     extras_require={
         "visdom": VISDOM,
         "mpi": ["mpi4py>=4.1", "mpich>=5"],
