@@ -140,9 +140,11 @@ def draw(model, dataset, mine, settings, processes, made_by):
     unnamed = default_flags(SamplerConfig, DataConfig, *MODEL_CONFIGS)
     left = store.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
 
-    smaller = "give a smaller one" if config.batch_size == "auto" else "give a smaller one, or auto"
-    total = len(left) * config.num_ensemble
-    with device.out_of_memory_as_error(processes.device, "not one mask fits, give --amp bf16 or free some of it"):
+    auto, total = config.batch_size == "auto", len(left) * config.num_ensemble
+    smaller = "give a smaller one" if auto else "give a smaller one, or auto"
+    none_fits = "not one mask fits, give --amp bf16 or free some of it"
+    too_much = f"--batch_size {config.batch_size} is too much, {smaller}"
+    with device.out_of_memory_as_error(processes.device, none_fits if auto else too_much):
         config, lines = make_ready(model, config, how, total, processes)
     if processes.is_main:
         begins = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"

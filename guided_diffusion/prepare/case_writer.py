@@ -101,6 +101,3 @@ def to_picture(plane):
     if plane.dtype != np.uint16:
         plane = np.round(np.clip(plane, 0, 1) * 65535).astype(np.uint16)
     return Image.fromarray(plane)
-
-
-# -- splits -----------------------------------------------------------------------------------------------------------
