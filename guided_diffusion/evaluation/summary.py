@@ -10,6 +10,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import scipy  # its submodules load on first use
 from tqdm import tqdm
 
 from ..data.case_reader import find_cases
@@ -80,12 +81,11 @@ def mean_and_interval(values):
 
     Standard error, and 95 % interval by the percentile bootstrap over the cases; None with a single case.
     """
-    from scipy import stats  # here: it takes most of a second, and every command imports this module
 
     values = np.asarray(values, dtype=np.float64)
     told = {"mean": float(values.mean()), "se": None, "low": None, "high": None, "cases": len(values)}
     if len(values) > 1:
-        drawn = stats.bootstrap(
+        drawn = scipy.stats.bootstrap(
             (values,), np.mean, n_resamples=BOOTSTRAP_DRAWS, method="percentile", batch=1000, rng=np.random.default_rng(0)
         )
         low, high = map(float, drawn.confidence_interval)

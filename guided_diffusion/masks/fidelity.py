@@ -8,6 +8,7 @@ plausible mode. Modes with the same mask count as one.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its submodules load on first use
 
 from .pairs import iou_matrix
 
@@ -41,10 +42,9 @@ def total_variation(frequencies, probabilities):
 
 def expected_total_variation(probabilities, num_samples):
     """What a perfect sampler's total variation distance is on average: its counts are multinomial."""
-    from scipy import stats  # here: it takes most of a second, and every command imports this module
 
     counts = np.arange(num_samples + 1)[:, None]
-    drawn = stats.binom.pmf(counts, num_samples, probabilities)
+    drawn = scipy.stats.binom.pmf(counts, num_samples, probabilities)
     return float((drawn * abs(counts / num_samples - probabilities)).sum() / 2)
 
 

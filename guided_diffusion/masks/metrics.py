@@ -17,6 +17,7 @@ function here:
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its submodules load on first use
 
 from .pairs import Pairs, as_masks, dice_matrix, iou_matrix
 
@@ -77,16 +78,13 @@ def hungarian_iou(samples, raters, pairs=None):
     greatest, and the IoU of the matched pairs is averaged. For its time and memory see that multiple: 700 with 100
     samples and 7 raters.
     """
-    from scipy.optimize import (
-        linear_sum_assignment,  # here: it takes half a second, and every command imports this module
-    )
-
     pairs = pairs or Pairs.of(samples, raters)
     iou = pairs.split(pairs.iou)[1]
     M, R = iou.shape[-2:]
     length = np.lcm(M, R)
     repeated = iou.repeat(length // M, axis=-2).repeat(length // R, axis=-1).reshape(-1, length, length)
-    matched = [table[linear_sum_assignment(table, maximize=True)].mean() for table in repeated]
+    match = scipy.optimize.linear_sum_assignment
+    matched = [table[match(table, maximize=True)].mean() for table in repeated]
     return np.reshape(matched, iou.shape[:-2])
 
 

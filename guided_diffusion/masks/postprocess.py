@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from scipy import ndimage
-from scipy.special import expit
+import scipy  # its submodules load on first use
 
 from ..errors import ConfigError
 
@@ -41,12 +40,12 @@ def binarise(samples, config=PostprocessConfig()):
     samples = np.asarray(samples)
     if config.median_blur > 1:
         window = (1,) * (samples.ndim - 2) + (config.median_blur, config.median_blur)
-        samples = ndimage.median_filter(samples.astype(np.float32), size=window, mode="nearest")
+        samples = scipy.ndimage.median_filter(samples.astype(np.float32), size=window, mode="nearest")
     masks = samples > config.threshold
     if config.largest_component:
         masks = each(largest_component, masks)
     if config.fill_holes:
-        masks = each(ndimage.binary_fill_holes, masks)
+        masks = each(scipy.ndimage.binary_fill_holes, masks)
     return masks
 
 
@@ -58,7 +57,7 @@ def each(function, masks):
 
 def largest_component(mask):
     """The largest 4-connected part of a mask [H, W]; of several as large, the first from the top left."""
-    parts, count = ndimage.label(mask)
+    parts, count = scipy.ndimage.label(mask)
     return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else mask
 
 
@@ -109,7 +108,7 @@ def _staple_expectation(D, prior, p, q):
     """Probability of the foreground at each of the pixels with decisions D [M, N], in logarithms."""
     a = np.log(prior) + np.where(D, np.log(p)[:, None], np.log1p(-p)[:, None]).sum(0)
     b = np.log(1 - prior) + np.where(D, np.log1p(-q)[:, None], np.log(q)[:, None]).sum(0)
-    return expit(a - b)
+    return scipy.special.expit(a - b)
 
 
 CONSENSUS = {
