@@ -2,7 +2,17 @@ from setuptools import find_packages, setup
 
 VISDOM = ["visdom>=0.2.4", "tornado<6.6"]  # tornado 6.6 answers 403 for Visdom's page
 MEDICAL = ["nibabel>=5.4", "pydicom>=3.0", "h5py>=3.16", "defusedxml>=0.7"]
-COMMANDS = ("train", "sample", "evaluate", "compare", "check-data", "convert-data", "make-phantom", "pack-data", "prepare-lidc")
+COMMANDS = (
+    "train",
+    "sample",
+    "evaluate",
+    "compare",
+    "check-data",
+    "convert-data",
+    "make-phantom",
+    "pack-data",
+    "prepare-lidc",
+)
 
 setup(
     name="ambiguous-segmentation-diffusion",
@@ -13,7 +23,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"cimd-{name} = guided_diffusion.commands.{name.replace('-', '_')}:main" for name in COMMANDS
-        ],
+        ]
     },
     python_requires=">=3.11",
     install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=12", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66"],
@@ -25,9 +35,17 @@ setup(
         "tensorboard": ["tensorboard>=2.21"],
         "bench": ["diffusers>=0.42", "monai"],
         "test": [
-            "setuptools>=68", "pytest>=9", "pytest-xdist>=3.8", "filelock>=3.13", *MEDICAL, "diffusers>=0.42", "hypothesis>=6.170",
-            "SimpleITK>=2.5", "playwright>=1.65", "tensorboard>=2.21",
-        ],  # fmt: skip
+            "setuptools>=68",
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "filelock>=3.13",
+            *MEDICAL,
+            "diffusers>=0.42",
+            "hypothesis>=6.170",
+            "SimpleITK>=2.5",
+            "playwright>=1.65",
+            "tensorboard>=2.21",
+        ],
         "dev": ["ruff>=0.17", "import-linter>=2.17"],
     },
     license="MIT",

@@ -1,5 +1,4 @@
-"""
-What each part of the method does, one change at a time from a base setting, on phantoms with a known truth:
+"""What each part of the method does, one change at a time from a base setting, on phantoms with a known truth:
 
     python scripts/make_phantom.py --out results/ablations/training --num_cases 1500 --size 32 --seed 11
     python scripts/make_phantom.py --out results/ablations/testing --num_cases 24 --size 32 --seed 12
@@ -27,11 +26,26 @@ FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversi
 
 # The paper's objective on the demo's network: what is predicted, and on what, are changes like the others
 BASE = {
-    "preset": "demo", "prediction": "eps", "predict_xstart": False, "learn_sigma": True, "mask_low": 0, "noise_schedule": "linear",
-    "num_filters": "8,16", "no_convs_per_block": 1, "lr": 1e-3, "batch_size": 8, "sampler": "ddim", "steps": 10, "eta": 1,
-}  # fmt: skip
+    "preset": "demo",
+    "prediction": "eps",
+    "predict_xstart": False,
+    "learn_sigma": True,
+    "mask_low": 0,
+    "noise_schedule": "linear",
+    "num_filters": "8,16",
+    "no_convs_per_block": 1,
+    "lr": 1e-3,
+    "batch_size": 8,
+    "sampler": "ddim",
+    "steps": 10,
+    "eta": 1,
+}
 BETTER = {"prediction": "x0", "learn_sigma": False, "mask_low": -1, "noise_schedule": "cosine"}
-WITHOUT = {"method": "implicit-ensemble", "num_filters": None, "no_convs_per_block": None}  # flags of the encoders, which it refuses
+WITHOUT = {
+    "method": "implicit-ensemble",
+    "num_filters": None,
+    "no_convs_per_block": None,
+}  # flags of the encoders, which it refuses
 WEAKER = {**BETTER, "mask_scale": 0.5}
 CHANGES = {
     "as published: eps, 0/1, linear": {},
@@ -51,9 +65,18 @@ CHANGES = {
 }
 # The tuned preset's network, of a size that learns in minutes
 TUNED = {
-    "preset": "tuned", "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1,1",
-    "denoiser_mult": "1,1", "attention_resolutions": 8, "batch_size": 32, "lr": 3e-3, "lr_warmup_steps": 50,
-}  # fmt: skip
+    "preset": "tuned",
+    "image_size": 32,
+    "image_channels": 1,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1,1",
+    "denoiser_mult": "1,1",
+    "attention_resolutions": 8,
+    "batch_size": 32,
+    "lr": 3e-3,
+    "lr_warmup_steps": 50,
+}
 ONE = {"encoder_guesses": 1}
 TUNED_CHANGES = {
     "tuned": {},
@@ -68,12 +91,15 @@ TUNED_CHANGES = {
 }
 # What a change is told against, seed by seed, where that is not the paper's setting
 AGAINST = {
-    "x_0, -1/1": "x_0-prediction, fixed variance", "x_0, -1/1, cosine": "x_0, -1/1", "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
-    "v, -1/1, cosine": "x_0, -1/1, cosine", "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
+    "x_0, -1/1": "x_0-prediction, fixed variance",
+    "x_0, -1/1, cosine": "x_0, -1/1",
+    "x_0, -1/1, cosine, no encoders": "x_0, -1/1, cosine",
+    "v, -1/1, cosine": "x_0, -1/1, cosine",
+    "x_0, -1/1, cosine, mask scale 0.5": "x_0, -1/1, cosine",
     **{change: "x_0, -1/1, cosine, mask scale 0.5" for change in CHANGES if "mask scale 0.5," in change},
     **{change: "one guess" for change in TUNED_CHANGES if change not in ("tuned", "guess weight 1", "one guess")},
     "one guess, 1 rater an image": "one guess, the target is one rater's mask",
-}  # fmt: skip
+}
 BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}
 
 
@@ -96,12 +122,52 @@ def figures_of(config, change, seed):
     path = os.path.join(samples, "metrics.json")
     if not os.path.exists(path):
         flags = as_arguments({flag: value for flag, value in {**base, **changes[change]}.items() if value is not None})
-        steps = ("--iterations", config.train_steps, "--lr_anneal_steps", config.train_steps, "--save_interval", config.train_steps)
-        run("segmentation_train", *flags, "--data_dir", os.path.join(config.work, "training"), "--log_dir", folder, "--seed", seed, *steps)
+        steps = (
+            "--iterations",
+            config.train_steps,
+            "--lr_anneal_steps",
+            config.train_steps,
+            "--save_interval",
+            config.train_steps,
+        )
+        run(
+            "segmentation_train",
+            *flags,
+            "--data_dir",
+            os.path.join(config.work, "training"),
+            "--log_dir",
+            folder,
+            "--seed",
+            seed,
+            *steps,
+        )
         model = os.path.join(folder, "savedmodel.pt")
-        run("segmentation_sample", "--data_dir", data, "--model_path", model, "--out_dir", samples, "--seed", seed,
-            "--num_ensemble", config.num_ensemble, "--batch_size", 64)  # fmt: skip
-        run("segmentation_evaluate", "--data_dir", data, "--samples", samples, "--truth", os.path.join(data, "truth.json"), "--report", False)
+        run(
+            "segmentation_sample",
+            "--data_dir",
+            data,
+            "--model_path",
+            model,
+            "--out_dir",
+            samples,
+            "--seed",
+            seed,
+            "--num_ensemble",
+            config.num_ensemble,
+            "--batch_size",
+            64,
+        )
+        run(
+            "segmentation_evaluate",
+            "--data_dir",
+            data,
+            "--samples",
+            samples,
+            "--truth",
+            os.path.join(data, "truth.json"),
+            "--report",
+            False,
+        )
     with open(path, encoding="utf-8") as file:
         told = json.load(file)["figures"]
     return {figure: told[f"{figure}_{config.num_ensemble}"]["mean"] for figure in FIGURES}
@@ -127,10 +193,21 @@ def main():
             seeds = [figures_of(config, change, seed) for seed in config.seeds]
             rows.append({"change": change, "seeds": seeds})
             cells = [[seed[figure] for seed in seeds] for figure in FIGURES]
-            print(f"| {change} | " + " | ".join(f"{np.mean(x):.3f} ± {np.std(x, ddof=1) if len(x) > 1 else 0:.3f}" for x in cells) + " |", flush=True)
+            print(
+                f"| {change} | "
+                + " | ".join(f"{np.mean(x):.3f} ± {np.std(x, ddof=1) if len(x) > 1 else 0:.3f}" for x in cells)
+                + " |",
+                flush=True,
+            )
             if config.out:
                 with open(config.out, "w", encoding="utf-8") as file:
-                    told = {"machine": machine_name(), "steps": config.train_steps, "num_ensemble": config.num_ensemble, "base": base, "rows": rows}
+                    told = {
+                        "machine": machine_name(),
+                        "steps": config.train_steps,
+                        "num_ensemble": config.num_ensemble,
+                        "base": base,
+                        "rows": rows,
+                    }
                     file.write(json.dumps(told, indent=1) + "\n")
         print_differences(rows)
 

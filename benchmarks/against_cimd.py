@@ -1,5 +1,4 @@
-"""
-The tuned preset in 10 network calls against the paper's objective in 1000, trained for the same time:
+"""The tuned preset in 10 network calls against the paper's objective in 1000, trained for the same time:
 
     python scripts/make_phantom.py --out results/against64/training --num_cases 1500 --size 64 --seed 11
     python scripts/make_phantom.py --out results/against64/testing --num_cases 8 --size 64 --seed 13
@@ -34,10 +33,18 @@ PROBE_STEPS = 120  # by whose second half the speed is measured
 METHODS = {
     "tuned": {**TUNED, "batch_size": 16, "steps": 10},
     "cimd": {  # the demo's network, and encoders that are small too
-        "preset": "demo", "predict_xstart": False, "learn_sigma": True, "mask_low": 0, "noise_schedule": "linear",
-        "augment": "flip+rotate", "batch_size": 8, "lr": 1e-3, "sampler": "ddpm", "steps": 1000,
+        "preset": "demo",
+        "predict_xstart": False,
+        "learn_sigma": True,
+        "mask_low": 0,
+        "noise_schedule": "linear",
+        "augment": "flip+rotate",
+        "batch_size": 8,
+        "lr": 1e-3,
+        "sampler": "ddpm",
+        "steps": 1000,
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,16 @@ def train(config, method, name, steps):
     """Train for so many steps, or go on; returns the folder."""
     folder = os.path.join(config.work, f"{method}-{name}")
     data = ("--data_dir", os.path.join(config.work, "training"), "--log_dir", folder)
-    length = ("--iterations", steps, "--lr_anneal_steps", steps, "--save_interval", steps, "--log_interval", min(100, PROBE_STEPS // 2))
+    length = (
+        "--iterations",
+        steps,
+        "--lr_anneal_steps",
+        steps,
+        "--save_interval",
+        steps,
+        "--log_interval",
+        min(100, PROBE_STEPS // 2),
+    )
     size = {"image_size": config.image_size, "attention_resolutions": config.image_size // 4}
     run("segmentation_train", *as_arguments({**METHODS[method], **size}), *data, *length, threads=1)
     return folder
@@ -67,7 +83,14 @@ def speed(config, method):
 
 def sample(config, folder):
     data = ("--data_dir", os.path.join(config.work, "testing"), "--out_dir", os.path.join(folder, "samples"))
-    more = ("--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", 16)
+    more = (
+        "--model_path",
+        os.path.join(folder, "savedmodel.pt"),
+        "--num_ensemble",
+        config.num_ensemble,
+        "--batch_size",
+        16,
+    )
     run("segmentation_sample", *data, *more, processes=usable_cores())
 
 
@@ -85,7 +108,18 @@ def compare(config, folders):
     """{method: {"training_seconds", figure: {"mean", ...}}}, their differences and the ratio of their GED, from samples drawn before."""
     tuned, cimd = (os.path.join(folders[method], "samples") for method in ("tuned", "cimd"))
     data = os.path.join(config.work, "testing")
-    scored = ("--data_dir", data, "--samples", tuned, "--compare", cimd, "--truth", os.path.join(data, "truth.json"), "--report", False)
+    scored = (
+        "--data_dir",
+        data,
+        "--samples",
+        tuned,
+        "--compare",
+        cimd,
+        "--truth",
+        os.path.join(data, "truth.json"),
+        "--report",
+        False,
+    )
     run("segmentation_evaluate", *scored)
     with open(os.path.join(tuned, "metrics.json"), encoding="utf-8") as file:
         told = json.load(file)
@@ -120,7 +154,13 @@ def main():
                 print(json.dumps(rows[-1]), flush=True)
         if config.out:
             with open(config.out, "w", encoding="utf-8") as file:
-                told = {"machine": machine_name(), "image_size": config.image_size, "num_ensemble": config.num_ensemble, "methods": METHODS, "rows": rows}
+                told = {
+                    "machine": machine_name(),
+                    "image_size": config.image_size,
+                    "num_ensemble": config.num_ensemble,
+                    "methods": METHODS,
+                    "rows": rows,
+                }
                 file.write(json.dumps(told, indent=1) + "\n")
 
 

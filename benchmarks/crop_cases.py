@@ -1,5 +1,4 @@
-"""
-Crop a set of cases around the middle of its images, and keep some of them for testing:
+"""Crop a set of cases around the middle of its images, and keep some of them for testing:
 
     python benchmarks/crop_cases.py --data_dir REAL/lidc/training --out results/lidc --crop 32 --test_every 3
 
@@ -30,12 +29,17 @@ def main():
     with command_line.one_line_errors("benchmarks/crop_cases.py"):
         given, _ = command_line.parse_command_line((CropConfig,), __doc__)
         (config,) = configs_from_flags(given, CropConfig)
-        dataset, folder = LIDCDataset(config.data_dir, config.image_size, 1, DataConfig()), CaseFolder(config.out, config.data_dir)
+        dataset, folder = (
+            LIDCDataset(config.data_dir, config.image_size, 1, DataConfig()),
+            CaseFolder(config.out, config.data_dir),
+        )
         first = (config.image_size - config.crop) // 2
         window = (..., slice(first, first + config.crop), slice(first, first + config.crop))
         for k in range(len(dataset)):
             case = dataset[k]
-            raw = RawCase(case.id, {"": case.image[0].numpy()[window]}, case.raters.numpy()[window] > 0.5, patient=case.id)
+            raw = RawCase(
+                case.id, {"": case.image[0].numpy()[window]}, case.raters.numpy()[window] > 0.5, patient=case.id
+            )
             folder.write(raw, "testing" if config.test_every and (k + 1) % config.test_every == 0 else "training")
 
 

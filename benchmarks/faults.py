@@ -1,5 +1,4 @@
-"""
-What a training run survives: each fault is put to a short run, which is then started again with the same command.
+"""What a training run survives: each fault is put to a short run, which is then started again with the same command.
 
     python benchmarks/faults.py --kills 30
 
@@ -87,8 +86,18 @@ class Campaign:
         return self.work / f"run{self.count}"
 
     def start(self, folder, *more, launcher=(), **options):
-        command = [sys.executable, *launcher, str(SCRIPT), f"--data_dir={self.data}", f"--log_dir={folder}", *FLAGS, *more]
-        return subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+        command = [
+            sys.executable,
+            *launcher,
+            str(SCRIPT),
+            f"--data_dir={self.data}",
+            f"--log_dir={folder}",
+            *FLAGS,
+            *more,
+        ]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        )
 
     def finish(self, folder, *more):
         """Run the command to its end; what it learnt."""
@@ -152,7 +161,9 @@ def killed(campaign, chance):
         begun = campaign.logged(folder)
         wait = chance.random()
         if wait < 0.8:  # while it trains and saves; else while it starts
-            campaign.wait(lambda: campaign.logged(folder) > begun or run.poll() is not None, run) if begun < STEPS else None
+            campaign.wait(
+                lambda: campaign.logged(folder) > begun or run.poll() is not None, run
+            ) if begun < STEPS else None
             time.sleep(chance.random() * campaign.seconds * 0.3)
         else:
             time.sleep(chance.random() * campaign.seconds)

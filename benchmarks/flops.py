@@ -1,7 +1,6 @@
-"""
-What a preset's network costs, counted and not timed: floating-point operations of a network call, and what is done once for an image.
+"""What a preset's network costs, counted and not timed: floating-point operations of a network call, and what is done once for an image.
 
-    python benchmarks/flops.py --networks tuned,cimd-small,cimd
+python benchmarks/flops.py --networks tuned,cimd-small,cimd
 """
 
 from dataclasses import dataclass
@@ -40,10 +39,14 @@ def main():
     with command_line.one_line_errors("benchmarks/flops.py"):
         given, _ = command_line.parse_command_line((FlopsConfig,), __doc__)
         (config,) = configs_from_flags(given, FlopsConfig)
-        print(f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |\n|---|---|---|---|---|")
+        print(
+            f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |\n|---|---|---|---|---|"
+        )
         for preset in config.networks:
             once, call = count(preset)
-            print(f"| {preset} | {once:.1f} | {call:.1f} | {once + CALLS * call:,.0f} | {once + MASKS * CALLS * call:,.0f} |")
+            print(
+                f"| {preset} | {once:.1f} | {call:.1f} | {once + CALLS * call:,.0f} | {once + MASKS * CALLS * call:,.0f} |"
+            )
 
 
 if __name__ == "__main__":

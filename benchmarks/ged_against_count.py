@@ -1,5 +1,4 @@
-"""
-The biased energy distance against the number of samples, and what theory says of it:
+"""The biased energy distance against the number of samples, and what theory says of it:
 
     python benchmarks/ged_against_count.py --data_dir data/testing --samples results/demo/many
 
@@ -66,9 +65,18 @@ def draw(told, path):
     N, mean, low, high = (np.array([p[key] for p in told["points"]]) for key in ("N", "mean", "low", "high"))
     fine = np.geomspace(N[0], N[-1], 100)
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    axes.errorbar(N, mean, (mean - low, high - mean), fmt="o", capsize=3, label="measured, with 95 % interval over cases")
+    axes.errorbar(
+        N, mean, (mean - low, high - mean), fmt="o", capsize=3, label="measured, with 95 % interval over cases"
+    )
     axes.plot(fine, told["at_infinity"] + told["diversity"] / fine, label="GED_inf + E d(S, S') / N")
-    axes.set(xscale="log", xticks=N, xticklabels=N, xlabel="number of samples N", ylabel="squared energy distance", ylim=(0, None))
+    axes.set(
+        xscale="log",
+        xticks=N,
+        xticklabels=N,
+        xlabel="number of samples N",
+        ylabel="squared energy distance",
+        ylim=(0, None),
+    )
     axes.minorticks_off()
     axes.legend()
     figure.savefig(path, dpi=110)
@@ -80,7 +88,9 @@ def main():
         (config,) = configs_from_flags(given, PlotConfig)
         told = measure(config)
         for point in told["points"]:
-            print(f"N {point['N']:3d}  measured {point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})  theory {point['theory']:.4f}")
+            print(
+                f"N {point['N']:3d}  measured {point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})  theory {point['theory']:.4f}"
+            )
         with open(config.json, "w", encoding="utf-8") as file:
             file.write(json.dumps(told, indent=1) + "\n")
         draw(told, config.out)

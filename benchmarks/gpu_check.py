@@ -1,5 +1,4 @@
-"""
-Checks and measures everything on a GPU, within seven minutes:
+"""Checks and measures everything on a GPU, within seven minutes:
 
     python benchmarks/gpu_check.py --out results/gpu_check
     python benchmarks/gpu_check.py --out results/dry_run --dry_run
@@ -91,10 +90,12 @@ def set_environment(config, work):
     """What every process takes over: caches in one place, and in a dry run no GPU and one thread."""
     cache = os.path.abspath(config.cache) if config.cache else work
     os.environ |= {
-        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"), "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
-        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1", "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"),
+        "TRITON_CACHE_DIR": os.path.join(cache, "triton"),
+        "TORCHINDUCTOR_FX_GRAPH_CACHE": "1",
+        "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
         "XDG_CACHE_HOME": os.path.join(work, "user_cache"),
-    }  # fmt: skip
+    }
     if config.dry_run:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))

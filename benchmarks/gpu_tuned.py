@@ -1,5 +1,4 @@
-"""
-One training of the preset `tuned` at 128x128 on phantoms, and the energy distance of its masks:
+"""One training of the preset `tuned` at 128x128 on phantoms, and the energy distance of its masks:
 
     python benchmarks/gpu_tuned.py --work results/gpu_tuned --out benchmarks/results/gpu_tuned.json
 
@@ -32,9 +31,16 @@ from guided_diffusion.system.workers import usable_cores
 FIGURES = ("ged", "ged_unbiased_excess", "mode_tv", "hm_iou", "max_dice", "diversity")
 SHARD = 25  # phantoms that a process makes at a time
 DRY = {  # in place of the preset's
-    "image_size": 32, "channel_mult": "1,1,2", "num_channels": 32, "feature_channels": 16, "batch_size": 8,
-    "attention_resolutions": "8", "denoiser_mult": "1,1", "steps": 2, "lr_warmup_steps": 1,
-}  # fmt: skip
+    "image_size": 32,
+    "channel_mult": "1,1,2",
+    "num_channels": 32,
+    "feature_channels": 16,
+    "batch_size": 8,
+    "attention_resolutions": "8",
+    "denoiser_mult": "1,1",
+    "steps": 2,
+    "lr_warmup_steps": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,15 @@ def train(config, name, steps, log_interval):
     """Train for so many steps; returns the rows of the log."""
     folder = os.path.join(config.work, name)
     flags = {
-        **(DRY if config.dry_run else {}), "data_dir": os.path.join(config.work, "training"), "log_dir": folder,
-        "cache_dir": os.path.join(config.work, "cache"), "iterations": steps, "lr_anneal_steps": steps,
-        "log_interval": log_interval, "amp": config.amp,
-    }  # fmt: skip
+        **(DRY if config.dry_run else {}),
+        "data_dir": os.path.join(config.work, "training"),
+        "log_dir": folder,
+        "cache_dir": os.path.join(config.work, "cache"),
+        "iterations": steps,
+        "lr_anneal_steps": steps,
+        "log_interval": log_interval,
+        "amp": config.amp,
+    }
     run("segmentation_train", "--preset=tuned", *as_arguments(flags))
     return read_rows(os.path.join(folder, "progress.csv"))
 

@@ -1,5 +1,4 @@
-"""
-How long the evaluation takes, and how much memory:
+"""How long the evaluation takes, and how much memory:
 
     python benchmarks/metrics.py --cases 1000 --samples 100 --raters 4 --size 128
 
@@ -60,10 +59,16 @@ def write_cases(folder, config):
         case = os.path.join(folder, "data", name)
         os.makedirs(case)
         masks = blobs(rng, config.samples + config.raters, config.size)
-        Image.fromarray((rng.random((config.size, config.size)) * 255).astype(np.uint8)).save(os.path.join(case, "image.png"))
+        Image.fromarray((rng.random((config.size, config.size)) * 255).astype(np.uint8)).save(
+            os.path.join(case, "image.png")
+        )
         for k, mask in enumerate(masks[config.samples :]):
             Image.fromarray(mask).save(os.path.join(case, f"label{k}_.png"))
-        np.savez_compressed(os.path.join(folder, "samples", f"{name}_samples.npz"), samples=soft(rng, masks[: config.samples]), threshold=0.5)
+        np.savez_compressed(
+            os.path.join(folder, "samples", f"{name}_samples.npz"),
+            samples=soft(rng, masks[: config.samples]),
+            threshold=0.5,
+        )
 
 
 def time_evaluation(folder, report):
@@ -71,14 +76,25 @@ def time_evaluation(folder, report):
     script = os.path.join(os.path.dirname(__file__), "..", "scripts", "segmentation_evaluate.py")
     started = time.monotonic()
     subprocess.run(
-        [sys.executable, script, "--data_dir", os.path.join(folder, "data"), "--samples", os.path.join(folder, "samples"), f"--report={report}"],
-        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            script,
+            "--data_dir",
+            os.path.join(folder, "data"),
+            "--samples",
+            os.path.join(folder, "samples"),
+            f"--report={report}",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
 
 
 def ged_by_loops(samples, raters):
     """The squared energy distance, pair by pair."""
+
     def mean_distance(a, b):
         total = 0.0
         for x in a:
@@ -108,7 +124,8 @@ def time_against_loops(config):
             seconds[name].append(time.perf_counter() - started)
         assert max(values) - min(values) < 1e-9
     return {
-        name: statistics.median(a / b for a, b in zip(seconds["loops"], seconds[name])) for name in ("ged", "all figures")
+        name: statistics.median(a / b for a, b in zip(seconds["loops"], seconds[name]))
+        for name in ("ged", "all figures")
     }
 
 
@@ -121,11 +138,16 @@ def main():
             seconds, memory = time_evaluation(folder, report=False)
             seconds_with_report, memory_with_report = time_evaluation(folder, report=True)
         told = {
-            **{k: v for k, v in vars(config).items() if k != "out"}, "machine": machine_name(),
-            "seconds": round(seconds, 1), "peak GB": round(memory, 2),
-            "seconds with the report": round(seconds_with_report, 1), "peak GB with the report": round(memory_with_report, 2),
-            "times faster than the double loop": {name: round(ratio, 1) for name, ratio in time_against_loops(config).items()},
-        }  # fmt: skip
+            **{k: v for k, v in vars(config).items() if k != "out"},
+            "machine": machine_name(),
+            "seconds": round(seconds, 1),
+            "peak GB": round(memory, 2),
+            "seconds with the report": round(seconds_with_report, 1),
+            "peak GB with the report": round(memory_with_report, 2),
+            "times faster than the double loop": {
+                name: round(ratio, 1) for name, ratio in time_against_loops(config).items()
+            },
+        }
     print(json.dumps(told, indent=1))
     if config.out:
         with open(config.out, "w", encoding="utf-8") as file:

@@ -1,5 +1,4 @@
-"""
-Tables and a plot of what benchmarks/quality.py measured:
+"""Tables and a plot of what benchmarks/quality.py measured:
 
     python benchmarks/plot_quality.py --results benchmarks/results/quality_phantom.json,benchmarks/results/quality_lidc.json
 
@@ -38,7 +37,9 @@ def print_table(told):
     ged, hm_iou, calibration = figure_names(told["rows"][0])
     reference, counts = told["rows"][0][ged], list(dict.fromkeys(row["steps"] for row in told["rows"]))
     within = [row for row in told["rows"] if row[ged]["mean"] <= reference["mean"] + reference["se"]]
-    print(f"\n{ged} ± standard error (HM-IoU, calibration error), {told['cases']} cases of {told['data']}, {told['model']}, {told['machine']}\n")
+    print(
+        f"\n{ged} ± standard error (HM-IoU, calibration error), {told['cases']} cases of {told['data']}, {told['model']}, {told['machine']}\n"
+    )
     print(f"| sampler | {' | '.join(map(str, counts))} |\n|{'---|' * (len(counts) + 1)}")
     for name in dict.fromkeys(map(label, told["rows"])):
         cells = {}
@@ -48,7 +49,9 @@ def print_table(told):
             cells[row["steps"]] = f"{score} ({row[hm_iou]['mean']:.2f}, {row[calibration]['mean']:.3f})"
         print(f"| {name} | {' | '.join(cells.get(count, '-') for count in counts)} |")
     least = min(row["steps"] for row in within)
-    print(f"\nwithin one standard error at {least} steps: {'; '.join(label(row) for row in within if row['steps'] == least)}")
+    print(
+        f"\nwithin one standard error at {least} steps: {'; '.join(label(row) for row in within if row['steps'] == least)}"
+    )
 
 
 def draw(results, path):
@@ -57,16 +60,28 @@ def draw(results, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(results), figsize=(4.6 * len(results), 3.8), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(results), figsize=(4.6 * len(results), 3.8), layout="constrained", squeeze=False
+    )
     for axis, told in zip(axes[0], results):
         ged = figure_names(told["rows"][0])[0]
         for name in dict.fromkeys(map(label, told["rows"])):
             rows = sorted((row for row in told["rows"] if label(row) == name), key=lambda row: row["steps"])
-            axis.plot([row["steps"] for row in rows], [row[ged]["mean"] for row in rows], "o-", label=name, markersize=3)
+            axis.plot(
+                [row["steps"] for row in rows], [row[ged]["mean"] for row in rows], "o-", label=name, markersize=3
+            )
         first = told["rows"][0][ged]
-        axis.axhspan(first["mean"] - first["se"], first["mean"] + first["se"], alpha=0.15, color="grey", label="reference, one s. e.")
+        axis.axhspan(
+            first["mean"] - first["se"],
+            first["mean"] + first["se"],
+            alpha=0.15,
+            color="grey",
+            label="reference, one s. e.",
+        )
         ticks = sorted({row["steps"] for row in told["rows"]})
-        axis.set(xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylabel=ged, ylim=(0, 0.8), title=told["name"])
+        axis.set(
+            xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylabel=ged, ylim=(0, 0.8), title=told["name"]
+        )
         axis.minorticks_off()
     axes[0][-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
@@ -79,7 +94,9 @@ def main():
         results = []
         for path in config.results:
             with open(path, encoding="utf-8") as file:
-                results.append({**json.load(file), "name": os.path.basename(path).removeprefix("quality_").removesuffix(".json")})
+                results.append(
+                    {**json.load(file), "name": os.path.basename(path).removeprefix("quality_").removesuffix(".json")}
+                )
             print_table(results[-1])
         draw(results, config.out)
 

@@ -1,7 +1,6 @@
-"""
-Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the size of the download's (512x512 pixels of 0.7 mm, resampled to 0.5 mm):
+"""Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the size of the download's (512x512 pixels of 0.7 mm, resampled to 0.5 mm):
 
-    python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
+python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
 """
 
 import json
@@ -35,13 +34,27 @@ def main():
         (config,) = configs_from_flags(given, BenchmarkConfig)
         script = os.path.join(os.path.dirname(__file__), "..", "scripts", "prepare_lidc.py")
         with tempfile.TemporaryDirectory() as folder:
-            phantom_files.write_lidc(folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING)
+            phantom_files.write_lidc(
+                folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING
+            )
             started = time.monotonic()
-            command = [sys.executable, script, f"--dicom={folder}/dicom", f"--xml={folder}/xml", f"--out={folder}/out", f"--processes={config.processes}"]
+            command = [
+                sys.executable,
+                script,
+                f"--dicom={folder}/dicom",
+                f"--xml={folder}/xml",
+                f"--out={folder}/out",
+                f"--processes={config.processes}",
+            ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             seconds = time.monotonic() - started
-        told = {"machine": machine_name(), "slices": config.cases, "processes": config.processes, "seconds": round(seconds, 1),
-                "slices a minute": round(60 * config.cases / seconds)}  # fmt: skip
+        told = {
+            "machine": machine_name(),
+            "slices": config.cases,
+            "processes": config.processes,
+            "seconds": round(seconds, 1),
+            "slices a minute": round(60 * config.cases / seconds),
+        }
         print(json.dumps(told, indent=1))
         if config.out:
             with open(config.out, "w", encoding="utf-8") as file:

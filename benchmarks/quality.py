@@ -1,5 +1,4 @@
-"""
-Quality against the number of steps, for every sampler:
+"""Quality against the number of steps, for every sampler:
 
     python benchmarks/quality.py --data_dir results/quality/phantom/testing --model_path results/quality/phantom/model/savedmodel.pt --out benchmarks/results/quality_phantom.json
 
@@ -31,7 +30,11 @@ from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("dpm++", 0.0), ("dpm++", 1.0))
-FIGURES = {"ged": lambda s, r: metrics.squared_ged(s, r).total, "hm_iou": metrics.hungarian_iou, "calibration": metrics.calibration_error}
+FIGURES = {
+    "ged": lambda s, r: metrics.squared_ged(s, r).total,
+    "hm_iou": metrics.hungarian_iou,
+    "calibration": metrics.calibration_error,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,16 @@ class QualityConfig:
     cases: Annotated[int, "cases, spread over the folder"] = 5
     num_ensemble: Annotated[int, "masks for each"] = 16
     batch_size: Annotated[int, "masks in flight"] = 40
-    steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = (1000, 250, 100, 50, 20, 10, 5, 2)
+    steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = (
+        1000,
+        250,
+        100,
+        50,
+        20,
+        10,
+        5,
+        2,
+    )
     spacing: Annotated[str, "linear, quadratic or logsnr"] = "linear"
     out: Annotated[str, "JSON file for the figures"] = ""
 
@@ -61,7 +73,9 @@ def measure(config, compute_config, on_row):
         for name, eta in SAMPLERS:
             sampler = SamplerConfig(name, steps, config.spacing, eta)
             start, values = time.perf_counter(), {figure: [] for figure in FIGURES}
-            for case, samples in draw_ensembles(segmenter.spaced(sampler), dataset, indices, drawn, sampler, even=compute_config.compile):
+            for case, samples in draw_ensembles(
+                segmenter.spaced(sampler), dataset, indices, drawn, sampler, even=compute_config.compile
+            ):
                 masks, raters = binarise(samples), case.raters.numpy() > 0.5
                 for figure, function in FIGURES.items():
                     values[figure].append(float(function(masks, raters)))
@@ -81,9 +95,18 @@ def main():
         def on_row(row):
             rows.append(row)
             figures = "  ".join(f"{name} {row[name]['mean']:.3f} +- {row[name]['se']:.3f}" for name in names)
-            print(f"{row['sampler']:6s} eta {row['eta']:g} steps {row['steps']:4d}  {figures}  {row['seconds']:.0f} s", flush=True)
+            print(
+                f"{row['sampler']:6s} eta {row['eta']:g} steps {row['steps']:4d}  {figures}  {row['seconds']:.0f} s",
+                flush=True,
+            )
             if config.out:  # row by row, for the whole takes long
-                told = {"machine": machine_name(), "model": config.model_path, "data": config.data_dir, "cases": config.cases, "rows": rows}
+                told = {
+                    "machine": machine_name(),
+                    "model": config.model_path,
+                    "data": config.data_dir,
+                    "cases": config.cases,
+                    "rows": rows,
+                }
                 os.makedirs(os.path.dirname(os.path.abspath(config.out)), exist_ok=True)
                 with open(config.out, "w", encoding="utf-8") as file:
                     file.write(json.dumps(told, indent=1) + "\n")

@@ -10,8 +10,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def run(script, *arguments, threads=None, processes=1):
-    """
-    Run a script by its name, with arguments of any type. DataError: it failed; the message is its last line.
+    """Run a script by its name, with arguments of any type. DataError: it failed; the message is its last line.
 
     threads    that each process computes with; None: as many as the script chooses
     processes  that share the work

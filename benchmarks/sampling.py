@@ -1,5 +1,4 @@
-"""
-Masks per second: one at a time through every timestep, as published; diffusers' U-Net and solver; this project.
+"""Masks per second: one at a time through every timestep, as published; diffusers' U-Net and solver; this project.
 
     python benchmarks/sampling.py --out benchmarks/results/sampling_cpu.json
     python benchmarks/sampling.py --amp bf16 --compile --batches 1,16,64,128 --out benchmarks/results/sampling_gpu.json
@@ -33,7 +32,9 @@ from guided_diffusion.system.device import ComputeConfig, compile_model, peak_me
 class BenchmarkConfig:
     batches: Annotated[tuple[int, ...], "masks at a time"] = (1, 4)
     rounds: Annotated[int, "turns"] = 3
-    calls: Annotated[int | None, "steps of a chain in each turn, each a network call; default: 20 on a GPU, 2 on a CPU"] = None
+    calls: Annotated[
+        int | None, "steps of a chain in each turn, each a network call; default: 20 on a GPU, 2 on a CPU"
+    ] = None
     amp: Annotated[str, "precision of diffusers' and this project's network: none or bf16"] = "none"
     compile: Annotated[bool, "add rows with --compile"] = False
     image_size: Annotated[int, "pixels; other sizes than 128 are for trying the script out"] = 128
@@ -81,12 +82,20 @@ def diffusers_unet(config, device, batch):
 
     widths = tuple(config.num_channels * m for m in (1, 1, 2, 3, 4))
     attends = [config.image_size // 2**level == 16 for level in range(5)]
-    unet = diffusers.UNet2DModel(
-        sample_size=config.image_size, in_channels=5, out_channels=2, layers_per_block=2, block_out_channels=widths,
-        down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
-        up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in attends[::-1]),
-        attention_head_dim=None,
-    ).eval().to(device, memory_format=torch.channels_last)  # fmt: skip
+    unet = (
+        diffusers.UNet2DModel(
+            sample_size=config.image_size,
+            in_channels=5,
+            out_channels=2,
+            layers_per_block=2,
+            block_out_channels=widths,
+            down_block_types=tuple("AttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+            up_block_types=tuple("AttnUpBlock2D" if attend else "UpBlock2D" for attend in attends[::-1]),
+            attention_head_dim=None,
+        )
+        .eval()
+        .to(device, memory_format=torch.channels_last)
+    )
     scheduler = diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", final_sigmas_type="zero")
     image = torch.rand(batch, 4, config.image_size, config.image_size, device=device)
 
@@ -169,17 +178,30 @@ def measure(config, device):
     for (name, batch, steps, _), taken, peak in zip(rows, times, peaks):
         call = statistics.median(taken)
         speedup = [1000 * first / (steps * own / batch) for first, own in zip(times[0], taken)]
-        told.append({
-            "name": name, "batch": batch, "steps": steps, "ms_per_call": 1000 * call, "masks_per_second": batch / (steps * call),
-            "tflops": batch * flop / call / 1e12, "share_of_matrix_products": batch * flop / call / rate,
-            "times_published": statistics.median(speedup), "peak_memory_gb": peak / 1e9,  # beside the weights
-            "per_call_times_plain": statistics.median(eager / own for eager, own in zip(plain[batch], taken)),
-            "seconds": taken,
-        })  # fmt: skip
+        told.append(
+            {
+                "name": name,
+                "batch": batch,
+                "steps": steps,
+                "ms_per_call": 1000 * call,
+                "masks_per_second": batch / (steps * call),
+                "tflops": batch * flop / call / 1e12,
+                "share_of_matrix_products": batch * flop / call / rate,
+                "times_published": statistics.median(speedup),
+                "peak_memory_gb": peak / 1e9,  # beside the weights
+                "per_call_times_plain": statistics.median(eager / own for eager, own in zip(plain[batch], taken)),
+                "seconds": taken,
+            }
+        )
     return {
-        "machine": machine_name(device), "amp": config.amp, "gflop_per_call": flop / 1e9, "matrix_product_tflops": rate / 1e12,
-        "rounds": config.rounds, "calls": config.calls, "rows": told,
-    }  # fmt: skip
+        "machine": machine_name(device),
+        "amp": config.amp,
+        "gflop_per_call": flop / 1e9,
+        "matrix_product_tflops": rate / 1e12,
+        "rounds": config.rounds,
+        "calls": config.calls,
+        "rows": told,
+    }
 
 
 def main():
@@ -189,8 +211,12 @@ def main():
         device = "cuda" if torch.cuda.is_available() else "cpu"
         config = replace(config, calls=config.calls or (FAST["steps"] if device == "cuda" else 2))
         result = measure(config, device)
-        print(f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s")
-        print("| | masks at a time | calls | ms a call | TFLOP/s | share | masks/s | times plain eager call | times published | GB beside the weights |")
+        print(
+            f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
+        )
+        print(
+            "| | masks at a time | calls | ms a call | TFLOP/s | share | masks/s | times plain eager call | times published | GB beside the weights |"
+        )
         print("|---|---|---|---|---|---|---|---|---|---|")
         for row in result["rows"]:
             print(

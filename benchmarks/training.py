@@ -1,5 +1,4 @@
-"""
-Images per second in training: a plain loop with the published habits, and this project; its loader; two processes.
+"""Images per second in training: a plain loop with the published habits, and this project; its loader; two processes.
 
     python benchmarks/training.py --out benchmarks/results/training_cpu.json
     python benchmarks/training.py --batch_size 20 --amp bf16 --compile --out benchmarks/results/training_gpu.json
@@ -170,11 +169,18 @@ def time_loops(config, device, dataset, folder):
     rows = []
     for name, taken in times.items():
         images = config.batch_size / statistics.median(taken)
-        rows.append({
-            "name": name, "images_per_second": images, "seconds_per_image": 1 / images, "tflops": flop * images / 1e12,
-            "share_of_matrix_products": flop * images / rate, "peak_memory_gb": memory[name],
-            "times_plain": statistics.median(plain / own for plain, own in zip(times["plain loop"], taken)), "seconds": taken,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "images_per_second": images,
+                "seconds_per_image": 1 / images,
+                "tflops": flop * images / 1e12,
+                "share_of_matrix_products": flop * images / rate,
+                "peak_memory_gb": memory[name],
+                "times_plain": statistics.median(plain / own for plain, own in zip(times["plain loop"], taken)),
+                "seconds": taken,
+            }
+        )
     return {"gflop_per_image": flop / 1e9, "matrix_product_tflops": rate / 1e12, "rows": rows}
 
 
@@ -201,10 +207,25 @@ def time_processes(config, folder, data):
     for turn in range(3):
         for processes in told:
             out = os.path.join(folder, f"scaling{processes}-{turn}")
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", str(SCRIPT), "--preset=cimd",
-                       f"--data_dir={data}", f"--log_dir={out}", f"--image_size={config.image_size}", f"--num_channels={config.num_channels}",
-                       "--channel_mult=1,1,2,3,4", f"--batch_size={max(2, config.batch_size) // processes}", "--iterations=6", "--log_interval=2",
-                       "--save_interval=1000", f"--cache_dir={folder}/cache"]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc_per_node={processes}",
+                str(SCRIPT),
+                "--preset=cimd",
+                f"--data_dir={data}",
+                f"--log_dir={out}",
+                f"--image_size={config.image_size}",
+                f"--num_channels={config.num_channels}",
+                "--channel_mult=1,1,2,3,4",
+                f"--batch_size={max(2, config.batch_size) // processes}",
+                "--iterations=6",
+                "--log_interval=2",
+                "--save_interval=1000",
+                f"--cache_dir={folder}/cache",
+            ]
             subprocess.run(command, check=True, capture_output=True)
             with open(os.path.join(out, "progress.csv"), encoding="utf-8") as file:
                 told[processes] += [float(row["samples_per_second"]) for row in csv.DictReader(file)][1:]
@@ -224,8 +245,12 @@ def why_not_scaled(config, device):
 
 def tell(result):
     """The figures, as tables."""
-    print(f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP an image; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s")
-    print("| | images/s | s an image | TFLOP/s | share of matrix products | peak GB | times plain loop |\n|---|---|---|---|---|---|---|")
+    print(
+        f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP an image; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
+    )
+    print(
+        "| | images/s | s an image | TFLOP/s | share of matrix products | peak GB | times plain loop |\n|---|---|---|---|---|---|---|"
+    )
     for row in result["rows"]:
         print(
             f"| {row['name']} | {row['images_per_second']:.3f} | {row['seconds_per_image']:.2f} | {row['tflops']:.3f} | "

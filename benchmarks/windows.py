@@ -1,5 +1,4 @@
-"""
-What Visdom windows cost a run: steps of a small network with and without 20 updates each, 10,000 updates in all.
+"""What Visdom windows cost a run: steps of a small network with and without 20 updates each, 10,000 updates in all.
 
 Stretches of steps with windows and without take turns. Each has windows of its own, so that what is sent in one does not slow the
 next; a stretch lasts as long as a round of sending, or longer.
@@ -66,7 +65,13 @@ def main():
             took = {way: seconds(way, numbers) for way in (ways if len(ratios) % 2 else ways[::-1])}
             ratios.append(took[ways[1]] / took[ways[0]])
         slower, more_cpu = (round(float(share), 4) for share in np.median(ratios, axis=0) - 1)
-        result = {"machine": machine_name(), "updates": 20 * config.steps, "slower": slower, "more processor time": more_cpu, "server lost": bool(told)}
+        result = {
+            "machine": machine_name(),
+            "updates": 20 * config.steps,
+            "slower": slower,
+            "more processor time": more_cpu,
+            "server lost": bool(told),
+        }
         print(json.dumps(result, indent=1))
         if config.out:
             with open(config.out, "w", encoding="utf-8") as file:

@@ -1,5 +1,4 @@
-"""
-Cases per second that can be written: draw_ensembles and its writers with a stand-in for the network that costs nothing.
+"""Cases per second that can be written: draw_ensembles and its writers with a stand-in for the network that costs nothing.
 
     python benchmarks/writing.py --out benchmarks/results/writing_cpu.json
 
@@ -93,8 +92,7 @@ def write_synced(out_dir, case, samples, drawn_by, finished_by):
 
 
 def seconds(config, count, write, writers):
-    """
-    [time by the clock, time of the processor] that all cases take, with `count` masks for each, from the first noise to
+    """[time by the clock, time of the processor] that all cases take, with `count` masks for each, from the first noise to
     the last file.
     """
     segmenter, sampler = StandIn(config.batch_size, config.image_size), SamplerConfig(steps=20)
@@ -121,12 +119,18 @@ def measure(config):
         turns = np.array(turns)  # [rounds, ways, 2]
         for k, (name, _, writers) in enumerate(ways):
             rate = config.cases / statistics.median(turns[:, k, 0])
-            told.append({
-                "name": name, "writers": writers, "masks": count, "cases_per_second": rate,
-                "masks_per_second": count * rate,
-                "processor_ms_per_case": 1000 * statistics.median(turns[:, k, 1]) / config.cases,
-                "times_first": statistics.median(turns[:, 0, 0] / turns[:, k, 0]), "seconds": turns[:, k, 0].tolist(),
-            })  # fmt: skip
+            told.append(
+                {
+                    "name": name,
+                    "writers": writers,
+                    "masks": count,
+                    "cases_per_second": rate,
+                    "masks_per_second": count * rate,
+                    "processor_ms_per_case": 1000 * statistics.median(turns[:, k, 1]) / config.cases,
+                    "times_first": statistics.median(turns[:, 0, 0] / turns[:, k, 0]),
+                    "seconds": turns[:, k, 0].tolist(),
+                }
+            )
     setting = {"rounds": config.rounds, "cases": config.cases, "image_size": config.image_size}
     return {"machine": machine_name(), **setting, "rows": told}
 

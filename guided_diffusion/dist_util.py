@@ -18,8 +18,7 @@ LONGEST_WAIT = timedelta(hours=3)
 
 
 class Processes:
-    """
-    The processes of one run, as `torchrun`, `torch.distributed.launch` or `mpiexec` started them; a single one where
+    """The processes of one run, as `torchrun`, `torch.distributed.launch` or `mpiexec` started them; a single one where
     nobody did.
 
     Reads RANK, WORLD_SIZE and LOCAL_RANK, or else asks MPI; writes no environment variable; makes a process group only
@@ -70,8 +69,7 @@ class Processes:
         return [socket.gethostname(), str(torch.cuda.get_device_properties(self.device).uuid)]
 
     def check_cards(self):
-        """
-        Refuse two processes on one GPU, before NCCL or any tensor is there. `start` calls this; so must every process, or
+        """Refuse two processes on one GPU, before NCCL or any tensor is there. `start` calls this; so must every process, or
         none, before. Does nothing on CPUs, nor where no launcher says where to meet.
 
         ConfigError: two processes on one GPU.
@@ -88,9 +86,13 @@ class Processes:
             self.check_cards()
             # With device_id the communicator is formed here, on this card, and an error of NCCL is raised here.
             dist.init_process_group(
-                self.backend, store=self.meet(), rank=self.rank, world_size=self.world_size, timeout=self.timeout,
+                self.backend,
+                store=self.meet(),
+                rank=self.rank,
+                world_size=self.world_size,
+                timeout=self.timeout,
                 device_id=self.device if self.backend == "nccl" else None,
-            )  # fmt: skip
+            )
         return self
 
     def __enter__(self):
@@ -154,8 +156,7 @@ class Processes:
 
 
 def refuse_shared_cards(store, rank, world_size, card):
-    """
-    Compare the GPUs of all processes over `store`. Every process must call this; all raise, or none does.
+    """Compare the GPUs of all processes over `store`. Every process must call this; all raise, or none does.
 
     card  [host, UUID] of this process's GPU
     ConfigError: two processes have the same one.
@@ -215,8 +216,7 @@ def full(tensor):
 
 
 def whole(state, keep=True):
-    """
-    A nested state with every tensor whole and on the CPU, one after another.
+    """A nested state with every tensor whole and on the CPU, one after another.
 
     keep  whether this process needs them; False: it takes part in making them whole, and has None in their place
     """
@@ -240,5 +240,7 @@ def like(whole, reference):
     if hasattr(reference, "device_mesh"):
         from torch.distributed.tensor import distribute_tensor
 
-        return distribute_tensor(whole.to(reference.device), reference.device_mesh, reference.placements, src_data_rank=None)
+        return distribute_tensor(
+            whole.to(reference.device), reference.device_mesh, reference.placements, src_data_rank=None
+        )
     return torch.empty_like(reference).copy_(whole)

@@ -1,5 +1,4 @@
-"""
-Axis-aligned Gaussian encoders (probabilistic U-Net, Kohl et al. 2018, section 2).
+"""Axis-aligned Gaussian encoders (probabilistic U-Net, Kohl et al. 2018, section 2).
 
 As the posterior, from an image and a rater's mask, this is the ambiguity modelling network; as the prior, from the
 image and the denoiser's prediction, the ambiguity controlling network.
@@ -43,8 +42,7 @@ class Encoder(nn.Module):
 
 
 def initialize(module, initializers):
-    """
-    Draw the weights of every convolution in `module` anew: {"w": "he_normal" or "orthogonal", "b": "normal"}, where the
+    """Draw the weights of every convolution in `module` anew: {"w": "he_normal" or "orthogonal", "b": "normal"}, where the
     biases are truncated normal of deviation 0.001.
     """
     known = {"he_normal": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
@@ -57,8 +55,7 @@ def initialize(module, initializers):
 
 
 class AxisAlignedConvGaussian(nn.Module):
-    """
-    A diagonal Gaussian over `latent_dim` dimensions, from (image [B, input_channels, H, W], mask [B, 1, H, W]).
+    """A diagonal Gaussian over `latent_dim` dimensions, from (image [B, input_channels, H, W], mask [B, 1, H, W]).
 
     initializers  as of `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
     posterior     says which of the two networks this is; both have the same layers
@@ -68,9 +65,13 @@ class AxisAlignedConvGaussian(nn.Module):
     def __init__(self, input_channels, num_filters, no_convs_per_block, latent_dim, initializers=None, posterior=False):
         super().__init__()
         if not num_filters or min(*num_filters, 1) < 1:
-            raise ConfigError(f"--num_filters {tuple(num_filters)}: whole numbers of at least 1 are needed, e.g. 32,64,128,192")
+            raise ConfigError(
+                f"--num_filters {tuple(num_filters)}: whole numbers of at least 1 are needed, e.g. 32,64,128,192"
+            )
         if latent_dim < 1 or no_convs_per_block < 1:
-            raise ConfigError(f"--latent_dim {latent_dim} and --no_convs_per_block {no_convs_per_block}: at least 1 is needed")
+            raise ConfigError(
+                f"--latent_dim {latent_dim} and --no_convs_per_block {no_convs_per_block}: at least 1 is needed"
+            )
         self.latent_dim = latent_dim
         self.posterior = posterior
         self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)

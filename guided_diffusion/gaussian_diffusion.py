@@ -1,5 +1,4 @@
-"""
-The diffusion process on masks: schedules, q(x_t | x_0), its posterior, p(x_{t-1} | x_t), and the hybrid loss.
+"""The diffusion process on masks: schedules, q(x_t | x_0), its posterior, p(x_{t-1} | x_t), and the hybrid loss.
 
 DDPM: Ho et al., Denoising Diffusion Probabilistic Models (2020). Improved DDPM: Nichol and Dhariwal (2021).
 Symbols: x_0 the clean mask, x_t the noisy one, eps the noise, alpha_bar_t the cumulative product of 1 - beta_t,
@@ -21,15 +20,21 @@ from .nn import mean_flat
 @dataclass(frozen=True)
 class DiffusionConfig:
     diffusion_steps: Annotated[int, "T, the length of the noising process"] = 1000
-    noise_schedule: Annotated[Literal["linear", "cosine"], "betas from 1e-4 to 2e-2, or a squared cosine alpha_bar"] = "linear"
+    noise_schedule: Annotated[Literal["linear", "cosine"], "betas from 1e-4 to 2e-2, or a squared cosine alpha_bar"] = (
+        "linear"
+    )
     timestep_respacing: Annotated[str, "timesteps to keep: '250', '10,15,20' (per section), 'ddim50'; empty: all"] = ""
     learn_sigma: Annotated[bool, "the network predicts the variance too (improved DDPM, eq. 15)"] = False
     predict_xstart: Annotated[bool, "the network predicts x_0 instead of eps"] = False
-    prediction: Annotated[Literal["eps", "x0", "v"] | None, "what the network predicts; -1: what --predict_xstart says"] = None
+    prediction: Annotated[
+        Literal["eps", "x0", "v"] | None, "what the network predicts; -1: what --predict_xstart says"
+    ] = None
     loss_weighting: Annotated[
         Literal["uniform", "min-snr", "sigmoid"], "weight of the squared error: 1, or by SNR, at most 5 or e^2 for x_0"
     ] = "uniform"
-    mask_scale: Annotated[float, "the noise meets a mask so many times as strong: below 1, it drowns at smaller t"] = 1.0
+    mask_scale: Annotated[float, "the noise meets a mask so many times as strong: below 1, it drowns at smaller t"] = (
+        1.0
+    )
     use_kl: Annotated[bool, "loss is T * L_vb of the live output in place of the MSE"] = False
     rescale_timesteps: Annotated[bool, "the network sees t * 1000 / T"] = False
     rescale_learned_sigmas: Annotated[bool, "weigh L_vb by T / 1000"] = False
@@ -73,8 +78,7 @@ def get_named_beta_schedule(name, T):
 
 
 def scheduled_betas(config):
-    """
-    The betas [T] of a DiffusionConfig, float64 in (0, 1).
+    """The betas [T] of a DiffusionConfig, float64 in (0, 1).
 
     A mask times b among unit noise, with both scaled back to unit variance, is the process whose SNR is b^2 times as large
     (Chen 2023, On the Importance of Noise Scheduling, section 2.2). ConfigError: as get_named_beta_schedule.
@@ -107,8 +111,7 @@ class Prediction:
 
 
 class GaussianDiffusion:
-    """
-    The process of the given betas, and how the network's output is read.
+    """The process of the given betas, and how the network's output is read.
 
     betas         [S] float64 in (0, 1), for the S timesteps that this process has
     timestep_map  the original timestep of each of the S, which is what the network was trained on; default 0 .. S-1
@@ -213,8 +216,7 @@ class GaussianDiffusion:
         return invert(x_t, t, prediction)
 
     def p_mean_variance(self, output, x_t, t, clip_denoised=True):
-        """
-        The Gaussian p(x_{t-1} | x_t) that the network's raw output stands for.
+        """The Gaussian p(x_{t-1} | x_t) that the network's raw output stands for.
 
         output         [B, out_channels, H, W]; the second channel is v in [-1, 1], the place of the log-variance
                        between the posterior's and beta_t (improved DDPM, eq. 15)
@@ -238,8 +240,7 @@ class GaussianDiffusion:
     # -- the loss -----------------------------------------------------------------------------------------------------
 
     def vb_term(self, output, x_start, x_t, t):
-        """
-        L_vb of one step in bits per dimension [B]: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, the
+        """L_vb of one step in bits per dimension [B]: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, the
         negative log-likelihood of x_0 at t = 0 (improved DDPM, eq. 4 to 6).
         """
         true_mean, true_log_variance = self.q_posterior(x_start, x_t, t)
@@ -249,8 +250,7 @@ class GaussianDiffusion:
         return torch.where(t == 0, nll, kl) / math.log(2)
 
     def stable_target(self, x_start, x_t, t, rows):
-        """
-        E[x_0 | x_t] [B, 1, H, W], were x_0 one of the masks x_start that have its image, each as likely (Stable Target Field,
+        """E[x_0 | x_t] [B, 1, H, W], were x_0 one of the masks x_start that have its image, each as likely (Stable Target Field,
         Xu, Tong and Jaakkola 2023).
 
         The squared error to it is least for the same network as that to x_0, since each of these masks has its own x_t in the
@@ -259,14 +259,18 @@ class GaussianDiffusion:
         rows  [B], the number of each mask's image
         """
         x, masks = x_t.flatten(1), x_start.flatten(1)
-        a, variance = self.at("sqrt_alphas_cumprod", t).flatten(1), self.at("sqrt_one_minus_alphas_cumprod", t).flatten(1) ** 2
-        log_likelihood = (a * (x @ masks.T) - a**2 * masks.square().sum(dim=1) / 2) / variance  # but for what all masks share
+        a, variance = (
+            self.at("sqrt_alphas_cumprod", t).flatten(1),
+            self.at("sqrt_one_minus_alphas_cumprod", t).flatten(1) ** 2,
+        )
+        log_likelihood = (
+            a * (x @ masks.T) - a**2 * masks.square().sum(dim=1) / 2
+        ) / variance  # but for what all masks share
         weights = log_likelihood.masked_fill(rows[:, None] != rows, -math.inf).softmax(dim=1)
         return (weights @ masks).view_as(x_start)
 
     def hybrid_loss(self, output, x_start, x_t, t, noise, target=None):
-        """
-        The terms of the diffusion loss, each [B] (improved DDPM, eq. 16).
+        """The terms of the diffusion loss, each [B] (improved DDPM, eq. 16).
 
         mse   squared error of the prediction, weighed as loss_weighting says (absent with use_kl)
         vb    L_vb; beside an MSE its gradient reaches the variance only, not the mean

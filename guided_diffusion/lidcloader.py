@@ -1,5 +1,4 @@
-"""
-A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `data.stream.pick_raters`.
+"""A folder of cases -> the image and ALL rater masks of each; picking a rater is a separate step, `data.stream.pick_raters`.
 
     CASE/image*.{png,jpg,npy,nii.gz}     one grey image, or one file per modality
     CASE/label0_*, CASE/label1_*, ...    one mask per rater, any number of raters
@@ -24,8 +23,7 @@ class Case:
 
 
 class LIDCDataset(torch.utils.data.Dataset):
-    """
-    The cases below `directory`, or in a file that pack_data.py wrote, each a `Case`.
+    """The cases below `directory`, or in a file that pack_data.py wrote, each a `Case`.
 
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
     image_channels  one grey image is repeated to so many channels; several modalities must be so many; None: as they are
@@ -37,7 +35,9 @@ class LIDCDataset(torch.utils.data.Dataset):
     `notes` says, a line each, what was changed on the way in; `fingerprint` is a hash of all cases (None without a cache).
     """
 
-    def __init__(self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True, cache_dir=None):
+    def __init__(
+        self, directory, image_size=None, image_channels=4, config=DataConfig(), require_raters=True, cache_dir=None
+    ):
         self.directory, self.image_channels = str(directory), image_channels
         self.reader = CaseReader(image_size, image_channels, config, require_raters)
         if os.path.isfile(self.directory):
@@ -59,7 +59,9 @@ class LIDCDataset(torch.utils.data.Dataset):
             store.keep(index, arrays)
         self.notes, self._arrays = self.reader.notes(len(self)), store.arrays
         if cache_dir is not None:
-            self.notes.append(f"{cache_dir} is read-only: each process decodes the cases anew and keeps them in memory (--cache_dir)")
+            self.notes.append(
+                f"{cache_dir} is read-only: each process decodes the cases anew and keeps them in memory (--cache_dir)"
+            )
 
     def __len__(self):
         return len(self.ids)

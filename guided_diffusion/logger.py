@@ -17,8 +17,7 @@ QUARTILES = 4  # of the timesteps, in which losses are told apart
 
 
 class NullSink:
-    """
-    Shows nothing: the null form of what shows a run besides its log, such as Visdom windows and TensorBoard.
+    """Shows nothing: the null form of what shows a run besides its log, such as Visdom windows and TensorBoard.
 
     A sink never stops the run that it shows.
     """
@@ -45,8 +44,7 @@ class NullSink:
 
 
 class TensorBoard(NullSink):
-    """
-    Writes TensorBoard events into `folder`.
+    """Writes TensorBoard events into `folder`.
 
     start_step  events beyond it, which a run left when it broke off, are dropped
     """
@@ -96,8 +94,7 @@ class NullLogger:
 
 
 class Logger(NullLogger):
-    """
-    Writes log.txt and progress.csv into `folder`, which is made if need be; a run that continues appends.
+    """Writes log.txt and progress.csv into `folder`, which is made if need be; a run that continues appends.
 
     A blob store cannot append: there, both are held in memory and written whole at each line of metrics.
 

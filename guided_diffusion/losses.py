@@ -19,8 +19,7 @@ def approx_standard_normal_cdf(x):
 
 
 def discretized_gaussian_log_likelihood(x, means, log_scales):
-    """
-    Log probability of the bin [x - 1/255, x + 1/255] under N(means, exp(log_scales)^2) (DDPM, eq. 13).
+    """Log probability of the bin [x - 1/255, x + 1/255] under N(means, exp(log_scales)^2) (DDPM, eq. 13).
 
     x  values on [-1, 1]; the bins at -1 and 1 reach to minus and plus infinity
     """

@@ -32,22 +32,22 @@ def mean_flat(x):
 
 
 def timestep_embedding(timesteps, dim, max_period=10000):
-    """
-    Sinusoidal embedding of timesteps (Attention Is All You Need, section 3.5; cosines come first).
+    """Sinusoidal embedding of timesteps (Attention Is All You Need, section 3.5; cosines come first).
 
     timesteps  [B], whole or fractional
     returns    [B, dim] float32; an odd dim ends in a column of zeros
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    )
     angles = timesteps[:, None].float() * frequencies
     embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
     return nn.functional.pad(embedding, (0, dim % 2))
 
 
 def seeded_generator(*key):
-    """
-    A CPU generator whose stream depends on `key` alone, one of the 2^32 that PyTorch's has: equal keys give equal streams,
+    """A CPU generator whose stream depends on `key` alone, one of the 2^32 that PyTorch's has: equal keys give equal streams,
     unlike keys unrelated ones but for chance.
 
     key  strings and whole numbers, e.g. (seed, "case12", 3)
@@ -65,4 +65,6 @@ def to_device(tensor, device):
     """A CPU tensor on `device`; on a GPU by a copy from pinned memory, for which nobody waits."""
     if torch.device(device).type == "cpu":
         return tensor
-    return tensor.contiguous().pin_memory().to(device, non_blocking=True)  # a grey image is one plane, repeated without a copy
+    return (
+        tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    )  # a grey image is one plane, repeated without a copy

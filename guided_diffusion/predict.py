@@ -1,8 +1,7 @@
-"""
-Ensembles from Python:
+"""Ensembles from Python:
 
-    ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20)
-    ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
+ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20)
+ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
 """
 
 from dataclasses import dataclass, fields, replace
@@ -59,8 +58,7 @@ class Predictor:
         self._compiled_size = None  # masks in flight of the first call, for which the network was compiled
 
     def sample(self, image, num_ensemble=16, *, seed=0, name="image", batch_size=8, **flags):
-        """
-        The `Ensemble` of one image.
+        """The `Ensemble` of one image.
 
         image         [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; array or tensor. One plane is repeated
                       to the network's channels
@@ -86,7 +84,9 @@ class Predictor:
         sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
         (finish,) = configs_from_flags(flags, PostprocessConfig)
         case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])
-        ((_, samples),) = draw_ensembles(self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled)
+        ((_, samples),) = draw_ensembles(
+            self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled
+        )
         return Ensemble(samples, binarise(samples, finish))
 
     def _planes(self, image):
@@ -95,15 +95,16 @@ class Predictor:
         planes = planes[None] if planes.ndim == 2 else planes
         side, channels = self.flags["image_size"], self.flags["image_channels"]
         if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
-            raise DataError(f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is wanted")
+            raise DataError(
+                f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is wanted"
+            )
         if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
             raise DataError("an image with values outside [0, 1]; 8-bit ones are divided by 255")
         return planes
 
 
 def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
-    """
-    A `Predictor` from the checkpoint at `path`.
+    """A `Predictor` from the checkpoint at `path`.
 
     device        where to sample; default: a GPU if there is one
     weights       "ema" or "raw"

@@ -29,8 +29,7 @@ class UniformSampler:
 
 
 class LossSecondMomentSampler(UniformSampler):
-    """
-    p_t in proportion to sqrt(E[L_t^2]) over the last losses of each timestep (improved DDPM, section 3.3).
+    """p_t in proportion to sqrt(E[L_t^2]) over the last losses of each timestep (improved DDPM, section 3.3).
 
     history_per_term  losses remembered for each timestep; until all have so many, sampling is uniform
     uniform_prob      share of the draws that stays uniform, so that no timestep is forgotten

@@ -7,8 +7,7 @@ from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, scheduled_be
 
 
 def space_timesteps(num_timesteps, section_counts):
-    """
-    The set of timesteps of 0 .. num_timesteps-1 to keep.
+    """The set of timesteps of 0 .. num_timesteps-1 to keep.
 
     section_counts  "ddimN": N steps at a whole stride from 0 (DDIM paper); "10,15,20" or [10, 15, 20]: the process is
                     cut into equal sections and so many steps, ends included, are spread over each; "": all
@@ -43,12 +42,13 @@ def _ddim_timesteps(num_timesteps, spec):
     for stride in range(1, num_timesteps + 1):
         if len(range(0, num_timesteps, stride)) == wanted:
             return set(range(0, num_timesteps, stride))
-    raise ConfigError(f"--timestep_respacing {spec}: no whole stride over {num_timesteps} timesteps gives that many steps")
+    raise ConfigError(
+        f"--timestep_respacing {spec}: no whole stride over {num_timesteps} timesteps gives that many steps"
+    )
 
 
 def spread_timesteps(config, steps, spacing="linear"):
-    """
-    `steps` timesteps of the T of `config`, ascending; the last is always T - 1, where sampling starts.
+    """`steps` timesteps of the T of `config`, ascending; the last is always T - 1, where sampling starts.
 
     spacing  "linear": even in t; "quadratic": even in sqrt(t); "logsnr": even in log(alpha_bar / (1 - alpha_bar))
     ConfigError: fewer than 1, or more than T.
@@ -72,7 +72,9 @@ def spread_timesteps(config, steps, spacing="linear"):
 def create_gaussian_diffusion(config=DiffusionConfig(), timesteps=None):
     """The process that `config` describes, on `timesteps`, ascending; by default those that config.timestep_respacing keeps."""
     betas = scheduled_betas(config)
-    kept = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing)) if timesteps is None else timesteps
+    kept = (
+        sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing)) if timesteps is None else timesteps
+    )
     if len(kept) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
         alpha_bar = np.cumprod(1 - betas)[kept]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])

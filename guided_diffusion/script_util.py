@@ -32,19 +32,29 @@ def check_flags(flags):
     if flags.get("predict_xstart") and (flags.get("prediction") or "x0") != "x0":
         raise ConfigError(f"--predict_xstart True and --prediction {flags['prediction']} contradict: give one of them")
     if flags.get("use_kl") and flags.get("loss_weighting", "uniform") != "uniform":
-        raise ConfigError(f"--use_kl and --loss_weighting {flags['loss_weighting']} contradict: there is no squared error to weigh")
+        raise ConfigError(
+            f"--use_kl and --loss_weighting {flags['loss_weighting']} contradict: there is no squared error to weigh"
+        )
     if flags.get("use_kl") and flags.get("stable_target"):
-        raise ConfigError("--use_kl and --stable_target contradict, for there is no squared error that has a target: give one of them, or --stable_target False")
+        raise ConfigError(
+            "--use_kl and --stable_target contradict, for there is no squared error that has a target: give one of them, or --stable_target False"
+        )
     if flags.get("use_kl") and flags.get("rescale_learned_sigmas"):
         raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
     if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):
-        raise ConfigError("--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh")
+        raise ConfigError(
+            "--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh"
+        )
     if (flags.get("steps") or 0) > (flags.get("diffusion_steps") or DiffusionConfig.diffusion_steps):
-        raise ConfigError(f"--steps {flags['steps']} is more than --diffusion_steps; --iterations is the length of a training")
+        raise ConfigError(
+            f"--steps {flags['steps']} is more than --diffusion_steps; --iterations is the length of a training"
+        )
     if flags.get("use_fp16") and flags.get("amp", "none") != "none":
         raise ConfigError(f"--use_fp16 and --amp {flags['amp']} contradict: give one of them")
     if flags.get("shard") and flags.get("use_fp16"):
-        raise ConfigError("--shard does not work with --use_fp16, whose loss scale each process would choose: use --amp bf16")
+        raise ConfigError(
+            "--shard does not work with --use_fp16, whose loss scale each process would choose: use --amp bf16"
+        )
     if flags.get("num_head_channels") and flags.get("num_heads_upsample"):
         raise ConfigError("--num_head_channels and --num_heads_upsample contradict: give one of them")
     if flags.get("iterations") and flags.get("lr_anneal_steps") and flags["iterations"] > flags["lr_anneal_steps"]:
@@ -56,10 +66,15 @@ def check_flags(flags):
 
 def refuse_foreign_flags(flags, given):
     """Refuse flags that were given and that mean nothing to the method and the architecture of the model's flags; both {name: value}."""
-    method, architecture = flags.get("method", MethodConfig.method), flags.get("architecture", ArchitectureConfig.architecture)
+    method, architecture = (
+        flags.get("method", MethodConfig.method),
+        flags.get("architecture", ArchitectureConfig.architecture),
+    )
     if named := [name for name in given if name in foreign_flags(method, architecture)]:
         known = named[0] not in foreign_flags(method, "shared-encoder")
-        raise ConfigError(f"--{named[0]} means nothing to {f'--architecture {architecture}' if known else f'--method {method}'}: leave it away")
+        raise ConfigError(
+            f"--{named[0]} means nothing to {f'--architecture {architecture}' if known else f'--method {method}'}: leave it away"
+        )
 
 
 def refuse_classes(flags):
@@ -74,15 +89,20 @@ def refuse_classes(flags):
 def model_and_diffusion_defaults():
     """{flag: default} of the U-Net and the diffusion, as they would be given to create_model_and_diffusion."""
     return {
-        f.name: show_value(f.default) if isinstance(f.default, tuple) else "" if f.name == "channel_mult"
-        else -1 if f.default is None else f.default
-        for cls in (UNetConfig, DiffusionConfig) for f in fields(cls)
-    }  # fmt: skip
+        f.name: show_value(f.default)
+        if isinstance(f.default, tuple)
+        else ""
+        if f.name == "channel_mult"
+        else -1
+        if f.default is None
+        else f.default
+        for cls in (UNetConfig, DiffusionConfig)
+        for f in fields(cls)
+    }
 
 
 def create_model_and_diffusion(**flags):
-    """
-    (model, diffusion, prior, posterior) from flags of the U-Net, the diffusion and the encoders.
+    """(model, diffusion, prior, posterior) from flags of the U-Net, the diffusion and the encoders.
 
     Values may be typed or as on the command line ("16,8", "", -1). ConfigError: an unknown flag, or flags that cannot
     be built; the message names the flag.
@@ -100,12 +120,20 @@ def create_segmenter(flags):
 
 
 # Model flags that may differ between training and sampling: they change neither the weights nor what they mean
-SAMPLING_FLAGS = {"timestep_respacing", "use_checkpoint", "use_fp16", "dropout", "stable_target", "guess_weight", "label_threshold", "merge_labels"}
+SAMPLING_FLAGS = {
+    "timestep_respacing",
+    "use_checkpoint",
+    "use_fp16",
+    "dropout",
+    "stable_target",
+    "guess_weight",
+    "label_threshold",
+    "merge_labels",
+}
 
 
 def load_segmenter(path, flags, weights="ema"):
-    """
-    (segmenter in evaluation mode, every flag of its data and model, {name: value} of the sampler that it was stored with)
+    """(segmenter in evaluation mode, every flag of its data and model, {name: value} of the sampler that it was stored with)
     from the checkpoint at `path`.
 
     flags    those that were given; a checkpoint of the published code has none of its own, and takes the defaults
@@ -114,7 +142,9 @@ def load_segmenter(path, flags, weights="ema"):
     """
     state = load_checkpoint(path)
     stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
-    free = SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS  # there it makes the samples
+    free = (
+        SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS
+    )  # there it makes the samples
     unnamed = default_flags(DataConfig, *MODEL_CONFIGS) if stored else {}
     if unlike := differences(stored, json_like(flags), free, unnamed):
         raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
@@ -130,8 +160,7 @@ def load_segmenter(path, flags, weights="ema"):
 
 
 def choose_sampler(given, preset, stored, diffusion_steps):
-    """
-    The SamplerConfig to sample with: what is given comes before the preset, that before what the checkpoint stores.
+    """The SamplerConfig to sample with: what is given comes before the preset, that before what the checkpoint stores.
 
     given            {name: value} of the flags given, among them --use_ddim, --fast and --timestep_respacing
     preset, stored   {name: value}
@@ -168,4 +197,6 @@ def advice(segmenter, sampler):
     count = segmenter.num_timesteps
     if sampler.sampler != "ddpm" or count <= FAST["steps"]:
         return []
-    return [f"{count} network calls for each mask; --fast takes {FAST['steps']}, {count / FAST['steps']:.0f} times fewer (docs/sampling.md)"]
+    return [
+        f"{count} network calls for each mask; --fast takes {FAST['steps']}, {count / FAST['steps']:.0f} times fewer (docs/sampling.md)"
+    ]

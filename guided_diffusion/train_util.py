@@ -22,8 +22,7 @@ from .training.step_status import StepReports
 
 
 class Trainer:
-    """
-    Trains a segmenter, an AmbiguousSegmenter or a Baseline, on a LIDCDataset.
+    """Trains a segmenter, an AmbiguousSegmenter or a Baseline, on a LIDCDataset.
 
     Every draw (case, rater, timestep, noise, symmetry) is a function of the seed and its place in the endless stream of
     draws, so that a run that stops and continues, or is shared by several processes, makes the same draws.
@@ -36,10 +35,26 @@ class Trainer:
     """
 
     def __init__(
-        self, segmenter, dataset, config, processes, flags, start=(None, None, []), validator=None, *, how=ComputeConfig(), windows=NullSink()
-    ):  # fmt: skip
+        self,
+        segmenter,
+        dataset,
+        config,
+        processes,
+        flags,
+        start=(None, None, []),
+        validator=None,
+        *,
+        how=ComputeConfig(),
+        windows=NullSink(),
+    ):
         check_train_config(config)
-        self.config, self.processes, self.flags, self.validator, self.windows = config, processes, flags, validator, windows
+        self.config, self.processes, self.flags, self.validator, self.windows = (
+            config,
+            processes,
+            flags,
+            validator,
+            windows,
+        )
         self.dataset, self.folder = dataset, CheckpointFolder(config.log_dir, config.keep)
         self.scores, self.saved = {}, None
         self.stop, self.save_wanted = False, False  # what the processes agreed on
@@ -63,7 +78,13 @@ class Trainer:
         self.meter = LossMeter(segmenter.num_timesteps, processes.device)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.sampler = EndlessSampler(
-            len(dataset), config.batch_size, config.seed, processes.rank, processes.world_size, self.state.samples, config.raters_per_image
+            len(dataset),
+            config.batch_size,
+            config.seed,
+            processes.rank,
+            processes.world_size,
+            self.state.samples,
+            config.raters_per_image,
         )
         self.logger = NullLogger()
         if processes.is_main:
@@ -76,8 +97,7 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self):
-        """
-        Train to the last step, or until a signal asks for the end, logging and saving on the way; the end is saved too.
+        """Train to the last step, or until a signal asks for the end, logging and saving on the way; the end is saved too.
 
         TrainingError: too many steps in a row without a finite loss and gradient.
         """
@@ -88,7 +108,9 @@ class Trainer:
             self.windows.close()
             self.logger.close()
             return
-        batches = endless_batches(self.dataset, self.sampler, self.config.num_workers, lambda: self.state.samples, self.logger.info)
+        batches = endless_batches(
+            self.dataset, self.sampler, self.config.num_workers, lambda: self.state.samples, self.logger.info
+        )
         try:
             with self.signals, self.logger.progress(self.state.steps_done, end, "step") as bar:
                 for batch in batches:
@@ -97,7 +119,9 @@ class Trainer:
                     if self.look_around(bar):
                         break
             if self.validator and self.state.best:
-                self.logger.info(f"best: step {self.state.best['step']}, {self.validator.names[0]} {self.state.best['score']:.4f} ({BEST})")
+                self.logger.info(
+                    f"best: step {self.state.best['step']}, {self.validator.names[0]} {self.state.best['score']:.4f} ({BEST})"
+                )
         finally:
             self.windows.close()
             self.logger.close()
@@ -113,7 +137,9 @@ class Trainer:
         if self.state.steps_done % config.save_interval == 0 or at_end or self.stop or self.save_wanted:
             self.save()
         if self.stop:
-            self.logger.info(f"{self.signals.stop or 'a signal'}: ended after step {self.state.steps_done}; the same command goes on")
+            self.logger.info(
+                f"{self.signals.stop or 'a signal'}: ended after step {self.state.steps_done}; the same command goes on"
+            )
         return self.stop or at_end
 
     def step(self, batch):
@@ -165,9 +191,7 @@ class Trainer:
         self.reports.post(self.state.steps_done, ids, terms, flags)
 
     def read_reports(self, all_of_them=False):
-        """
-        Take in what the processes agreed on in earlier steps. TrainingError: --max_bad_steps in a row were left out.
-        """
+        """Take in what the processes agreed on in earlier steps. TrainingError: --max_bad_steps in a row were left out."""
         reports = self.reports.read(all_of_them)
         while reports:
             report = reports.pop(0)
@@ -180,8 +204,7 @@ class Trainer:
                     self.give_up(report, len(reports))
 
     def give_up(self, report, more):
-        """
-        Save what was before the bad steps, `more` of which came after the report. Raises TrainingError.
+        """Save what was before the bad steps, `more` of which came after the report. Raises TrainingError.
 
         No bad step moved a weight. A schedule sampler that learns keeps what it saw of their finite losses.
         """
@@ -206,7 +229,9 @@ class Trainer:
         then = time.monotonic()
         with self.state.ema.applied():
             # Processes that share weights have to make the same network calls.
-            self.scores = self.validator.score(self.state.segmenter, give_up=lambda: self.signals.stop and not self.config.shard)
+            self.scores = self.validator.score(
+                self.state.segmenter, give_up=lambda: self.signals.stop and not self.config.shard
+            )
         self.logged = (self.logged[0] + time.monotonic() - then, self.logged[1])  # the speed logged is that of training
         if not self.scores:
             return
@@ -214,7 +239,9 @@ class Trainer:
             for sink in (self.windows, self.logger.events):
                 sink.picture("validation samples", self.validator.sheet, f"step {self.state.steps_done}")
         score, settings = self.scores[self.validator.names[0]], self.validator.settings
-        if math.isfinite(score) and (self.state.best is None or self.state.best["settings"] != settings or score < self.state.best["score"]):
+        if math.isfinite(score) and (
+            self.state.best is None or self.state.best["settings"] != settings or score < self.state.best["score"]
+        ):
             self.state.best = {"settings": settings, "step": self.state.steps_done, "score": score}
             self.write(self.folder.save_best)
 
@@ -222,7 +249,9 @@ class Trainer:
         """Score the weights of a run that is at its end, if a stop kept it from that."""
         if not self.validator:
             return
-        done = any(row["step"] == self.state.steps_done and self.validator.names[0] in row for row in self.logger.earlier)
+        done = any(
+            row["step"] == self.state.steps_done and self.validator.names[0] in row for row in self.logger.earlier
+        )
         if any(self.processes.gather_objects(done)):
             return
         with self.signals:
@@ -238,7 +267,18 @@ class Trainer:
         terms = ("loss", *self.state.segmenter.terms)
         quartiles = [f"{term}_q{q}" for term in terms for q in range(QUARTILES)]
         scores = self.validator.names if self.validator else []
-        return ["step", "samples", *terms, *scores, *quartiles, "grad_norm", "lr", "bad_steps", "samples_per_second", "memory_gb"]
+        return [
+            "step",
+            "samples",
+            *terms,
+            *scores,
+            *quartiles,
+            "grad_norm",
+            "lr",
+            "bad_steps",
+            "samples_per_second",
+            "memory_gb",
+        ]
 
     def greeting(self, path):
         """What is about to be trained, in a line."""
@@ -256,11 +296,16 @@ class Trainer:
         (then, steps_then), self.logged = self.logged, (time.monotonic(), self.state.steps_done)
         drawn = (self.state.steps_done - steps_then) * self.config.batch_size * self.processes.world_size
         told = {
-            "step": self.state.steps_done, "samples": self.state.samples, **{k: means[k] for k in self.columns() if k in means},
-            **self.scores, "grad_norm": float(self.grad_norm), "lr": self.state.optimizer.param_groups[0]["lr"],
-            "bad_steps": self.state.bad_steps, "samples_per_second": drawn / (self.logged[0] - then),
+            "step": self.state.steps_done,
+            "samples": self.state.samples,
+            **{k: means[k] for k in self.columns() if k in means},
+            **self.scores,
+            "grad_norm": float(self.grad_norm),
+            "lr": self.state.optimizer.param_groups[0]["lr"],
+            "bad_steps": self.state.bad_steps,
+            "samples_per_second": drawn / (self.logged[0] - then),
             "memory_gb": peak_memory(self.processes.device) / 1e9,
-        }  # fmt: skip
+        }
         self.tell(told)
         bar.set_postfix({name: f"{means[name]:.3g}" for name in ("loss", *self.state.segmenter.terms) if name in means})
         self.scores = {}
@@ -278,9 +323,12 @@ class Trainer:
         # On a GPU threads do not decide how results are rounded.
         threads = torch.get_num_threads() if self.processes.device.type == "cpu" else None
         return {
-            "flags": self.flags, "processes": self.processes.world_size, "threads": threads,
-            "data": self.dataset.fingerprint, "random": {"seed": self.config.seed},
-        }  # fmt: skip
+            "flags": self.flags,
+            "processes": self.processes.world_size,
+            "threads": threads,
+            "data": self.dataset.fingerprint,
+            "random": {"seed": self.config.seed},
+        }
 
     def save(self):
         """Write a checkpoint; every process waits until it is whole."""

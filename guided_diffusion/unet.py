@@ -1,5 +1,4 @@
-"""
-The denoising U-Net of guided-diffusion (Dhariwal and Nichol 2021, section 3), with the published parameter names.
+"""The denoising U-Net of guided-diffusion (Dhariwal and Nichol 2021, section 3), with the published parameter names.
 
 The input is the image and the noisy mask side by side in the channels; what the output means is the diffusion's affair.
 """
@@ -27,7 +26,9 @@ class UNetConfig:
     image_channels: Annotated[int, "image channels that the network sees; one grey image is repeated to fill them"] = 4
     num_channels: Annotated[int, "channels of the first level, a multiple of 32"] = 128
     num_res_blocks: Annotated[int, "residual blocks per level"] = 2
-    channel_mult: Annotated[tuple[int, ...] | None, "channel multiplier of each level, e.g. 1,2,4; default by image size"] = None
+    channel_mult: Annotated[
+        tuple[int, ...] | None, "channel multiplier of each level, e.g. 1,2,4; default by image size"
+    ] = None
     attention_resolutions: Annotated[tuple[int, ...], "resolutions, in pixels, at which blocks attend"] = (16, 8)
     num_heads: Annotated[int, "attention heads"] = 4
     num_heads_upsample: Annotated[int | None, "attention heads on the way up; -1: num_heads"] = None
@@ -82,8 +83,7 @@ class Downsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """
-    A residual block that the timestep embedding modulates: [B, C_in, H, W], [B, E] -> [B, C_out, H', W'].
+    """A residual block that the timestep embedding modulates: [B, C_in, H, W], [B, E] -> [B, C_out, H', W'].
 
     resample  None, Upsample or Downsample: what changes the resolution between the first norm and convolution
     """
@@ -167,8 +167,7 @@ def pointwise(conv, x):
 
 
 class UNetModel(nn.Module):
-    """
-    The U-Net: (x [B, image_channels + 1, H, W], timesteps [B], y [B] or None) -> [B, out_channels, H, W] float32.
+    """The U-Net: (x [B, image_channels + 1, H, W], timesteps [B], y [B] or None) -> [B, out_channels, H, W] float32.
 
     timesteps       [1] where all rows have the same
     y               the class of each image, 0 or 1; needed with class_cond and refused without it
@@ -246,7 +245,9 @@ class UNetModel(nn.Module):
 
     def forward(self, x, timesteps, y=None):
         if (y is not None) != self.config.class_cond:
-            raise ConfigError(f"--class_cond {self.config.class_cond}, yet classes were {'' if y is not None else 'not '}given")
+            raise ConfigError(
+                f"--class_cond {self.config.class_cond}, yet classes were {'' if y is not None else 'not '}given"
+            )
         emb = self.time_embed(timestep_embedding(timesteps, self.config.num_channels))
         if y is not None:
             emb = emb + self.label_emb(y)
@@ -267,7 +268,9 @@ def count_heads(channels, num_heads, config):
     per_head = config.num_head_channels
     if per_head is not None:
         if channels % per_head:
-            raise ConfigError(f"--num_head_channels {per_head} does not divide the {channels} channels of an attention block")
+            raise ConfigError(
+                f"--num_head_channels {per_head} does not divide the {channels} channels of an attention block"
+            )
         return channels // per_head
     if channels % num_heads:
         raise ConfigError(f"--num_heads {num_heads} does not divide the {channels} channels of an attention block")
@@ -276,13 +279,23 @@ def count_heads(channels, num_heads, config):
 
 def check_unet(config):
     """Refuse, by the flag's name, what the U-Net cannot be built with."""
-    counts = ("image_size", "image_channels", "num_channels", "num_res_blocks", "num_heads", "num_heads_upsample", "num_head_channels")
+    counts = (
+        "image_size",
+        "image_channels",
+        "num_channels",
+        "num_res_blocks",
+        "num_heads",
+        "num_heads_upsample",
+        "num_head_channels",
+    )
     for name in counts:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: at least 1 is needed")
     if config.num_channels % 32:
-        raise ConfigError(f"--num_channels {config.num_channels}: group norm has 32 groups, so a multiple of 32 is needed")
+        raise ConfigError(
+            f"--num_channels {config.num_channels}: group norm has 32 groups, so a multiple of 32 is needed"
+        )
     if not config.multipliers or min(config.multipliers) < 1:
         raise ConfigError(f"--channel_mult {config.multipliers}: whole numbers of at least 1 are needed, e.g. 1,2,4")
     if any(resolution < 1 for resolution in config.attention_resolutions):

@@ -1,5 +1,4 @@
-"""
-Compare methods on the same cases, with the same effort for each:
+"""Compare methods on the same cases, with the same effort for each:
 
     python scripts/compare.py --data_dir data/training --test_dir data/testing --methods cimd-small,ssn --budget_minutes 10
 

@@ -16,7 +16,9 @@ from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.prepare.phantoms import phantom
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would the programs under test
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores it, and so would the programs under test
 
 
 def pytest_collection_modifyitems(items):
@@ -36,8 +38,7 @@ def cache_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """
-    made_once(name, make): the folder `name`, which make(folder) fills once for all workers of pytest-xdist.
+    """made_once(name, make): the folder `name`, which make(folder) fills once for all workers of pytest-xdist.
 
     Tests only read it.
     """
@@ -64,8 +65,7 @@ def cases(made_once):
 
 @pytest.fixture(scope="session")
 def trained(made_once, cases):
-    """
-    The log folder of a TINY model after four steps on `cases`, the same one for all tests that need some trained model:
+    """The log folder of a TINY model after four steps on `cases`, the same one for all tests that need some trained model:
     savedmodel.pt, progress.csv, log.txt. Read it only; copy it to resume it.
     """
 

@@ -19,10 +19,18 @@ GOLDEN = ROOT / "tests" / "golden"
 
 # A small U-Net with a short process: seconds, not minutes
 TINY = {
-    "image_size": 16, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
-    "attention_resolutions": "8", "num_heads": 2, "diffusion_steps": 40, "noise_schedule": "cosine",
-    "num_filters": "4,8", "learn_sigma": True,
-}  # fmt: skip
+    "image_size": 16,
+    "image_channels": 1,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1",
+    "attention_resolutions": "8",
+    "num_heads": 2,
+    "diffusion_steps": 40,
+    "noise_schedule": "cosine",
+    "num_filters": "4,8",
+    "learn_sigma": True,
+}
 
 # The smallest U-Net there is, for tests of what is around it: one level of one block, no attention
 LEAST = {**TINY, "image_size": 8, "channel_mult": "1", "attention_resolutions": ""}
@@ -65,7 +73,9 @@ def nonzero(module):
 def run_script(name, *arguments, cwd=ROOT, env=None, launcher=()):
     """Run scripts/NAME.py in a process of its own, as a user does; returns the completed process, with its text."""
     command = [sys.executable, *launcher, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=300
+    )
 
 
 def load_file(path):
@@ -82,8 +92,7 @@ def load_script(name):
 
 
 def call_script(name, *arguments, **more):
-    """
-    The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised.
+    """The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised.
 
     more  arguments of its main
     """

@@ -1,5 +1,4 @@
-"""
-Two processes of one gloo group in place of a launch of torchrun: forked from a server that has imported torch already.
+"""Two processes of one gloo group in place of a launch of torchrun: forked from a server that has imported torch already.
 
 Each run is given a fresh pair, so that nothing of one run is left for the next. As under torchrun, the processes are
 clients of a store that outlives them, and a run has its own prefix in it.
@@ -45,8 +44,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def start(self, folder, function, *arguments):
-        """
-        A pair of processes that each run function(*arguments), by name; killed where the block ends before they do.
+        """A pair of processes that each run function(*arguments), by name; killed where the block ends before they do.
 
         folder  where their output goes, as rank0.out, rank0.err, ...
         """

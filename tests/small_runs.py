@@ -29,8 +29,7 @@ DEFAULTS = {
 
 
 def train_small(dataset, **given):
-    """
-    The trainer of a run that has ended, with the flags DEFAULTS and `given`.
+    """The trainer of a run that has ended, with the flags DEFAULTS and `given`.
 
     It validates, on the cases that it trains on, if `eval_steps` is given.
     """

@@ -15,7 +15,20 @@ import gpu_tuned  # noqa: E402
 import sampling  # noqa: E402
 import training  # noqa: E402
 
-ROW = {"name": "a", **dict.fromkeys(("images_per_second", "seconds_per_image", "tflops", "share_of_matrix_products", "peak_memory_gb", "times_plain"), 1.0)}
+ROW = {
+    "name": "a",
+    **dict.fromkeys(
+        (
+            "images_per_second",
+            "seconds_per_image",
+            "tflops",
+            "share_of_matrix_products",
+            "peak_memory_gb",
+            "times_plain",
+        ),
+        1.0,
+    ),
+}
 CPU = torch.device("cpu")
 
 
@@ -47,7 +60,10 @@ def test_two_processes_are_timed_only_where_each_has_its_gpu(out, monkeypatch, c
     assert training.why_not_scaled(training.BenchmarkConfig(), CPU) is None
     sys.argv.append("--scaling=False")
     training.main()
-    assert json.loads(out.read_text())["not_scaled"] == "--scaling False" and "not timed: --scaling False" in capsys.readouterr().out
+    assert (
+        json.loads(out.read_text())["not_scaled"] == "--scaling False"
+        and "not timed: --scaling False" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.nightly
@@ -64,7 +80,13 @@ def test_the_memory_of_each_loop_is_its_own(cases, tmp_path):
 
 @pytest.mark.nightly
 def test_a_dry_run_of_the_training_of_tuned(tmp_path):
-    command = [sys.executable, str(ROOT / "benchmarks" / "gpu_tuned.py"), "--dry_run", f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'out.json'}"]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "gpu_tuned.py"),
+        "--dry_run",
+        f"--work={tmp_path / 'work'}",
+        f"--out={tmp_path / 'out.json'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "out.json").read_text())

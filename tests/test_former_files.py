@@ -29,15 +29,52 @@ def run(name, *arguments):
 
 
 def sample(former, out):
-    return run("segmentation_sample", "--data_dir", former / "cases", "--model_path", former / "cimd.pt", "--num_ensemble", 2,
-               "--out_dir", out, "--consensus", "majority", "--seed", 3)  # fmt: skip
+    return run(
+        "segmentation_sample",
+        "--data_dir",
+        former / "cases",
+        "--model_path",
+        former / "cimd.pt",
+        "--num_ensemble",
+        2,
+        "--out_dir",
+        out,
+        "--consensus",
+        "majority",
+        "--seed",
+        3,
+    )
 
 
 def test_a_run_continues_with_its_flags_scores_and_log(former):
     folder = former / "prob-unet"
-    run("segmentation_train", "--method", "prob-unet", "--data_dir", former / "cases", "--log_dir", folder, "--image_size", 16, "--image_channels", 1,
-        "--num_filters", "2,4", "--no_convs_per_block", 1, "--batch_size", 2, "--iterations", 3, "--eval_data_dir", former / "cases",
-        "--eval_cases", 2, "--eval_ensemble", 2)  # fmt: skip
+    run(
+        "segmentation_train",
+        "--method",
+        "prob-unet",
+        "--data_dir",
+        former / "cases",
+        "--log_dir",
+        folder,
+        "--image_size",
+        16,
+        "--image_channels",
+        1,
+        "--num_filters",
+        "2,4",
+        "--no_convs_per_block",
+        1,
+        "--batch_size",
+        2,
+        "--iterations",
+        3,
+        "--eval_data_dir",
+        former / "cases",
+        "--eval_cases",
+        2,
+        "--eval_ensemble",
+        2,
+    )
     before, after = (torch.load(folder / f"savedmodel00000{step}.pt", weights_only=True) for step in (2, 3))
     assert after["step"] == 3 and after["samples"] == 6 and after["data"] == before["data"]
     assert before["best"]["settings"] == after["best"]["settings"]

@@ -122,9 +122,13 @@ def test_samples(name):
     model, diffusion = build(case)
     image = arrays["image"].expand(-1, 4, -1, -1)
     chain = samplers.sample_loop(
-        lambda x, t: model(torch.cat([image, x], dim=1), t), diffusion, arrays["x_T"],
-        "ddpm" if case["eta"] is None else "ddim", case["eta"] or 0.0, lambda k, x: arrays["noises"][k],
-    )  # fmt: skip
+        lambda x, t: model(torch.cat([image, x], dim=1), t),
+        diffusion,
+        arrays["x_T"],
+        "ddpm" if case["eta"] is None else "ddim",
+        case["eta"] or 0.0,
+        lambda k, x: arrays["noises"][k],
+    )
     for _, x, x_0 in chain:
         pass
     torch.testing.assert_close(x, arrays["sample"], rtol=0, atol=1e-3)

@@ -175,8 +175,13 @@ def alive(pid):
 
 
 def test_a_stage_that_fails_stops_no_other(settings, tmp_path):
-    stages = [Stage("broken", 60, run=lambda record, settings: 1 / 0), Stage("partly", 60, run=with_a_bad_part),
-              Stage("crash", 60, run=crashing), Stage("absent", 60), Stage("last", 60, run=good)]  # fmt: skip
+    stages = [
+        Stage("broken", 60, run=lambda record, settings: 1 / 0),
+        Stage("partly", 60, run=with_a_bad_part),
+        Stage("crash", 60, run=crashing),
+        Stage("absent", 60),
+        Stage("last", 60, run=good),
+    ]
     assert not Runner(settings, 600).run(stages)
     lines = read_lines(tmp_path / "out")
     assert [line["status"] for line in lines.values()] == ["failed", "failed", "failed", "failed", "ok"]

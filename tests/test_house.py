@@ -9,7 +9,18 @@ from helpers import ROOT
 
 PACKAGE = ROOT / "guided_diffusion"
 FILES = sorted(PACKAGE.rglob("*.py"))
-OPTIONAL = {"visdom", "mpi4py", "defusedxml", "nibabel", "pydicom", "h5py", "matplotlib", "tensorboard", "diffusers", "monai"}
+OPTIONAL = {
+    "visdom",
+    "mpi4py",
+    "defusedxml",
+    "nibabel",
+    "pydicom",
+    "h5py",
+    "matplotlib",
+    "tensorboard",
+    "diffusers",
+    "monai",
+}
 MOST_FILES, MOST_LINES = 10, 300
 
 

@@ -37,8 +37,15 @@ def test_trains_three_steps_and_samples(real_data, name, tmp_path):
     data = f"--data_dir={real_data / name / 'training'}"
     done = call_script("segmentation_train", data, f"--log_dir={tmp_path}", "--iterations=3", "--batch_size=2", *FLAGS)
     assert done.returncode == 0, done.stderr
-    done = call_script("segmentation_sample", data, f"--model_path={tmp_path}/savedmodel.pt", f"--out_dir={tmp_path / 'out'}",
-                      "--num_samples=2", "--num_ensemble=2", "--timestep_respacing=3")  # fmt: skip
+    done = call_script(
+        "segmentation_sample",
+        data,
+        f"--model_path={tmp_path}/savedmodel.pt",
+        f"--out_dir={tmp_path / 'out'}",
+        "--num_samples=2",
+        "--num_ensemble=2",
+        "--timestep_respacing=3",
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*_output?.png"))) == 4
     done = call_script("segmentation_evaluate", data, f"--samples={tmp_path / 'out'}")

@@ -27,10 +27,19 @@ def output(model, y=None):
 
 @pytest.mark.parametrize(
     "flags",
-    [{"resblock_updown": True}, {"use_scale_shift_norm": False}, {"num_res_blocks": 2}, {"attention_resolutions": "16"},
-     {"channel_mult": "1,2,2"}, {"num_heads_upsample": 4}, {"num_head_channels": 8}, {"use_new_attention_order": True},
-     {"predict_xstart": True}, {"rescale_timesteps": True}],
-)  # fmt: skip
+    [
+        {"resblock_updown": True},
+        {"use_scale_shift_norm": False},
+        {"num_res_blocks": 2},
+        {"attention_resolutions": "16"},
+        {"channel_mult": "1,2,2"},
+        {"num_heads_upsample": 4},
+        {"num_head_channels": 8},
+        {"use_new_attention_order": True},
+        {"predict_xstart": True},
+        {"rescale_timesteps": True},
+    ],
+)
 def test_flags_build_a_working_network_and_gradients_reach_all_of_it(flags):
     model = unet(**flags)
     out = output(model)
@@ -59,7 +68,11 @@ def test_attention_is_the_published_formula(new_order):
             q, k, v = (qkv[:, (3 * head + part) * d : (3 * head + part + 1) * d] for part in range(3))
         weight = torch.softmax(torch.einsum("bdl,bdm->blm", q, k) / math.sqrt(d), dim=-1)
         h.append(torch.einsum("blm,bdm->bdl", weight, v))
-    expected = flat + torch.einsum("oc,bcl->bol", block.proj_out.weight[..., 0], torch.cat(h, 1)) + block.proj_out.bias[:, None]
+    expected = (
+        flat
+        + torch.einsum("oc,bcl->bol", block.proj_out.weight[..., 0], torch.cat(h, 1))
+        + block.proj_out.bias[:, None]
+    )
     torch.testing.assert_close(block(x).reshape(2, C, L), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -108,27 +121,42 @@ def test_output_channels_follow_learn_sigma():
     assert output(unet(learn_sigma=True)).shape[1] == 2
 
 
-@pytest.mark.parametrize("size, levels", [(512, (1, 1, 2, 2, 4, 4)), (256, (1, 1, 2, 2, 4, 4)), (128, (1, 1, 2, 3, 4)), (64, (1, 2, 3, 4))])
+@pytest.mark.parametrize(
+    "size, levels", [(512, (1, 1, 2, 2, 4, 4)), (256, (1, 1, 2, 2, 4, 4)), (128, (1, 1, 2, 3, 4)), (64, (1, 2, 3, 4))]
+)
 def test_default_levels(size, levels):
     assert UNetConfig(image_size=size).multipliers == levels
 
 
 def test_attends_where_the_resolution_is_asked_for_and_in_the_middle():
     model = UNetModel(UNetConfig(16, 1, 32, 1, (1, 1, 1), attention_resolutions=(8,), num_heads=1), 1)
-    where = {name.split(".attn")[0].rsplit(".", 1)[0] for name, m in model.named_modules() if isinstance(m, AttentionBlock)}
+    where = {
+        name.split(".attn")[0].rsplit(".", 1)[0] for name, m in model.named_modules() if isinstance(m, AttentionBlock)
+    }
     # 16 -> block 1, down -> 2, 8 -> block 3, down -> 4, 4 -> block 5; upwards two blocks a level
     assert where == {"input_blocks.3", "middle_block", "output_blocks.2", "output_blocks.3"}
 
 
 @pytest.mark.parametrize(
     "flags, word",
-    [({"num_channels": 48}, "num_channels"), ({"image_size": 15}, "image_size"), ({"image_size": 48, "channel_mult": ""}, "channel_mult"),
-     ({"num_heads": 5}, "num_heads"), ({"num_head_channels": 7}, "num_head_channels"),
-     ({"num_head_channels": 0}, "num_head_channels"), ({"num_heads_upsample": -2}, "num_heads_upsample"), ({"num_filters": ""}, "num_filters"),
-     ({"latent_dim": 0}, "latent_dim"), ({"dropout": 1.0}, "dropout"),
-     ({"attention_resolutions": "0"}, "attention_resolutions"), ({"num_res_blocks": 0}, "num_res_blocks"),
-     ({"no_such_flag": 1}, "no_such_flag"), ({"num_channels": "many"}, "num_channels"), ({"learn_sigma": "perhaps"}, "learn_sigma")],
-)  # fmt: skip
+    [
+        ({"num_channels": 48}, "num_channels"),
+        ({"image_size": 15}, "image_size"),
+        ({"image_size": 48, "channel_mult": ""}, "channel_mult"),
+        ({"num_heads": 5}, "num_heads"),
+        ({"num_head_channels": 7}, "num_head_channels"),
+        ({"num_head_channels": 0}, "num_head_channels"),
+        ({"num_heads_upsample": -2}, "num_heads_upsample"),
+        ({"num_filters": ""}, "num_filters"),
+        ({"latent_dim": 0}, "latent_dim"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"attention_resolutions": "0"}, "attention_resolutions"),
+        ({"num_res_blocks": 0}, "num_res_blocks"),
+        ({"no_such_flag": 1}, "no_such_flag"),
+        ({"num_channels": "many"}, "num_channels"),
+        ({"learn_sigma": "perhaps"}, "learn_sigma"),
+    ],
+)
 def test_what_cannot_be_built_is_refused_by_name(flags, word):
     with pytest.raises(ConfigError, match=f"--{word}"):
         create_model_and_diffusion(**{**TINY, **flags})

@@ -49,7 +49,15 @@ class Server:
 
     def _launch(self):
         """Start the command; None once it says its address, or all that it said if it ended or takes more than 90 seconds."""
-        command = [sys.executable, "-m", "guided_diffusion.visualize", "serve", f"--port={self.port}", f"--env_path={self.folder}", *self.flags_of_serve]
+        command = [
+            sys.executable,
+            "-m",
+            "guided_diffusion.visualize",
+            "serve",
+            f"--port={self.port}",
+            f"--env_path={self.folder}",
+            *self.flags_of_serve,
+        ]
         with tempfile.TemporaryFile() as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=subprocess.STDOUT)
             end = time.monotonic() + 90
@@ -71,7 +79,9 @@ class Server:
         self.process.wait()
 
     def config(self, env, **more):
-        return VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=self.port, visdom_env=env, **more)
+        return VisdomConfig(
+            visdom=True, visdom_server="http://127.0.0.1", visdom_port=self.port, visdom_env=env, **more
+        )
 
     def flags(self, env):
         return ["--visdom", "--visdom_server=http://127.0.0.1", f"--visdom_port={self.port}", f"--visdom_env={env}"]

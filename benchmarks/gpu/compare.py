@@ -4,9 +4,7 @@ import torch
 
 
 def relative_error(out, reference):
-    """
-    ||out - reference|| / ||reference||, in float64 on the CPU; infinite where `out` has an element that is not finite.
-    """
+    """||out - reference|| / ||reference||, in float64 on the CPU; infinite where `out` has an element that is not finite."""
     out, reference = out.detach().double().cpu(), reference.detach().double().cpu()
     if not torch.isfinite(out).all():
         return float("inf")

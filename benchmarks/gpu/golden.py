@@ -51,9 +51,13 @@ def sample_error(name, device):
     image = arrays["image"].expand(-1, 4, -1, -1)
     eta = case["eta"]
     x = samplers.sample(
-        lambda x, t: model(torch.cat([image, x], dim=1), t), diffusion, arrays["x_T"],
-        "ddpm" if eta is None else "ddim", eta or 0.0, lambda k, x: arrays["noises"][k],
-    )  # fmt: skip
+        lambda x, t: model(torch.cat([image, x], dim=1), t),
+        diffusion,
+        arrays["x_T"],
+        "ddpm" if eta is None else "ddim",
+        eta or 0.0,
+        lambda k, x: arrays["noises"][k],
+    )
     return float((x - arrays["sample"]).abs().max())
 
 

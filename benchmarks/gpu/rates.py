@@ -15,14 +15,12 @@ NOMINAL = (
     (r"A100", 312.0, 156.0, 19.5, 1555),
     (r"L40S", 362.0, 183.0, 91.6, 864),
     (r"RTX 4090", 165.2, 82.6, 82.6, 1008),
-)  # fmt: skip
+)
 PRECISIONS = ("bf16", "tf32", "float32")
 
 
 def nominal(card):
-    """
-    {"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for one that is not known.
-    """
+    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for one that is not known."""
     for pattern, *rates in NOMINAL:
         if re.search(pattern, card or ""):
             return dict(zip((*PRECISIONS, "memory"), rates))
@@ -39,8 +37,7 @@ def lines(out):
 
 
 def measured(figures):
-    """
-    {"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`; None where one is
+    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`; None where one is
     missing.
     """
     products = {name: figures.get("products", {}).get(name, {}).get("tflops") for name in PRECISIONS}
@@ -63,13 +60,13 @@ def share(rate, ceiling):
 
 
 def compute_rate(flop, ms, precision, out, reached=None):
-    """
-    {"tflops", "share_of_product", "share_of_nominal"} of `flop` operations in `ms` milliseconds.
+    """{"tflops", "share_of_product", "share_of_nominal"} of `flop` operations in `ms` milliseconds.
 
     reached  what `measured` gives; None: what the run in the folder `out` measured before
     """
     tflops, reached = flop / ms / 1e9, reached or ceilings(out)
     return {
-        "tflops": tflops, "share_of_product": share(tflops, reached[precision]),
+        "tflops": tflops,
+        "share_of_product": share(tflops, reached[precision]),
         "share_of_nominal": share(tflops, nominal(card(out))[precision]),
-    }  # fmt: skip
+    }

@@ -22,8 +22,7 @@ def require(condition, message):
 
 
 class Record:
-    """
-    The figures of a stage, written to `path` after each addition as {"figures", "errors"}, so that a stage that is
+    """The figures of a stage, written to `path` after each addition as {"figures", "errors"}, so that a stage that is
     stopped loses none.
     """
 
@@ -38,8 +37,7 @@ class Record:
 
     @contextlib.contextmanager
     def part(self, name):
-        """
-        A group of figures: yields a function that adds to it. An exception ends the part alone: it becomes an entry
+        """A group of figures: yields a function that adds to it. An exception ends the part alone: it becomes an entry
         of `errors`, and the stage continues with its next part.
         """
         report = self.figures.setdefault(name, {})

@@ -1,5 +1,4 @@
-"""
-Runs stages, each in a process of its own with a time limit, and writes a line about each at once.
+"""Runs stages, each in a process of its own with a time limit, and writes a line about each at once.
 
 Processes are forked from this one, which has imported torch and never asks for a GPU: a stage starts without importing
 anew, and CUDA begins in it alone.
@@ -28,8 +27,7 @@ TAIL = 20  # lines of a failed stage's output that its line keeps
 
 @dataclass(frozen=True)
 class Stage:
-    """
-    name     of the module gpu.stages.NAME, whose run(record, settings) is called
+    """name     of the module gpu.stages.NAME, whose run(record, settings) is called
     seconds  it may take
     least    seconds without which it is not started
     timed    it measures time on the device: compilation has ended before it
@@ -51,8 +49,7 @@ class Stage:
 
 
 class Child:
-    """
-    function(record, settings) in a forked process that leads a process group; its output goes to a file, its figures
+    """function(record, settings) in a forked process that leads a process group; its output goes to a file, its figures
     to another.
     """
 
@@ -140,8 +137,7 @@ class Child:
 
 
 class Runner:
-    """
-    Runs stages one after another, within `seconds` from now.
+    """Runs stages one after another, within `seconds` from now.
 
     settings     Settings
     compilation  {name: function(record, settings)} that run in the background from the start and are waited for
@@ -265,10 +261,13 @@ class Runner:
         report = {line["stage"]: line for line in self.lines}
         versions = report.get("versions", {}).get("figures", {})
         summary = {
-            "card": versions.get("card"), "torch": versions.get("torch"), "dry_run": self.settings.dry_run,
-            "seconds": round(time.monotonic() - self.start, 1), "nominal": rates.nominal(versions.get("card")),
+            "card": versions.get("card"),
+            "torch": versions.get("torch"),
+            "dry_run": self.settings.dry_run,
+            "seconds": round(time.monotonic() - self.start, 1),
+            "nominal": rates.nominal(versions.get("card")),
             "stages": report,
-        }  # fmt: skip
+        }
         path = os.path.join(self.settings.out, "gpu_check.json")
         with open(f"{path}.part", "w", encoding="utf-8") as file:
             file.write(json.dumps(summary, indent=1) + "\n")

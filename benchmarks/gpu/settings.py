@@ -26,15 +26,27 @@ class Sizes:
 
 
 DRY = Sizes(
-    image_size=32, num_channels=32, masks=2, calls=2, train_batch=2, train_steps=2, script_steps=2, repeats=2, rounds=2,
-    product=128, copied=2**20, conv_batch=2, shrink=16, cases=2, masks_per_case=2,
-)  # fmt: skip
+    image_size=32,
+    num_channels=32,
+    masks=2,
+    calls=2,
+    train_batch=2,
+    train_steps=2,
+    script_steps=2,
+    repeats=2,
+    rounds=2,
+    product=128,
+    copied=2**20,
+    conv_batch=2,
+    shrink=16,
+    cases=2,
+    masks_per_case=2,
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """
-    out       folder of the results
+    """out       folder of the results
     work      folder for everything else: cases, runs, compiled kernels
     dry_run   small sizes on the CPU, nothing is compiled
     gpus      visible cards

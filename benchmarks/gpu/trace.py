@@ -15,8 +15,7 @@ NAME = 120  # characters of a kernel's name
 
 
 def traced(function, device):
-    """
-    [(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin; on a CPU,
+    """[(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin; on a CPU,
     PyTorch's operations, those within others included.
     """
     kind = "cuda" if is_cuda(device) else "cpu"
@@ -44,8 +43,7 @@ def busy_time(events):
 
 
 def profile_of(function, device, calls, unprofiled_ms=None):
-    """
-    {"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls; times are of one
+    """{"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls; times are of one
     call.
 
     idle_share is of the span from the first kernel to the last, which the profiler itself stretches;
@@ -61,13 +59,16 @@ def profile_of(function, device, calls, unprofiled_ms=None):
         total[name] = ms + (end - begin) / 1000, count + 1
     top = sorted(total.items(), key=lambda item: -item[1][0])[:TOP]
     report = {
-        "busy_ms": busy / 1000 / calls, "span_ms": span / 1000 / calls, "idle_share": 1 - busy / span if span else None,
-        "kernels": len(events) / calls, "profiled_calls": calls,
+        "busy_ms": busy / 1000 / calls,
+        "span_ms": span / 1000 / calls,
+        "idle_share": 1 - busy / span if span else None,
+        "kernels": len(events) / calls,
+        "profiled_calls": calls,
         "top": [
             {"name": name[:NAME], "ms": ms / calls, "count": count / calls, "share": share(1000 * ms, busy)}
             for name, (ms, count) in top
         ],
-    }  # fmt: skip
+    }
     if unprofiled_ms:
         report["idle_share_unprofiled"] = 1 - report["busy_ms"] / unprofiled_ms
     return report

@@ -29,9 +29,7 @@ def start_group(backend, store, rank, size, device):
 
 
 def training_segmenter(settings, device, amp="none", channels_last=None):
-    """
-    The README's segmenter, ready to train, the same in every process; by default in the layout that a training has.
-    """
+    """The README's segmenter, ready to train, the same in every process; by default in the layout that a training has."""
     torch.manual_seed(0)
     segmenter = script_util.create_segmenter(readme_flags(settings))
     with torch.no_grad():
@@ -135,8 +133,7 @@ def _enter(function, settings, group, rank, results):
 
 
 def run_processes(function, settings, backend, devices, name):
-    """
-    [what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one
+    """[what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one
     failed, or they took too long.
 
     They are forked, so this process must not have used CUDA.

@@ -25,7 +25,9 @@ def read_manifest(folder):
     """The run's checkpoints [{step, file, sha256}], the newest last; none where there is no manifest, or a damaged one."""
     try:
         entries = json.loads(storage.read_bytes(os.path.join(folder, MANIFEST)) or b"{}").get("checkpoints", [])
-        return [e for e in entries if NUMBERED.fullmatch(e["file"]) and "sha256" in e and isinstance(e.get("step"), int)]
+        return [
+            e for e in entries if NUMBERED.fullmatch(e["file"]) and "sha256" in e and isinstance(e.get("step"), int)
+        ]
     except (ValueError, AttributeError, KeyError, TypeError):
         return []
 

@@ -1,10 +1,9 @@
-"""
-The checkpoints of one run, in a folder or in a blob store: which there are, which is whole, which may go.
+"""The checkpoints of one run, in a folder or in a blob store: which there are, which is whole, which may go.
 
-    savedmodelNNNNNN.pt   the last few
-    savedmodel.pt         a second name of the newest, in a folder; in a blob store manifest.json says which that is
-    bestmodel.pt          the best by validation
-    manifest.json         {checkpoints: [{step, file, sha256}]}, the newest last
+savedmodelNNNNNN.pt   the last few
+savedmodel.pt         a second name of the newest, in a folder; in a blob store manifest.json says which that is
+bestmodel.pt          the best by validation
+manifest.json         {checkpoints: [{step, file, sha256}]}, the newest last
 """
 
 import hashlib
@@ -21,9 +20,7 @@ from .load import load_checkpoint
 
 
 class CheckpointFolder:
-    """
-    keep  how many numbered checkpoints stay; None: all
-    """
+    """keep  how many numbered checkpoints stay; None: all"""
 
     def __init__(self, folder, keep=None):
         self.folder, self.keep = folder, keep
@@ -32,15 +29,16 @@ class CheckpointFolder:
         return os.path.join(self.folder, name)
 
     def save(self, state):
-        """
-        Write `state` as savedmodelNNNNNN.pt and make it the newest; returns its path.
+        """Write `state` as savedmodelNNNNNN.pt and make it the newest; returns its path.
 
         The order keeps a whole checkpoint named at every moment: the file, then the manifest that names it, then the
         second name, and old files go last.
         """
         name = f"savedmodel{state['step']:06d}.pt"
         path, entries = self.path(name), read_manifest(self.folder)
-        if entries and entries[-1]["step"] >= state["step"]:  # of a future that was left: it must not judge the new file
+        if (
+            entries and entries[-1]["step"] >= state["step"]
+        ):  # of a future that was left: it must not judge the new file
             entries = [e for e in entries if e["step"] < state["step"]]
             self._write_manifest(entries)
         digest = hashlib.sha256()
@@ -70,8 +68,7 @@ class CheckpointFolder:
         return sorted((int(match[1]), name) for match, name in found if match)
 
     def newest(self):
-        """
-        (state, path, lines to tell) of the newest whole checkpoint; (None, None, []) where there is none yet.
+        """(state, path, lines to tell) of the newest whole checkpoint; (None, None, []) where there is none yet.
 
         One that is damaged, by its checksum or for the reader, is passed over for an older one, with a line.
         CheckpointError: there are some, but not one is whole.
@@ -85,7 +82,9 @@ class CheckpointFolder:
             path = self.path(name)
             try:
                 if name in sums and sha256(path) != sums[name]:
-                    raise CheckpointError(f"{path}: damaged, its SHA-256 is not that of {MANIFEST}; an older one is taken")
+                    raise CheckpointError(
+                        f"{path}: damaged, its SHA-256 is not that of {MANIFEST}; an older one is taken"
+                    )
                 return load_checkpoint(path), path, skipped
             except (CheckpointError, OSError) as error:
                 skipped.append(str(error))

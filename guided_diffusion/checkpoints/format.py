@@ -1,5 +1,4 @@
-"""
-What a checkpoint holds, and what its parts must be. It describes itself and is safe to load.
+"""What a checkpoint holds, and what its parts must be. It describes itself and is safe to load.
 
 A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(weights_only=True) opens:
 
@@ -70,9 +69,12 @@ def _is_scaler(value):
         return True
     names = ("scale", "growth_factor", "backoff_factor")
     return (
-        _is_plain(value) and isinstance(value, dict) and all(isinstance(value.get(n), float) and 0 < value[n] < math.inf for n in names)
-        and _is_count(value.get("growth_interval"), 1) and _is_count(value.get("_growth_tracker"))
-    )  # fmt: skip
+        _is_plain(value)
+        and isinstance(value, dict)
+        and all(isinstance(value.get(n), float) and 0 < value[n] < math.inf for n in names)
+        and _is_count(value.get("growth_interval"), 1)
+        and _is_count(value.get("_growth_tracker"))
+    )
 
 
 def _is_best(value):

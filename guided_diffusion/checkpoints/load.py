@@ -8,8 +8,7 @@ from .published import read_published
 
 
 def load_checkpoint(path):
-    """
-    The checkpoint at `path` (a file or a blob), on the CPU, as a dict of the keys that `format` describes.
+    """The checkpoint at `path` (a file or a blob), on the CPU, as a dict of the keys that `format` describes.
 
     A bare state dict of published code comes as {"step", "samples", "flags": None, "weights", "ema", "optimizer"},
     with the average and the optimizer that lie beside it. CheckpointError: missing, truncated, unsafe or foreign.

@@ -27,7 +27,9 @@ def read_published(path, weights):
             if match := re.fullmatch(rf"emasavedmodel_([\d.]+)_{number[1]}\.pt", beside):
                 average = load_tensors(os.path.join(folder, beside))
                 if not is_weights(average):
-                    raise CheckpointError(f"{os.path.join(folder, beside)}: not an average of the published code; move it away")
+                    raise CheckpointError(
+                        f"{os.path.join(folder, beside)}: not an average of the published code; move it away"
+                    )
                 state["ema"][match[1]] = _unet_weights(average)
         optimizer = os.path.join(folder, f"optsavedmodel{number[1]}.pt")
         if bf.exists(optimizer):

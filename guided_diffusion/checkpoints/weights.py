@@ -6,8 +6,7 @@ from .hints import likely_flag
 
 
 def load_weights(module, weights, source, prefix=""):
-    """
-    Copy `weights` into the parameters of `module` whose names start with `prefix`, all of them.
+    """Copy `weights` into the parameters of `module` whose names start with `prefix`, all of them.
 
     CheckpointError: a name or a shape differs; the message names the first ones and the flag that is likely wrong.
     """
@@ -28,13 +27,20 @@ def check_optimizer(state, parameters, source):
     """CheckpointError: an optimizer's stored state does not fit the first of the `parameters`, to which it belongs."""
     entries = state.get("state") if isinstance(state, dict) else None
     fits = isinstance(entries, dict) and all(
-        isinstance(index, int) and 0 <= index < len(parameters) and isinstance(entry, dict)
-        and all(is_tensor(entry.get(name)) and entry[name].shape == parameters[index].shape for name in ("exp_avg", "exp_avg_sq"))
+        isinstance(index, int)
+        and 0 <= index < len(parameters)
+        and isinstance(entry, dict)
+        and all(
+            is_tensor(entry.get(name)) and entry[name].shape == parameters[index].shape
+            for name in ("exp_avg", "exp_avg_sq")
+        )
         and (isinstance(step := entry.get("step"), (int, float)) or (is_tensor(step) and step.numel() == 1))
         for index, entry in entries.items()
     )
     if not fits:
-        raise CheckpointError(f"{source}: its optimizer does not fit the model; move optsavedmodel*.pt away to start it afresh")
+        raise CheckpointError(
+            f"{source}: its optimizer does not fit the model; move optsavedmodel*.pt away to start it afresh"
+        )
 
 
 def check_schedule_sampler(state, wanted, source):

@@ -1,5 +1,4 @@
-"""
-Compare methods on the same cases, with the same effort for each:
+"""Compare methods on the same cases, with the same effort for each:
 
     python scripts/compare.py --data_dir data/training --test_dir data/testing --truth data/testing/truth.json \\
         --methods cimd-small,prob-unet,ssn --budget_minutes 10 --lrs 3e-4,1e-3 --image_size 32 --out_dir results/comparison
@@ -43,7 +42,9 @@ def main(argv=None, run_command=run_command):
             "comparison.html": page.page(table, config.num_ensemble, score),
         }
         for name, text in pages.items():
-            storage.write_atomically(os.path.join(config.out_dir, name), lambda file, text=text: file.write(text.encode()))
+            storage.write_atomically(
+                os.path.join(config.out_dir, name), lambda file, text=text: file.write(text.encode())
+            )
         print(pages["comparison.md"])
 
 

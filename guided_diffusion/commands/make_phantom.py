@@ -1,5 +1,4 @@
-"""
-Make a set of phantom cases, whose raters follow a known distribution:
+"""Make a set of phantom cases, whose raters follow a known distribution:
 
     python scripts/make_phantom.py --out data/phantom --num_cases 200 --seed 1
 
@@ -30,9 +29,15 @@ class PhantomConfig:
     raters: Annotated[int, "raters for each case"] = 8
     modalities: Annotated[int, "images for each case, at most 4"] = 1
     nodules: Annotated[int, "nodules in each image, at most 3"] = 1
-    modes: Annotated[str, "answers that raters give, of tight, loose, lobulated, absent"] = "tight,loose,lobulated,absent"
-    probabilities: Annotated[tuple[float, ...] | None, "of these answers, the same in all cases; -1: as each image shows"] = None
-    format: Annotated[Literal["cases", "lidc", "pickle", "hdf5", "crops", "qubiq", "brats", "ms-mri", "folders"], "what to write"] = "cases"
+    modes: Annotated[str, "answers that raters give, of tight, loose, lobulated, absent"] = (
+        "tight,loose,lobulated,absent"
+    )
+    probabilities: Annotated[
+        tuple[float, ...] | None, "of these answers, the same in all cases; -1: as each image shows"
+    ] = None
+    format: Annotated[
+        Literal["cases", "lidc", "pickle", "hdf5", "crops", "qubiq", "brats", "ms-mri", "folders"], "what to write"
+    ] = "cases"
     seed: Annotated[int, "of the set; the same seed makes the same cases"] = 0
 
 
@@ -60,7 +65,12 @@ def main(argv=None):
         given, _ = command_line.parse_command_line((PhantomConfig,), __doc__, argv)
         (config,) = configs_from_flags(given, PhantomConfig)
         modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # which these formats have
-        more = {"num_nodules": config.nodules, "modes": check(config), "probabilities": config.probabilities, "num_modalities": modalities}
+        more = {
+            "num_nodules": config.nodules,
+            "modes": check(config),
+            "probabilities": config.probabilities,
+            "num_modalities": modalities,
+        }
         if config.format == "cases":
             phantom.write_set(config.out, config.num_cases, config.seed, config.size, config.raters, **more)
         else:

@@ -1,8 +1,7 @@
-"""
-Write a folder of cases into one memory-mapped file for each split, which opens at once and stands for the folder in training:
+"""Write a folder of cases into one memory-mapped file for each split, which opens at once and stands for the folder in training:
 
-    python scripts/pack_data.py --data_dir data/lidc --out data/lidc-packed
-    python scripts/segmentation_train.py --data_dir data/lidc-packed/training.pack
+python scripts/pack_data.py --data_dir data/lidc --out data/lidc-packed
+python scripts/segmentation_train.py --data_dir data/lidc-packed/training.pack
 """
 
 import os
@@ -42,7 +41,9 @@ def main(argv=None):
         storage.make_folder(config.out)
         for name in splits or [os.path.basename(os.path.abspath(config.data_dir))]:
             path = os.path.join(config.out, f"{name}.pack")
-            for line in pack_folder(os.path.join(config.data_dir, name) if splits else config.data_dir, path, config.image_size, data_config):
+            for line in pack_folder(
+                os.path.join(config.data_dir, name) if splits else config.data_dir, path, config.image_size, data_config
+            ):
                 print(line)
             print(f"{path}: {os.path.getsize(path) / 1e6:.1f} MB")
 

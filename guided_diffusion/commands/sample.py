@@ -1,5 +1,4 @@
-"""
-Draw an ensemble of masks for every case of a folder:
+"""Draw an ensemble of masks for every case of a folder:
 
     python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --num_ensemble 4 --fast
 
@@ -99,8 +98,7 @@ def load_model(config, given, preset):
 
 
 def make_ready(model, config, how, total, processes):
-    """
-    Put the model on the device for `total` masks.
+    """Put the model on the device for `total` masks.
 
     Returns the config with the number of masks in flight, and lines to report.
     """
@@ -128,8 +126,7 @@ def settle_threads(model, one_call, size, total, processes):
 
 
 def draw(model, dataset, mine, settings, processes, made_by):
-    """
-    Draw and write the ensembles of those cases numbered `mine` that are not finished yet.
+    """Draw and write the ensembles of those cases numbered `mine` that are not finished yet.
 
     made_by  hash of the checkpoint
     """

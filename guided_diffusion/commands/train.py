@@ -1,5 +1,4 @@
-"""
-Train on a folder of cases:
+"""Train on a folder of cases:
 
     python scripts/segmentation_train.py --preset demo --data_dir data/training
 
@@ -45,7 +44,9 @@ def check_flags(given, config, validation, how):
     if {"ema_rate", "ema_halflife"} <= given.keys():
         raise ConfigError("--ema_rate and --ema_halflife contradict: give one of them")
     if given.get("stable_target") and config.raters_per_image == 1:
-        raise ConfigError("--stable_target True wants --raters_per_image of at least 2: one mask of an image is its own mean")
+        raise ConfigError(
+            "--stable_target True wants --raters_per_image of at least 2: one mask of an image is its own mean"
+        )
     if not config.data_dir:
         raise ConfigError("--data_dir is missing: name the folder of cases to train on")
 
@@ -54,7 +55,9 @@ def open_datasets(config, validation, unet, data_config):
     """The cases to train on, and then, if they are given, those to validate on."""
     folders = [folder for folder in (config.data_dir, validation.eval_data_dir) if folder]
     cache = config.cache_dir or default_cache_dir()
-    return [LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders]
+    return [
+        LIDCDataset(folder, unet.image_size, unet.image_channels, data_config, cache_dir=cache) for folder in folders
+    ]
 
 
 def main(argv=None):
@@ -70,8 +73,7 @@ def main(argv=None):
 
 
 def train(configs, flags):
-    """
-    Train with one config object of each class of CONFIGS, which `flags` holds too, {name: value}.
+    """Train with one config object of each class of CONFIGS, which `flags` holds too, {name: value}.
 
     Everything that can be refused is, before the processes meet.
     """
@@ -96,7 +98,10 @@ def train(configs, flags):
     image_shape = (unet.image_channels, unet.image_size, unet.image_size)
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
         start = (*start[:2], start[2] + settle_threads(segmenter, image_shape, config, how, processes, start))
-        validators = [Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard) for d in eval_dataset]
+        validators = [
+            Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard)
+            for d in eval_dataset
+        ]
         windows = open_windows(visdom, processes.is_main, tqdm.write)
         trainer = Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows)
         del start  # all of its tensors, of which the trainer has its own by now

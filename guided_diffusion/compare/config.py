@@ -15,7 +15,10 @@ from ..system.storage import refuse_remote
 class CompareConfig:
     data_dir: Annotated[str, "folder of cases"] = ""
     test_dir: Annotated[str, "folder of cases to score on; none: those of data_dir in turns, by --folds"] = ""
-    methods: Annotated[tuple[str, ...], "presets to compare, of --preset's; differences are told from the first"] = ("cimd-small", "prob-unet")
+    methods: Annotated[tuple[str, ...], "presets to compare, of --preset's; differences are told from the first"] = (
+        "cimd-small",
+        "prob-unet",
+    )
     budget_minutes: Annotated[float, "train each method for so long, as measured before; or give --budget_images"] = 0.0
     budget_images: Annotated[int, "train each method on so many masks; or give --budget_minutes"] = 0
     lrs: Annotated[tuple[float, ...], "learning rates that each method tries on each fold; none: the preset's own"] = ()
@@ -58,6 +61,8 @@ def check_compare_config(config, given):
     for name in ("data_dir", "test_dir"):
         folder = os.path.realpath(getattr(config, name))
         if getattr(config, name) and os.path.realpath(config.out_dir).startswith(os.path.join(folder, "")):
-            raise ConfigError(f"--out_dir {config.out_dir} lies in --{name}, whose cases would grow by its links: name another")
+            raise ConfigError(
+                f"--out_dir {config.out_dir} lies in --{name}, whose cases would grow by its links: name another"
+            )
     if "," in config.out_dir:
         raise ConfigError(f"--out_dir {config.out_dir}: a name without commas is needed")

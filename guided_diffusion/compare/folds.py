@@ -15,8 +15,7 @@ PARTS = ("training", "validation", "testing")
 
 
 def split_cases(config):
-    """
-    ([{part: {case: folder}} of PARTS for each fold], lines to tell), a function of the cases' names and the seed.
+    """([{part: {case: folder}} of PARTS for each fold], lines to tell), a function of the cases' names and the seed.
 
     Cases of one patient, as a manifest.csv or their names tell, are never on two sides; of the others each is taken for a patient.
 
@@ -37,7 +36,9 @@ def split_cases(config):
         left = [group for group in order if group not in set(part)]
         count = max(1, round(config.validation_share * len(left)))
         if len(left) <= count or not (part or tested):
-            raise DataError(f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)")
+            raise DataError(
+                f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)"
+            )
         chosen = {"validation": left[:count], "training": left[count:], "testing": part}
         split = {name: {case: cases[case] for group in of for case in groups[group]} for name, of in chosen.items()}
         splits.append({**split, "testing": tested} if tested else split)
@@ -49,11 +50,15 @@ def _tested(config, cases, patients):
     if not config.test_dir:
         return {}
     tested = dict(find_cases(config.test_dir))
-    same = {os.path.realpath(folder) for folder in cases.values()} & {os.path.realpath(folder) for folder in tested.values()}
+    same = {os.path.realpath(folder) for folder in cases.values()} & {
+        os.path.realpath(folder) for folder in tested.values()
+    }
     if same:
         raise DataError(f"{sorted(same)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on")
     if known := set(patients.values()) & set(find_patients(config.test_dir, tested).values()):
-        raise DataError(f"patient {sorted(known)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on")
+        raise DataError(
+            f"patient {sorted(known)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on"
+        )
     return tested
 
 

@@ -4,9 +4,15 @@ import html
 
 # (title, figure); N stands for the number of samples
 FIGURES = (
-    ("GED_N", "ged_N"), ("unbiased", "ged_unbiased_N"), ("excess", "ged_excess_N"), ("mode TV", "mode_tv_N"),
-    ("HM-IoU_N", "hm_iou_N"), ("D_max", "max_dice_N"), ("CI", "ci_N"), ("diversity", "diversity_N"),
-)  # fmt: skip
+    ("GED_N", "ged_N"),
+    ("unbiased", "ged_unbiased_N"),
+    ("excess", "ged_excess_N"),
+    ("mode TV", "mode_tv_N"),
+    ("HM-IoU_N", "hm_iou_N"),
+    ("D_max", "max_dice_N"),
+    ("CI", "ci_N"),
+    ("diversity", "diversity_N"),
+)
 # As many as there are presets; the first seven are Okabe and Ito's
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800", "#7f7f7f")
 WIDTH, HEIGHT, MARGIN, LEGEND = 760, 320, 44, 130
@@ -18,22 +24,37 @@ small { opacity: .75; } svg { max-width: 100%; } text { font-size: 12px; }"""
 
 
 def as_rows(table, num_ensemble):
-    """
-    (titles, [cells of a method]) of what Comparison.tabulate gives: mean and 95 % interval over the cases of each figure;
+    """(titles, [cells of a method]) of what Comparison.tabulate gives: mean and 95 % interval over the cases of each figure;
     below it the difference from the first method, paired by case, with its interval.
     """
     shown = [(t.replace("N", str(num_ensemble)), f.replace("N", str(num_ensemble))) for t, f in FIGURES]
     shown = [(title, figure) for title, figure in shown if all(figure in row["figures"] for row in table["rows"])]
-    titles = ["method", *(title for title, _ in shown), "parameters", f"s / {num_ensemble} masks", "masks trained on", "training, s", "learning rates"]
+    titles = [
+        "method",
+        *(title for title, _ in shown),
+        "parameters",
+        f"s / {num_ensemble} masks",
+        "masks trained on",
+        "training, s",
+        "learning rates",
+    ]
     rows = []
     for row in table["rows"]:
         cells = [[row["method"]]]
         for _, figure in shown:
             cells.append([interval(row["figures"][figure])])
             if figure in row["differences"]:
-                cells[-1].append(f"{row['differences'][figure]['mean']:+.3f} [{bounds(row['differences'][figure], '+')}]")
+                cells[-1].append(
+                    f"{row['differences'][figure]['mean']:+.3f} [{bounds(row['differences'][figure], '+')}]"
+                )
         lr = ", ".join(dict.fromkeys(f"{lr:g}" if lr else "preset's" for lr in row["lrs"]))
-        cells += [[f"{row['parameters']:,}"], [f"{row['seconds']:.2f}"], [f"{row['images']:,}"], [f"{row['training_seconds']:.0f}"], [lr]]
+        cells += [
+            [f"{row['parameters']:,}"],
+            [f"{row['seconds']:.2f}"],
+            [f"{row['images']:,}"],
+            [f"{row['training_seconds']:.0f}"],
+            [lr],
+        ]
         rows.append(cells)
     return titles, rows
 
@@ -91,11 +112,20 @@ def curves(rows, score):
         return f"{MARGIN + x / right * (WIDTH - 2 * MARGIN - LEGEND):.1f},{HEIGHT - MARGIN - y / top * (HEIGHT - 2 * MARGIN):.1f}"
 
     parts = [f'<path d="M{place(0, top)}L{place(0, 0)}L{place(right, 0)}" fill="none" stroke="#888"/>']
-    parts += [f'<text x="{MARGIN - 4}" y="{y}" text-anchor="end">{told}</text>' for y, told in ((MARGIN, f"{top:.2f}"), (HEIGHT - MARGIN, "0"))]
-    parts += [f'<text x="{WIDTH - MARGIN - LEGEND}" y="{HEIGHT - MARGIN + 16}" text-anchor="end">{right:,.0f} masks</text>']
+    parts += [
+        f'<text x="{MARGIN - 4}" y="{y}" text-anchor="end">{told}</text>'
+        for y, told in ((MARGIN, f"{top:.2f}"), (HEIGHT - MARGIN, "0"))
+    ]
+    parts += [
+        f'<text x="{WIDTH - MARGIN - LEGEND}" y="{HEIGHT - MARGIN + 16}" text-anchor="end">{right:,.0f} masks</text>'
+    ]
     for k, (method, curve) in enumerate(points.items()):
         colour = COLOURS[k % len(COLOURS)]
         line = " ".join(place(*point) for point in curve)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"><title>{html.escape(method)}</title></polyline>')
-        parts.append(f'<text x="{WIDTH - MARGIN - LEGEND + 12}" y="{MARGIN + 15 * k}" fill="{colour}">{html.escape(method)}</text>')
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"><title>{html.escape(method)}</title></polyline>'
+        )
+        parts.append(
+            f'<text x="{WIDTH - MARGIN - LEGEND + 12}" y="{MARGIN + 15 * k}" fill="{colour}">{html.escape(method)}</text>'
+        )
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="validation while training">{"".join(parts)}</svg>'

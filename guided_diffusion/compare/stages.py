@@ -1,5 +1,4 @@
-"""
-Trains, samples and scores several methods on the same cases with the same effort: what compare.py does.
+"""Trains, samples and scores several methods on the same cases with the same effort: what compare.py does.
 
 Training, sampling and scoring are commands of their own, written to commands.txt, and go on where they were when they are
 repeated. A method is a preset's name; flags that are given hold for every method that knows them.
@@ -37,13 +36,14 @@ from .table import SCORED, tabulate, training_of
 PROBE_STEPS, PROBE_PARTS = 60, 3  # by which the speed of training is measured; the first part is left out
 VALIDATIONS = 4  # of a training, for its curve
 MOST_VALIDATED = 32  # cases of a validation
-WARMUP_SHARE = 0.1  # of a run: the most that a preset's warm-up takes, so that short trials come to the rate that they try
+WARMUP_SHARE = (
+    0.1  # of a run: the most that a preset's warm-up takes, so that short trials come to the rate that they try
+)
 PATIENCE = 10  # seconds; a slower ensemble is timed once
 
 
 class Comparison:
-    """
-    The stages of a comparison, method by method; each method's part of the table is kept in its folder, as result.json.
+    """The stages of a comparison, method by method; each method's part of the table is kept in its folder, as result.json.
 
     config       CompareConfig
     flags        {name: value}, JSON-like, that were given beside: of the model, the data and the sampler
@@ -56,8 +56,7 @@ class Comparison:
         self.data = os.path.join(config.out_dir, "data")
 
     def run(self):
-        """
-        Do what is not done yet; returns the table of `tabulate`. ConfigError, DataError: a command failed, or would;
+        """Do what is not done yet; returns the table of `tabulate`. ConfigError, DataError: a command failed, or would;
         OSError: another comparison writes into the folder.
         """
         config = self.config
@@ -101,9 +100,16 @@ class Comparison:
         fewest = min(len(split["training"]) for split in self.splits)
         for method in self.config.methods:
             chain = self.chain(method)
-            flags = {**preset_flags(PRESETS[method], self.flags), **self.known(method, *everything), **chain, "batch_size": self.config.batch_size}
+            flags = {
+                **preset_flags(PRESETS[method], self.flags),
+                **self.known(method, *everything),
+                **chain,
+                "batch_size": self.config.batch_size,
+            }
             script_util.check_flags(flags)
-            flags |= {"data_dir": self.config.data_dir} | ({"augment": self.config.augment} if self.config.augment else {})
+            flags |= {"data_dir": self.config.data_dir} | (
+                {"augment": self.config.augment} if self.config.augment else {}
+            )
             (train,) = configs_from_flags(flags, TrainConfig)
             check_train_config(train)
             check_num_cases(train, fewest, world_size=1)
@@ -118,12 +124,19 @@ class Comparison:
         own = {name: value for name, value in flags_from_configs(self.config).items() if name not in free}
         folders = {folder: name for split in self.splits for part in split.values() for name, folder in part.items()}
         parts = [{part: sorted(cases) for part, cases in split.items()} for split in self.splits]
-        told = {**own, "flags": self.flags, "cases": parts, "data": hash_cases(sorted((n, f) for f, n in folders.items()), ())}
+        told = {
+            **own,
+            "flags": self.flags,
+            "cases": parts,
+            "data": hash_cases(sorted((n, f) for f, n in folders.items()), ()),
+        }
         text = json.dumps(told, indent=1, sort_keys=True) + "\n"
         path = os.path.join(self.config.out_dir, "settings.json")
         before = storage.read_bytes(path)
         if before is not None and before.decode() != text:
-            raise ConfigError(f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): name another --out_dir")
+            raise ConfigError(
+                f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): name another --out_dir"
+            )
         storage.write_atomically(path, lambda file: file.write(text.encode()))
 
     def path(self, method, *parts):
@@ -143,15 +156,33 @@ class Comparison:
             self.train(method, fold, folder, steps, lr=lr, eval_interval=math.ceil(steps / VALIDATIONS))
             self.tell(f"{method}: sampling")
             self.call(
-                "sample", "--data_dir", os.path.join(self.data, f"fold{fold}", "testing"), "--out_dir", self.path(method, "samples"),
-                "--model_path", os.path.join(folder, "savedmodel.pt"), "--num_ensemble", config.num_ensemble, "--batch_size", 4 * config.num_ensemble,
-                "--seed", config.seed, *as_arguments(self.chain(method)),
-            )  # fmt: skip
+                "sample",
+                "--data_dir",
+                os.path.join(self.data, f"fold{fold}", "testing"),
+                "--out_dir",
+                self.path(method, "samples"),
+                "--model_path",
+                os.path.join(folder, "savedmodel.pt"),
+                "--num_ensemble",
+                config.num_ensemble,
+                "--batch_size",
+                4 * config.num_ensemble,
+                "--seed",
+                config.seed,
+                *as_arguments(self.chain(method)),
+            )
         result = {
-            "method": method, "steps": steps, "images": steps * config.batch_size, "lrs": chosen, "trials": tried,
-            **self.measure(method), **training_of(self.path(method, "fold0")),
+            "method": method,
+            "steps": steps,
+            "images": steps * config.batch_size,
+            "lrs": chosen,
+            "trials": tried,
+            **self.measure(method),
+            **training_of(self.path(method, "fold0")),
         }
-        storage.write_atomically(self.path(method, "result.json"), lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
+        storage.write_atomically(
+            self.path(method, "result.json"), lambda file: file.write((json.dumps(result, indent=1) + "\n").encode())
+        )
 
     def known(self, method, *classes):
         """{flag: value} of those flags of the config classes that were given and that the method knows."""
@@ -165,11 +196,14 @@ class Comparison:
         takes_all = METHODS[method_of(method)].has_chain and "steps" not in PRESETS[method]
         if not (self.config.fast and takes_all):
             return own
-        return {**FAST, "steps": min(FAST["steps"], self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)), **own}
+        return {
+            **FAST,
+            "steps": min(FAST["steps"], self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)),
+            **own,
+        }
 
     def train(self, method, fold, folder, steps, *, lr=None, eval_interval=None, log_interval=None, may_diverge=False):
-        """
-        Train, or go on. Returns whether it diverged, where it may. DataError: it ended before its last step.
+        """Train, or go on. Returns whether it diverged, where it may. DataError: it ended before its last step.
 
         lr             None: the preset's
         eval_interval  steps between two looks at the validation cases; None: none
@@ -180,14 +214,43 @@ class Comparison:
         more = ["--lr", lr] if lr else []
         more += ["--augment", self.config.augment] if self.config.augment else []
         if eval_interval:
-            more += ["--eval_data_dir", os.path.join(data, "validation"), "--eval_interval", eval_interval, "--eval_ensemble", SCORED]
+            more += [
+                "--eval_data_dir",
+                os.path.join(data, "validation"),
+                "--eval_interval",
+                eval_interval,
+                "--eval_ensemble",
+                SCORED,
+            ]
             more += ["--eval_cases", min(MOST_VALIDATED, len(self.splits[fold]["validation"]))]
         status = self.call(
-            "train", "--preset", method, "--data_dir", os.path.join(data, "training"), "--log_dir", folder, "--iterations", steps,
-            "--lr_anneal_steps", steps, "--lr_warmup_steps", warmup, "--batch_size", self.config.batch_size, "--save_interval", max(1, steps // 2),
-            "--keep", 1, "--log_interval", log_interval or max(1, steps // 20), "--seed", self.config.seed, *more, *as_arguments(flags),
+            "train",
+            "--preset",
+            method,
+            "--data_dir",
+            os.path.join(data, "training"),
+            "--log_dir",
+            folder,
+            "--iterations",
+            steps,
+            "--lr_anneal_steps",
+            steps,
+            "--lr_warmup_steps",
+            warmup,
+            "--batch_size",
+            self.config.batch_size,
+            "--save_interval",
+            max(1, steps // 2),
+            "--keep",
+            1,
+            "--log_interval",
+            log_interval or max(1, steps // 20),
+            "--seed",
+            self.config.seed,
+            *more,
+            *as_arguments(flags),
             may_end=command_line.GAVE_UP,
-        )  # fmt: skip
+        )
         if status and may_diverge:
             return True
         if status:
@@ -196,7 +259,9 @@ class Comparison:
             raise DataError(f"{method}: training diverged with {rate} ({folder}); {remedy}")
         rows = read_rows(os.path.join(folder, "progress.csv"))
         if not rows or int(rows[-1]["step"]) != steps or (eval_interval and not rows[-1][f"ged_{SCORED}"]):
-            raise DataError(f"{folder}: the training was ended before its last step was done and validated; the same command goes on")
+            raise DataError(
+                f"{folder}: the training was ended before its last step was done and validated; the same command goes on"
+            )
         return False
 
     def steps_of(self, method):
@@ -215,8 +280,7 @@ class Comparison:
         return max(1, int(60 * config.budget_minutes * speed / config.batch_size))
 
     def choose_lr(self, method, fold, steps):
-        """
-        (the learning rate with the least energy distance on the validation cases of the fold, {rate: distance}), None for
+        """(the learning rate with the least energy distance on the validation cases of the fold, {rate: distance}), None for
         one with which training diverged. DataError: all did.
         """
         config = self.config
@@ -227,13 +291,17 @@ class Comparison:
             self.tell(f"{method}: trying learning rate {lr:g}, {short} steps")
             folder = self.path(method, f"fold{fold}-lr{lr:g}")
             diverged = self.train(method, fold, folder, short, lr=lr, eval_interval=short, may_diverge=True)
-            score = math.nan if diverged else float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
+            score = (
+                math.nan if diverged else float(read_rows(os.path.join(folder, "progress.csv"))[-1][f"ged_{SCORED}"])
+            )
             trials[f"{lr:g}"] = score if math.isfinite(score) else None
         if not any(score is not None for score in trials.values()):
             raise DataError(f"{method}: none of --lrs {','.join(trials)} trains it; give smaller ones")
         scores = [score for score in trials.values() if score is not None]
         if len(set(scores)) < len(scores):
-            self.tell(f"{method}: trials of different --lrs end alike, and tell nothing: give a larger --trial_share or budget")
+            self.tell(
+                f"{method}: trials of different --lrs end alike, and tell nothing: give a larger --trial_share or budget"
+            )
         return min((lr for lr in config.lrs if trials[f"{lr:g}"] is not None), key=lambda lr: trials[f"{lr:g}"]), trials
 
     def measure(self, method):
@@ -241,19 +309,21 @@ class Comparison:
         model = load(self.path(method, "fold0", "savedmodel.pt"))
         flags = model.flags
         (data_config,) = configs_from_flags(flags, DataConfig)
-        dataset = LIDCDataset(os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config)
+        dataset = LIDCDataset(
+            os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config
+        )
         times = []
         while len(times) < 4 and (not times or times[0] < PATIENCE):
             start = time.perf_counter()
-            model.sample(dataset[0].image, self.config.num_ensemble, batch_size=self.config.num_ensemble, **self.chain(method))
+            model.sample(
+                dataset[0].image, self.config.num_ensemble, batch_size=self.config.num_ensemble, **self.chain(method)
+            )
             times.append(time.perf_counter() - start)
         parameters = sum(p.numel() for part in model.segmenter.sampling_parts for p in part.parameters())
         return {"parameters": parameters, "seconds": statistics.median(times[1:] or times)}
 
     def call(self, command, *arguments, may_end=0):
-        """
-        Run a command, its text to console.log; returns its status, 0 or may_end. DataError: another one, with its last line.
-        """
+        """Run a command, its text to console.log; returns its status, 0 or may_end. DataError: another one, with its last line."""
         arguments = [str(argument) for argument in arguments]
         log = os.path.join(self.config.out_dir, "console.log")
         with open(os.path.join(self.config.out_dir, "commands.txt"), "a", encoding="utf-8") as file:

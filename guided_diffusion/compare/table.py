@@ -28,5 +28,9 @@ def training_of(folder):
         seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
         before = int(row["samples"])
     score = f"ged_{SCORED}"
-    curve = [{name: float(row[name]) for name in ("samples", score)} for row in rows if math.isfinite(float(row.get(score) or "nan"))]
+    curve = [
+        {name: float(row[name]) for name in ("samples", score)}
+        for row in rows
+        if math.isfinite(float(row.get(score) or "nan"))
+    ]
     return {"training_seconds": seconds, "curve": curve}

@@ -27,8 +27,7 @@ BIAS = math.log(1.4)  # for each point
 
 
 def augment(image, masks, kind, u):
-    """
-    Image [B, C, N, N] in [0, 1] and its masks [B, K, N, N], 0 or 1, changed at random by uniform numbers u [B, NUM_DRAWS] in [0, 1).
+    """Image [B, C, N, N] in [0, 1] and its masks [B, K, N, N], 0 or 1, changed at random by uniform numbers u [B, NUM_DRAWS] in [0, 1).
 
     kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right angles),
           deform (turned, resized and moved a little), elastic (a coarse grid's points moved, each a little), contrast (of the
@@ -60,8 +59,7 @@ def change_symmetry(pictures, choices, u):
 
 
 def affine_grid(shape, by):
-    """
-    Where each pixel of pictures [B, C, N, N] of a shape comes from, [B, N, N, 2] in x and y from -1 to 1: turned, resized and
+    """Where each pixel of pictures [B, C, N, N] of a shape comes from, [B, N, N, 2] in x and y from -1 to 1: turned, resized and
     moved in x and y by shares [B, 4] in [-1, 1] of TURN, RESIZE, MOVE, MOVE.
     """
     angle, size = by[:, 0] * TURN, torch.exp(by[:, 1] * RESIZE)
@@ -72,8 +70,7 @@ def affine_grid(shape, by):
 
 
 def displacement(shape, by):
-    """
-    What is added to such a grid, where POINTS x POINTS points move in x and y by shares [B, 2 POINTS^2] in [-1, 1] of STRETCH,
+    """What is added to such a grid, where POINTS x POINTS points move in x and y by shares [B, 2 POINTS^2] in [-1, 1] of STRETCH,
     and what lies between them follows by bicubic interpolation (as in Ronneberger et al. 2015, section 3.1, on a grid of 3 x 3).
     """
     points = 2 * STRETCH * by.reshape(-1, 2, POINTS, POINTS)
@@ -87,14 +84,18 @@ def resample(pictures, grid):
 
 def change_contrast(image, by):
     """Image [B, C, H, W] on [0, 1], about its mean, by shares [B, 2] in [-1, 1] of CONTRAST and BRIGHTNESS."""
-    contrast, brightness = torch.exp(by[:, 0] * CONTRAST)[:, None, None, None], (by[:, 1] * BRIGHTNESS)[:, None, None, None]
+    contrast, brightness = (
+        torch.exp(by[:, 0] * CONTRAST)[:, None, None, None],
+        (by[:, 1] * BRIGHTNESS)[:, None, None, None],
+    )
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     return ((image - mean) * contrast + mean + brightness).clamp(0, 1)
 
 
 def bias_field(shape, by):
-    """
-    Factors of brightness [B, 1, N, N] for images [B, C, N, N] of a shape: e to the power of BIAS times shares [B, POINTS^2] in
+    """Factors of brightness [B, 1, N, N] for images [B, C, N, N] of a shape: e to the power of BIAS times shares [B, POINTS^2] in
     [-1, 1] at a grid's points, and bicubic between them; the multiplicative nonuniformity of MR (Sled et al. 1998, equation 1).
     """
-    return torch.exp(F.interpolate(BIAS * by.reshape(-1, 1, POINTS, POINTS), size=shape[2:], mode="bicubic", align_corners=True))
+    return torch.exp(
+        F.interpolate(BIAS * by.reshape(-1, 1, POINTS, POINTS), size=shape[2:], mode="bicubic", align_corners=True)
+    )

@@ -72,8 +72,7 @@ def hash_cases(folders, settings):
 
 
 def open_cache(cache_dir, fingerprint, reader, folders):
-    """
-    The PackedCases of these cases in `cache_dir`, decoded into it first if need be, by one process while others wait.
+    """The PackedCases of these cases in `cache_dir`, decoded into it first if need be, by one process while others wait.
 
     None: they are not there, and the folder is read-only. DataError: they cannot be kept there for another reason.
     """
@@ -85,11 +84,15 @@ def open_cache(cache_dir, fingerprint, reader, folders):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if pack := _sound_pack(path):
                 return pack
-            write_pack(path, decode(reader, folders), lambda: {"fingerprint": fingerprint, "notes": reader.notes(len(folders))})
+            write_pack(
+                path, decode(reader, folders), lambda: {"fingerprint": fingerprint, "notes": reader.notes(len(folders))}
+            )
     except OSError as error:
         if error.errno in READ_ONLY:
             return _sound_pack(path)
-        raise DataError(f"{cache_dir}: decoded cases cannot be kept there ({error}); name another folder (--cache_dir)") from error
+        raise DataError(
+            f"{cache_dir}: decoded cases cannot be kept there ({error}); name another folder (--cache_dir)"
+        ) from error
     return PackedCases(path)
 
 
@@ -115,8 +118,7 @@ class FittedCases:
 
 
 def open_pack(path, reader):
-    """
-    The cases of a file of pack_data.py, for a CaseReader.
+    """The cases of a file of pack_data.py, for a CaseReader.
 
     DataError: not of pack_data.py, packed with other rules than the reader's, or cases that it would refuse.
     """
@@ -142,9 +144,13 @@ def open_pack(path, reader):
 def _check_header(path, header):
     """Refuse packed cases of another kind, those of the cache among them, which are for the settings of one run."""
     kinds = {"fingerprint": str, "notes": list, "rules": dict}
-    lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [name for name in RULES if name not in header["rules"]]
+    lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [
+        name for name in RULES if name not in header["rules"]
+    ]
     if lacking:
-        raise DataError(f"{path}: not a file of pack_data.py ({lacking[0]} is missing); name the folder of the cases, or pack that again")
+        raise DataError(
+            f"{path}: not a file of pack_data.py ({lacking[0]} is missing); name the folder of the cases, or pack that again"
+        )
 
 
 def pack_folder(directory, path, image_size=None, config=DataConfig()):

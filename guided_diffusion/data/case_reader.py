@@ -19,18 +19,24 @@ LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNOR
 
 @dataclass(frozen=True)
 class DataConfig:
-    label_threshold: Annotated[float, "a JPEG label is foreground above this share of full scale (0: as published)"] = 0.5
+    label_threshold: Annotated[float, "a JPEG label is foreground above this share of full scale (0: as published)"] = (
+        0.5
+    )
     merge_labels: Annotated[bool, "take every nonzero class of a label as foreground"] = False
     intensity_range: Annotated[
         tuple[float, ...] | None, "LO,HI of NPY and NIfTI images, mapped to [0, 1]; default: each image's own range"
     ] = None
-    resize: Annotated[bool, "bring cases of other sizes to --image_size (False: they are an error, unless --pad makes them fit)"] = True
-    pad: Annotated[bool, "surround cases that are not square, or smaller than --image_size, with black, so that nothing is stretched"] = False
+    resize: Annotated[
+        bool, "bring cases of other sizes to --image_size (False: they are an error, unless --pad makes them fit)"
+    ] = True
+    pad: Annotated[
+        bool,
+        "surround cases that are not square, or smaller than --image_size, with black, so that nothing is stretched",
+    ] = False
 
 
 class CaseReader:
-    """
-    Reads a case's files, and remembers what it changed on the way in.
+    """Reads a case's files, and remembers what it changed on the way in.
 
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
     image_channels  several modalities must be so many; None: any number
@@ -50,8 +56,7 @@ class CaseReader:
         return [self.image_size, self.image_channels, self.require_raters, dataclasses.astuple(self.config)]
 
     def read(self, folder):
-        """
-        Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken; a line for each
+        """Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken; a line for each
         of its faults.
         """
         image_files, label_files, faults = list_files(folder)
@@ -96,7 +101,9 @@ class CaseReader:
             return
         if not self.config.resize and (max(size) > side or not self.config.pad):
             remedy = "or --pad True" if max(size) <= side else f"or --image_size {max(size)}"
-            raise DataError(f"{name}: {size[1]}x{size[0]} pixels, but --image_size {side} and --resize False: give --resize True, {remedy}")
+            raise DataError(
+                f"{name}: {size[1]}x{size[0]} pixels, but --image_size {side} and --resize False: give --resize True, {remedy}"
+            )
         self._resized[name] = size
 
     def notes(self, num_cases):
@@ -121,20 +128,23 @@ class CaseReader:
 def check_data_config(config):
     """Refuse flags that no data could meet."""
     if not 0 <= config.label_threshold < 1:
-        raise DataError(f"--label_threshold {config.label_threshold}: a share of full scale from 0 to below 1 is needed")
+        raise DataError(
+            f"--label_threshold {config.label_threshold}: a share of full scale from 0 to below 1 is needed"
+        )
     bounds = config.intensity_range
     if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
         raise DataError(f"--intensity_range {bounds}: two values, the lower first, are needed, e.g. -1000,400")
 
 
 def find_cases(directory):
-    """
-    [(name, folder)] of every folder at or below `directory` that holds an image or a label, in the order of their names.
+    """[(name, folder)] of every folder at or below `directory` that holds an image or a label, in the order of their names.
 
     Links to folders are followed, each folder once.
     """
     if not os.path.isdir(directory):
-        raise DataError(f"{directory}: {'a file, where a folder of cases is wanted' if os.path.isfile(directory) else 'no such folder of cases'}")
+        raise DataError(
+            f"{directory}: {'a file, where a folder of cases is wanted' if os.path.isfile(directory) else 'no such folder of cases'}"
+        )
     cases = {}
     for folder, subfolders, files in walk(directory):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # half-written ones among them
@@ -160,10 +170,14 @@ def list_files(folder):
         if match := LABEL.match(file):
             rater = int(match[1])
             if rater in labels:
-                faults.append(f"{folder}: two labels of rater {rater}: {os.path.basename(labels[rater])} and {file}; keep one")
+                faults.append(
+                    f"{folder}: two labels of rater {rater}: {os.path.basename(labels[rater])} and {file}; keep one"
+                )
             labels[rater] = os.path.join(folder, file)
     if missing := set(range(len(labels))) - set(labels):
-        faults.append(f"{folder}: label{min(missing)}_* is missing, yet label{max(labels)}_* is there; number the raters from 0")
+        faults.append(
+            f"{folder}: label{min(missing)}_* is missing, yet label{max(labels)}_* is there; number the raters from 0"
+        )
     return images, [labels[rater] for rater in sorted(labels)], faults
 
 

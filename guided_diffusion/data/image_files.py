@@ -16,8 +16,7 @@ def is_jpeg(file):
 
 
 def read_pixels(file):
-    """
-    The values of a grey image file, [H, W], and the full scale of its type (None for NPY, NIfTI, and TIFF of 32 bits).
+    """The values of a grey image file, [H, W], and the full scale of its type (None for NPY, NIfTI, and TIFF of 32 bits).
 
     Colour is turned into luminance. DataError: unreadable, or not a picture of two dimensions.
     """
@@ -41,7 +40,9 @@ def read_pixels(file):
 def _read_picture(file):
     with Image.open(file) as picture:
         if picture.mode.startswith("I") or picture.mode == "F":
-            thirty_two_bits = picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG")  # some Pillows have 16 bits of PNG in mode I
+            thirty_two_bits = picture.mode == "F" or (
+                picture.mode == "I" and picture.format != "PNG"
+            )  # some Pillows have 16 bits of PNG in mode I
             return np.asarray(picture).astype(np.float64), None if thirty_two_bits else 65535
         if picture.mode == "1":
             return np.asarray(picture).astype(np.uint8) * 255, 255
@@ -52,16 +53,19 @@ def _read_nifti(file):
     try:
         import nibabel
     except ImportError:
-        raise DataError(f'{file}: NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
+        raise DataError(
+            f'{file}: NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"'
+        ) from None
     stored = nibabel.load(file).dataobj
     if math.prod(stored.shape) > MOST_PIXELS:
-        raise DataError(f"{file}: {'x'.join(map(str, stored.shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?")
+        raise DataError(
+            f"{file}: {'x'.join(map(str, stored.shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?"
+        )
     return np.asarray(stored).T
 
 
 def read_image(file, intensity_range=None):
-    """
-    One modality [H, W], float32 in [0, 1]: 8 bit / 255, 16 bit / 65535, NPY and NIfTI by `intensity_range` (values
+    """One modality [H, W], float32 in [0, 1]: 8 bit / 255, 16 bit / 65535, NPY and NIfTI by `intensity_range` (values
     outside are clipped) or else by their own minimum and maximum.
     """
     array, full_scale = read_pixels(file)
@@ -83,8 +87,7 @@ def read_levels(file):
 
 
 def to_mask(file, array, full_scale, levels, label_threshold=0.5, merge_labels=False):
-    """
-    What `read_levels` read of a label as one rater's mask [H, W] bool.
+    """What `read_levels` read of a label as one rater's mask [H, W] bool.
 
     A lossless label has one or two levels and its foreground is the upper one (a single level: all of it, if it is not
     0); more are classes and want merge_labels. A JPEG label is cut at label_threshold.
@@ -92,7 +95,9 @@ def to_mask(file, array, full_scale, levels, label_threshold=0.5, merge_labels=F
     if is_jpeg(file):
         return array > label_threshold * full_scale
     if len(levels) > 2 and not merge_labels:
-        raise DataError(f"{file}: {len(levels)} levels in a mask; several classes? --merge_labels takes all but 0 as foreground")
+        raise DataError(
+            f"{file}: {len(levels)} levels in a mask; several classes? --merge_labels takes all but 0 as foreground"
+        )
     background = 0 if merge_labels or len(levels) == 1 else levels[0]
     return array != background
 

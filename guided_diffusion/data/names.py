@@ -3,7 +3,14 @@
 import re
 
 SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
-SPLIT_NAMES = {"train": "training", "training": "training", "val": "validation", "validation": "validation", "test": "testing", "testing": "testing"}
+SPLIT_NAMES = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "validation": "validation",
+    "test": "testing",
+    "testing": "testing",
+}
 PATIENT_RULE = "the folder between split and case; or else LIDC-IDRI-NNNN; or else what stands before _z, _s or _slice and a number"
 LIDC_PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SLICE_OF = re.compile(r"(.+?)(?:_[0-9a-f]{6})?(?:_n\d+)?[_-](?:z|s|slice)[_-]?\d[\d.]*(?:_c\d+)?", re.IGNORECASE)

@@ -1,9 +1,8 @@
-"""
-Decoded cases in one memory-mapped file: opened at once, however many they are, and read as they are wanted.
+"""Decoded cases in one memory-mapped file: opened at once, however many they are, and read as they are wanted.
 
-    cases     of each, at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], a bit per pixel
-    header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...]} beside what else was kept: fingerprint, notes, rules
-    end       CRC-32 and length of the header (8 bytes each, little-endian), and MAGIC
+cases     of each, at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], a bit per pixel
+header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...]} beside what else was kept: fingerprint, notes, rules
+end       CRC-32 and length of the header (8 bytes each, little-endian), and MAGIC
 """
 
 import json
@@ -19,8 +18,7 @@ TAIL = 16 + len(MAGIC)
 
 
 def write_pack(path, cases, header):
-    """
-    Write cases into the file `path`, atomically.
+    """Write cases into the file `path`, atomically.
 
     cases   iterable of (id, image [C, H, W] float32, raters [R, H, W] bool)
     header  () -> dict of JSON-like values to keep beside them, called when all cases are written
@@ -41,8 +39,7 @@ def write_pack(path, cases, header):
 
 
 class PackedCases:
-    """
-    The cases of a file of `write_pack`.
+    """The cases of a file of `write_pack`.
 
     header  what was kept beside them
     DataError: not such a file, cut off, or its header is damaged; a damaged case is told when it is read.
@@ -52,7 +49,9 @@ class PackedCases:
         self.path = path
         try:
             self._map()
-            sum_of_header, length = (int(number) for number in np.frombuffer(self.bytes[-TAIL : -len(MAGIC)].tobytes(), "<u8"))
+            sum_of_header, length = (
+                int(number) for number in np.frombuffer(self.bytes[-TAIL : -len(MAGIC)].tobytes(), "<u8")
+            )
             if self.bytes[-len(MAGIC) :].tobytes() != MAGIC or not 0 < length <= len(self.bytes) - TAIL:
                 raise ValueError("its end is not that of packed cases, or is cut off")
             text = self.bytes[-TAIL - length : -TAIL].tobytes()
@@ -81,8 +80,7 @@ class PackedCases:
         return len(self.entries)
 
     def arrays(self, index):
-        """
-        Image [C, H, W] float32 and raters [R, H, W] bool of case number `index`, in memory of their own.
+        """Image [C, H, W] float32 and raters [R, H, W] bool of case number `index`, in memory of their own.
 
         DataError: the case is damaged.
         """
@@ -90,7 +88,9 @@ class PackedCases:
         start, end = _extent(self.entries[index])
         data, size = self.bytes[start:end], 4 * channels * height * width
         if zlib.crc32(data) != checksum:
-            raise DataError(f"{self.path}: {case_id} is damaged; pack it again, or remove the file if it lies below --cache_dir")
+            raise DataError(
+                f"{self.path}: {case_id} is damaged; pack it again, or remove the file if it lies below --cache_dir"
+            )
         image = data[:size].view(np.float32).reshape(channels, height, width)
         masks = np.unpackbits(data[size:], count=raters * height * width).reshape(raters, height, width)
         return np.array(image), masks.view(bool)

@@ -30,8 +30,7 @@ def collate(cases):
 
 
 def pick_raters(batch, u, K):
-    """
-    K raters' masks of each case, [B K, 1, H, W], a case's in a row: each of its raters equally likely, and none twice unless
+    """K raters' masks of each case, [B K, 1, H, W], a case's in a row: each of its raters equally likely, and none twice unless
     it has fewer than K; by uniform numbers u [B] in [0, 1).
     """
     u = (u[:, None] + torch.arange(K) / K).flatten() % 1
@@ -42,8 +41,7 @@ def pick_raters(batch, u, K):
 
 
 class EndlessSampler(torch.utils.data.Sampler):
-    """
-    Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
+    """Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
 
     The stream is a function of the seed alone. At each step the processes take a global batch of it, each its shard;
     `start` is the place of the stream at which to begin, so that a run can start at any step. Each case takes `repeats`
@@ -76,17 +74,19 @@ class EndlessSampler(torch.utils.data.Sampler):
 
 
 def endless_batches(dataset, sampler, num_workers, place, on_death):
-    """
-    Yield the sampler's batches from place() on, without end. Reading processes that die are replaced.
+    """Yield the sampler's batches from place() on, without end. Reading processes that die are replaced.
 
     place     () -> the place of the stream at which the next batch begins
     on_death  called with a line for each time that readers died; the error goes on when they die before a batch came
     """
     loader = DataLoader(
-        dataset, batch_sampler=sampler, collate_fn=collate, num_workers=num_workers,
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
         worker_init_fn=_leave_interrupts_to_the_trainer if num_workers else None,
         multiprocessing_context="fork" if num_workers else None,  # with the cases as they are open; they touch no GPU
-    )  # fmt: skip
+    )
     while True:
         sampler.start = first = place()
         try:
@@ -96,14 +96,17 @@ def endless_batches(dataset, sampler, num_workers, place, on_death):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             yield from batches
         except (RuntimeError, OSError, EOFError) as error:  # of its absence, or of a batch that it was handing over
-            if not num_workers or place() == first or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            if (
+                not num_workers
+                or place() == first
+                or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error))
+            ):
                 raise
             on_death(f"a process that reads cases died ({error}); new ones are started")
 
 
 def _leave_interrupts_to_the_trainer(worker):
-    """
-    Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done. A signal to a forked
+    """Ctrl-C reaches every process of the terminal; the trainer ends the readers when its step is done. A signal to a forked
     reader must not be counted as one to the trainer either.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)

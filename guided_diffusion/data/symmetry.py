@@ -6,7 +6,11 @@ import torch
 def symmetries(parts):
     """[(quarter turns, then mirrored from left to right or not)] of the parts, all unlike and together a group; the first changes nothing."""
     turns = range(4) if "rotate" in parts else (0, 2) if "flip" in parts else (0,)
-    return [(turn, mirrored) for turn in turns for mirrored in ((False, True) if {"flip", "mirror"} & set(parts) else (False,))]
+    return [
+        (turn, mirrored)
+        for turn in turns
+        for mirrored in ((False, True) if {"flip", "mirror"} & set(parts) else (False,))
+    ]
 
 
 def turn_and_mirror(pictures, symmetry):

@@ -35,11 +35,15 @@ MORE_FIGURES = {
 @dataclass(frozen=True)
 class EvaluateConfig:
     data_dir: Annotated[str, "folder of cases with their raters"] = ""
-    samples: Annotated[str, "folder that segmentation_sample.py wrote, or of masks ID_output0.png ... of any program"] = "results/samples"
+    samples: Annotated[
+        str, "folder that segmentation_sample.py wrote, or of masks ID_output0.png ... of any program"
+    ] = "results/samples"
     compare: Annotated[tuple[str, ...], "more such folders, DIR,DIR, each set beside --samples"] = ()
     counts: Annotated[tuple[int, ...], "score the first so many samples of each case, e.g. 4,16,50; default: all"] = ()
     truth: Annotated[str, "truth.json of a phantom, for the figures that want the true distribution"] = ""
-    mode_iou: Annotated[float, "a sample shows the true mode that it has the largest IoU with, if that is at least this"] = 0.75
+    mode_iou: Annotated[
+        float, "a sample shows the true mode that it has the largest IoU with, if that is at least this"
+    ] = 0.75
     report: Annotated[bool, "write report.html"] = True
     out_dir: Annotated[str, "where metrics.csv, metrics.json and report.html go; default: the folder of --samples"] = ""
 
@@ -60,7 +64,9 @@ def check_evaluate_config(config):
     refuse_remote("out_dir", config.out_dir)
     for folder in config.folders:
         if not os.path.isdir(folder):
-            raise DataError(f"{folder}: no such folder of samples (--samples, --compare); draw them with segmentation_sample.py")
+            raise DataError(
+                f"{folder}: no such folder of samples (--samples, --compare); draw them with segmentation_sample.py"
+            )
     if len({os.path.realpath(folder) for folder in config.folders}) < len(config.folders):
         raise ConfigError("--compare names a folder twice, or that of --samples")
 
@@ -81,8 +87,7 @@ class CaseScore:
 
 
 class Scorer:
-    """
-    Scores cases one at a time, reading what it needs; its calls may run in several threads.
+    """Scores cases one at a time, reading what it needs; its calls may run in several threads.
 
     flags  the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
     """
@@ -126,7 +131,9 @@ class Scorer:
         if self.config.report:
             file = io.BytesIO()
             pictures.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
-            shown = f"{folder}, the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else folder
+            shown = (
+                f"{folder}, the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else folder
+            )
             score.pictures[shown] = file.getvalue()
 
     def _figures(self, score, folder, masks, raters, truth):
@@ -154,11 +161,15 @@ class Scorer:
         reader = self.readers.setdefault((side, data_config), CaseReader(side, config=data_config))
         image, raters = reader.read(case_folder)
         if raters.shape[1:] != shape:
-            raise DataError(f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}")
+            raise DataError(
+                f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}"
+            )
         if "image" in made_by and made_by["image"] != store.image_hash(make_case(name, image, raters)):
             given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # which come before those of sampling
             suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
-            raise DataError(f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?")
+            raise DataError(
+                f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?"
+            )
         return image, raters
 
     def _truth(self, name, raters, pad):
@@ -178,8 +189,7 @@ def ged_of_majority(raters):
 
 
 def truth_figures(masks, raters, truth, scored, mode_iou):
-    """
-    The figures of samples [M, H, W] that the true distribution allows, and the share of the samples in each mode.
+    """The figures of samples [M, H, W] that the true distribution allows, and the share of the samples in each mode.
 
     scored  what metrics.all_figures gave
     """

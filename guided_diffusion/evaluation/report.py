@@ -13,7 +13,9 @@ import numpy as np
 
 from ..masks.metrics import split_count
 
-PAGE = pathlib.Path(__file__).with_name("report.html")  # {{summary}}, {{histograms}}, {{names}} and {{cases}} are filled in
+PAGE = pathlib.Path(__file__).with_name(
+    "report.html"
+)  # {{summary}}, {{histograms}}, {{names}} and {{cases}} are filled in
 LETTERS = string.ascii_uppercase  # the folders of samples, where there are several
 BINS, WIDTH, HEIGHT = 20, 220, 90  # of a histogram
 
@@ -38,8 +40,7 @@ class NullReport:
 
 
 class Report(NullReport):
-    """
-    Writes the page at `path`. A case's pictures go to the disk at once, so that memory does not grow with them.
+    """Writes the page at `path`. A case's pictures go to the disk at once, so that memory does not grow with them.
 
     Use as a context; the page is there after `finish`, in place of an older one.
     """
@@ -53,8 +54,7 @@ class Report(NullReport):
         self.cases.close()
 
     def add(self, case, figures, pictures):
-        """
-        Take in a case.
+        """Take in a case.
 
         figures   {name: value}, in the order in which they are to be listed
         pictures  {caption: PNG file}
@@ -62,7 +62,9 @@ class Report(NullReport):
         for name, value in figures.items():
             self.values.setdefault(name, []).append(value)
         told = html.escape(json.dumps({name: round(value, 6) for name, value in figures.items()}))
-        self.cases.write(f'<article data-case="{html.escape(case)}" data-figures="{told}">\n<h3>{html.escape(case)}</h3>\n')
+        self.cases.write(
+            f'<article data-case="{html.escape(case)}" data-figures="{told}">\n<h3>{html.escape(case)}</h3>\n'
+        )
         for caption, picture in pictures.items():
             width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))  # as the PNG's header says
             source = base64.b64encode(picture).decode()
@@ -74,8 +76,7 @@ class Report(NullReport):
         self.cases.write("</article>\n")
 
     def finish(self, summary, descriptions):
-        """
-        Write the page.
+        """Write the page.
 
         summary       what summary.summarise gave
         descriptions  {figure: what it is}
@@ -100,14 +101,17 @@ class Report(NullReport):
 def legend(summary):
     """What the summary stands for, a line for each folder of samples."""
     folders = (summary, *summary["compared"])
-    names = [told["samples"] for told in folders] if len(folders) == 1 else [f"{letter}: {told['samples']}" for letter, told in zip(LETTERS, folders)]
+    names = (
+        [told["samples"] for told in folders]
+        if len(folders) == 1
+        else [f"{letter}: {told['samples']}" for letter, told in zip(LETTERS, folders)]
+    )
     names[0] += f": {summary['cases']} of {summary['of']} cases"
     return names
 
 
 def as_table(summary):
-    """
-    The summary's figures as (titles, {figure: cells}), a cell for each title.
+    """The summary's figures as (titles, {figure: cells}), a cell for each title.
 
     One folder: mean, standard error, 95 % interval, cases. Several: mean and standard error of each, and for each but
     the first, A, the paired differences from that with their intervals; a figure stands for the same cases in all.
@@ -115,10 +119,13 @@ def as_table(summary):
     folders, others = (summary, *summary["compared"]), summary["compared"]
     if not others:
         return ("mean", "s. e.", "95 % from", "to", "cases"), {
-            name: [*_cells(told, "mean", "se", "low", "high"), str(told["cases"])] for name, told in summary["figures"].items()
+            name: [*_cells(told, "mean", "se", "low", "high"), str(told["cases"])]
+            for name, told in summary["figures"].items()
         }
     titles = [title for letter in LETTERS[: len(folders)] for title in (letter, "s. e.")]
-    titles += [title for letter in LETTERS[1 : len(folders)] for title in (f"{letter} - A", "95 % from", "to")] + ["cases"]
+    titles += [title for letter in LETTERS[1 : len(folders)] for title in (f"{letter} - A", "95 % from", "to")] + [
+        "cases"
+    ]
     rows = {}
     for name in summary["figures"]:
         own = [_cells(told["figures"][name], "mean", "se") for told in folders]

@@ -28,8 +28,7 @@ DESCRIPTIONS = {**metrics.FIGURES, **MORE_FIGURES}
 
 
 def evaluate(config, flags, names=None):
-    """
-    Score the cases, write the figures into config.out_dir or else beside the samples, print and return the summary.
+    """Score the cases, write the figures into config.out_dir or else beside the samples, print and return the summary.
 
     config  EvaluateConfig
     flags   the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
@@ -51,8 +50,16 @@ def evaluate(config, flags, names=None):
                 report.add(score.name, side_by_side(score.figures, config.folders), score.pictures)
             score.pictures.clear()
             scores.append(score)
-        notes = [*scorer.notes(len(cases)), *unlike_counts(config, scores), *strangers(config, find_cases(config.data_dir))]
-        summary = {**summarise(config, scores), "notes": notes, "data_dir": os.path.relpath(config.data_dir, out_dir)}  # both may move together
+        notes = [
+            *scorer.notes(len(cases)),
+            *unlike_counts(config, scores),
+            *strangers(config, find_cases(config.data_dir)),
+        ]
+        summary = {
+            **summarise(config, scores),
+            "notes": notes,
+            "data_dir": os.path.relpath(config.data_dir, out_dir),
+        }  # both may move together
         write_csv(os.path.join(out_dir, "metrics.csv"), scores)
         write_text(os.path.join(out_dir, "metrics.json"), json.dumps(summary, indent=1) + "\n")
         report.finish(summary, DESCRIPTIONS)
@@ -76,17 +83,20 @@ def score_in_threads(scorer, cases):
 
 
 def mean_and_interval(values):
-    """
-    {"mean", "se", "low", "high", "cases"} of a figure's values, one for each case.
+    """{"mean", "se", "low", "high", "cases"} of a figure's values, one for each case.
 
     Standard error, and 95 % interval by the percentile bootstrap over the cases; None with a single case.
     """
-
     values = np.asarray(values, dtype=np.float64)
     told = {"mean": float(values.mean()), "se": None, "low": None, "high": None, "cases": len(values)}
     if len(values) > 1:
         drawn = scipy.stats.bootstrap(
-            (values,), np.mean, n_resamples=BOOTSTRAP_DRAWS, method="percentile", batch=1000, rng=np.random.default_rng(0)
+            (values,),
+            np.mean,
+            n_resamples=BOOTSTRAP_DRAWS,
+            method="percentile",
+            batch=1000,
+            rng=np.random.default_rng(0),
         )
         low, high = map(float, drawn.confidence_interval)
         told |= {"se": float(values.std(ddof=1) / len(values) ** 0.5), "low": low, "high": high}
@@ -94,8 +104,7 @@ def mean_and_interval(values):
 
 
 def summarise(config, scores):
-    """
-    The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored, in every folder), `figures`
+    """The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored, in every folder), `figures`
     {name: mean_and_interval}, `mode_calibration` {count: curve} where the truth is known, `compared` (the same for each
     further folder, and the paired `differences` from the first), `faults`.
 
@@ -126,7 +135,9 @@ def _summarise_folder(folder, rows, scores):
         for count, pairs in score.modes.get(folder, {}).items():
             modes.setdefault(count, []).extend(pairs)
     if modes:
-        told["mode_calibration"] = {str(count): fidelity.calibration_curve(*zip(*modes[count])) for count in sorted(modes)}
+        told["mode_calibration"] = {
+            str(count): fidelity.calibration_curve(*zip(*modes[count])) for count in sorted(modes)
+        }
     return told
 
 
@@ -159,10 +170,14 @@ def unlike_counts(config, scores):
         found[folder] = counts = collections.Counter(int(match[1]) for match in named if match)
         if len(counts) > 1:
             told = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items()))
-            notes.append(f"the cases in {folder} have unlike numbers of samples ({told}): --counts {min(counts)} scores all alike")
+            notes.append(
+                f"the cases in {folder} have unlike numbers of samples ({told}): --counts {min(counts)} scores all alike"
+            )
     if not notes and len(everywhere := {count for counts in found.values() for count in counts}) > 1:
         told = ", ".join(f"{max(counts)} in {folder}" for folder, counts in found.items() if counts)
-        notes.append(f"the folders have unlike numbers of samples ({told}), whose figures do not compare: --counts {min(everywhere)} does")
+        notes.append(
+            f"the folders have unlike numbers of samples ({told}), whose figures do not compare: --counts {min(everywhere)} does"
+        )
     return notes
 
 
@@ -170,9 +185,15 @@ def strangers(config, cases):
     """A note for each folder that holds samples of other cases than these."""
     known, notes = {name for name, _ in cases}, []
     for folder in config.folders:
-        named = {match[1] for file in os.listdir(folder) if (match := re.fullmatch(r"(.+)_(?:samples\.npz|output0\.png)", file))}
+        named = {
+            match[1]
+            for file in os.listdir(folder)
+            if (match := re.fullmatch(r"(.+)_(?:samples\.npz|output0\.png)", file))
+        }
         if other := sorted(named - known):
-            notes.append(f"{folder} has samples of {len(other)} cases that are not in {config.data_dir}, {other[0]} for one")
+            notes.append(
+                f"{folder} has samples of {len(other)} cases that are not in {config.data_dir}, {other[0]} for one"
+            )
     return notes
 
 

@@ -29,8 +29,7 @@ def read_truth(path):
 
 
 def case_truth(modes, shape, pad=False):
-    """
-    `Truth` of one case of read_truth at `shape` (H, W): masks of another size are resized, or padded first (--pad), as labels are.
+    """`Truth` of one case of read_truth at `shape` (H, W): masks of another size are resized, or padded first (--pad), as labels are.
 
     DataError: no modes, masks that cannot be read or differ in size, or probabilities that are none.
     """

@@ -31,17 +31,18 @@ class FlagParser(argparse.ArgumentParser):
 
 
 def parse_command_line(classes, description, argv=None, presets=None):
-    """
-    ({name: value} of the flags that were given, {name: value} of the preset), both typed.
+    """({name: value} of the flags that were given, {name: value} of the preset), both typed.
 
     presets  {name: {flag: value}}, for --preset; None: the command has no presets
 
     Retired flags cost a line on stderr; the launcher's --local_rank is taken in silence, for LOCAL_RANK says the same.
     """
     parser = FlagParser(
-        description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     if presets:
         parser.add_argument("--preset", choices=presets, help="defaults to use in place of those below")
     for cls in classes:
@@ -84,8 +85,7 @@ def choices_in_words(kind):
 
 @contextlib.contextmanager
 def one_line_errors(program=None):
-    """
-    What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback.
+    """What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback.
 
     program  its name in that line; None: as it was started
     """

@@ -15,8 +15,7 @@ def flag_types(cls):
 
 
 def parse_value(name, kind, value):
-    """
-    The value of --name as `kind`, from a string or from a value that has the type already.
+    """The value of --name as `kind`, from a string or from a value that has the type already.
 
     kind is bool, int, float, str, a Literal, tuple[int or float, ...] ("16,8"), one of these or None ("" or -1), or
     one of these or the word of a Literal. ConfigError: it cannot be read so.
@@ -88,8 +87,7 @@ def show_value(value):
 
 
 def differences(stored, given, free=(), unnamed=None):
-    """
-    ["--name stored-value, not given-value"] for each flag of `given` that the stored flags contradict.
+    """["--name stored-value, not given-value"] for each flag of `given` that the stored flags contradict.
 
     unnamed  {name: value} of flags that `stored` may lack: the default, for it was stored before the flag was there. A flag in
              neither contradicts nothing.

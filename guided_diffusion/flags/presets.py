@@ -1,7 +1,12 @@
 """What --preset puts in place of the defaults; flags that are given come before."""
 
 # Flags that say the same: one that is given comes in the place of a preset's
-TWINS = {"prediction": "predict_xstart", "predict_xstart": "prediction", "ema_rate": "ema_halflife", "ema_halflife": "ema_rate"}
+TWINS = {
+    "prediction": "predict_xstart",
+    "predict_xstart": "prediction",
+    "ema_rate": "ema_halflife",
+    "ema_halflife": "ema_rate",
+}
 
 
 def preset_flags(preset, given):

@@ -1,5 +1,4 @@
-"""
-Samples against a known truth: the modes of a phantom, each with its mask and its probability (truth.json).
+"""Samples against a known truth: the modes of a phantom, each with its mask and its probability (truth.json).
 
 A sample is taken for the mode with which its IoU is largest, if that is at least `min_iou`; otherwise it is no
 plausible mode. Modes with the same mask count as one.
@@ -42,15 +41,13 @@ def total_variation(frequencies, probabilities):
 
 def expected_total_variation(probabilities, num_samples):
     """What a perfect sampler's total variation distance is on average: its counts are multinomial."""
-
     counts = np.arange(num_samples + 1)[:, None]
     drawn = scipy.stats.binom.pmf(counts, num_samples, probabilities)
     return float((drawn * abs(counts / num_samples - probabilities)).sum() / 2)
 
 
 def expected_squared_ged(truth, raters, num_samples, unbiased=False):
-    """
-    The squared energy distance that a perfect sampler has on average with `num_samples` samples to these raters [R, H, W].
+    """The squared energy distance that a perfect sampler has on average with `num_samples` samples to these raters [R, H, W].
 
     unbiased  of the form without self-pairs, which does not depend on num_samples
     """
@@ -64,14 +61,18 @@ def expected_squared_ged(truth, raters, num_samples, unbiased=False):
 
 
 def calibration_curve(probabilities, frequencies, bins=CALIBRATION_BINS):
-    """
-    [{"probability", "frequency", "count"}]: means over the modes of all cases, by bins of the true probability.
+    """[{"probability", "frequency", "count"}]: means over the modes of all cases, by bins of the true probability.
 
     A calibrated sampler has the two equal in every bin.
     """
     probabilities, frequencies = np.asarray(probabilities), np.asarray(frequencies)
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
     return [
-        {"probability": float(probabilities[here].mean()), "frequency": float(frequencies[here].mean()), "count": int(here.sum())}
-        for here in (bin_of == b for b in range(bins)) if here.any()
-    ]  # fmt: skip
+        {
+            "probability": float(probabilities[here].mean()),
+            "frequency": float(frequencies[here].mean()),
+            "count": int(here.sum()),
+        }
+        for here in (bin_of == b for b in range(bins))
+        if here.any()
+    ]

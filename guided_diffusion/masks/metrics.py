@@ -1,5 +1,4 @@
-"""
-Set-against-set mask metrics: the samples of a model against the outlines of the raters.
+"""Set-against-set mask metrics: the samples of a model against the outlines of the raters.
 
 Arguments are masks, boolean arrays or tensors (other types must hold 0 and 1 only): samples [..., M, H, W], raters
 [..., R, H, W]. The leading dimensions are a batch, and results are float64 of that shape. Conventions, for every
@@ -38,8 +37,7 @@ class EnergyDistance:
 
 
 def squared_ged(samples, raters, unbiased=False, pairs=None):
-    """
-    Squared generalised energy distance, 2 E d(S, Y) - E d(S, S') - E d(Y, Y') (Kohl et al. 2018): EnergyDistance.
+    """Squared generalised energy distance, 2 E d(S, Y) - E d(S, S') - E d(Y, Y') (Kohl et al. 2018): EnergyDistance.
 
     unbiased  leave out a mask's distance to itself; this wants two samples and two raters at least, and may be
               below 0. The biased figure shrinks with the number of samples: E[GED_M] = GED_inf + E d(S, S') / M.
@@ -71,8 +69,7 @@ def diversity(masks):
 
 
 def hungarian_iou(samples, raters, pairs=None):
-    """
-    Hungarian-matched IoU (HM-IoU; Kohl et al. 2019), in [0, 1].
+    """Hungarian-matched IoU (HM-IoU; Kohl et al. 2019), in [0, 1].
 
     Both sets are repeated to the least common multiple of their sizes, matched one to one so that the total IoU is the
     greatest, and the IoU of the matched pairs is averaged. For its time and memory see that multiple: 700 with 100
@@ -98,8 +95,7 @@ def max_dice(samples, raters, pairs=None):
 
 
 def combined_sensitivity(samples, raters):
-    """
-    S_c (CIMD): the share of the raters' union that the samples' union covers, in [0, 1].
+    """S_c (CIMD): the share of the raters' union that the samples' union covers, in [0, 1].
 
     Where no rater marks anything: 1 if no sample does either, else 0.
     """
@@ -110,8 +106,7 @@ def combined_sensitivity(samples, raters):
 
 
 def diversity_agreement(samples, raters, variance="dice", pairs=None):
-    """
-    D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1].
+    """D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1].
 
     Vmax and Vmin are the largest and the smallest V over the pairs of distinct members of a set, 0 for a single mask.
     The paper says "variance", which can be read in two ways:
@@ -139,8 +134,7 @@ def _extremes(table):
 
 
 def collective_insight(sensitivity, max_dice, agreement, harmonic=False):
-    """
-    CI score (CIMD) of S_c, D_max and D_a, in [0, 1].
+    """CI score (CIMD) of S_c, D_max and D_a, in [0, 1].
 
     harmonic  False: the paper's expression, 3 S_c D_max D_a / (S_c + D_max + D_a). True: the harmonic mean that the
               paper calls it, 3 / (1 / S_c + 1 / D_max + 1 / D_a), which is 0 where one of the three is.
@@ -166,15 +160,17 @@ def mean_mask_dice(samples, raters):
 
 
 def variability_correlation(samples, raters):
-    """
-    S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1]: the mean over raters of the normalised cross-correlation
+    """S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1]: the mean over raters of the normalised cross-correlation
     of the samples' cross-entropy to their own mean with the samples' cross-entropy to the rater.
 
     For masks, whose cross-entropies have the same constant, these maps are m (1 - m) and |y - m| with m the mean mask.
     A flat map correlates with nothing: 0; but where all samples are the rater's own mask, both being flat: 1.
     """
     samples, raters = as_masks(samples), as_masks(raters)
-    M, votes = samples.shape[-3], samples.sum(-3)[..., None, :, :]  # whole numbers, so that a flat map is seen to be flat
+    M, votes = (
+        samples.shape[-3],
+        samples.sum(-3)[..., None, :, :],
+    )  # whole numbers, so that a flat map is seen to be flat
     own, error = votes * (M - votes), np.where(raters, M - votes, votes)
     correlation = _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error)))
     return np.where(error.any((-2, -1)), correlation, 1.0).mean(-1)
@@ -189,8 +185,7 @@ def _correlation(a, b):
 
 
 def calibration_error(samples, raters, bins=CALIBRATION_BINS):
-    """
-    Expected calibration error of the mean mask against the raters' frequency, in [0, 1].
+    """Expected calibration error of the mean mask against the raters' frequency, in [0, 1].
 
     The pixels fall by the value of the mean mask into equal bins (the last one holds 1); the absolute differences of
     mean value and mean frequency are averaged, each bin weighed by its pixels. Background is most of an image: figures
@@ -204,8 +199,7 @@ def calibration_error(samples, raters, bins=CALIBRATION_BINS):
 
 
 def brier_score(samples, raters):
-    """
-    Mean over the pixels of (mean mask - raters' frequency)^2, in [0, 1].
+    """Mean over the pixels of (mean mask - raters' frequency)^2, in [0, 1].
 
     The mean squared difference to each single rater is greater by the raters' own variance, which no model changes.
     """
@@ -213,8 +207,7 @@ def brier_score(samples, raters):
 
 
 def area_agreement(samples, raters):
-    """
-    Agreement of the areas, in [0, 1]: 1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas).
+    """Agreement of the areas, in [0, 1]: 1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas).
 
     W_1 is the Wasserstein distance. Of two single masks this is volumetric similarity (Taha and Hanbury 2015). 1 where
     all masks are empty.

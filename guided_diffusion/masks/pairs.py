@@ -7,7 +7,9 @@ import numpy as np
 
 def as_masks(masks):
     """`masks` as a bool array [..., N, H, W]. ValueError: soft values, NaN, no mask, or not so many dimensions."""
-    masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)  # a tensor of torch, or an array
+    masks = (
+        masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
+    )  # a tensor of torch, or an array
     if masks.ndim < 3 or 0 in masks.shape[-3:]:
         raise ValueError(f"shape {masks.shape}: masks [..., N, H, W] are wanted, at least one")
     if masks.dtype == bool:
@@ -61,8 +63,7 @@ def _dice(common, area_a, area_b):
 
 @dataclass(frozen=True)
 class Pairs:
-    """
-    Every pair within and between samples and raters, from one matrix product, for figures that share them.
+    """Every pair within and between samples and raters, from one matrix product, for figures that share them.
 
     The tables are [..., M + R, M + R], samples first; `split` cuts them up.
     """

@@ -11,7 +11,10 @@ from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
 MARGIN = 4
-LABEL_SIZE, LABEL_HEIGHT = 11, 14  # pixels, of the letters and of their line, on tiles of TILE; on larger ones in proportion
+LABEL_SIZE, LABEL_HEIGHT = (
+    11,
+    14,
+)  # pixels, of the letters and of their line, on tiles of TILE; on larger ones in proportion
 COLUMNS = 8
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
@@ -26,8 +29,7 @@ def to_grey(values):
 
 
 def outlines(image, masks, scale=1):
-    """
-    The image [H, W] in [0, 1], enlarged by a whole factor, with a line around each mask [N, H, W] bool, in the colours of
+    """The image [H, W] in [0, 1], enlarged by a whole factor, with a line around each mask [N, H, W] bool, in the colours of
     PALETTE in turn: [H', W', 3] uint8. A line is the outermost pixel of the enlarged mask.
     """
     page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
@@ -45,8 +47,7 @@ def enlargement(shape):
 
 
 def sheet(image, raters, masks, num_shown=None):
-    """
-    A picture sheet, PIL image in colour.
+    """A picture sheet, PIL image in colour.
 
     image      [H, W] in [0, 1]
     raters     [R, H, W] bool; R may be 0
@@ -55,11 +56,17 @@ def sheet(image, raters, masks, num_shown=None):
     """
     shown, scale = masks[:num_shown], enlargement(image.shape)
     rows = [
-        [("image", image), ("mean of samples", mean_mask(masks)), ("uncertainty", 4 * variance_map(masks)), ("entropy", entropy_map(masks)),
-         ("raters", outlines(image, raters, scale)), ("samples", outlines(image, shown, scale))],
+        [
+            ("image", image),
+            ("mean of samples", mean_mask(masks)),
+            ("uncertainty", 4 * variance_map(masks)),
+            ("entropy", entropy_map(masks)),
+            ("raters", outlines(image, raters, scale)),
+            ("samples", outlines(image, shown, scale)),
+        ],
         [(f"rater {k}", mask) for k, mask in enumerate(raters)],
         [(f"sample {k}", mask) for k, mask in enumerate(shown)],
-    ]  # fmt: skip
+    ]
     return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
 
 
@@ -74,8 +81,7 @@ def label_picture(label, zoom):
 
 
 def grid(rows):
-    """
-    Labelled tiles side by side, PIL image in colour.
+    """Labelled tiles side by side, PIL image in colour.
 
     rows  [[(label, tile)]]; a tile is [H, W] in [0, 1] or bool, all of one size, or what `outlines` gave at their `enlargement`
     """
@@ -107,8 +113,7 @@ def movie_steps(num_steps):
 
 
 def movie(image, frames):
-    """
-    A chain as an animated GIF, bytes.
+    """A chain as an animated GIF, bytes.
 
     image   [H, W] in [0, 1], shown beside
     frames  [[H, W]]: x_t on the scale on which masks are 0 and 1, from noise to the mask
@@ -116,5 +121,12 @@ def movie(image, frames):
     pages = [grid([[("image", image), (f"{k + 1} of {len(frames)}", frame)]]) for k, frame in enumerate(frames)]
     pages += [pages[-1]] * 5  # the result stays for a while
     file = io.BytesIO()
-    pages[0].save(file, format="GIF", save_all=True, append_images=pages[1:], duration=int(1000 * MOVIE_SECONDS / len(frames)), loop=0)
+    pages[0].save(
+        file,
+        format="GIF",
+        save_all=True,
+        append_images=pages[1:],
+        duration=int(1000 * MOVIE_SECONDS / len(frames)),
+        loop=0,
+    )
     return file.getvalue()

@@ -31,8 +31,7 @@ class PostprocessConfig:
 
 
 def binarise(samples, config=PostprocessConfig()):
-    """
-    Masks from soft samples, [..., H, W] -> bool of the same shape.
+    """Masks from soft samples, [..., H, W] -> bool of the same shape.
 
     In this order: median filter (it commutes with the threshold, so it is also the median of the mask), threshold,
     largest component, holes.
@@ -77,8 +76,7 @@ class Staple:
 
 
 def staple(masks):
-    """
-    Simultaneous truth and performance level estimation (Warfield et al. 2004), [M, H, W] bool -> Staple.
+    """Simultaneous truth and performance level estimation (Warfield et al. 2004), [M, H, W] bool -> Staple.
 
     The prior of the foreground is its share of all masks. Expectation maximisation finds a local maximum, so the start
     matters: it is the mean mask, as in ITK. The paper's other start, masks that are all but infallible, ends in maxima of

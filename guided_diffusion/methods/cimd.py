@@ -24,16 +24,20 @@ class SegmenterConfig:
     train_encoders: Annotated[bool, "optimise the two encoders (False: they stay as initialised, as published)"] = True
     kl_weight: Annotated[float, "weight of the encoders' KL in the loss"] = 1e-3
     ambiguity_input: Annotated[
-        Literal["output", "x0"], "what the controlling network sees: the U-Net's prediction, or the mask that it implies"
+        Literal["output", "x0"],
+        "what the controlling network sees: the U-Net's prediction, or the mask that it implies",
     ] = "output"
     mask_low: Annotated[float, "value of the background in x_0; the foreground is 1"] = 0.0
-    stable_target: Annotated[bool, "aim at the mean of an image's masks in the step, by how likely each gave x_t, not at the one that did"] = False
-    guess_weight: Annotated[float, "weight of the squared error of several --encoder_guesses, weighed by the image alone"] = 0.0
+    stable_target: Annotated[
+        bool, "aim at the mean of an image's masks in the step, by how likely each gave x_t, not at the one that did"
+    ] = False
+    guess_weight: Annotated[
+        float, "weight of the squared error of several --encoder_guesses, weighed by the image alone"
+    ] = 0.0
 
 
 class AmbiguousSegmenter(nn.Module):
-    """
-    Trains on (image, one rater's mask) and samples masks for an image.
+    """Trains on (image, one rater's mask) and samples masks for an image.
 
     model             UNetModel or SharedEncoderUNet: anything with their `bind`
     prior, posterior  AxisAlignedConvGaussian: the ambiguity controlling and the ambiguity modelling network; None, both:
@@ -88,8 +92,7 @@ class AmbiguousSegmenter(nn.Module):
         return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
 
     def shardable(self):
-        """
-        The modules whose weights may be shared out over processes, inner ones first: together all that there are.
+        """The modules whose weights may be shared out over processes, inner ones first: together all that there are.
 
         Each gives a tensor, by which its gradients are found; the encoders as a whole give a distribution.
         """
@@ -111,8 +114,7 @@ class AmbiguousSegmenter(nn.Module):
         return self.model.bind(image, rows)
 
     def forward(self, image, mask, t, noise=None, rows=None):
-        """
-        The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (both weighted), and loss, which is to be minimised.
+        """The loss terms, each [B]: mse, vb (as the diffusion has them), guess, kl (both weighted), and loss, which is to be minimised.
 
         guess is the squared error of several guesses weighed by the image alone, with guess_weight. It is what the unweighted mse would be
         were x_t noise, where the image's weights are all that decides, and is had for every mask at no call of the denoiser.
@@ -151,8 +153,7 @@ class AmbiguousSegmenter(nn.Module):
         return kl_divergence(self.posterior(grey, mask), self.prior(grey, prediction))
 
     def sampling_denoiser(self, image, rows=None, tta="none"):
-        """
-        `denoiser` for batches that have one timestep in common: what follows from the timestep is computed for one row.
+        """`denoiser` for batches that have one timestep in common: what follows from the timestep is computed for one row.
 
         A compiled network may write its next output over its last, so each is copied.
 
@@ -174,8 +175,7 @@ class AmbiguousSegmenter(nn.Module):
         return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], self.diffusion.network_timesteps(t))
 
     def sample_masks(self, image, generators, config=SamplerConfig(), on_step=None, rows=None):
-        """
-        One mask for each generator, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
+        """One mask for each generator, soft, on the scale on which masks are 0 and 1: [B, 1, H, W].
 
         image       [N, C, H, W] in [0, 1]
         generators  B CPU generators; row b's start and noise come from generators[b] alone
@@ -189,9 +189,14 @@ class AmbiguousSegmenter(nn.Module):
             return to_device(stack_randn(generators, shape), image.device)
 
         chain = sample_loop(
-            self.sampling_denoiser(image, rows, config.tta), self.diffusion, draw(None, None), config.sampler, config.eta, draw,
+            self.sampling_denoiser(image, rows, config.tta),
+            self.diffusion,
+            draw(None, None),
+            config.sampler,
+            config.eta,
+            draw,
             clip_denoised=config.clip_denoised,
-        )  # fmt: skip
+        )
         for k, (_, x, _) in enumerate(chain):
             if on_step:
                 on_step(k, self.to_mask(x))
@@ -199,8 +204,7 @@ class AmbiguousSegmenter(nn.Module):
 
 
 def build_diffusion(configs, with_encoders):
-    """
-    The AmbiguousSegmenter of a registry's ModelConfigs. ConfigError: it cannot be built.
+    """The AmbiguousSegmenter of a registry's ModelConfigs. ConfigError: it cannot be built.
 
     with_encoders  False: the system of Implicit Image Segmentation Ensembles
     """

@@ -12,8 +12,7 @@ MIN_MU = 1e-4
 
 
 class MaskMixture(nn.Module):
-    """
-    Guesses weighed by how likely each made x_t: an image's mask is taken for one of M, whose pixels are foreground with the
+    """Guesses weighed by how likely each made x_t: an image's mask is taken for one of M, whose pixels are foreground with the
     probabilities mu_m, each pixel by itself (a mixture of products of Bernoulli distributions). Then, by Bayes,
 
         w_m = softmax_m( rho_m + sum over pixels of log p(x_t | m) ),
@@ -29,7 +28,10 @@ class MaskMixture(nn.Module):
     def __init__(self, diffusion, mask_low):
         super().__init__()
         alpha_bar = np.cumprod(1 - scheduled_betas(diffusion))
-        tables = {"gain": np.sqrt(alpha_bar) * (1 - mask_low) / (1 - alpha_bar), "middle": np.sqrt(alpha_bar) * (1 + mask_low) / 2}
+        tables = {
+            "gain": np.sqrt(alpha_bar) * (1 - mask_low) / (1 - alpha_bar),
+            "middle": np.sqrt(alpha_bar) * (1 + mask_low) / 2,
+        }
         for name, table in tables.items():
             self.register_buffer(name, torch.from_numpy(table).float()[:, None, None, None], persistent=False)
         self.steps_per_timestep = diffusion.diffusion_steps / 1000 if diffusion.rescale_timesteps else 1
@@ -39,7 +41,10 @@ class MaskMixture(nn.Module):
         """sum_m w_m mu_m on the scale of x_0, [B, 1, H, W]; rho, logit_mu [B, M, H, W], x [B, 1, H, W], timesteps [B] or [1]."""
         t = (timesteps * self.steps_per_timestep).round().long()
         llr = self.gain[t] * (x - self.middle[t])  # of foreground against background; at `middle` both are as likely
-        foreground, background = llr.clamp(max=0).exp(), (-llr).clamp(max=0).exp()  # likelihoods over the larger of both
+        foreground, background = (
+            llr.clamp(max=0).exp(),
+            (-llr).clamp(max=0).exp(),
+        )  # likelihoods over the larger of both
         mu = logit_mu.sigmoid().clamp(MIN_MU, 1 - MIN_MU)
         evidence = torch.log(background + mu * (foreground - background)).sum(dim=(2, 3), keepdim=True)
         return self._mean(rho + evidence, mu)

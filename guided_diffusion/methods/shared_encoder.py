@@ -1,5 +1,4 @@
-"""
-A denoiser in two parts: a large encoder that sees an image once, and a small U-Net that is called for each mask and timestep.
+"""A denoiser in two parts: a large encoder that sees an image once, and a small U-Net that is called for each mask and timestep.
 
 What many masks of one image cost in one batch is then almost the small part alone; in training, too, the raters of an image
 share the large one.
@@ -19,12 +18,16 @@ from ..unet import UNetModel
 @dataclass(frozen=True)
 class ArchitectureConfig:
     architecture: Annotated[
-        Literal["unet", "shared-encoder"], "one U-Net over image and mask, or an encoder run once for each image and a small denoiser"
+        Literal["unet", "shared-encoder"],
+        "one U-Net over image and mask, or an encoder run once for each image and a small denoiser",
     ] = "unet"
-    patch_size: Annotated[int, "side, in pixels, of the patches that both parts of the shared encoder's network see as one"] = 2
+    patch_size: Annotated[
+        int, "side, in pixels, of the patches that both parts of the shared encoder's network see as one"
+    ] = 2
     feature_channels: Annotated[int, "channels of the shared encoder's features, for each patch"] = 64
     encoder_guesses: Annotated[
-        int, "answers of the shared encoder's own, to which the denoiser adds: 1, or several weighed by how likely each made x_t; 0: none"
+        int,
+        "answers of the shared encoder's own, to which the denoiser adds: 1, or several weighed by how likely each made x_t; 0: none",
     ] = 1
     denoiser_channels: Annotated[int, "channels of the small denoiser, a multiple of 32"] = 32
     denoiser_mult: Annotated[tuple[int, ...], "channel multiplier of each of its levels"] = (1, 1, 2)
@@ -47,8 +50,7 @@ class BoundDenoiser:
 
 
 class SharedEncoderUNet(nn.Module):
-    """
-    Encoder: the U-Net that `unet` describes, on the image alone. Denoiser: a U-Net with one residual block per level on
+    """Encoder: the U-Net that `unet` describes, on the image alone. Denoiser: a U-Net with one residual block per level on
     its features and x_t. Both work on patches, whose pixels are channels.
 
     What the network gives is the encoder's guess plus the denoiser's output. Where x_t is noise the right answer follows from the
@@ -70,14 +72,22 @@ class SharedEncoderUNet(nn.Module):
         self.config, self.patch_size, pixels = unet, config.patch_size, config.patch_size**2
         large = replace(unet, image_size=unet.image_size // self.patch_size, channel_mult=multipliers)
         small = replace(
-            large, num_channels=config.denoiser_channels, num_res_blocks=1, channel_mult=config.denoiser_mult,
-            attention_resolutions=(), class_cond=False,
-        )  # fmt: skip
+            large,
+            num_channels=config.denoiser_channels,
+            num_res_blocks=1,
+            channel_mult=config.denoiser_mult,
+            attention_resolutions=(),
+            class_cond=False,
+        )
         several = config.encoder_guesses > 1
         self.mixture = mixture if several else None
-        self.guess_channels = pixels * (2 * config.encoder_guesses if several else out_channels * config.encoder_guesses)
+        self.guess_channels = pixels * (
+            2 * config.encoder_guesses if several else out_channels * config.encoder_guesses
+        )
         shown = pixels if several else self.guess_channels
-        self.encoder = UNetModel(large, config.feature_channels + self.guess_channels, in_channels=unet.image_channels * pixels)
+        self.encoder = UNetModel(
+            large, config.feature_channels + self.guess_channels, in_channels=unet.image_channels * pixels
+        )
         self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + pixels)
         if several:  # guesses that start alike would stay alike
             nn.init.normal_(self.encoder.out[-1].weight[-self.guess_channels :], std=0.02)
@@ -92,8 +102,7 @@ class SharedEncoderUNet(nn.Module):
         self.encoder.autocast_dtype = self.denoiser.autocast_dtype = dtype
 
     def compile(self, backend="inductor", **how):
-        """
-        Compile both parts, each of which `bind` calls by itself. The encoder goes without CUDA graphs, whose next output would be
+        """Compile both parts, each of which `bind` calls by itself. The encoder goes without CUDA graphs, whose next output would be
         written over the features in use, and takes any number of images.
         """
         self.denoiser.compile(backend=backend, **how)
@@ -111,8 +120,7 @@ class SharedEncoderUNet(nn.Module):
         return features, F.pixel_shuffle(guess, self.patch_size).chunk(2, dim=1) if self.mixture else guess
 
     def forward(self, x, timesteps, encoded):
-        """
-        x [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
+        """x [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
 
         encoded  the encoder's output for each mask's image, features and then guesses, [B, C, H / patch_size, W / patch_size]
         """
@@ -120,7 +128,9 @@ class SharedEncoderUNet(nn.Module):
         if self.mixture:
             guess = F.pixel_unshuffle(self.mixture(*guess, x, timesteps), self.patch_size)
         output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
-        output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # of the variance there is no guess
+        output = output + F.pad(
+            guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1])
+        )  # of the variance there is no guess
         return F.pixel_shuffle(output, self.patch_size)
 
 
@@ -133,7 +143,12 @@ def check_architecture(unet, config, multipliers):
     if config.denoiser_channels < 1 or config.denoiser_channels % 32:
         raise ConfigError(f"--denoiser_channels {config.denoiser_channels}: a multiple of 32 is needed")
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
-        if config.patch_size < 1 or not levels or min(levels) < 1 or unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
+        if (
+            config.patch_size < 1
+            or not levels
+            or min(levels) < 1
+            or unet.image_size % (config.patch_size * 2 ** (len(levels) - 1))
+        ):
             raise ConfigError(
                 f"--patch_size {config.patch_size} and --{name} {','.join(map(str, levels))}: whole numbers of at least 1 are needed, "
                 f"which --image_size {unet.image_size} can be cut into patches and halved by"

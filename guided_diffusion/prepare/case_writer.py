@@ -16,7 +16,20 @@ from .splits import write_split
 
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-COLUMNS = ("case", "split", "patient", "series", "slice", "z", "sop_uid", "nodule", "height", "width", "raters", "areas")
+COLUMNS = (
+    "case",
+    "split",
+    "patient",
+    "series",
+    "slice",
+    "z",
+    "sop_uid",
+    "nodule",
+    "height",
+    "width",
+    "raters",
+    "areas",
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +37,15 @@ class RawCase:
     """One image with its raters' masks, on the way from a foreign format."""
 
     id: str
-    planes: dict[str, np.ndarray]  # {modality: [H, W]}, uint8 or uint16, or floats in [0, 1]; one grey image is named ""
+    planes: dict[
+        str, np.ndarray
+    ]  # {modality: [H, W]}, uint8 or uint16, or floats in [0, 1]; one grey image is named ""
     raters: np.ndarray  # [R, H, W] bool
     patient: str  # cases of one patient are never split
     split: str | None = None  # of SPLITS, where the source has one; None: to be drawn
-    told: dict[str, object] = field(default_factory=dict)  # more columns of the manifest: series, slice, z (mm), sop_uid, nodule
+    told: dict[str, object] = field(
+        default_factory=dict
+    )  # more columns of the manifest: series, slice, z (mm), sop_uid, nodule
 
 
 def safe_name(name, source):
@@ -39,8 +56,7 @@ def safe_name(name, source):
 
 
 class CaseFolder:
-    """
-    Writes cases into OUT/SPLIT/CASE, each appearing when it is whole, and OUT/manifest.csv and OUT/split.json at the end.
+    """Writes cases into OUT/SPLIT/CASE, each appearing when it is whole, and OUT/manifest.csv and OUT/split.json at the end.
 
     source   what the cases are made from, in words, for messages
     written  names of the cases that it wrote
@@ -55,7 +71,9 @@ class CaseFolder:
         name = safe_name(case.id, self.source)
         sizes = {plane.shape for plane in case.planes.values()} | {mask.shape for mask in case.raters}
         if len(sizes) != 1 or len(next(iter(sizes))) != 2 or 0 in next(iter(sizes)):
-            raise DataError(f"{self.source}: {name} has planes and masks of the shapes {sorted(sizes)}; one of two dimensions is wanted")
+            raise DataError(
+                f"{self.source}: {name} has planes and masks of the shapes {sorted(sizes)}; one of two dimensions is wanted"
+            )
         folder = os.path.join(self.out, split, name)
         aside = os.path.join(self.out, f".{name}.writing")
         shutil.rmtree(aside, ignore_errors=True)
@@ -71,8 +89,16 @@ class CaseFolder:
         self.written.add(name)
         height, width = next(iter(sizes))
         areas = " ".join(str(int(mask.sum())) for mask in case.raters)
-        return {"case": name, "split": split, "patient": case.patient, **case.told,
-                "height": height, "width": width, "raters": len(case.raters), "areas": areas}  # fmt: skip
+        return {
+            "case": name,
+            "split": split,
+            "patient": case.patient,
+            **case.told,
+            "height": height,
+            "width": width,
+            "raters": len(case.raters),
+            "areas": areas,
+        }
 
     def move(self, row, split):
         """Put a written case into another split; returns its row of the manifest."""

@@ -37,7 +37,9 @@ class Contents:
     def add(self, split, image, raters):
         """Count a case: image [C, H, W], raters [R, H, W] bool."""
         self.splits[split] += 1
-        self.sizes[f"{image.shape[2]}x{image.shape[1]}" + (f" of {len(image)} modalities" if len(image) > 1 else "")] += 1
+        self.sizes[
+            f"{image.shape[2]}x{image.shape[1]}" + (f" of {len(image)} modalities" if len(image) > 1 else "")
+        ] += 1
         self.raters[len(raters)] += 1
         self.masks += len(raters)
         self.empty += int((~raters.any((1, 2))).sum())
@@ -45,7 +47,9 @@ class Contents:
             pairs = ~np.eye(len(raters), dtype=bool)
             self.agreement["IoU of two raters"].append(iou_matrix(raters, raters)[pairs].mean())
             self.agreement["Dice of two raters"].append(dice_matrix(raters, raters)[pairs].mean())
-            self.agreement["GED of one rater against all"].append(np.mean([metrics.squared_ged(rater[None], raters).total for rater in raters]))
+            self.agreement["GED of one rater against all"].append(
+                np.mean([metrics.squared_ged(rater[None], raters).total for rater in raters])
+            )
 
     def lines(self):
         """All of it, to tell."""
@@ -71,7 +75,10 @@ def check_data(config, data_config, tell=print):
         contents.add(_split_of(config.data_dir, folder), image, raters)
         faults += grey_faults(folder, image)
         if k in shown:
-            rows.append([(name[:20], _small(image[0]))] + [(f"rater {r}", _small(mask) > 0.5) for r, mask in enumerate(raters[:7])])
+            rows.append(
+                [(name[:20], _small(image[0]))]
+                + [(f"rater {r}", _small(mask) > 0.5) for r, mask in enumerate(raters[:7])]
+            )
     of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
     faults += of_split
 
@@ -92,14 +99,21 @@ def check_data(config, data_config, tell=print):
 def grey_faults(folder, image):
     """A line for each modality of an image [C, H, W] that has a single grey level."""
     titles = ["the image"] if len(image) == 1 else [os.path.basename(file) for file in list_files(folder)[0]]
-    return [f"{folder}: {title} has a single grey level; replace or remove it" for title, plane in zip(titles, image) if np.ptp(plane) == 0]
+    return [
+        f"{folder}: {title} has a single grey level; replace or remove it"
+        for title, plane in zip(titles, image)
+        if np.ptp(plane) == 0
+    ]
 
 
 def level_lines(levels, label_threshold):
     """What to tell of {label file: number of levels in it}."""
     lossless = collections.Counter(min(count, MANY_LEVELS) for file, count in levels.items() if not is_jpeg(file))
     if lossless:
-        counts = (f"{'more than ' + str(count - 1) if count == MANY_LEVELS else count} in {files}" for count, files in sorted(lossless.items()))
+        counts = (
+            f"{'more than ' + str(count - 1) if count == MANY_LEVELS else count} in {files}"
+            for count, files in sorted(lossless.items())
+        )
         yield f"levels in lossless labels: {', '.join(counts)}"
     if soft := sum(count > 2 for file, count in levels.items() if is_jpeg(file)):
         yield f"{soft} JPEG labels have more than two levels, and are cut at {label_threshold:g} of full scale (--label_threshold)"

@@ -15,12 +15,15 @@ class SampleConfig:
     out_dir: Annotated[str, "where the masks go"] = "results/samples"
     num_ensemble: Annotated[int, "masks for each case"] = 5
     num_samples: Annotated[int | None, "cases to segment, in the order of their names; -1: all"] = None
-    batch_size: Annotated[int | Literal["auto"], "masks in flight, over all cases; auto: as many as fit into memory"] = 8
+    batch_size: Annotated[
+        int | Literal["auto"], "masks in flight, over all cases; auto: as many as fit into memory"
+    ] = 8
     use_ddim: Annotated[bool | None, "True: --sampler ddim, False: --sampler ddpm; -1: what --sampler says"] = None
     fast: Annotated[bool, "few network calls at the quality of many: docs/sampling.md"] = False
     weights: Annotated[Literal["ema", "raw"], "averaged weights, or those of the last step"] = "ema"
     consensus: Annotated[
-        Literal["none", "mean", "majority", "staple"], "write ID_consensus.png, one mask for the ensemble (mean: in grey)"
+        Literal["none", "mean", "majority", "staple"],
+        "write ID_consensus.png, one mask for the ensemble (mean: in grey)",
     ] = "none"
     seed: Annotated[int, "of the noise; a mask depends on seed, case and number alone"] = 0
     overwrite: Annotated[bool, "draw cases again that are there already"] = False
@@ -37,17 +40,22 @@ def check_sample_config(config):
 
 
 def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
-    """
-    What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
+    """What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
 
     sampler        SamplerConfig, of which num_timesteps are taken; None: a method without a chain
     amp            ComputeConfig's precision
     flags          every flag of data and model that the segmenter was built with
     """
     return {
-        **(asdict(sampler) if sampler else {"sampler": "none"}), "steps": num_timesteps, "seed": config.seed, "num_ensemble": config.num_ensemble,
-        "weights": config.weights, "amp": amp, "checkpoint": checkpoint_hash, "flags": json.dumps(flags, sort_keys=True),
-    }  # fmt: skip
+        **(asdict(sampler) if sampler else {"sampler": "none"}),
+        "steps": num_timesteps,
+        "seed": config.seed,
+        "num_ensemble": config.num_ensemble,
+        "weights": config.weights,
+        "amp": amp,
+        "checkpoint": checkpoint_hash,
+        "flags": json.dumps(flags, sort_keys=True),
+    }
 
 
 def finish(config, postprocess):

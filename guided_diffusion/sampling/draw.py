@@ -8,8 +8,7 @@ from ..nn import seeded_generator, to_device
 
 @torch.inference_mode()
 def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda count: None, *, even=False, watch=None):
-    """
-    Yield (case, samples [M, H, W] float32) for each case number of `indices`, in order.
+    """Yield (case, samples [M, H, W] float32) for each case number of `indices`, in order.
 
     Batches run across cases. A sample is soft, on the scale on which masks are 0 and 1.
 

@@ -11,8 +11,7 @@ from .samplers import SamplerConfig
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """
-    Learns from images and raters' masks, and draws masks for an image. A method without a chain has one timestep.
+    """Learns from images and raters' masks, and draws masks for an image. A method without a chain has one timestep.
 
     `rows` [B] are the numbers of the masks' images, so that what depends on the image alone is computed once for all
     its masks of a batch; None: as many images as masks, in the same order.
@@ -41,8 +40,7 @@ class Segmenter(Protocol):
         noise: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """
-        The loss terms, each [B], and "loss", which is to be minimised.
+        """The loss terms, each [B], and "loss", which is to be minimised.
 
         image [N, C, H, W] in [0, 1]; mask [B, 1, H, W], 0 or 1; t [B]; noise [B, *noise_shape((H, W))] standard normal
         """
@@ -61,8 +59,7 @@ class Segmenter(Protocol):
         on_step: Callable[[int, torch.Tensor], None] | None = None,
         rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """
-        One soft mask for each generator, on the scale on which masks are 0 and 1, [B, 1, H, W].
+        """One soft mask for each generator, on the scale on which masks are 0 and 1, [B, 1, H, W].
 
         on_step  called with (k, the masks as they are, [B, 1, H, W]) after the k-th step
         """

@@ -1,5 +1,4 @@
-"""
-Samplers: one step function each, and ONE loop.
+"""Samplers: one step function each, and ONE loop.
 
 A step takes (diffusion, prediction, x_t, t, noise, eta, before) and gives x_{t-1}. `prediction` is the Gaussian that the
 network's output stands for (GaussianDiffusion.p_mean_variance), so a step knows nothing of eps, x_0 or variances; `before`
@@ -17,7 +16,9 @@ from ..flags.words import split_kind
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    sampler: Annotated[Literal["ddpm", "ddim", "dpm++"], "DDPM (ancestral), DDIM, or DPM-Solver++ of second order"] = "ddpm"
+    sampler: Annotated[Literal["ddpm", "ddim", "dpm++"], "DDPM (ancestral), DDIM, or DPM-Solver++ of second order"] = (
+        "ddpm"
+    )
     steps: Annotated[int | None, "network calls for each mask, at most --diffusion_steps; -1: every timestep"] = None
     spacing: Annotated[
         Literal["linear", "quadratic", "logsnr"], "how --steps lie on the timesteps: even in t, in sqrt(t), in log-SNR"
@@ -25,7 +26,8 @@ class SamplerConfig:
     eta: Annotated[float, "noise of ddim and dpm++, from 0 (none) to 1"] = 0.0
     clip_denoised: Annotated[bool, "clip every predicted x_0 to [-1, 1]"] = True
     tta: Annotated[
-        str, "test-time augmentation: each prediction is the mean over the image's symmetries: parts joined by +, of mirror, flip, rotate; or none"
+        str,
+        "test-time augmentation: each prediction is the mean over the image's symmetries: parts joined by +, of mirror, flip, rotate; or none",
     ] = "none"
 
     def __post_init__(self):
@@ -55,13 +57,14 @@ def ddim_step(diffusion, prediction, x_t, t, noise, eta, before):
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
     eps = diffusion.predict_eps_from_xstart(x_t, t, prediction.x_0)
     sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
-    rest = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()  # float32 may fall below 0, where alpha_bar is about that
+    rest = (
+        (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
+    )  # float32 may fall below 0, where alpha_bar is about that
     return alpha_bar_prev.sqrt() * prediction.x_0 + rest * eps + sigma * noise
 
 
 def dpm_step(diffusion, prediction, x_t, t, noise, eta, before):
-    """
-    DPM-Solver++ of second order, multistep by midpoint: eta 0 is the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE
+    """DPM-Solver++ of second order, multistep by midpoint: eta 0 is the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE
     (appendix A), and between them the SDE whose noise is scaled by eta in log-SNR.
     """
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
@@ -70,7 +73,10 @@ def dpm_step(diffusion, prediction, x_t, t, noise, eta, before):
     x_0 = prediction.x_0
     if before is not None:
         x_0 = x_0 + diffusion.at("dpm_extrapolation", t) * (x_0 - before)
-    mean = torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * damping * x_t + alpha_bar_prev.sqrt() * (1 - decay * damping) * x_0
+    mean = (
+        torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * damping * x_t
+        + alpha_bar_prev.sqrt() * (1 - decay * damping) * x_0
+    )
     return mean + torch.sqrt((1 - alpha_bar_prev) * (1 - damping**2)) * noise
 
 
@@ -79,8 +85,7 @@ SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpm++": dpm_step}
 
 @torch.inference_mode()
 def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, clip_denoised=True):
-    """
-    Run the reverse chain, yielding (t, x_{t-1}, predicted x_0) after each step, from the largest t to 0.
+    """Run the reverse chain, yielding (t, x_{t-1}, predicted x_0) after each step, from the largest t to 0.
 
     denoise        (x [B, 1, H, W], timesteps [B] as the network receives them) -> raw output [B, out_channels, H, W]
     x_T            [B, 1, H, W], standard normal

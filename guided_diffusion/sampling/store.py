@@ -28,8 +28,7 @@ def image_hash(case):
 
 
 def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
-    """
-    Write a case's raw samples, masks and sheet into `out_dir`.
+    """Write a case's raw samples, masks and sheet into `out_dir`.
 
     The raw samples come first, so that nothing that happens to the rest loses them; what `finish` gave joins them last,
     and says that all is there.
@@ -128,8 +127,7 @@ def samples_path(out_dir, case_id):
 
 
 def read_case(path):
-    """
-    (samples [M, H, W] before the threshold, what made them: a dict, without `flags` for those of another program) of a
+    """(samples [M, H, W] before the threshold, what made them: a dict, without `flags` for those of another program) of a
     file ID_samples.npz. DataError: damaged, or no masks.
     """
     try:
@@ -145,22 +143,27 @@ def read_case(path):
 def check_samples(samples, path):
     """`samples`, if they can be masks: [M, H, W], all finite. DataError: they cannot; `path` is named."""
     if samples.ndim != 3 or 0 in samples.shape or samples.dtype.kind not in "biuf":
-        raise DataError(f"{path}: samples of shape {samples.shape} and type {samples.dtype}; masks [M, H, W] are wanted")
+        raise DataError(
+            f"{path}: samples of shape {samples.shape} and type {samples.dtype}; masks [M, H, W] are wanted"
+        )
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise DataError(f"{path}: samples that are not finite (NaN); draw them again")
     return samples
 
 
 def find_samples(folder, case_id):
-    """
-    The samples of a case in `folder`, as read_case gives them: from ID_samples.npz, or else from the masks
+    """The samples of a case in `folder`, as read_case gives them: from ID_samples.npz, or else from the masks
     ID_output0.png, ID_output1.png, ... of any program. None: there are none. DataError: they cannot be used.
     """
     path = samples_path(folder, case_id)
     if os.path.exists(path):
         samples, made_by = read_case(path)
-        if "flags" not in made_by and not (0 <= samples.min() and samples.max() <= 1):  # our own, unclipped, go a little beyond
-            raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted")
+        if "flags" not in made_by and not (
+            0 <= samples.min() and samples.max() <= 1
+        ):  # our own, unclipped, go a little beyond
+            raise DataError(
+                f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted"
+            )
         return samples, made_by
     masks = []
     while os.path.exists(path := mask_path(folder, case_id, len(masks))):
@@ -177,13 +180,14 @@ def spread(made_by):
     try:
         flags = dict(json.loads(made_by["flags"]))
     except (ValueError, TypeError) as error:
-        raise DataError(f"samples with `flags` that are not this program's ({error}); name that entry otherwise") from error
+        raise DataError(
+            f"samples with `flags` that are not this program's ({error}); name that entry otherwise"
+        ) from error
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
 def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
-    """
-    Those case numbers of `indices` that are still to be drawn.
+    """Those case numbers of `indices` that are still to be drawn.
 
     A case that is there, but not finished, or otherwise (another threshold, say), or with a picture missing or changed, is
     written anew from its samples; a damaged one, and one without the movie that is required, is drawn again. A movie of

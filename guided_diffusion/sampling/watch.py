@@ -10,8 +10,7 @@ LATEST = 4  # finished cases whose sheets stay in windows
 
 
 class ChainWatch:
-    """
-    Watches the ensembles that draw_ensembles draws.
+    """Watches the ensembles that draw_ensembles draws.
 
     num_steps    of each chain
     movie        keep the frames of each case's first chain
@@ -36,7 +35,11 @@ class ChainWatch:
             case = rows[0][0]
             image, raters = case.image[0].numpy(), case.raters.numpy() > 0.5
             scale = pictures.enlargement(image.shape)
-            self.windows.picture("case", pictures.grid([[("image", image), (f"{len(raters)} raters", pictures.outlines(image, raters, scale))]]), case.id)
+            self.windows.picture(
+                "case",
+                pictures.grid([[("image", image), (f"{len(raters)} raters", pictures.outlines(image, raters, scale))]]),
+                case.id,
+            )
 
     def step(self, k, x):
         """The k-th step of all rows is done: x [B, 1, H, W] on the scale on which masks are 0 and 1."""
@@ -48,7 +51,9 @@ class ChainWatch:
         if self.windows.shown:
             case, member = self.rows[0]
             frame = x[0, 0].float().cpu().numpy()
-            self.windows.picture("x_t", pictures.grid([[(f"{k + 1} of {self.num_steps}", frame)]]), f"{case.id}, mask {member}")
+            self.windows.picture(
+                "x_t", pictures.grid([[(f"{k + 1} of {self.num_steps}", frame)]]), f"{case.id}, mask {member}"
+            )
 
     def finished(self, case, samples):
         """A mask of a case is done: the case's samples so far [M, H, W]."""
@@ -58,7 +63,11 @@ class ChainWatch:
         tiles = [(f"sample {k}", mask) for k, mask in enumerate(masks)][-2 * pictures.COLUMNS :]
         rows = [tiles[start : start + pictures.COLUMNS] for start in range(0, len(tiles), pictures.COLUMNS)]
         self.windows.picture("masks", pictures.grid(rows), case.id)
-        summary = [("mean", mean_mask(masks)), ("uncertainty", 4 * variance_map(masks)), ("entropy", entropy_map(masks))]
+        summary = [
+            ("mean", mean_mask(masks)),
+            ("uncertainty", 4 * variance_map(masks)),
+            ("entropy", entropy_map(masks)),
+        ]
         self.windows.picture("mean and uncertainty", pictures.grid([summary]), f"{case.id}, {len(masks)} masks")
 
     def case_done(self, case, samples):

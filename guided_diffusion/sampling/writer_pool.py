@@ -11,8 +11,7 @@ from ..system import storage
 
 
 class PackedArrays:
-    """
-    The content of an .npz file, as np.load reads it. Arrays added later join those that are compressed already.
+    """The content of an .npz file, as np.load reads it. Arrays added later join those that are compressed already.
 
     Equal arrays, added in the same order, give equal bytes.
     """
@@ -39,8 +38,7 @@ class PackedArrays:
 
 
 class CaseWriter:
-    """
-    Calls `write(case, samples, ...)` in threads, while the next cases are drawn.
+    """Calls `write(case, samples, ...)` in threads, while the next cases are drawn.
 
     Use as a context: at its end everything is written. What goes wrong in a thread is raised by a later call, or at the
     end: of several errors, that of the case that came first. They are threads, because compressing arrays and pictures

@@ -25,12 +25,13 @@ class ComputeConfig:
         Literal["none", "tf32", "bf16"],
         "precision of the U-Net: float32, float32 whose products a GPU rounds to TF32, or bfloat16 where that is safe",
     ] = "none"
-    compile: Annotated[bool, "compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster"] = False
+    compile: Annotated[
+        bool, "compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster"
+    ] = False
 
 
 def prepare(segmenter, config, device, channels_last=True):
-    """
-    Put a segmenter on `device` in the layout and the precision to run in; returns it.
+    """Put a segmenter on `device` in the layout and the precision to run in; returns it.
 
     channels_last  the layout that convolutions are fastest in
 
@@ -59,8 +60,7 @@ def allow_tf32(allowed):
 
 
 def compile_model(segmenter, cuda_graphs=True):
-    """
-    Compile the U-Net where it is, for the one batch size that follows; returns the segmenter.
+    """Compile the U-Net where it is, for the one batch size that follows; returns the segmenter.
 
     cuda_graphs  on a GPU, replay the kernels as one graph: for sampling, where no gradient is wanted
 
@@ -68,7 +68,9 @@ def compile_model(segmenter, cuda_graphs=True):
     """
     check_compiler()
     graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
-    dynamic = False if segmenter.num_timesteps > 1 else None  # without a chain it sees images, of which a batch has any number
+    dynamic = (
+        False if segmenter.num_timesteps > 1 else None
+    )  # without a chain it sees images, of which a batch has any number
     segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
     return segmenter
 
@@ -91,8 +93,7 @@ def check_compiler():
 
 @torch.inference_mode()
 def fitting_batch_size(one_call, image_shape, device, most):
-    """
-    How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT; 1 where 3 do not.
+    """How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT; 1 where 3 do not.
 
     one_call     called with images [B, C, H, W], as a segmenter's. The memory is extrapolated from that of one mask and of three
     image_shape  [C, H, W]
@@ -118,14 +119,15 @@ def fitting_batch_size(one_call, image_shape, device, most):
 
 @torch.inference_mode()
 def running_batch_size(one_call, image_shape, device, size):
-    """
-    `size`, or less by quarters until a call of a compiled network fits into memory, whose need is known only when it runs.
+    """`size`, or less by quarters until a call of a compiled network fits into memory, whose need is known only when it runs.
 
     one_call, image_shape  as in fitting_batch_size
     """
     while True:
         try:
-            for _ in range(3):  # a CUDA graph is prepared by the first call, recorded by the second and replayed by the third
+            for _ in range(
+                3
+            ):  # a CUDA graph is prepared by the first call, recorded by the second and replayed by the third
                 one_call(torch.zeros(size, *image_shape, device=device))
             peak_memory(device)  # waits for the GPU, whose errors arrive late
             return size
@@ -195,8 +197,7 @@ def out_of_memory_as_error(device, remedy):
 
 
 def is_out_of_memory(error):
-    """
-    Whether an exception, or one that it was raised from, reports a lack of memory.
+    """Whether an exception, or one that it was raised from, reports a lack of memory.
 
     Allocators raise torch.OutOfMemoryError or a plain RuntimeError, CUDA torch.AcceleratorError, cuBLAS and cuDNN a
     RuntimeError with their status, and the compiler wraps any of these (torch._inductor.exc.InductorError).

@@ -11,8 +11,7 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """
-    As a context, notes signals instead of obeying them; the run looks here after each step.
+    """As a context, notes signals instead of obeying them; the run looks here after each step.
 
     A second SIGTERM or SIGINT ends the process at once, with status 128 and the signal's number. One within REPEAT seconds
     of the first counts as the first: launchers pass on what the terminal has sent to all already.
@@ -27,7 +26,9 @@ class Signals:
     def __enter__(self):
         self._undo = contextlib.ExitStack()
         if threading.current_thread() is threading.main_thread():  # elsewhere Python lets nobody set a handler
-            self._undo.callback(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD))  # which readers of cases change
+            self._undo.callback(
+                signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD)
+            )  # which readers of cases change
             for number, handler in (*((number, self._on_stop) for number in STOP), (signal.SIGUSR1, self._on_save)):
                 self._undo.callback(signal.signal, number, signal.signal(number, handler))
             self._undo.enter_context(second_ends_at_once(self.REPEAT))
@@ -50,8 +51,7 @@ class Signals:
 
 @contextlib.contextmanager
 def second_ends_at_once(repeat):
-    """
-    A context in which the second signal of STOP ends the process, if it comes more than `repeat` seconds after the first.
+    """A context in which the second signal of STOP ends the process, if it comes more than `repeat` seconds after the first.
 
     A handler has to wait until the main thread is back from native code, which may be in a long product of matrices, or
     wait for another process. So a thread counts the signals' numbers, which Python writes as they come.

@@ -1,5 +1,4 @@
-"""
-Files in a folder or in a blob store (gs://, az://), written so that a reader never sees half of one.
+"""Files in a folder or in a blob store (gs://, az://), written so that a reader never sees half of one.
 
 In a folder a file is written aside, by default flushed to the disk, and renamed; a blob store shows an object only when
 it is whole.
@@ -26,12 +25,15 @@ def is_remote(path):
 def unknown_store(path):
     """Why `path` cannot be used, in words, if it is in a kind of store that is not known; else None."""
     kinds = ("gs://", "az://")
-    return None if not is_remote(path) or str(path).startswith(kinds) else f"only folders, {' and '.join(kinds)} can be read and written"
+    return (
+        None
+        if not is_remote(path) or str(path).startswith(kinds)
+        else f"only folders, {' and '.join(kinds)} can be read and written"
+    )
 
 
 def write_atomically(path, write, sync=True):
-    """
-    Call write(file) on a new file and put it in the place of `path` when it is whole.
+    """Call write(file) on a new file and put it in the place of `path` when it is whole.
 
     sync  wait until file and name are on the disk. False: a power cut soon after may leave an empty or damaged file;
           the end of this process, however it ends, does not
@@ -101,8 +103,7 @@ def make_folder(path):
 
 
 class FolderLock:
-    """
-    Keeps other processes from writing into `folder`, until this one lets go or ends, however it ends.
+    """Keeps other processes from writing into `folder`, until this one lets go or ends, however it ends.
 
     The lock is one of this process alone: readers of cases that it forked, and that outlive it, do not have it. A blob
     store, and a file system without locks, go without.
@@ -125,7 +126,9 @@ class FolderLock:
                 file.seek(0)
                 holder = file.read(200).strip() or "one that is starting"
                 file.close()
-                raise OSError(f"{self.folder}: another run writes into it ({holder}); end that, or use another folder") from None
+                raise OSError(
+                    f"{self.folder}: another run writes into it ({holder}); end that, or use another folder"
+                ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -159,8 +162,7 @@ def remove(path):
 
 
 def walk(folder):
-    """
-    (folder, names of its folders, names of its files) of `folder` and all below it, names sorted.
+    """(folder, names of its folders, names of its files) of `folder` and all below it, names sorted.
 
     The walk goes into the folders that are left in the first list. A link that leads back to where the walk has been is passed over.
     """

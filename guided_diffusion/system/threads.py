@@ -40,8 +40,7 @@ def candidates(most: int) -> list[int]:
 def time_threads(
     step: Callable[[], object], numbers: list[int], clock: Callable[[], float] = time.perf_counter
 ) -> dict[int, float]:
-    """
-    The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number stays as it was.
+    """The median seconds of `step` with each number of threads, {number: seconds}. PyTorch's number stays as it was.
 
     The numbers take turns, so that a change of load meets all of them. Each is timed at least once, however
     long that takes.

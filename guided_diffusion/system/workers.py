@@ -12,12 +12,13 @@ STOPS = {signal.SIGINT, signal.SIGTERM}
 
 @contextlib.contextmanager
 def worker_pool(processes):
-    """
-    A ProcessPoolExecutor as a context. After an error, Ctrl-C or SIGTERM, which is raised as Ctrl-C is, its workers are ended at once;
+    """A ProcessPoolExecutor as a context. After an error, Ctrl-C or SIGTERM, which is raised as Ctrl-C is, its workers are ended at once;
     should this process be killed, they end by themselves.
     """
     others = set(multiprocessing.active_children())
-    fork = multiprocessing.get_context("fork")  # at once, for they need nothing that is not imported yet, and hold no GPU
+    fork = multiprocessing.get_context(
+        "fork"
+    )  # at once, for they need nothing that is not imported yet, and hold no GPU
     pool = ProcessPoolExecutor(processes, fork, initializer=_heed_the_parent_alone)
     with sigterm_as_interrupt():
         try:
@@ -55,13 +56,14 @@ def sigterm_as_interrupt():
 
 @contextlib.contextmanager
 def _stops_held_back():
-    """
-    Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process.
+    """Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process.
 
     The mask holds for this thread and for the processes that it forks; a signal may reach another thread, and then the handler runs.
     """
     came, own = [], threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in STOPS} if own else {}
+    before = (
+        {number: signal.signal(number, lambda number, frame: came.append(number)) for number in STOPS} if own else {}
+    )
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield

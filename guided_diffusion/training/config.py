@@ -11,17 +11,50 @@ from ..system import storage
 
 # Flags that a run may change when it continues; the others decide what it computes
 FREE_FLAGS = {
-    "log_interval", "save_interval", "keep", "iterations", "log_dir", "resume", "resume_checkpoint", "num_workers", "cache_dir",
-    "max_bad_steps", "tensorboard", "visdom", "visdom_server", "visdom_port", "visdom_env", "visdom_log", "use_checkpoint",
-    "eval_data_dir", "eval_interval", "eval_cases", "eval_ensemble", "eval_steps", "sampler", "steps", "spacing", "eta", "clip_denoised",
+    "log_interval",
+    "save_interval",
+    "keep",
+    "iterations",
+    "log_dir",
+    "resume",
+    "resume_checkpoint",
+    "num_workers",
+    "cache_dir",
+    "max_bad_steps",
+    "tensorboard",
+    "visdom",
+    "visdom_server",
+    "visdom_port",
+    "visdom_env",
+    "visdom_log",
+    "use_checkpoint",
+    "eval_data_dir",
+    "eval_interval",
+    "eval_cases",
+    "eval_ensemble",
+    "eval_steps",
+    "sampler",
+    "steps",
+    "spacing",
+    "eta",
+    "clip_denoised",
     "tta",
-}  # fmt: skip
+}
 # These too, for they change how numbers are rounded and not what they mean; the run says so
 ROUNDING_FLAGS = {"microbatch", "amp", "compile", "shard", "use_fp16"}
 # What a new run from another's checkpoint may change besides how it trains: the weights and their meaning stay
 NEW_RUN_FLAGS = {
-    "dropout", "train_encoders", "kl_weight", "stable_target", "guess_weight", "label_threshold", "merge_labels", "intensity_range", "resize", "pad",
-}  # fmt: skip
+    "dropout",
+    "train_encoders",
+    "kl_weight",
+    "stable_target",
+    "guess_weight",
+    "label_threshold",
+    "merge_labels",
+    "intensity_range",
+    "resize",
+    "pad",
+}
 
 
 @dataclass(frozen=True)
@@ -31,18 +64,25 @@ class TrainConfig:
     iterations: Annotated[int, "optimizer steps in all; 0: without end"] = 60_000
     batch_size: Annotated[int, "masks per step and process"] = 1
     microbatch: Annotated[int | None, "masks at a time in memory; -1: the whole batch"] = None
-    augment: Annotated[str, "change images at random: parts joined by +, of mirror, flip, rotate, deform, elastic, contrast, gamma, bias; or none"] = "none"
+    augment: Annotated[
+        str,
+        "change images at random: parts joined by +, of mirror, flip, rotate, deform, elastic, contrast, gamma, bias; or none",
+    ] = "none"
     lr: Annotated[float, "learning rate of AdamW"] = 1e-4
     lr_anneal_steps: Annotated[int, "anneal the learning rate to 0 over so many steps, and end there; 0: do not"] = 0
     lr_shape: Annotated[Literal["linear", "cosine"], "how it falls with --lr_anneal_steps"] = "linear"
     lr_warmup_steps: Annotated[int, "raise the learning rate linearly from 0 over so many steps"] = 0
     weight_decay: Annotated[float, "decoupled weight decay of AdamW"] = 0.0
     ema_rate: Annotated[tuple[float, ...], "rates of the moving averages; samples are drawn with the first"] = (0.9999,)
-    ema_halflife: Annotated[int, "one average that forgets half within so many masks, in place of --ema_rate; 0: --ema_rate"] = 0
+    ema_halflife: Annotated[
+        int, "one average that forgets half within so many masks, in place of --ema_rate; 0: --ema_rate"
+    ] = 0
     raters_per_image: Annotated[int, "masks of one image, of different raters, that follow each other in a batch"] = 1
     schedule_sampler: Annotated[Literal["uniform", "loss-second-moment"], "which timesteps to train on"] = "uniform"
     max_bad_steps: Annotated[int, "stop after so many steps in a row whose loss or gradient is not finite"] = 10
-    shard: Annotated[bool, "share weights, averages and optimizer out over the processes, for models that do not fit"] = False
+    shard: Annotated[
+        bool, "share weights, averages and optimizer out over the processes, for models that do not fit"
+    ] = False
     log_interval: Annotated[int, "steps between two lines of the log"] = 100
     save_interval: Annotated[int, "steps between two checkpoints"] = 5000
     keep: Annotated[int | None, "numbered checkpoints that stay, the newest ones; -1: all"] = 3
@@ -79,7 +119,15 @@ def check_train_config(config):
     for name in ("batch_size", "log_interval", "save_interval", "max_bad_steps", "raters_per_image"):
         if getattr(config, name) < 1:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
-    for name in ("iterations", "lr_anneal_steps", "lr_warmup_steps", "ema_halflife", "num_workers", "seed", "weight_decay"):
+    for name in (
+        "iterations",
+        "lr_anneal_steps",
+        "lr_warmup_steps",
+        "ema_halflife",
+        "num_workers",
+        "seed",
+        "weight_decay",
+    ):
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} {getattr(config, name)}: at least 0 is needed")
     if config.seed >= 2**63:
@@ -94,9 +142,13 @@ def check_train_config(config):
             raise ConfigError(f"--{name} {value}: at least 1 is needed, or -1 for {all_of}")
     for name in ("batch_size", "microbatch"):
         if (getattr(config, name) or 0) % config.raters_per_image:
-            raise ConfigError(f"--{name} {getattr(config, name)}: a multiple of --raters_per_image {config.raters_per_image} is needed")
+            raise ConfigError(
+                f"--{name} {getattr(config, name)}: a multiple of --raters_per_image {config.raters_per_image} is needed"
+            )
     if config.lr_shape != "linear" and not config.lr_anneal_steps:
-        raise ConfigError(f"--lr_shape {config.lr_shape} wants --lr_anneal_steps: the steps over which the learning rate falls")
+        raise ConfigError(
+            f"--lr_shape {config.lr_shape} wants --lr_anneal_steps: the steps over which the learning rate falls"
+        )
     if not math.isfinite(config.weight_decay):
         raise ConfigError(f"--weight_decay {config.weight_decay}: a number is needed")
     if not 0 < config.lr < math.inf:
@@ -124,4 +176,6 @@ def check_num_cases(config, num_cases, world_size):
         each = f" ({world_size} processes of --batch_size {config.batch_size})" if world_size > 1 else " (--batch_size)"
         fewer = num_cases // world_size * config.raters_per_image
         remedy = f"--batch_size {fewer}" if fewer else f"at most {num_cases} processes"
-        raise ConfigError(f"{config.data_dir} has {num_cases} cases, fewer than the {wanted} of a step{each}: use {remedy}")
+        raise ConfigError(
+            f"{config.data_dir} has {num_cases} cases, fewer than the {wanted} of a step{each}: use {remedy}"
+        )

@@ -8,8 +8,7 @@ from ..dist_util import like, local
 
 
 class EMA:
-    """
-    Exponential moving averages of a module's weights: `weights[name]` is a state dict, sharded like the module.
+    """Exponential moving averages of a module's weights: `weights[name]` is a state dict, sharded like the module.
 
     rates  {name: rate}, the one to sample with first
     """
@@ -21,8 +20,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step, moved=True):
-        """
-        Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too.
+        """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too.
 
         moved  whether there is anything to take in; a tensor [] on the weights' device, or a bool
         """

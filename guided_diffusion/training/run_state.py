@@ -10,8 +10,7 @@ from .ema import EMA
 
 
 class RunState:
-    """
-    Weights, averages, optimizer, schedule sampler, loss scale and counters of a run.
+    """Weights, averages, optimizer, schedule sampler, loss scale and counters of a run.
 
     segmenter       on its device, sharded or not
     config          TrainConfig
@@ -69,23 +68,28 @@ class RunState:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def whole(self, described, keep=True):
-        """
-        The content of a checkpoint, with whole tensors on the CPU. Every process that has a shard must call this.
+        """The content of a checkpoint, with whole tensors on the CPU. Every process that has a shard must call this.
 
         described  its flags, processes, threads, data and seed, by the names in checkpoints/format.py
         keep       False: no tensors, for a process that does not write them
         """
         return {
-            "format": FORMAT, "version": VERSION, **described, "step": self.steps_done, "samples": self.samples,
-            "weights": whole(self.segmenter.state_dict(), keep), "ema": whole(self.ema.weights, keep),
-            "optimizer": whole(self.optimizer.state_dict(), keep), "scaler": self.scaler.state_dict(),
-            "schedule_sampler": self.schedule_sampler.state_dict(), "best": self.best,
+            "format": FORMAT,
+            "version": VERSION,
+            **described,
+            "step": self.steps_done,
+            "samples": self.samples,
+            "weights": whole(self.segmenter.state_dict(), keep),
+            "ema": whole(self.ema.weights, keep),
+            "optimizer": whole(self.optimizer.state_dict(), keep),
+            "scaler": self.scaler.state_dict(),
+            "schedule_sampler": self.schedule_sampler.state_dict(),
+            "best": self.best,
             "bad_steps": [self.bad_steps, self.bad_in_a_row],
-        }  # fmt: skip
+        }
 
     def resume(self, stored, path, schedule_sampler, own):
-        """
-        Take over the checkpoint `stored` at `path`, or as much of it as a published one has. Its weights are the
+        """Take over the checkpoint `stored` at `path`, or as much of it as a published one has. Its weights are the
         segmenter's already.
 
         schedule_sampler  the run's --schedule_sampler: the history of another one is left out

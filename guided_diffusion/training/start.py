@@ -13,8 +13,7 @@ from .config import FREE_FLAGS, NEW_RUN_FLAGS, ROUNDING_FLAGS, TrainConfig
 
 
 def find_start(config, flags, world_size=1, unnamed=None):
-    """
-    The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
+    """The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
 
     The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues. `unnamed` is as in
     flags.fields.differences.
@@ -28,9 +27,18 @@ def find_start(config, flags, world_size=1, unnamed=None):
     else:
         state, path, lines = CheckpointFolder(config.log_dir).newest()
         if state is not None:
-            free = FREE_FLAGS | ROUNDING_FLAGS | {"data_dir"} | ({"batch_size"} if _same_step(state, config, world_size) else set())
+            free = (
+                FREE_FLAGS
+                | ROUNDING_FLAGS
+                | {"data_dir"}
+                | ({"batch_size"} if _same_step(state, config, world_size) else set())
+            )
             _refuse_other_flags(state, path, flags, free, "use another --log_dir, or the folder's flags", unnamed)
-            if config.resume_checkpoint and state["flags"] and config.resume_checkpoint != state["flags"].get("resume_checkpoint"):
+            if (
+                config.resume_checkpoint
+                and state["flags"]
+                and config.resume_checkpoint != state["flags"].get("resume_checkpoint")
+            ):
                 raise CheckpointError(
                     f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
                     "use another --log_dir"
@@ -61,7 +69,13 @@ def check_cases(start, config, flags, fingerprint):
     state, path, _ = start
     if state is None or not is_own(path, config) or (fingerprint and state.get("data") == fingerprint):
         return
-    _refuse_other_flags(state, path, {"data_dir": flags["data_dir"]}, (), "it has other cases; use another --log_dir, or the run's cases")
+    _refuse_other_flags(
+        state,
+        path,
+        {"data_dir": flags["data_dir"]},
+        (),
+        "it has other cases; use another --log_dir, or the run's cases",
+    )
 
 
 def _refuse_other_flags(state, path, flags, free, remedy, unnamed=None):
@@ -70,8 +84,7 @@ def _refuse_other_flags(state, path, flags, free, remedy, unnamed=None):
 
 
 def load_start(segmenter, start):
-    """
-    Put the weights of what find_start gave into `segmenter`. CheckpointError: they, or the averages, or the optimizer's
+    """Put the weights of what find_start gave into `segmenter`. CheckpointError: they, or the averages, or the optimizer's
     state, do not fit it, or something is missing that a run wants.
     """
     state, path, _ = start
@@ -86,19 +99,26 @@ def load_start(segmenter, start):
 
 
 def what_changed(state, described, config):
-    """
-    A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop.
+    """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop.
 
     state      the checkpoint that the run resumes from
     described  flags, processes, threads and data of the run, by those names, as its own checkpoints will have them
     """
     flags, world_size, threads, fingerprint = (described[name] for name in ("flags", "processes", "threads", "data"))
     unlike = differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
-    lines = [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"] if unlike else []
+    lines = (
+        [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"]
+        if unlike
+        else []
+    )
     if state.get("processes", world_size) != world_size:
         draws = f"a step has now {world_size * config.batch_size} masks; the draws go on in their order"
         if _same_step(state, config, world_size):
-            draws = "the draws are the same but for dropout's" if flags.get("dropout") else "the draws are the same, only rounding differs"
+            draws = (
+                "the draws are the same but for dropout's"
+                if flags.get("dropout")
+                else "the draws are the same, only rounding differs"
+            )
         lines.append(
             f"{world_size} processes go on with a run of {state['processes']}: {draws}; "
             "the result is not bit for bit that of the run as it was"

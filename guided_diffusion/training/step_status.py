@@ -24,8 +24,7 @@ class StepReport:
 
 
 class StepReports:
-    """
-    The queue of reports on their way from the device.
+    """The queue of reports on their way from the device.
 
     A report is read LAG steps after its own: on a GPU by then it has arrived, and the steps between keep the GPU busy.
     Every process reads the same report at the same step, so that all act alike.

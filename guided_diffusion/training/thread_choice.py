@@ -12,8 +12,7 @@ TIMED_PIXELS = 2**14
 
 
 def settle_threads(segmenter, image_shape, config, how, processes, start):
-    """
-    Set the number of threads of this process; returns lines to log.
+    """Set the number of threads of this process; returns lines to log.
 
     OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another
     number sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts
@@ -55,9 +54,12 @@ def blank_step(segmenter, image_shape, num_images, raters_per_image):
     timesteps = torch.zeros(num_masks, dtype=torch.long)
     with torch.random.fork_rng(devices=[]):  # of dropout
         terms = segmenter(
-            torch.zeros(num_images, *image_shape), torch.zeros(num_masks, 1, *size), timesteps,
-            torch.zeros(num_masks, *segmenter.noise_shape(size)), rows,
-        )  # fmt: skip
+            torch.zeros(num_images, *image_shape),
+            torch.zeros(num_masks, 1, *size),
+            timesteps,
+            torch.zeros(num_masks, *segmenter.noise_shape(size)),
+            rows,
+        )
         torch.autograd.grad(
             terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True
         )

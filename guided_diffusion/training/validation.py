@@ -29,14 +29,15 @@ def check_validation_config(config, given):
     for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps"):
         value = getattr(config, name)
         if name in given and not config.eval_data_dir:
-            raise ConfigError(f"--{name} {given[name]} wants --eval_data_dir: a folder of cases that are not trained on")
+            raise ConfigError(
+                f"--{name} {given[name]} wants --eval_data_dir: a folder of cases that are not trained on"
+            )
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: at least 1 is needed")
 
 
 class Validator:
-    """
-    Scores a segmenter on cases of `dataset`, a LIDCDataset; the processes share them.
+    """Scores a segmenter on cases of `dataset`, a LIDCDataset; the processes share them.
 
     config      ValidationConfig
     sampler     SamplerConfig; ValidationConfig.eval_steps comes before its steps
@@ -56,7 +57,11 @@ class Validator:
     @property
     def settings(self):
         """What scores of two validations must share to be comparable, JSON-like."""
-        cases = {"data": self.dataset.fingerprint or self.dataset.directory, "cases": self.config.eval_cases, "num_cases": len(self.dataset)}
+        cases = {
+            "data": self.dataset.fingerprint or self.dataset.directory,
+            "cases": self.config.eval_cases,
+            "num_cases": len(self.dataset),
+        }
         return {**cases, "ensemble": self.config.eval_ensemble, "seed": self.sampling.seed, **asdict(self.sampler)}
 
     @property
@@ -66,18 +71,21 @@ class Validator:
         return [f"ged_{M}", f"dice_{M}"]
 
     def score(self, segmenter, give_up=lambda: False):
-        """
-        {name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities.
+        """{name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities.
 
         give_up  () -> whether to end early; then, if it said so on some process, there are no scores: {}
         """
         segmenter.eval()
         spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.max_steps)))
         self.sheet = None
-        total = torch.zeros(4, dtype=torch.float64)  # of both scores, the number of cases, and of processes that gave up
+        total = torch.zeros(
+            4, dtype=torch.float64
+        )  # of both scores, the number of cases, and of processes that gave up
         with eagerly():  # a network that is compiled for training would be compiled twice more
             try:
-                for case, samples in draw_ensembles(spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)):
+                for case, samples in draw_ensembles(
+                    spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)
+                ):
                     total[:3] += torch.tensor(self._score_case(case, samples))
             except GivenUp:
                 total[3] = 1
@@ -91,7 +99,10 @@ class Validator:
         if self.sheet is None:
             self.sheet = sheet(case.image[0].numpy(), raters, masks)
         soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
-        return [soundness * score for score in (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)]
+        return [
+            soundness * score
+            for score in (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)
+        ]
 
 
 class GivenUp(Exception):

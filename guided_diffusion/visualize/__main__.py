@@ -1,5 +1,4 @@
-"""
-Looking at runs in Visdom:
+"""Looking at runs in Visdom:
 
     python -m guided_diffusion.visualize serve                              a server on this machine, also without internet
     python -m guided_diffusion.visualize inspect --samples results/samples --data_dir data/testing
@@ -21,9 +20,17 @@ from .server import ReplayConfig, ServeConfig, inspect, replay, serve
 def main(argv=None):
     with command_line.one_line_errors("guided_diffusion.visualize"):
         words = list(sys.argv[1:] if argv is None else argv)
-        commands = {"serve": (ServeConfig,), "inspect": (InspectConfig, VisdomConfig), "replay": (ReplayConfig, VisdomConfig)}
+        commands = {
+            "serve": (ServeConfig,),
+            "inspect": (InspectConfig, VisdomConfig),
+            "replay": (ReplayConfig, VisdomConfig),
+        }
         if not words or words[0] not in commands:
-            raise ConfigError(f"serve, inspect or replay comes first\n{__doc__}" if words[:1] in ([], ["--help"]) else f"{words[0]} is unknown: serve, inspect or replay")
+            raise ConfigError(
+                f"serve, inspect or replay comes first\n{__doc__}"
+                if words[:1] in ([], ["--help"])
+                else f"{words[0]} is unknown: serve, inspect or replay"
+            )
         command = words.pop(0)
         if command == "replay" and words and not words[0].startswith("-"):
             words[0] = f"--file={words[0]}"
@@ -33,7 +40,9 @@ def main(argv=None):
             {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
         except ConnectionError as error:
             where = f"{configs[-1].visdom_server}:{configs[-1].visdom_port}"
-            raise DataError(f"Visdom at {where}: {error} (python -m guided_diffusion.visualize serve starts one)") from error
+            raise DataError(
+                f"Visdom at {where}: {error} (python -m guided_diffusion.visualize serve starts one)"
+            ) from error
 
 
 if __name__ == "__main__":

@@ -13,17 +13,23 @@ PACKAGE = (
     "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
 )
 TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
-PATIENCE = 20  # seconds until the server must have taken the connection by which it tells of what is done in its windows
+PATIENCE = (
+    20  # seconds until the server must have taken the connection by which it tells of what is done in its windows
+)
 CAPTION_ROOM = 50  # pixels above and below a picture, together
 
 
 @dataclass(frozen=True)
 class VisdomConfig:
     visdom: Annotated[bool, "show the run in Visdom windows"] = False
-    visdom_server: Annotated[str, "of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in"] = "http://localhost"
+    visdom_server: Annotated[str, "of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in"] = (
+        "http://localhost"
+    )
     visdom_port: Annotated[int, "of the Visdom server"] = 8097
     visdom_env: Annotated[str, "environment of the windows"] = "main"
-    visdom_log: Annotated[str, "file to record the windows in, to be shown by `python -m guided_diffusion.visualize replay FILE`"] = ""
+    visdom_log: Annotated[
+        str, "file to record the windows in, to be shown by `python -m guided_diffusion.visualize replay FILE`"
+    ] = ""
 
 
 class WindowsGone(Exception):
@@ -31,8 +37,7 @@ class WindowsGone(Exception):
 
 
 def connect(config, listening=False):
-    """
-    A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT; without
+    """A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT; without
     --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
 
     listening  for what is done in the windows, by a thread; ConnectionError where the server does not tell of it within PATIENCE
@@ -67,9 +72,13 @@ def connect(config, listening=False):
                 response = session.post(url, timeout=TIMEOUT, **content)
                 response.raise_for_status()
             except requests.HTTPError as error:
-                raise ConnectionError(f"it answers {error.response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in") from error
+                raise ConnectionError(
+                    f"it answers {error.response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in"
+                ) from error
             except requests.RequestException as error:
-                raise ConnectionError("no answer" if isinstance(error, requests.Timeout) else "no server there") from error
+                raise ConnectionError(
+                    "no answer" if isinstance(error, requests.Timeout) else "no server there"
+                ) from error
             return response.text
 
         def win_exists(self, win, env=None):
@@ -79,9 +88,16 @@ def connect(config, listening=False):
             return True
 
     client = Client(
-        server=config.visdom_server, port=config.visdom_port, env=config.visdom_env, raise_exceptions=True, use_incoming_socket=listening,
-        username=username, password=password, log_to_filename=None if config.visdom else config.visdom_log, offline=not config.visdom,
-    )  # fmt: skip
+        server=config.visdom_server,
+        port=config.visdom_port,
+        env=config.visdom_env,
+        raise_exceptions=True,
+        use_incoming_socket=listening,
+        username=username,
+        password=password,
+        log_to_filename=None if config.visdom else config.visdom_log,
+        offline=not config.visdom,
+    )
     end = time.monotonic() + PATIENCE
     while listening and not client.socket_alive:  # what is chosen before that is lost
         if time.monotonic() > end:

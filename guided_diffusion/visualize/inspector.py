@@ -30,12 +30,13 @@ ATTEMPTS = 3  # at sending what was chosen
 @dataclass(frozen=True)
 class InspectConfig:
     samples: Annotated[str, "folder that segmentation_sample.py wrote"] = "results/samples"
-    data_dir: Annotated[str, "folder of the cases, for their images and raters; empty: the one they were scored on, or samples alone"] = ""
+    data_dir: Annotated[
+        str, "folder of the cases, for their images and raters; empty: the one they were scored on, or samples alone"
+    ] = ""
 
 
 def read_figures(folder):
-    """
-    {case: {figure: value}} of a folder's metrics.csv, without those that are not finite; empty where there is none. Of a case's
+    """{case: {figure: value}} of a folder's metrics.csv, without those that are not finite; empty where there is none. Of a case's
     several rows the first is the folder's own, the others those of what it was compared with.
     """
     text = (storage.read_bytes(os.path.join(folder, "metrics.csv")) or b"").decode(errors="replace")
@@ -43,22 +44,26 @@ def read_figures(folder):
     for row in csv.DictReader(io.StringIO(text)):
         if row.get("case"):
             rows.setdefault(row["case"], row)
-    known = {case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x} for case, row in rows.items()}
+    known = {
+        case: {name: float(x) for name, x in row.items() if name not in ("case", "samples") and x}
+        for case, row in rows.items()
+    }
     return {case: {name: x for name, x in row.items() if math.isfinite(x)} for case, row in known.items()}
 
 
 def scored_on(folder):
     """The folder of cases that a folder's metrics.json names; "" where that is not there."""
     try:
-        path = os.path.join(folder, json.loads(storage.read_bytes(os.path.join(folder, "metrics.json")) or b"{}")["data_dir"])
+        path = os.path.join(
+            folder, json.loads(storage.read_bytes(os.path.join(folder, "metrics.json")) or b"{}")["data_dir"]
+        )
     except (ValueError, KeyError, TypeError):
         return ""
     return path if os.path.isdir(path) else ""
 
 
 class Inspector:
-    """
-    What is shown, and how it answers to changes in the window of choices. DataError: no samples, or no such folder.
+    """What is shown, and how it answers to changes in the window of choices. DataError: no samples, or no such folder.
 
     client  a Visdom client with an incoming socket
     """
@@ -67,7 +72,9 @@ class Inspector:
         self.client, self.config = client, config
         if not os.path.isdir(config.samples):
             raise DataError(f"{config.samples}: no such folder (--samples)")
-        names = sorted(name.removesuffix("_samples.npz") for name in os.listdir(config.samples) if name.endswith("_samples.npz"))
+        names = sorted(
+            name.removesuffix("_samples.npz") for name in os.listdir(config.samples) if name.endswith("_samples.npz")
+        )
         if not names:
             raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
         data_dir = config.data_dir or scored_on(config.samples)
@@ -100,7 +107,9 @@ class Inspector:
         """A case's value of what cases are sorted by; None: it has none."""
         if order == "uncertainty":
             return self.spread[name]
-        return next((value for figure, value in self.figures.get(name, {}).items() if figure.rpartition("_")[0] == order), None)
+        return next(
+            (value for figure, value in self.figures.get(name, {}).items() if figure.rpartition("_")[0] == order), None
+        )
 
     def sorted_names(self):
         """The cases, those with the greatest value first; those without one last."""
@@ -118,13 +127,37 @@ class Inspector:
     def show(self):
         """Send all windows."""
         names = self.sorted_names()
-        self.client.properties([
-            {"type": "select", "name": "sorted by", "value": SORTED_BY.index(self.order), "values": list(SORTED_BY)},
-            {"type": "select", "name": "case", "value": names.index(self.case), "values": [self.label(name) for name in names]},
-            {"type": "select", "name": "threshold", "value": THRESHOLDS.index(self.threshold), "values": [f"{x:.2f}" for x in THRESHOLDS]},
-        ], win=CHOICE, opts={"title": CHOICE, "width": 380})  # fmt: skip
-        send_picture(self.client, PAGE, np.moveaxis(np.asarray(self.page()), -1, 0), f"{self.case}, threshold {self.threshold:g}")
-        rows = "".join(f"<tr><td>{escape(name)}&nbsp;</td><td>{value:.4f}</td></tr>" for name, value in self.figures.get(self.case, {}).items())
+        self.client.properties(
+            [
+                {
+                    "type": "select",
+                    "name": "sorted by",
+                    "value": SORTED_BY.index(self.order),
+                    "values": list(SORTED_BY),
+                },
+                {
+                    "type": "select",
+                    "name": "case",
+                    "value": names.index(self.case),
+                    "values": [self.label(name) for name in names],
+                },
+                {
+                    "type": "select",
+                    "name": "threshold",
+                    "value": THRESHOLDS.index(self.threshold),
+                    "values": [f"{x:.2f}" for x in THRESHOLDS],
+                },
+            ],
+            win=CHOICE,
+            opts={"title": CHOICE, "width": 380},
+        )
+        send_picture(
+            self.client, PAGE, np.moveaxis(np.asarray(self.page()), -1, 0), f"{self.case}, threshold {self.threshold:g}"
+        )
+        rows = "".join(
+            f"<tr><td>{escape(name)}&nbsp;</td><td>{value:.4f}</td></tr>"
+            for name, value in self.figures.get(self.case, {}).items()
+        )
         self._tell(f"<b>{escape(self.case)}</b><table>{rows}</table>")
 
     def _tell(self, text):
@@ -142,11 +175,17 @@ class Inspector:
         if self.case not in self.folders:
             return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
         made_by = store.spread(made_by) if "flags" in made_by else made_by
-        known = {f.name: tuple(v) if isinstance(v, list) else v for f in fields(DataConfig) if (v := made_by.get(f.name)) is not None}
+        known = {
+            f.name: tuple(v) if isinstance(v, list) else v
+            for f in fields(DataConfig)
+            if (v := made_by.get(f.name)) is not None
+        }
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
         image, raters = CaseReader(side, config=DataConfig(**known), require_raters=False).read(self.folders[self.case])
         if image.shape[1:] != samples.shape[1:]:
-            raise DataError(f"{self.case}: samples of {samples.shape[1:]} pixels, and an image of {image.shape[1:]} (--data_dir)")
+            raise DataError(
+                f"{self.case}: samples of {samples.shape[1:]} pixels, and an image of {image.shape[1:]} (--data_dir)"
+            )
         return image[0], raters
 
     # -- how it answers -----------------------------------------------------------------------------------------------
@@ -157,8 +196,7 @@ class Inspector:
         self.client.register_event_handler(self.on_event, CHOICE)
 
     def on_event(self, event):
-        """
-        What Visdom tells of a change in the window of choices; values that cannot be, and other environments' changes, are passed
+        """What Visdom tells of a change in the window of choices; values that cannot be, and other environments' changes, are passed
         over. ConnectionError: the server takes nothing of ATTEMPTS.
         """
         if event.get("event_type") != "PropertyUpdate" or event.get("eid") != self.client.env:
@@ -176,7 +214,9 @@ class Inspector:
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 return self._show_or_tell()
-            except ConnectionError:  # a busy server: the page would keep what was shown before, and nothing would send it again
+            except (
+                ConnectionError
+            ):  # a busy server: the page would keep what was shown before, and nothing would send it again
                 if not attempts_left:
                     raise
 

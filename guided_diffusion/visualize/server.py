@@ -37,8 +37,12 @@ REGISTRY = "https://registry.npmjs.org"
 class ServeConfig:
     port: Annotated[int, "to listen on"] = 8097
     env_path: Annotated[str, "folder in which environments are kept"] = os.path.join("~", ".visdom")
-    assets: Annotated[str, "folder with the page's scripts (jquery.min.js, ...), where the npm registry is out of reach"] = ""
-    public: Annotated[bool, "listen on all interfaces; VISDOM_USERNAME and VISDOM_PASSWORD must be set, to log in with"] = False
+    assets: Annotated[
+        str, "folder with the page's scripts (jquery.min.js, ...), where the npm registry is out of reach"
+    ] = ""
+    public: Annotated[
+        bool, "listen on all interfaces; VISDOM_USERNAME and VISDOM_PASSWORD must be set, to log in with"
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,7 @@ def static_folder():
 
 
 def install_assets(static, folder="", registry=REGISTRY):
-    """
-    Put what is missing of ASSETS into `static`, from a folder or else from the npm registry. Returns the files' names.
+    """Put what is missing of ASSETS into `static`, from a folder or else from the npm registry. Returns the files' names.
 
     DataError: a file can be had from neither; the message says where to put it.
     """
@@ -93,7 +96,9 @@ def serve(config, environ=os.environ):
     if config.public:
         username, password = environ.get("VISDOM_USERNAME"), environ.get("VISDOM_PASSWORD")
         if not username or not password:
-            raise ConfigError("--public wants a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine")
+            raise ConfigError(
+                "--public wants a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine"
+            )
     if not 0 < config.port < 65536:
         raise ConfigError(f"--port {config.port}: 1 to 65535 are possible")
     for name in install_assets(static_folder(), config.assets):
@@ -118,7 +123,14 @@ def serve(config, environ=os.environ):
     logging.disable(logging.ERROR)  # it complains of scripts that its page can do without
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # what it greets with
-            start_server(config.port, base_url="", env_path=env_path, print_func=tell, bind_local=not config.public, user_credential=credential)
+            start_server(
+                config.port,
+                base_url="",
+                env_path=env_path,
+                print_func=tell,
+                bind_local=not config.public,
+                user_credential=credential,
+            )
     except OSError as error:
         raise ConfigError(f"--port {config.port}: {error.strerror}") from error
 
@@ -132,13 +144,18 @@ def replay(config, visdom_config):
         client.replay_log(config.file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{config.file}: not what --visdom_log recorded ({error})") from error
-    print(f"{config.file} is shown at {visdom_config.visdom_server}:{visdom_config.visdom_port}, environments {', '.join(sorted(client.env_list))}")
+    print(
+        f"{config.file} is shown at {visdom_config.visdom_server}:{visdom_config.visdom_port}, environments {', '.join(sorted(client.env_list))}"
+    )
 
 
 def inspect(config, visdom_config):
     """Show finished samples until interrupted."""
     inspector = Inspector(connect(visdom_config, listening=True), config)
     inspector.start()
-    print(f"{len(inspector.names)} cases at {visdom_config.visdom_server}:{visdom_config.visdom_port}/env/{visdom_config.visdom_env}; Ctrl-C ends it", flush=True)
+    print(
+        f"{len(inspector.names)} cases at {visdom_config.visdom_server}:{visdom_config.visdom_port}/env/{visdom_config.visdom_env}; Ctrl-C ends it",
+        flush=True,
+    )
     while True:
         time.sleep(1)

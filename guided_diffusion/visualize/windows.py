@@ -1,5 +1,4 @@
-"""
-Visdom windows of a run: named, updated in place, sent by a thread of their own, and never in the way of the run.
+"""Visdom windows of a run: named, updated in place, sent by a thread of their own, and never in the way of the run.
 
 What a window should show is kept here, once for each name: lines as points, a picture as the latest. The thread brings the server
 up to that. So there is nothing to queue up: a picture that comes before the last one was sent takes its place, and a server that
@@ -45,8 +44,7 @@ class _Picture:
 
 
 class Windows(NullSink):
-    """
-    Windows on the server that a VisdomConfig names, or else in its recording; connected to when there is something to show.
+    """Windows on the server that a VisdomConfig names, or else in its recording; connected to when there is something to show.
 
     tell     called with one line when the server does not take them, once
     retry    seconds until a lost server is tried again
@@ -127,8 +125,14 @@ class Windows(NullSink):
         self.client = None
         self._forget_sent()
         if not self.told:
-            where = f"Visdom at {self.config.visdom_server}:{self.config.visdom_port}" if self.config.visdom else self.config.visdom_log
-            self.tell(f"{where} does not take pictures ({error or type(error).__name__}); the run goes on, and it is tried again")
+            where = (
+                f"Visdom at {self.config.visdom_server}:{self.config.visdom_port}"
+                if self.config.visdom
+                else self.config.visdom_log
+            )
+            self.tell(
+                f"{where} does not take pictures ({error or type(error).__name__}); the run goes on, and it is tried again"
+            )
         self.told = True
 
     def _forget_sent(self):
@@ -159,17 +163,26 @@ class Windows(NullSink):
 
     def _send_lines(self, name, lines):
         with self.lock:
-            waiting = {series: (steps, len(steps), lines.values[series], lines.sent.get(series, 0)) for series, steps in lines.steps.items()}
+            waiting = {
+                series: (steps, len(steps), lines.values[series], lines.sent.get(series, 0))
+                for series, steps in lines.steps.items()
+            }
         for series, (steps, count, values, first) in waiting.items():
             if first == count:
                 continue
             update = "append" if first else "replace" if lines.sent else None
             self.client.line(
-                Y=np.array(values[first:count]), X=np.array(steps[first:count]), win=name, name=series, update=update,
+                Y=np.array(values[first:count]),
+                X=np.array(steps[first:count]),
+                win=name,
+                name=series,
+                update=update,
                 opts={"title": name, "xlabel": "step", "showlegend": len(waiting) > 1},
-            )  # fmt: skip
+            )
             with self.lock:
-                if lines.steps[series] is steps:  # else they were thinned out meanwhile, and are sent whole the next time
+                if (
+                    lines.steps[series] is steps
+                ):  # else they were thinned out meanwhile, and are sent whole the next time
                     lines.sent[series] = count
 
 
@@ -198,8 +211,7 @@ class BothWindows(NullSink):
 
 
 def open_windows(config, is_main=True, tell=print):
-    """
-    Windows for the first process of a run that wants them; a NullSink otherwise. ConfigError: the package is missing, or the
+    """Windows for the first process of a run that wants them; a NullSink otherwise. ConfigError: the package is missing, or the
     recording cannot be written.
     """
     if not is_main or not (config.visdom or config.visdom_log):
@@ -226,7 +238,9 @@ def show_metrics(windows, values):
     grouped = {}
     for column, value in values.items():
         term, _, quartile = column.rpartition("_q")
-        window, series = (f"{term} by quartile of t", f"q{quartile}") if term and quartile.isdigit() else (column, column)
+        window, series = (
+            (f"{term} by quartile of t", f"q{quartile}") if term and quartile.isdigit() else (column, column)
+        )
         if column not in ("step", "samples"):
             grouped.setdefault(window, {})[series] = value
     for window, series in grouped.items():

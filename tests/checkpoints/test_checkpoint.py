@@ -14,8 +14,17 @@ from guided_diffusion.errors import CheckpointError, ConfigError
 from guided_diffusion.flags.fields import differences
 from guided_diffusion.script_util import create_model_and_diffusion, create_segmenter, load_segmenter
 
-PUBLISHED = {"image_size": 16, "image_channels": 4, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,1",
-             "attention_resolutions": "8", "num_heads": 1, "learn_sigma": True, "use_scale_shift_norm": False}  # fmt: skip
+PUBLISHED = {
+    "image_size": 16,
+    "image_channels": 4,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,1",
+    "attention_resolutions": "8",
+    "num_heads": 1,
+    "learn_sigma": True,
+    "use_scale_shift_norm": False,
+}
 
 
 def published_model(**flags):
@@ -47,10 +56,17 @@ def test_bare_state_dicts_of_the_published_code_load(tmp_path, prefix):
 
 @pytest.mark.parametrize(
     "flags, word",
-    [({"num_channels": 64}, "--num_channels"), ({"learn_sigma": False}, "--learn_sigma"), ({"use_scale_shift_norm": True}, "--use_scale_shift_norm"),
-     ({"channel_mult": "1,2"}, "--channel_mult"), ({"attention_resolutions": "16"}, "--attention_resolutions"),
-     ({"num_res_blocks": 2}, "--num_res_blocks"), ({"resblock_updown": True}, "--resblock_updown"), ({"image_channels": 2}, "--image_channels")],
-)  # fmt: skip
+    [
+        ({"num_channels": 64}, "--num_channels"),
+        ({"learn_sigma": False}, "--learn_sigma"),
+        ({"use_scale_shift_norm": True}, "--use_scale_shift_norm"),
+        ({"channel_mult": "1,2"}, "--channel_mult"),
+        ({"attention_resolutions": "16"}, "--attention_resolutions"),
+        ({"num_res_blocks": 2}, "--num_res_blocks"),
+        ({"resblock_updown": True}, "--resblock_updown"),
+        ({"image_channels": 2}, "--image_channels"),
+    ],
+)
 def test_a_mismatch_names_the_weight_and_the_likely_flag(tmp_path, flags, word):
     path = str(tmp_path / "savedmodel.pt")
     torch.save(published_model().state_dict(), path)
@@ -95,14 +111,25 @@ def state(step, value=0.0):
     segmenter = create_segmenter(TINY)
     with torch.no_grad():
         next(segmenter.parameters()).fill_(value)
-    return {"format": FORMAT, "version": VERSION, "step": step, "flags": dict(TINY),
-            "weights": segmenter.state_dict(), "ema": {}}  # fmt: skip
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": step,
+        "flags": dict(TINY),
+        "weights": segmenter.state_dict(),
+        "ema": {},
+    }
 
 
 def test_saving_keeps_every_step_and_renews_the_newest(tmp_path):
     for step in (3, 12):
         CheckpointFolder(str(tmp_path)).save(state(step, value=step))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "savedmodel.pt", "savedmodel000003.pt", "savedmodel000012.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "manifest.json",
+        "savedmodel.pt",
+        "savedmodel000003.pt",
+        "savedmodel000012.pt",
+    ]
     newest, path, skipped = CheckpointFolder(str(tmp_path)).newest()
     assert newest["step"] == 12 and path.endswith("savedmodel000012.pt") and skipped == []
     for name, step in (("savedmodel.pt", 12), ("savedmodel000003.pt", 3)):
@@ -143,7 +170,9 @@ def test_a_misspelt_flag_is_refused_in_python_too(tmp_path):
 
 
 def test_flags_that_contradict_a_checkpoint_are_named_with_both_values(tmp_path):
-    path = CheckpointFolder(str(tmp_path)).save({**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}})
+    path = CheckpointFolder(str(tmp_path)).save(
+        {**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}}
+    )
     with pytest.raises(CheckpointError, match=r"--num_channels 32, not 64"):
         load_segmenter(path, {"num_channels": 64, "attention_resolutions": (8,)})
     with pytest.raises(CheckpointError, match="--mask_low 0.*, not -1"):  # stored before there was such a flag

@@ -40,7 +40,10 @@ def test_the_newest_are_kept_and_the_best(tmp_path, keep, left):
     folder.save_best(state(10))
     for step in (10, 20, 30, 40, 50):
         path = folder.save(state(step))
-        assert path == str(tmp_path / f"savedmodel{step:06d}.pt") and load_checkpoint(tmp_path / "savedmodel.pt")["step"] == step
+        assert (
+            path == str(tmp_path / f"savedmodel{step:06d}.pt")
+            and load_checkpoint(tmp_path / "savedmodel.pt")["step"] == step
+        )
     assert steps_of(tmp_path) == left
     assert load_checkpoint(tmp_path / "bestmodel.pt")["step"] == 10
     told = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
@@ -106,7 +109,18 @@ def test_a_kill_between_any_two_writes_leaves_the_old_or_the_new_one(tmp_path, m
 NO_STEP = '{"checkpoints": [{"file": "savedmodel000010.pt", "step": "10", "sha256": ""}]}'
 
 
-@pytest.mark.parametrize("text", [NO_STEP, "", "{", "[]", '{"checkpoints": [1]}', '{"checkpoints": [{"file": "../x"}]}', '{"checkpoints": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        NO_STEP,
+        "",
+        "{",
+        "[]",
+        '{"checkpoints": [1]}',
+        '{"checkpoints": [{"file": "../x"}]}',
+        '{"checkpoints": {"a": 1}}',
+    ],
+)
 def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     folder = CheckpointFolder(str(tmp_path))
     folder.save(state(10))
@@ -124,8 +138,14 @@ def test_a_blob_store_gets_whole_objects_and_then_the_manifest(store, monkeypatc
     for step in (10, 20, 30):
         folder.save(state(step))
     assert not [path for path in blobs.read if path.endswith(".pt")]  # what is written is not downloaded again
-    assert [name for kind, name in blobs.log[-3:]] == [f"{store}/savedmodel000030.pt", f"{store}/manifest.json", f"{store}/savedmodel000010.pt"]
-    assert sorted(blobs.objects) == [f"{store}/{name}" for name in ("manifest.json", "savedmodel000020.pt", "savedmodel000030.pt")]
+    assert [name for kind, name in blobs.log[-3:]] == [
+        f"{store}/savedmodel000030.pt",
+        f"{store}/manifest.json",
+        f"{store}/savedmodel000010.pt",
+    ]
+    assert sorted(blobs.objects) == [
+        f"{store}/{name}" for name in ("manifest.json", "savedmodel000020.pt", "savedmodel000030.pt")
+    ]
     assert folder.newest()[0]["step"] == 30
     assert load_checkpoint(f"{store}/savedmodel.pt")["step"] == 30  # which the manifest stands for
     assert fingerprint(f"{store}/savedmodel.pt") == fingerprint(f"{store}/savedmodel000030.pt")

@@ -25,16 +25,32 @@ MODEL_FLAGS = (
     "--image_size 128 --num_channels 128 --class_cond False --num_res_blocks 2 --num_heads 1 --learn_sigma True "
     "--use_scale_shift_norm False --attention_resolutions 16"
 )
-DIFFUSION_FLAGS = "--diffusion_steps 1000 --noise_schedule linear --rescale_learned_sigmas False --rescale_timesteps False"
+DIFFUSION_FLAGS = (
+    "--diffusion_steps 1000 --noise_schedule linear --rescale_learned_sigmas False --rescale_timesteps False"
+)
 TRAIN_FLAGS = "--lr 1e-4 --batch_size 20"
 LAUNCHER = "-m torch.distributed.launch --nproc_per_node=2"
 # Its network, cut down to what two cores train in seconds: the same flags, given again
-SHORT = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1", "--num_filters=4,8", "--batch_size=2", "--iterations=2"]
+SHORT = [
+    "--image_size=32",
+    "--num_channels=32",
+    "--channel_mult=1,1",
+    "--num_filters=4,8",
+    "--batch_size=2",
+    "--iterations=2",
+]
 
 
 def sample(cases, trained, out, *more):
-    return call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt",
-                      f"--out_dir={out}", "--num_ensemble=2", "--timestep_respacing=4", *more)  # fmt: skip
+    return call_script(
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={trained}/savedmodel.pt",
+        f"--out_dir={out}",
+        "--num_ensemble=2",
+        "--timestep_respacing=4",
+        *more,
+    )
 
 
 def samples_of(out):
@@ -48,16 +64,33 @@ def samples_of(out):
 def test_the_papers_commands(tmp_path, monkeypatch):
     flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
     data = ["--data_dir", str(ROOT / "data" / "training")]
-    done = run_script("segmentation_train", *data, *TRAIN_FLAGS.split(), *flags, *SHORT, cwd=tmp_path,
-                      launcher=LAUNCHER.split(), env={"CUDA_VISIBLE_DEVICES": "0,4"})  # fmt: skip
+    done = run_script(
+        "segmentation_train",
+        *data,
+        *TRAIN_FLAGS.split(),
+        *flags,
+        *SHORT,
+        cwd=tmp_path,
+        launcher=LAUNCHER.split(),
+        env={"CUDA_VISIBLE_DEVICES": "0,4"},
+    )
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stdout or "2 x cuda" in done.stdout
     assert (tmp_path / "results" / "savedmodel.pt").exists()
 
     data = ["--data_dir", str(ROOT / "data" / "testing")]
     monkeypatch.chdir(tmp_path)
-    done = call_script("segmentation_sample", *data, "--model_path", "./results/savedmodel.pt", "--num_ensemble=4", *flags,
-                       *SHORT[:4], "--timestep_respacing=2", "--num_samples=2")  # fmt: skip
+    done = call_script(
+        "segmentation_sample",
+        *data,
+        "--model_path",
+        "./results/savedmodel.pt",
+        "--num_ensemble=4",
+        *flags,
+        *SHORT[:4],
+        "--timestep_respacing=2",
+        "--num_samples=2",
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "results" / "samples").glob("*_output?.png"))) == 8
 
@@ -67,12 +100,30 @@ def test_the_papers_training_command_at_full_size(tmp_path):
     """One step of the 85.6 million parameters, with a smaller batch only; then one mask of two steps."""
     flags = [*MODEL_FLAGS.split(), *DIFFUSION_FLAGS.split()]
     data = ROOT / "data"
-    done = run_script("segmentation_train", "--data_dir", data / "training", *TRAIN_FLAGS.split(), *flags, "--batch_size=1",
-                      "--iterations=1", cwd=tmp_path)  # fmt: skip
+    done = run_script(
+        "segmentation_train",
+        "--data_dir",
+        data / "training",
+        *TRAIN_FLAGS.split(),
+        *flags,
+        "--batch_size=1",
+        "--iterations=1",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "85,603,842 parameters" in done.stdout
-    done = run_script("segmentation_sample", "--data_dir", data / "testing", "--model_path", "./results/savedmodel.pt",
-                      "--num_ensemble=1", *flags, "--timestep_respacing=2", "--num_samples=1", cwd=tmp_path)  # fmt: skip
+    done = run_script(
+        "segmentation_sample",
+        "--data_dir",
+        data / "testing",
+        "--model_path",
+        "./results/savedmodel.pt",
+        "--num_ensemble=1",
+        *flags,
+        "--timestep_respacing=2",
+        "--num_samples=1",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -80,10 +131,14 @@ def test_readme_quotes_the_papers_commands():
     text = (ROOT / "README.md").read_text()
     for flags in (MODEL_FLAGS, DIFFUSION_FLAGS, TRAIN_FLAGS):
         assert flags in text
-    assert ("CUDA_VISIBLE_DEVICES=0,4 python -m torch.distributed.launch --nproc_per_node=2 scripts/segmentation_train.py "
-            "--data_dir ./data/training $TRAIN_FLAGS $MODEL_FLAGS $DIFFUSION_FLAGS") in text  # fmt: skip
-    assert ("python scripts/segmentation_sample.py  --data_dir ./data/testing  --model_path ./results/savedmodel.pt "
-            "--num_ensemble=4 $MODEL_FLAGS $DIFFUSION_FLAGS") in text  # fmt: skip
+    assert (
+        "CUDA_VISIBLE_DEVICES=0,4 python -m torch.distributed.launch --nproc_per_node=2 scripts/segmentation_train.py "
+        "--data_dir ./data/training $TRAIN_FLAGS $MODEL_FLAGS $DIFFUSION_FLAGS"
+    ) in text
+    assert (
+        "python scripts/segmentation_sample.py  --data_dir ./data/testing  --model_path ./results/savedmodel.pt "
+        "--num_ensemble=4 $MODEL_FLAGS $DIFFUSION_FLAGS"
+    ) in text
     assert len(text.splitlines()) < 200
     for link in re.findall(r"\]\(([^)h][^)]*)\)", text):
         assert (ROOT / link).exists(), link
@@ -126,15 +181,27 @@ def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path)
     assert done.returncode == 0 and "1 of 6 cases to draw" in done.stdout
     assert_refused(sample(cases, trained, tmp_path, "--seed=5"), "--seed 0, not 5:", "--overwrite")
-    assert_refused(sample(cases, trained, tmp_path, "--timestep_respacing=ddim4"), "--timestep_respacing 4, not ddim4:", "--overwrite")
+    assert_refused(
+        sample(cases, trained, tmp_path, "--timestep_respacing=ddim4"),
+        "--timestep_respacing 4, not ddim4:",
+        "--overwrite",
+    )
     others = tmp_path / "others"
     phantom.write_set(others, num_cases=6, seed=6, size=16, num_raters=3)
     assert_refused(sample(others, trained, tmp_path), "image", "--overwrite")  # other images of the same names
-    assert_refused(call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}"), "another image", "is --data_dir right?")
-    ranged = call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}", "--intensity_range=0,0.5")
+    assert_refused(
+        call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}"),
+        "another image",
+        "is --data_dir right?",
+    )
+    ranged = call_script(
+        "segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}", "--intensity_range=0,0.5"
+    )
     assert_refused(ranged, "another image", "is --data_dir or --intensity_range right?")
     (tmp_path / "cases.pack").touch()
-    assert_refused(sample(tmp_path / "cases.pack", trained, tmp_path, "--evaluate"), "--evaluate", "segmentation_evaluate.py")
+    assert_refused(
+        sample(tmp_path / "cases.pack", trained, tmp_path, "--evaluate"), "--evaluate", "segmentation_evaluate.py"
+    )
     done = sample(cases, trained, tmp_path, "--num_ensemble=1", "--overwrite")
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*_output*.png"))) == 6  # none is left of the larger ensemble
@@ -167,13 +234,26 @@ def test_samples_are_finished_otherwise_without_drawing_again(cases, trained, tm
 def test_sampling_scores_in_the_same_run_and_two_processes_share_the_cases(ranks, cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path / "one", "--evaluate")
     assert done.returncode == 0 and "6 of 6 cases" in done.stdout, done.stderr
-    done = call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={tmp_path / 'one'}", f"--out_dir={tmp_path / 'apart'}")
+    done = call_script(
+        "segmentation_evaluate",
+        f"--data_dir={cases}",
+        f"--samples={tmp_path / 'one'}",
+        f"--out_dir={tmp_path / 'apart'}",
+    )
     assert done.returncode == 0, done.stderr
     together, apart = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "apart"))
     assert together == apart
 
-    done = ranks.run_script(tmp_path, "segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", "--num_ensemble=2",
-                            f"--out_dir={tmp_path / 'two'}", "--timestep_respacing=4", "--evaluate")  # fmt: skip
+    done = ranks.run_script(
+        tmp_path,
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={trained}/savedmodel.pt",
+        "--num_ensemble=2",
+        f"--out_dir={tmp_path / 'two'}",
+        "--timestep_respacing=4",
+        "--evaluate",
+    )
     assert done.returncode == 0 and done.stdout.count("6 of 6 cases") == 1, done.stderr
     one, two = samples_of(tmp_path / "one"), samples_of(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) == 6
@@ -185,8 +265,13 @@ def test_sampling_scores_in_the_same_run_and_two_processes_share_the_cases(ranks
 
 def test_raw_and_averaged_weights_and_ddim_and_unclipped(cases, trained, tmp_path):
     results = []
-    for name, more in {"ema": [], "raw": ["--weights=raw"], "ddim": ["--use_ddim", "True"], "noisy": ["--use_ddim", "--eta=1"],
-                       "unclipped": ["--clip_denoised=False"]}.items():  # fmt: skip
+    for name, more in {
+        "ema": [],
+        "raw": ["--weights=raw"],
+        "ddim": ["--use_ddim", "True"],
+        "noisy": ["--use_ddim", "--eta=1"],
+        "unclipped": ["--clip_denoised=False"],
+    }.items():
         done = sample(cases, trained, tmp_path / name, "--num_samples=1", *more)
         assert done.returncode == 0, done.stderr
         results.append(samples_of(tmp_path / name)["phantom0000_samples.npz"])
@@ -211,7 +296,15 @@ def test_evaluation_reads_images_as_the_samples_were_made(tmp_path):
         np.save(tmp_path / "data" / name / "image.npy", rng.normal(size=(16, 16)))
         np.save(tmp_path / "data" / name / "label0_.npy", rng.random((16, 16)) > 0.5)
     data = f"--data_dir={tmp_path / 'data'}"
-    done = call_script("segmentation_train", data, f"--log_dir={tmp_path}", "--iterations=1", "--intensity_range", "-1,1", *as_arguments(TINY))
+    done = call_script(
+        "segmentation_train",
+        data,
+        f"--log_dir={tmp_path}",
+        "--iterations=1",
+        "--intensity_range",
+        "-1,1",
+        *as_arguments(TINY),
+    )
     assert done.returncode == 0, done.stderr
     done = sample(tmp_path / "data", tmp_path, tmp_path / "out", "--merge_labels")
     assert done.returncode == 0, done.stderr
@@ -232,12 +325,16 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
 @pytest.mark.parametrize(
     "argv, preset",
     [
-        (["--prediction=v"], {"mask_low": -1.0}), (["--predict_xstart=False"], {"mask_low": -1.0, "predict_xstart": True}),
-        (["--ema_halflife=500"], {"mask_low": -1.0, "predict_xstart": True}), (["--lr=1"], {"mask_low": -1.0, "predict_xstart": True}),
+        (["--prediction=v"], {"mask_low": -1.0}),
+        (["--predict_xstart=False"], {"mask_low": -1.0, "predict_xstart": True}),
+        (["--ema_halflife=500"], {"mask_low": -1.0, "predict_xstart": True}),
+        (["--lr=1"], {"mask_low": -1.0, "predict_xstart": True}),
     ],
-)  # fmt: skip
+)
 def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
-    _, rest = command_line.parse_command_line((DiffusionConfig, SegmenterConfig, TrainConfig), "", ["--preset=demo", *argv], PRESETS)
+    _, rest = command_line.parse_command_line(
+        (DiffusionConfig, SegmenterConfig, TrainConfig), "", ["--preset=demo", *argv], PRESETS
+    )
     assert {name: rest[name] for name in ("mask_low", "predict_xstart") if name in rest} == preset
     assert ("ema_rate" in rest) == (argv[0].split("=")[0] != "--ema_halflife")
 
@@ -287,7 +384,10 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--kl_weight=nan"], ["--kl_weight nan"]),
         (["--steps=50"], ["--steps 50", "--diffusion_steps", "--iterations"]),
         (["--eta=0.5"], ["--eta 0.5", "--sampler"]),
-        *(([f"--{name}=5"], [f"--{name} 5", "--eval_data_dir"]) for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps")),
+        *(
+            ([f"--{name}=5"], [f"--{name} 5", "--eval_data_dir"])
+            for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps")
+        ),
         (["--eval_data_dir={modalities}", "--eval_steps=0"], ["--eval_steps 0"]),
         (["--eval_data_dir=/nowhere"], ["/nowhere", "no such folder"]),
     ],
@@ -298,7 +398,9 @@ def test_bad_training_flags(cases, tmp_path, flags, words):
     for name in ("image_t1.png", "image_t2.png", "label0_.png"):
         (case / name).write_bytes((cases / "phantom0000" / "label0_.png").read_bytes())
     flags = [flag.replace("{modalities}", str(tmp_path / "modalities")) for flag in flags]
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), *flags)
+    done = call_script(
+        "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), *flags
+    )
     assert_refused(done, *words)
     assert not (tmp_path / "log").exists()  # nothing half-written
 
@@ -307,8 +409,13 @@ def test_what_a_machine_lacks_is_said_before_the_processes_meet(cases, tmp_path,
     monkeypatch.setattr(Processes, "start", lambda self: pytest.fail("they met"))
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    for flag, words in (("--tensorboard", 'pip install "ambiguous-segmentation-diffusion[tensorboard]"'), ("--compile", "C++ compiler")):
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), flag)
+    for flag, words in (
+        ("--tensorboard", 'pip install "ambiguous-segmentation-diffusion[tensorboard]"'),
+        ("--compile", "C++ compiler"),
+    ):
+        done = call_script(
+            "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY), flag
+        )
         assert_refused(done, flag, words)
 
 
@@ -333,14 +440,18 @@ def test_bad_cases(cases, trained, tmp_path):
             else:
                 (folder / name).write_bytes(content.read_bytes())
         out = tmp_path / "out"
-        done = call_script("segmentation_train", f"--data_dir={tmp_path / fault}", f"--log_dir={out}", *as_arguments(TINY))
+        done = call_script(
+            "segmentation_train", f"--data_dir={tmp_path / fault}", f"--log_dir={out}", *as_arguments(TINY)
+        )
         assert_refused(done, str(tmp_path / fault), *words)
         if fault != "nolabel":  # which is no fault of a case to segment
             assert_refused(sample(tmp_path / fault, trained, out), str(tmp_path / fault), *words)
         assert not out.exists()
     foreign = tmp_path / "foreign.pt"
     torch.save({"weights": torch.zeros(1)}, foreign)
-    assert_refused(sample(cases, trained, out, f"--model_path={foreign}"), str(foreign), "not a checkpoint of this program")
+    assert_refused(
+        sample(cases, trained, out, f"--model_path={foreign}"), str(foreign), "not a checkpoint of this program"
+    )
     assert not out.exists()
 
 
@@ -378,14 +489,21 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
 @pytest.mark.parametrize(
     "script, flags",
     [
-        ("segmentation_sample", ["--data_dir={0}", "--model_path={0}", "--out_dir=gs://a/b"]), ("segmentation_evaluate", ["--data_dir={0}", "--samples={0}", "--out_dir=gs://a/b"]),
-        ("make_phantom", ["--out=gs://a/b"]), ("pack_data", ["--data_dir={0}", "--out=gs://a/b"]), ("prepare_lidc", ["--dicom={0}", "--out=gs://a/b"]),
-        ("convert_data", ["folders", "--src={0}", "--out=gs://a/b"]), ("check_data", ["{0}", "--sheet=gs://a/b"]), ("segmentation_train", ["--data_dir={0}", "--visdom_log=gs://a/b"]),
+        ("segmentation_sample", ["--data_dir={0}", "--model_path={0}", "--out_dir=gs://a/b"]),
+        ("segmentation_evaluate", ["--data_dir={0}", "--samples={0}", "--out_dir=gs://a/b"]),
+        ("make_phantom", ["--out=gs://a/b"]),
+        ("pack_data", ["--data_dir={0}", "--out=gs://a/b"]),
+        ("prepare_lidc", ["--dicom={0}", "--out=gs://a/b"]),
+        ("convert_data", ["folders", "--src={0}", "--out=gs://a/b"]),
+        ("check_data", ["{0}", "--sheet=gs://a/b"]),
+        ("segmentation_train", ["--data_dir={0}", "--visdom_log=gs://a/b"]),
     ],
-)  # fmt: skip
+)
 def test_results_are_not_written_to_a_blob_store(cases, tmp_path, monkeypatch, script, flags):
     monkeypatch.chdir(tmp_path)
-    words = [flag.format(cases) for flag in flags] + ([f"--log_dir={tmp_path}/run", *as_arguments(TINY)] if script == "segmentation_train" else [])
+    words = [flag.format(cases) for flag in flags] + (
+        [f"--log_dir={tmp_path}/run", *as_arguments(TINY)] if script == "segmentation_train" else []
+    )
     assert_refused(call_script(script, *words), "gs://a/b", "local folders only")
     assert not (tmp_path / "gs:").exists()
 
@@ -394,7 +512,9 @@ def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path)
     done = sample(cases, trained, tmp_path, "--ngpu=2", "--local_rank=0", "--local-rank=0", "--num_samples=1")
     assert done.returncode == 0 and "--ngpu 2 has no effect" in done.stderr and "local" not in done.stderr
     assert_refused(call_script("segmentation_train"), "--data_dir is missing")
-    assert_refused(call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={cases}"), str(cases), "no samples")
+    assert_refused(
+        call_script("segmentation_evaluate", f"--data_dir={cases}", f"--samples={cases}"), str(cases), "no samples"
+    )
 
 
 @pytest.mark.parametrize(
@@ -402,7 +522,11 @@ def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path)
     [
         ("pack_data", ["--data_dir={0}", "--out=packed", "--image_size=0"], ["--image_size 0"]),
         ("pack_data", ["--data_dir={0}", "--out=packed", "--preset=demo"], ["--preset is no flag"]),
-        ("segmentation_evaluate", ["--data_dir=packed", "--samples={0}"], ["packed: a file, where a folder of cases is wanted"]),
+        (
+            "segmentation_evaluate",
+            ["--data_dir=packed", "--samples={0}"],
+            ["packed: a file, where a folder of cases is wanted"],
+        ),
         ("make_phantom", ["--out=made", "--modes=tight,loose", "--probabilities=0.5,nan"], ["--probabilities 0.5,nan"]),
     ],
 )

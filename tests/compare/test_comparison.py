@@ -35,7 +35,20 @@ def compare(*arguments, run_command=in_this_process):
     return call_script("compare", *arguments, run_command=run_command)
 
 
-SMALL = ("--image_size", 16, "--image_channels", 1, "--num_channels", 32, "--channel_mult", 1, "--num_filters", "4,8", "--diffusion_steps", 20)
+SMALL = (
+    "--image_size",
+    16,
+    "--image_channels",
+    1,
+    "--num_channels",
+    32,
+    "--channel_mult",
+    1,
+    "--num_filters",
+    "4,8",
+    "--diffusion_steps",
+    20,
+)
 
 
 @pytest.fixture
@@ -91,14 +104,33 @@ def test_nothing_but_links_is_ever_removed(patients, tmp_path):
     with pytest.raises(DataError, match="manifest.csv is no link of a comparison: name another --out_dir"):
         link_cases(splits, str(tmp_path))
     with pytest.raises(ConfigError, match="--out_dir .* lies in --data_dir"):
-        check_compare_config(CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")), {})
+        check_compare_config(
+            CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")), {}
+        )
     assert len(list(patients.glob("case*/image.png"))) == 12 and not list(tmp_path.glob("fold*"))
 
 
 def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
     out = tmp_path / "out"
-    arguments = ("--data_dir", cases, "--folds", 2, "--budget_images", 32, "--batch_size", 2, "--num_ensemble", 3, "--lrs", "1e-3,1e-2",
-                 "--out_dir", out, "--steps", 2, *SMALL)  # fmt: skip
+    arguments = (
+        "--data_dir",
+        cases,
+        "--folds",
+        2,
+        "--budget_images",
+        32,
+        "--batch_size",
+        2,
+        "--num_ensemble",
+        3,
+        "--lrs",
+        "1e-3,1e-2",
+        "--out_dir",
+        out,
+        "--steps",
+        2,
+        *SMALL,
+    )
     first = compare("--methods", "demo", *arguments)
     assert first.returncode == 0, first.stderr
     before = (out / "demo" / "result.json").read_bytes()
@@ -115,7 +147,9 @@ def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
         assert row["images"] == 32 and row["training_seconds"] > 0 and row["seconds"] > 0 and row["curve"]
         assert row["figures"]["ged_3"]["cases"] == 6
     a, b = table["rows"]
-    assert b["differences"]["ged_3"]["mean"] == pytest.approx(b["figures"]["ged_3"]["mean"] - a["figures"]["ged_3"]["mean"])
+    assert b["differences"]["ged_3"]["mean"] == pytest.approx(
+        b["figures"]["ged_3"]["mean"] - a["figures"]["ged_3"]["mean"]
+    )
     commands = (out / "commands.txt").read_text().splitlines()
     trained = [line for line in commands if "--preset ssn" in line]
     assert len(trained) == 6 and all("--num_channels" not in line and "--num_filters 4,8" in line for line in trained)
@@ -134,14 +168,24 @@ def trial_of(arguments):
 
 def test_a_learning_rate_with_which_training_diverges_is_passed_over(cases, tmp_path):
     """Of two rates the first diverges; where all do, the comparison ends. Trials alone are run, by a stand-in."""
-    config = CompareConfig(data_dir=str(cases), methods=("unet",), budget_images=8, folds=2, batch_size=2, lrs=(1e-3, 1e-2), out_dir=str(tmp_path))
+    config = CompareConfig(
+        data_dir=str(cases),
+        methods=("unet",),
+        budget_images=8,
+        folds=2,
+        batch_size=2,
+        lrs=(1e-3, 1e-2),
+        out_dir=str(tmp_path),
+    )
 
     def runner(diverging):
         def run_command(script, arguments, log):
             assert script == "train"
             lr, folder = trial_of(arguments)
             folder.mkdir(parents=True)
-            (folder / "progress.csv").write_text(f"step,samples,ged_8\n{arguments[arguments.index('--iterations') + 1]},2,0.25\n")
+            (folder / "progress.csv").write_text(
+                f"step,samples,ged_8\n{arguments[arguments.index('--iterations') + 1]},2,0.25\n"
+            )
             return GAVE_UP if lr in diverging else 0
 
         return run_command
@@ -164,22 +208,62 @@ def test_a_command_that_fails_is_named_with_its_last_line(cases, tmp_path):
             file.write("something\nno space left\n")
         return 2
 
-    done = compare("--data_dir", cases, "--methods", "unet", "--folds", 2, "--budget_images", 8, "--batch_size", 2, "--out_dir", tmp_path / "out",
-                   *SMALL[:4], run_command=run_command)  # fmt: skip
+    done = compare(
+        "--data_dir",
+        cases,
+        "--methods",
+        "unet",
+        "--folds",
+        2,
+        "--budget_images",
+        8,
+        "--batch_size",
+        2,
+        "--out_dir",
+        tmp_path / "out",
+        *SMALL[:4],
+        run_command=run_command,
+    )
     assert done.returncode == 2
     assert "train ended with status 2: no space left" in done.stderr and "console.log" in done.stderr
-    assert (tmp_path / "out" / "commands.txt").read_text().count("python -m guided_diffusion.commands.train --preset unet") == 1
+    assert (tmp_path / "out" / "commands.txt").read_text().count(
+        "python -m guided_diffusion.commands.train --preset unet"
+    ) == 1
 
 
 def test_by_its_own_processes_a_budget_of_minutes_is_counted_in_steps_of_a_measured_speed(cases, tmp_path):
     others = tmp_path / "others"
     phantom.write_set(others, num_cases=2, seed=6, size=16, num_raters=3)
-    done = call_script("compare", "--methods", "unet", "--data_dir", cases, "--test_dir", others, "--budget_minutes", 0.02, "--batch_size", 2,
-                       "--num_ensemble", 2, "--out_dir", tmp_path / "out", "--image_size", 16, "--image_channels", 1, "--num_filters", "4,8")  # fmt: skip
+    done = call_script(
+        "compare",
+        "--methods",
+        "unet",
+        "--data_dir",
+        cases,
+        "--test_dir",
+        others,
+        "--budget_minutes",
+        0.02,
+        "--batch_size",
+        2,
+        "--num_ensemble",
+        2,
+        "--out_dir",
+        tmp_path / "out",
+        "--image_size",
+        16,
+        "--image_channels",
+        1,
+        "--num_filters",
+        "4,8",
+    )
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "out" / "comparison.json").read_text())["rows"][0]
     assert row["lrs"] == [None] and row["images"] == 2 * row["steps"] > 0
-    speeds = [float(measured["samples_per_second"]) for measured in read_rows(tmp_path / "out" / "unet" / "speed" / "progress.csv")]
+    speeds = [
+        float(measured["samples_per_second"])
+        for measured in read_rows(tmp_path / "out" / "unet" / "speed" / "progress.csv")
+    ]
     assert row["steps"] == int(60 * 0.02 * sum(speeds[1:]) / 2 / 2)  # by the mean of two parts; the first warms up
     assert row["training_seconds"] > 0
 
@@ -187,7 +271,9 @@ def test_by_its_own_processes_a_budget_of_minutes_is_counted_in_steps_of_a_measu
 def test_what_cannot_be_compared_is_refused(cases, tmp_path):
     compare = ("compare", "--data_dir", cases, "--out_dir", tmp_path)
     assert_refused(call_script(*compare), "--budget_minutes", "--budget_images")
-    assert_refused(call_script(*compare, "--budget_images", 8, "--methods", "demo,nnunet"), "--methods nnunet", "prob-unet")
+    assert_refused(
+        call_script(*compare, "--budget_images", 8, "--methods", "demo,nnunet"), "--methods nnunet", "prob-unet"
+    )
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 1), "--folds 1", "--test_dir")
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "too few", "--folds")
     assert_refused(call_script(*compare, "--budget_images", 8, "--method", "ssn"), "--methods")
@@ -197,23 +283,52 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path):
     assert_refused(call_script(*small, "--preset", "cimd"), "--preset")
     assert_refused(call_script(*small, "--fast", "--steps", 5), "--fast", "--steps")
     assert_refused(call_script(*small, "--truth", tmp_path / "truth.json"), "truth.json")
-    assert_refused(call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--spacing", "logsnr"), "--spacing logsnr", "--steps")
-    assert_refused(call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--eta", 0.5), "--eta 0.5")
-    assert_refused(call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--steps", 21), "--steps 21")
+    assert_refused(
+        call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--spacing", "logsnr"),
+        "--spacing logsnr",
+        "--steps",
+    )
+    assert_refused(
+        call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--eta", 0.5), "--eta 0.5"
+    )
+    assert_refused(
+        call_script(*small, "--methods", "unet,cimd", "--noise_schedule", "cosine", "--steps", 21), "--steps 21"
+    )
     assert_refused(call_script(*small, "--methods", "demo", "--cov_rank", 5), "--cov_rank", "--methods demo")
     assert os.listdir(tmp_path) == []  # nothing that keeps the right command from running
 
 
 def test_a_given_flag_takes_the_place_of_a_presets_that_says_the_same(cases, tmp_path):
-    config = CompareConfig(data_dir=str(cases), methods=("demo",), budget_images=8, folds=2, batch_size=2, out_dir=str(tmp_path))
+    config = CompareConfig(
+        data_dir=str(cases), methods=("demo",), budget_images=8, folds=2, batch_size=2, out_dir=str(tmp_path)
+    )
     comparison = Comparison(config, {"prediction": "v"})
     comparison.splits, _ = split_cases(config)
     comparison.check_methods()
 
 
 def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_path):
-    arguments = ("--data_dir", cases, "--methods", "demo", "--folds", 2, "--budget_images", 2_000_000, "--batch_size", 2, "--out_dir", tmp_path / "out", *SMALL)
-    running = subprocess.Popen([sys.executable, ROOT / "scripts" / "compare.py", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = (
+        "--data_dir",
+        cases,
+        "--methods",
+        "demo",
+        "--folds",
+        2,
+        "--budget_images",
+        2_000_000,
+        "--batch_size",
+        2,
+        "--out_dir",
+        tmp_path / "out",
+        *SMALL,
+    )
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "scripts" / "compare.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         wait_for(lambda: (tmp_path / "out" / "demo" / "fold0" / "log.txt").exists(), seconds=120)
         child = int((tmp_path / "out" / "demo" / "fold0" / LOCK).read_text().split()[1])

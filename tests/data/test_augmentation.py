@@ -11,7 +11,9 @@ from guided_diffusion.data.symmetry import symmetries
 from guided_diffusion.flags.words import split_kind
 
 
-@pytest.mark.parametrize("kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)])
+@pytest.mark.parametrize(
+    "kind, count", [("none", 1), ("mirror", 2), ("flip", 4), ("rotate", 4), ("flip+rotate", 8), ("rotate+mirror", 8)]
+)
 def test_augmentation_draws_every_symmetry_evenly_and_turns_image_and_mask_alike(kind, count):
     picture = torch.arange(9.0).reshape(1, 1, 3, 3)
     u = ((torch.arange(16 * count) + 0.5) / (16 * count))[:, None].expand(-1, augmentation.NUM_DRAWS)
@@ -76,7 +78,12 @@ def test_all_parts_together_change_image_and_masks_alike_and_masks_stay_binary()
     """Where the image is a smoothed mask, it still is one afterwards, but for its contrast."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.cat([disc(32, 12, 18, 5), disc(32, 12, 18, 8)], dim=1).expand(40, -1, -1, -1)
-    image, changed = augment(0.3 + 0.4 * masks[:, :1], masks, "flip+rotate+deform+elastic+contrast", torch.rand(40, augmentation.NUM_DRAWS, generator=generator))
+    image, changed = augment(
+        0.3 + 0.4 * masks[:, :1],
+        masks,
+        "flip+rotate+deform+elastic+contrast",
+        torch.rand(40, augmentation.NUM_DRAWS, generator=generator),
+    )
     assert set(changed.unique().tolist()) == {0.0, 1.0}
     assert (changed[:, 1] >= changed[:, 0]).all() and len({tuple(row.flatten().tolist()) for row in changed}) == 40
     for grey, mask in zip(image, changed[:, 0]):
@@ -90,7 +97,9 @@ def test_contrast_and_brightness_stay_within_what_the_names_say():
     torch.testing.assert_close(changed[0], image[0])
     for row, sign in ((1, 1), (2, -1)):
         assert float(changed[row].mean()) == pytest.approx(0.5 - sign * augmentation.BRIGHTNESS, abs=1e-6)
-        assert float(changed[row].max() - changed[row].min()) == pytest.approx(0.2 * math.exp(sign * augmentation.CONTRAST), abs=1e-6)
+        assert float(changed[row].max() - changed[row].min()) == pytest.approx(
+            0.2 * math.exp(sign * augmentation.CONTRAST), abs=1e-6
+        )
     assert change_contrast(torch.ones(1, 1, 4, 4), torch.ones(1, 2)).max() == 1
 
 
@@ -114,8 +123,14 @@ def test_bias_makes_a_point_brighter_by_its_share_and_leaves_the_others():
     shares = torch.zeros(augmentation.POINTS, augmentation.POINTS)
     shares[0, 0], shares[3, 3] = 1, -1
     field = bias_field((1, 1, 64, 64), shares.reshape(1, -1))[0, 0]
-    assert field[0, 0] == pytest.approx(1.4) and field[63, 63] == pytest.approx(1 / 1.4) and field[0, 63] == pytest.approx(1)
-    image, _ = augment(torch.full((1, 2, 64, 64), 0.5), torch.zeros(1, 1, 64, 64), "bias", draws(FIELD=shares.flatten()))
+    assert (
+        field[0, 0] == pytest.approx(1.4)
+        and field[63, 63] == pytest.approx(1 / 1.4)
+        and field[0, 63] == pytest.approx(1)
+    )
+    image, _ = augment(
+        torch.full((1, 2, 64, 64), 0.5), torch.zeros(1, 1, 64, 64), "bias", draws(FIELD=shares.flatten())
+    )
     torch.testing.assert_close(image, 0.5 * field.expand(1, 2, -1, -1))
     assert augment(torch.ones(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), "bias", draws(FIELD=1.0))[0].max() == 1
 

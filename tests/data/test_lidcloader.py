@@ -159,8 +159,15 @@ def test_every_broken_case_is_named_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         LIDCDataset(tmp_path)
     lines = str(error.value).splitlines()
-    told = {"nolabel": "no label", "gap": "label0_* is missing", "noimage": "no image", "small": "6x6", "broken": "cannot be read",
-            "cut": "cannot be read", "object": "cannot be read"}  # fmt: skip
+    told = {
+        "nolabel": "no label",
+        "gap": "label0_* is missing",
+        "noimage": "no image",
+        "small": "6x6",
+        "broken": "cannot be read",
+        "cut": "cannot be read",
+        "object": "cannot be read",
+    }
     assert len(lines) == len(told)
     for name, reason in told.items():
         assert any(str(tmp_path / name) in line and reason in line for line in lines), (name, lines)

@@ -20,7 +20,11 @@ from guided_diffusion.prepare.phantoms import phantom
 def some_cases(rng, count=7):
     for k in range(count):
         size = rng.integers(1, 9, 2)
-        yield f"case {k}", rng.random((rng.integers(1, 4), *size), dtype=np.float32), rng.random((rng.integers(0, 5), *size)) > 0.5
+        yield (
+            f"case {k}",
+            rng.random((rng.integers(1, 4), *size), dtype=np.float32),
+            rng.random((rng.integers(0, 5), *size)) > 0.5,
+        )
 
 
 def test_what_goes_in_comes_out(tmp_path):
@@ -50,7 +54,9 @@ def whole(tmp_path_factory):
 def test_damaged_files_are_refused_or_read_as_they_were(whole, tmp_path_factory, data):
     content = bytearray(whole)
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.one_of(st.integers(0, len(whole) - 1), st.integers(max(0, len(whole) - 400), len(whole) - 1)))
+        place = data.draw(
+            st.one_of(st.integers(0, len(whole) - 1), st.integers(max(0, len(whole) - 400), len(whole) - 1))
+        )
         content[place] = data.draw(st.integers(0, 255))
     content = bytes(content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))])
     path = tmp_path_factory.getbasetemp() / "damaged.pack"
@@ -104,7 +110,10 @@ def test_cases_are_decoded_once_until_a_file_or_a_rule_changes(tmp_path, decoded
 def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_written_is_named(cases, tmp_path, decoded):
     cached = LIDCDataset(cases, 16, cache_dir=tmp_path)
     (path,) = tmp_path.glob("*.pack")
-    for disturbed in (path.read_bytes()[:-3], b"\xff" + path.read_bytes()[1:]):  # cut off, and a pixel that is no number
+    for disturbed in (
+        path.read_bytes()[:-3],
+        b"\xff" + path.read_bytes()[1:],
+    ):  # cut off, and a pixel that is no number
         path.unlink()  # which `cached` still reads
         path.write_bytes(disturbed)
         decoded.clear()
@@ -127,7 +136,10 @@ def test_a_read_only_cache_is_read_or_else_done_without(cases, tmp_path, monkeyp
         patch.setattr(case_store, "open", refuse, raising=False)
         kept = LIDCDataset(cases, 16, cache_dir=tmp_path)
     assert len(kept.notes) == 1 and f"{tmp_path} is read-only" in kept.notes[0] and len(kept.fingerprint) == 16
-    assert all(torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters) for a, b in zip(plain, [kept[k] for k in range(6)]))
+    assert all(
+        torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters)
+        for a, b in zip(plain, [kept[k] for k in range(6)])
+    )
     LIDCDataset(cases, 16, cache_dir=tmp_path)
     decoded.clear()
     monkeypatch.setattr(case_store, "open", refuse, raising=False)

@@ -91,7 +91,9 @@ def test_readers_that_die_over_and_over_end_the_run(tmp_path):
 def test_cached_cases_come_through_reading_processes(cases, tmp_path):
     dataset = LIDCDataset(cases, 16, 2, cache_dir=tmp_path)
     sampler = EndlessSampler(len(dataset), 3, seed=0)
-    loader = torch.utils.data.DataLoader(dataset, batch_sampler=sampler, num_workers=1, collate_fn=list, multiprocessing_context="spawn")
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=sampler, num_workers=1, collate_fn=list, multiprocessing_context="spawn"
+    )
     batch = next(iter(loader))
     assert [case.id for case in batch] == [dataset[index].id for index in next(iter(sampler))]
     assert all(torch.equal(case.image, dataset[int(case.id[-1])].image) for case in batch)

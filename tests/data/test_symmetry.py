@@ -43,16 +43,25 @@ def build(**flags):
     return nonzero(create_segmenter(parse_flags({**TINY, "dropout": 0.0, **flags}, *MODEL_CONFIGS))).eval()
 
 
-@pytest.mark.parametrize("architecture", [{}, {"architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1"}])
+@pytest.mark.parametrize(
+    "architecture", [{}, {"architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1"}]
+)
 @pytest.mark.parametrize("kind", ["mirror", "flip+rotate"])
 def test_an_averaged_prediction_turns_with_its_image_and_is_the_mean_of_those_of_the_turned(architecture, kind):
     segmenter, chosen = build(**architecture), symmetries(split_kind(kind))
-    image, rows, x, t = torch.rand(2, 1, 16, 16), torch.tensor([0, 1, 1]), torch.randn(3, 1, 16, 16), torch.tensor([7, 7, 7])
+    image, rows, x, t = (
+        torch.rand(2, 1, 16, 16),
+        torch.tensor([0, 1, 1]),
+        torch.randn(3, 1, 16, 16),
+        torch.tensor([7, 7, 7]),
+    )
     with torch.no_grad():
         plain = segmenter.sampling_denoiser(image, rows)(x, t)
         averaged = segmenter.sampling_denoiser(image, rows, kind)(x, t)
         turned = [segmenter.denoiser(turn_and_mirror(image, g), rows)(turn_and_mirror(x, g), t) for g in chosen]
-        torch.testing.assert_close(averaged, sum(turn_back(output, g) for output, g in zip(turned, chosen)) / len(chosen), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            averaged, sum(turn_back(output, g) for output, g in zip(turned, chosen)) / len(chosen), rtol=0, atol=1e-5
+        )
         assert (averaged - plain).abs().max() > 1e-3
         for g in chosen:
             again = segmenter.sampling_denoiser(turn_and_mirror(image, g), rows, kind)(turn_and_mirror(x, g), t)

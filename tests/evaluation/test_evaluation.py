@@ -118,7 +118,9 @@ def test_known_truth(data, samples):
     figures = {name: told["mean"] for name, told in summary["figures"].items()}
     assert figures["implausible_6"] == 0  # the samples are modes
     assert figures["ged_excess_6"] == pytest.approx(figures["ged_6"] - figures["ged_of_truth_6"])
-    assert 0.1 < figures["mode_tv_of_perfect_6"] < figures["mode_tv_6"]  # modes at even chances are not those of the truth
+    assert (
+        0.1 < figures["mode_tv_of_perfect_6"] < figures["mode_tv_6"]
+    )  # modes at even chances are not those of the truth
     assert sum(point["count"] for point in summary["mode_calibration"]["6"]) == 4 * CASES
 
     for name in names(data):  # noise is no mode
@@ -162,12 +164,16 @@ def test_a_figure_is_compared_over_the_cases_that_have_it_in_every_folder(data, 
     fewer = tmp_path / "fewer"
     for k, name in enumerate(names(data)):
         write_masks(fewer, name, raters_of(data, name)[[0, 1, 2, 0, 1, 2]] if k else raters_of(data, name))
-    done = evaluate(data, samples, "--counts=3,6", f"--compare={fewer}", f"--out_dir={tmp_path / 'both'}", "--report=False")
+    done = evaluate(
+        data, samples, "--counts=3,6", f"--compare={fewer}", f"--out_dir={tmp_path / 'both'}", "--report=False"
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "both" / "metrics.json").read_text())
     (other,) = summary["compared"]
     for count, cases in ((3, 5), (6, 4)):
-        a, b, difference = (told[f"ged_{count}"] for told in (summary["figures"], other["figures"], other["differences"]))
+        a, b, difference = (
+            told[f"ged_{count}"] for told in (summary["figures"], other["figures"], other["differences"])
+        )
         assert a["cases"] == b["cases"] == difference["cases"] == cases
         assert b["mean"] - a["mean"] == pytest.approx(difference["mean"])
 
@@ -197,8 +203,13 @@ def test_folders_with_unlike_numbers_of_samples_are_told(data, samples, tmp_path
     for name in names(data):
         write_masks(tmp_path, name, masks_of(samples, name, 4))
     done = evaluate(data, samples, f"--compare={tmp_path}", "--report=False")
-    assert f"unlike numbers of samples (6 in {samples}, 4 in {tmp_path}), whose figures do not compare: --counts 4" in done.stdout
-    assert "do not compare" not in evaluate(data, samples, f"--compare={tmp_path}", "--report=False", "--counts=4").stdout
+    assert (
+        f"unlike numbers of samples (6 in {samples}, 4 in {tmp_path}), whose figures do not compare: --counts 4"
+        in done.stdout
+    )
+    assert (
+        "do not compare" not in evaluate(data, samples, f"--compare={tmp_path}", "--report=False", "--counts=4").stdout
+    )
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
@@ -228,7 +239,10 @@ def test_a_truth_that_cannot_be_is_the_cases_fault(data, samples, tmp_path, faul
 def test_the_truth_of_another_set_is_told(data, samples, tmp_path):
     phantom.write_set(tmp_path / "other", CASES, seed=10, size=SIZE, num_raters=1)
     done = evaluate(data, samples, f"--truth={tmp_path / 'other' / 'truth.json'}", "--report=False")
-    assert "a rater shows none of the modes in" in done.stdout + done.stderr and "is --truth that of these cases?" in done.stdout + done.stderr
+    assert (
+        "a rater shows none of the modes in" in done.stdout + done.stderr
+        and "is --truth that of these cases?" in done.stdout + done.stderr
+    )
 
 
 def test_a_compressed_file_with_a_flipped_bit_is_named_whichever_bit(data, samples):
@@ -251,7 +265,9 @@ def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path
     for path in (broken / names_[1]).glob("label*"):  # without raters
         path.unlink()
     write_masks(samples, names_[2], np.zeros((6, 7, SIZE), dtype=bool))  # of another size
-    Image.fromarray(np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)).save(samples / f"{names_[3]}_output1.png")
+    Image.fromarray(np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)).save(
+        samples / f"{names_[3]}_output1.png"
+    )
     done = evaluate(broken, samples)
     assert done.returncode == 0, done.stderr
     summary = json.loads((samples / "metrics.json").read_text())
@@ -325,9 +341,14 @@ def page(browser, data, samples):
     context = browser.new_context(offline=True)
     page = context.new_page()
     complaints = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: complaints.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
+    page.on(
+        "request",
+        lambda request: complaints.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
+    )
     page.goto((samples / "report.html").as_uri())
     yield page
     assert complaints == []
@@ -380,7 +401,9 @@ def test_pictures_on_the_page_are_the_cases_sheets(page, data, samples):
     image = read_image(str(data / name / f"image_{name}.png"))
     expected = pictures.sheet(image, raters_of(data, name), masks_of(samples, name))
     assert (width, height) == expected.size
-    np.testing.assert_array_equal(np.array(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3], np.asarray(expected))
+    np.testing.assert_array_equal(
+        np.array(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3], np.asarray(expected)
+    )
 
 
 def test_page_is_safe_with_any_name(browser, data, tmp_path):

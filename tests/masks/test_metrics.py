@@ -60,7 +60,9 @@ def test_tables_of_pairs_and_parts_equal_their_loops(sets):
         np.testing.assert_allclose(ours(samples, raters), [[loops(s, y) for y in raters] for s in samples], atol=1e-12)
     parts = metrics.squared_ged(samples, raters)
     for ours, masks in ((parts.within_samples, samples), (parts.within_raters, raters)):
-        assert float(ours) == pytest.approx(np.mean([1 - brute_force.iou(a, b) for a in masks for b in masks]), abs=1e-12)
+        assert float(ours) == pytest.approx(
+            np.mean([1 - brute_force.iou(a, b) for a in masks for b in masks]), abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -69,7 +71,9 @@ def test_metric_equals_its_loops_on_larger_sets(name):
     ours, loops = LOOPS[name]
     for samples, raters in ((16, 4), (9, 7), (5, 1)):
         masks = rng.random((samples + raters, 12, 10)) < rng.random((samples + raters, 1, 1))
-        assert float(ours(masks[:samples], masks[samples:])) == pytest.approx(loops(masks[:samples], masks[samples:]), abs=1e-6 if name == "ncc" else 1e-12)
+        assert float(ours(masks[:samples], masks[samples:])) == pytest.approx(
+            loops(masks[:samples], masks[samples:]), abs=1e-6 if name == "ncc" else 1e-12
+        )
 
 
 def test_one_set_of_raters_serves_a_batch_of_samples():
@@ -88,7 +92,9 @@ def test_a_total_miss_correlates_with_nothing():
 @many
 @given(sets=mask_sets(fewest=2))
 def test_unbiased_energy_distance_equals_its_loops(sets):
-    assert float(metrics.squared_ged(*sets, unbiased=True).total) == pytest.approx(brute_force.ged_unbiased(*sets), abs=1e-12)
+    assert float(metrics.squared_ged(*sets, unbiased=True).total) == pytest.approx(
+        brute_force.ged_unbiased(*sets), abs=1e-12
+    )
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -106,9 +112,13 @@ def test_all_figures_are_the_single_ones_and_keep_to_their_ranges(sets):
     for name, (ours, _) in LOOPS.items():
         assert float(figures[name]) == pytest.approx(float(ours(S, Y)), abs=1e-12), name
     assert float(figures["hm_iou"]) == pytest.approx(float(metrics.hungarian_iou(S, Y)))
-    sensitivity, dice, agreement, by_pixels = (float(figures[name]) for name in ("sensitivity", "max_dice", "agreement", "agreement_pixels"))
+    sensitivity, dice, agreement, by_pixels = (
+        float(figures[name]) for name in ("sensitivity", "max_dice", "agreement", "agreement_pixels")
+    )
     assert float(figures["ci"]) == pytest.approx(brute_force.ci(sensitivity, dice, agreement), abs=1e-12)
-    assert float(figures["ci_harmonic"]) == pytest.approx(brute_force.ci_harmonic(sensitivity, dice, agreement), abs=1e-12)
+    assert float(figures["ci_harmonic"]) == pytest.approx(
+        brute_force.ci_harmonic(sensitivity, dice, agreement), abs=1e-12
+    )
     assert float(figures["ci_pixels"]) == pytest.approx(brute_force.ci(sensitivity, dice, by_pixels), abs=1e-12)
     for name, value in figures.items():
         low, high = {"ged": (0, 2), "ged_unbiased": (-2, 2), "ncc": (-1, 1)}.get(name, (0, 1))
@@ -133,7 +143,17 @@ def test_a_set_against_itself_is_perfect(sets):
     figures = metrics.all_figures(sets[0], sets[0])
     for name in ("ged", "calibration", "brier"):
         assert float(figures[name]) == pytest.approx(0, abs=1e-12), name
-    for name in ("hm_iou", "sensitivity", "max_dice", "agreement", "agreement_pixels", "ci", "ci_harmonic", "dice", "area"):
+    for name in (
+        "hm_iou",
+        "sensitivity",
+        "max_dice",
+        "agreement",
+        "agreement_pixels",
+        "ci",
+        "ci_harmonic",
+        "dice",
+        "area",
+    ):
         assert float(figures[name]) == pytest.approx(1, abs=1e-12), name
 
 

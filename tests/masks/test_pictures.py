@@ -75,4 +75,7 @@ def test_labels_lie_beside_each_other_and_grow_with_the_tiles():
     assert (gaps >= pictures.MARGIN).sum() >= 5  # between six labels
     wide = pictures.grid([[("image", np.ones((512, 512)))]])
     assert wide.height == 512 + 4 * pictures.LABEL_HEIGHT + 2 * pictures.MARGIN
-    assert np.flatnonzero(inked(wide, 0, wide.height)).max() > 3 * np.flatnonzero(inked(pictures.grid([[("image", np.ones((128, 128)))]]), 0, 128)).max()
+    assert (
+        np.flatnonzero(inked(wide, 0, wide.height)).max()
+        > 3 * np.flatnonzero(inked(pictures.grid([[("image", np.ones((128, 128)))]]), 0, 128)).max()
+    )

@@ -69,10 +69,16 @@ def raters_of_a_blob(count, seed):
 
 ENSEMBLES = {
     **{f"blobs of {count}": raters_of_a_blob(count, seed) for seed, count in enumerate((3, 4, 7, 16))},
-    **{f"phantom {case}, {count}": phantom.make_phantom(3, case, 64, count).raters for case in range(5) for count in (3, 8, 16)},
+    **{
+        f"phantom {case}, {count}": phantom.make_phantom(3, case, 64, count).raters
+        for case in range(5)
+        for count in (3, 8, 16)
+    },
     "noise": np.random.default_rng(0).random((10, 10, 10)) > 0.5,
-    "symmetric": np.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]], [[1, 0, 0, 1]], [[0, 0, 1, 1]], [[0, 1, 0, 1]], [[0, 1, 1, 0]]], dtype=bool),
-}  # fmt: skip
+    "symmetric": np.array(
+        [[[1, 1, 0, 0]], [[1, 0, 1, 0]], [[1, 0, 0, 1]], [[0, 0, 1, 1]], [[0, 1, 0, 1]], [[0, 1, 1, 0]]], dtype=bool
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)

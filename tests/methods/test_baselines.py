@@ -18,10 +18,19 @@ from guided_diffusion.training.config import TrainConfig, check_train_config
 
 SMALL = {"image_size": 16, "image_channels": 1, "num_filters": (8, 16), "no_convs_per_block": 2, "latent_dim": 2}
 METHODS = {
-    "prob-unet": {}, "ssn": {"cov_rank": 3}, "mc-dropout": {"dropout": 0.3}, "unet": {},
-    "implicit-ensemble": {**TINY, "predict_xstart": True, "mask_low": -1, "learn_sigma": False, "timestep_respacing": "10"},
+    "prob-unet": {},
+    "ssn": {"cov_rank": 3},
+    "mc-dropout": {"dropout": 0.3},
+    "unet": {},
+    "implicit-ensemble": {
+        **TINY,
+        "predict_xstart": True,
+        "mask_low": -1,
+        "learn_sigma": False,
+        "timestep_respacing": "10",
+    },
     "cimd": {**TINY, "timestep_respacing": "10"},
-}  # fmt: skip
+}
 BASELINES = ("prob-unet", "ssn", "mc-dropout", "unet")
 
 
@@ -44,7 +53,10 @@ def test_prob_unet_has_the_layers_described():
     posterior = conv(2, 32, 3) + encoder + conv(192, 12, 1)
     combiner = conv(32 + 6, 32, 1) + 2 * conv(32, 32, 1) + conv(32, 1, 1)
     model = create_segmenter({"method": "prob-unet", "image_size": 128, "image_channels": 1})
-    parts = [sum(p.numel() for p in part.parameters()) for part in (model.model, model.prior, model.posterior, model.combiner)]
+    parts = [
+        sum(p.numel() for p in part.parameters())
+        for part in (model.model, model.prior, model.posterior, model.combiner)
+    ]
     assert parts == [down + up, prior, posterior, combiner]
     assert sum(parts) == sum(p.numel() for p in model.parameters()) == 4_999_449
 
@@ -111,7 +123,9 @@ def test_ssn_draws_have_the_covariance_of_its_factors():
     image = torch.rand(1, 1, 4, 4)
     mu, deviation, factor = model.gaussian(image)
     wanted = LowRankMultivariateNormal(mu[0], factor[0], deviation[0] ** 2)
-    draws = model.draw((mu, deviation, factor), torch.randn(1, 200_000, 3 + 16, generator=torch.Generator().manual_seed(0)))[0]
+    draws = model.draw(
+        (mu, deviation, factor), torch.randn(1, 200_000, 3 + 16, generator=torch.Generator().manual_seed(0))
+    )[0]
     scale = wanted.covariance_matrix.diagonal().mean()
     assert ((torch.cov(draws.T) - wanted.covariance_matrix).abs() / scale).max() < 0.02
     assert ((draws.mean(0) - mu[0]).abs() / scale.sqrt()).max() < 0.01
@@ -141,7 +155,9 @@ def test_dropout_is_drawn_by_the_noise_with_its_probability():
         a, b, without = model(image, noise), model(image, noise), model(image[:1])
     torch.testing.assert_close(a, b)
     assert a.std(0).max() > 1e-3 and (without - a[:1]).abs().max() > 1e-3
-    assert (_Dropout(0.3, model.threshold, False, noise, model.dropped)(torch.ones(500, model.dropped[0], 1, 1)) > 0).float().mean() == pytest.approx(0.7, abs=0.02)
+    assert (
+        _Dropout(0.3, model.threshold, False, noise, model.dropped)(torch.ones(500, model.dropped[0], 1, 1)) > 0
+    ).float().mean() == pytest.approx(0.7, abs=0.02)
     block = model.down[1](torch.nn.functional.avg_pool2d(model.down[0](image), 2))  # unbiased behind the first block
     dropped = _Dropout(0.3, model.threshold, False, noise, model.dropped)(block)
     torch.testing.assert_close(dropped.mean(0).sum(), block[0].sum(), rtol=0.05, atol=0)
@@ -151,17 +167,24 @@ def test_dropout_is_drawn_by_the_noise_with_its_probability():
 def test_rows_share_an_image(method):
     """Two masks of one image, given once or twice, have the same loss terms and the same samples."""
     model = nonzero(build(method)).eval()
-    image, mask, t = torch.rand(2, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.5).float(), torch.zeros(4, dtype=torch.long)
+    image, mask, t = (
+        torch.rand(2, 1, 16, 16),
+        (torch.rand(4, 1, 16, 16) > 0.5).float(),
+        torch.zeros(4, dtype=torch.long),
+    )
     noise = torch.randn(4, *model.noise_shape((16, 16)))
     rows = torch.tensor([0, 0, 1, 1])
     shared, apart = model(image, mask, t, noise, rows), model(image[rows], mask, t, noise)
     assert shared.keys() == apart.keys() and shared.keys() <= {"loss", *model.terms}
     for name in shared:
         torch.testing.assert_close(shared[name], apart[name])
-    draws = [model.sample_masks(*what) for what in (
-        (image, [seeded_generator(k) for k in range(4)], SamplerConfig(), None, rows),
-        (image[rows], [seeded_generator(k) for k in range(4)]),
-    )]  # fmt: skip
+    draws = [
+        model.sample_masks(*what)
+        for what in (
+            (image, [seeded_generator(k) for k in range(4)], SamplerConfig(), None, rows),
+            (image[rows], [seeded_generator(k) for k in range(4)]),
+        )
+    ]
     torch.testing.assert_close(*draws, rtol=1e-4, atol=1e-4)
 
 
@@ -185,14 +208,19 @@ def overfit(model, steps, lr):
         optimizer.step()
     with torch.inference_mode():
         generators = [seeded_generator(k) for k in range(64)]
-        return loss.item(), model.eval().sample_masks(image, generators, SamplerConfig(), None, torch.zeros(64, dtype=torch.long))
+        return loss.item(), model.eval().sample_masks(
+            image, generators, SamplerConfig(), None, torch.zeros(64, dtype=torch.long)
+        )
 
 
-@pytest.mark.parametrize("method, steps, good, first, more", [
-    ("prob-unet", 400, 12, 2, {"beta": 0.3}),
-    ("ssn", 200, 2, 0, {}),
-    ("implicit-ensemble", 250, 1, 0, {"channel_mult": "1", "attention_resolutions": ""}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, steps, good, first, more",
+    [
+        ("prob-unet", 400, 12, 2, {"beta": 0.3}),
+        ("ssn", 200, 2, 0, {}),
+        ("implicit-ensemble", 250, 1, 0, {"channel_mult": "1", "attention_resolutions": ""}),
+    ],
+)
 def test_both_of_two_opposite_answers_appear(method, steps, good, first, more):
     """Both answers, each about as often; from the first start that finds them, for a probabilistic U-Net may leave its latent unused."""
     starts = (overfit(build(method, seed, image_size=8, **more), steps, 3e-3) for seed in range(first, first + 3))
@@ -221,7 +249,16 @@ def test_every_method_trains_samples_and_scores_by_the_same_scripts(cases, tmp_p
     segmenter, _, _ = load_segmenter(str(tmp_path / "run" / "savedmodel.pt"), {})
     assert set(segmenter.terms) <= set(columns)
 
-    sample = ("segmentation_sample", "--data_dir", cases, "--model_path", tmp_path / "run" / "savedmodel.pt", "--num_ensemble", 3, "--evaluate")
+    sample = (
+        "segmentation_sample",
+        "--data_dir",
+        cases,
+        "--model_path",
+        tmp_path / "run" / "savedmodel.pt",
+        "--num_ensemble",
+        3,
+        "--evaluate",
+    )
     whole = call_script(*sample, "--out_dir", tmp_path / "a", "--batch_size", 8)
     small = call_script(*sample, "--out_dir", tmp_path / "b", "--batch_size", 1)
     assert whole.returncode == small.returncode == 0, whole.stderr + small.stderr
@@ -240,8 +277,14 @@ def test_flags_of_another_method_are_refused(cases, tmp_path):
     assert_refused(call_script(*train, "--method", "mc-dropout", "--image_size", 16), "--dropout above 0")
     assert_refused(call_script(*train, "--method", "unet", "--num_filters", "8"), "--num_filters 8")
     assert_refused(call_script(*train, "--method", "unet", "--latent_dim", "3"), "--latent_dim", "--method unet")
-    assert_refused(call_script(*train, "--method", "implicit-ensemble", "--kl_weight", "1"), "--kl_weight", "--method implicit-ensemble")
-    assert_refused(call_script(*train, "--method", "mc-dropout", "--image_size", 16, "--dropout", "1.0"), "--dropout 1.0")
+    assert_refused(
+        call_script(*train, "--method", "implicit-ensemble", "--kl_weight", "1"),
+        "--kl_weight",
+        "--method implicit-ensemble",
+    )
+    assert_refused(
+        call_script(*train, "--method", "mc-dropout", "--image_size", 16, "--dropout", "1.0"), "--dropout 1.0"
+    )
     with pytest.raises(ConfigError, match="--shard"):
         build("unet").shardable()
 

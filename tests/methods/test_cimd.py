@@ -26,8 +26,17 @@ def batch():
     return image, (image > 0.5).float(), torch.tensor([0, 10, 20, 39]), torch.randn(B, 1, 16, 16, generator=g)
 
 
-@pytest.mark.parametrize("flags", [{}, {"learn_sigma": False}, {"use_kl": True}, {"predict_xstart": True},
-                                   {"ambiguity_input": "x0"}, {"mask_low": -1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"learn_sigma": False},
+        {"use_kl": True},
+        {"predict_xstart": True},
+        {"ambiguity_input": "x0"},
+        {"mask_low": -1},
+    ],
+)
 def test_terms_sum_to_the_loss(flags):
     model = segmenter(**flags)
     terms = model(*batch())
@@ -57,7 +66,9 @@ def test_the_kl_reaches_the_unet_either_way(trained):
 def test_kl_weight_and_what_the_encoders_see():
     image, mask, t, noise = batch()
     light, heavy = segmenter(), segmenter(kl_weight=1.0)
-    torch.testing.assert_close(heavy(image, mask, t, noise)["kl"], 1000 * light(image, mask, t, noise)["kl"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        heavy(image, mask, t, noise)["kl"], 1000 * light(image, mask, t, noise)["kl"], rtol=1e-4, atol=0
+    )
 
     seen = {}
     for name in ("prior", "posterior"):
@@ -141,9 +152,12 @@ def test_a_sample_depends_on_its_own_generator_alone():
 
 def test_overfits_one_image_with_one_mask():
     torch.manual_seed(0)
-    model = create_segmenter(parse_flags(
-        {**LEAST, "predict_xstart": True, "mask_low": -1, "learn_sigma": False, "timestep_respacing": "10"}, *MODEL_CONFIGS
-    ))  # fmt: skip
+    model = create_segmenter(
+        parse_flags(
+            {**LEAST, "predict_xstart": True, "mask_low": -1, "learn_sigma": False, "timestep_respacing": "10"},
+            *MODEL_CONFIGS,
+        )
+    )
     image = torch.rand(1, 1, 8, 8)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 1:5] = 1

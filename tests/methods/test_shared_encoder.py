@@ -31,7 +31,11 @@ def build(**flags):
 def test_every_pixel_of_image_and_mask_is_seen(patch):
     """The output in one corner changes with the image and the mask in every patch near it, and with t."""
     segmenter = build(patch_size=patch)
-    image, x, t = torch.rand(1, 1, 16, 16, requires_grad=True), torch.randn(1, 1, 16, 16, requires_grad=True), torch.tensor([3])
+    image, x, t = (
+        torch.rand(1, 1, 16, 16, requires_grad=True),
+        torch.randn(1, 1, 16, 16, requires_grad=True),
+        torch.tensor([3]),
+    )
     output = segmenter.denoiser(image)(x, t)
     assert output.shape == (1, 2, 16, 16)
     output[..., 8, 8].sum().backward()
@@ -60,8 +64,13 @@ def test_the_output_is_the_encoders_guess_and_what_the_denoiser_adds():
     guess = with_guess.denoiser(image)(x, t)
     assert guess.abs().min() > 0 and torch.equal(guess, with_guess.denoiser(image)(-x, t - 1))  # of the image alone
     assert not torch.equal(guess, output)
-    torch.testing.assert_close(guess[0, :, 2:4, 6:8], with_guess.model.encoder(F.pixel_unshuffle(image, 2), torch.tensor([0]))[0, 4:, 1, 3].reshape(2, 2, 2))
-    assert without.model.encoder.out[-1].out_channels == 4 and with_guess.model.encoder.out[-1].out_channels == 4 + 2 * 4
+    torch.testing.assert_close(
+        guess[0, :, 2:4, 6:8],
+        with_guess.model.encoder(F.pixel_unshuffle(image, 2), torch.tensor([0]))[0, 4:, 1, 3].reshape(2, 2, 2),
+    )
+    assert (
+        without.model.encoder.out[-1].out_channels == 4 and with_guess.model.encoder.out[-1].out_channels == 4 + 2 * 4
+    )
 
 
 @pytest.mark.parametrize("mask_low", [-1.0, 0.0])
@@ -75,22 +84,31 @@ def test_several_guesses_are_weighed_by_bayes(t, mask_low):
     masks = np.array(list(itertools.product([0, 1], repeat=4)))
     x = np.sqrt(alpha_bar) * (mask_low + (1 - mask_low) * masks[6]) + np.sqrt(1 - alpha_bar) * rng.normal(size=4)
 
-    log_likelihood = -((x - np.sqrt(alpha_bar) * (mask_low + (1 - mask_low) * masks)) ** 2).sum(axis=1) / (2 * (1 - alpha_bar))
+    log_likelihood = -((x - np.sqrt(alpha_bar) * (mask_low + (1 - mask_low) * masks)) ** 2).sum(axis=1) / (
+        2 * (1 - alpha_bar)
+    )
     log_mask = (masks[:, None] * np.log(mu) + (1 - masks[:, None]) * np.log(1 - mu)).sum(axis=2)  # [mask, guess]
     weights = softmax(rho + logsumexp(log_likelihood[:, None] + log_mask, axis=0))
 
     rho, mu, x = torch.tensor(rho), torch.tensor(mu), torch.tensor(x)
     guess = MaskMixture(config, mask_low).double()(
-        rho[None, :, None, None].expand(1, 3, 2, 2), mu.logit().reshape(1, 3, 2, 2), x.reshape(1, 1, 2, 2), torch.tensor([t])
+        rho[None, :, None, None].expand(1, 3, 2, 2),
+        mu.logit().reshape(1, 3, 2, 2),
+        x.reshape(1, 1, 2, 2),
+        torch.tensor([t]),
     )
-    torch.testing.assert_close(guess.flatten(), mask_low + (1 - mask_low) * (torch.tensor(weights) @ mu), atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        guess.flatten(), mask_low + (1 - mask_low) * (torch.tensor(weights) @ mu), atol=2e-6, rtol=0
+    )
 
 
 def test_what_x_t_does_not_tell_the_image_does_pixel_by_pixel():
     mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0)
     rho, logit_mu = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
     guess = mixture(rho, logit_mu, torch.randn(2, 1, 4, 4), torch.tensor([999]))
-    torch.testing.assert_close(guess, 2 * (rho.softmax(1) * logit_mu.sigmoid()).sum(1, keepdim=True).expand(2, 1, 4, 4) - 1, atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        guess, 2 * (rho.softmax(1) * logit_mu.sigmoid()).sum(1, keepdim=True).expand(2, 1, 4, 4) - 1, atol=0.01, rtol=0
+    )
 
 
 def test_a_guess_that_is_sure_of_every_pixel_survives_what_contradicts_it():
@@ -103,7 +121,10 @@ def test_the_mixture_knows_rescaled_timesteps():
     rho, logit_mu, x = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), torch.randn(2, 1, 4, 4)
     guesses = []
     for rescale in (False, True):
-        config, t = DiffusionConfig(diffusion_steps=40, noise_schedule="cosine", rescale_timesteps=rescale), torch.tensor([17, 33])
+        config, t = (
+            DiffusionConfig(diffusion_steps=40, noise_schedule="cosine", rescale_timesteps=rescale),
+            torch.tensor([17, 33]),
+        )
         timesteps = create_gaussian_diffusion(config).network_timesteps(t)
         guesses.append(MaskMixture(config, -1.0)(rho, logit_mu, x, timesteps))
     assert torch.equal(*guesses)
@@ -128,7 +149,9 @@ def test_the_denoiser_sees_what_the_mixture_answers_and_adds_to_it(learn_sigma):
 
 def test_the_image_alone_is_asked_for_too():
     """The term of the loss is the squared error of the whole output where x_t is noise, less what the denoiser adds; it is the encoder's alone."""
-    segmenter = build(encoder_guesses=3, prediction="x0", learn_sigma=False, mask_low=-1, noise_schedule="cosine", guess_weight=0.5)
+    segmenter = build(
+        encoder_guesses=3, prediction="x0", learn_sigma=False, mask_low=-1, noise_schedule="cosine", guess_weight=0.5
+    )
     with torch.no_grad():
         for parameter in segmenter.model.denoiser.out[-1].parameters():
             parameter.zero_()
@@ -138,7 +161,9 @@ def test_the_image_alone_is_asked_for_too():
     torch.testing.assert_close(terms["guess"], 0.5 * segmenter(image, mask, last, rows=rows)["mse"], rtol=0.02, atol=0)
     torch.testing.assert_close(terms["loss"], terms["mse"] + terms["guess"] + terms["kl"])
     terms["guess"].sum().backward()
-    assert segmenter.model.encoder.out[-1].weight.grad.any() and all(p.grad is None for p in segmenter.model.denoiser.parameters())
+    assert segmenter.model.encoder.out[-1].weight.grad.any() and all(
+        p.grad is None for p in segmenter.model.denoiser.parameters()
+    )
     assert "guess" not in build(encoder_guesses=3, prediction="x0")(image, mask, other, rows=rows)
 
 
@@ -185,7 +210,9 @@ def test_both_parts_are_compiled():
     image, x = torch.rand(2, 1, 16, 16), torch.randn(4, 1, 16, 16)
     segmenter.model.compile(backend=backend, dynamic=False)
     output = segmenter.denoiser(image, rows)(x, t)
-    assert any((2, 4) in seen for seen in widths) and any((4, 16) in seen for seen in widths)  # patches; patches, features and guess
+    assert any((2, 4) in seen for seen in widths) and any(
+        (4, 16) in seen for seen in widths
+    )  # patches; patches, features and guess
     torch.testing.assert_close(output, build().denoiser(image, rows)(x, t), atol=1e-5, rtol=1e-4)
 
 
@@ -194,25 +221,50 @@ def test_weights_without_a_guess_are_refused_by_the_flag():
         load_weights(build(), build(encoder_guesses=0).state_dict(), "old.pt")
 
 
-@pytest.mark.parametrize("own", [["--prediction", "v"], ["--encoder_guesses", 3, "--prediction", "x0", "--guess_weight", 1]])
+@pytest.mark.parametrize(
+    "own", [["--prediction", "v"], ["--encoder_guesses", 3, "--prediction", "x0", "--guess_weight", 1]]
+)
 def test_trains_and_samples_by_the_scripts(cases, tmp_path, own):
     arguments = [f"--{name}={value}" for name, value in SHARED.items()]
     more = ["--raters_per_image", 2, "--batch_size", 4, "--iterations", 2, *own]
     trained = call_script("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path, *arguments, *more)
     assert trained.returncode == 0, trained.stderr
-    drawn = call_script("segmentation_sample", "--data_dir", cases, "--model_path", tmp_path / "savedmodel.pt", "--out_dir", tmp_path / "s", "--steps", 2)
+    drawn = call_script(
+        "segmentation_sample",
+        "--data_dir",
+        cases,
+        "--model_path",
+        tmp_path / "savedmodel.pt",
+        "--out_dir",
+        tmp_path / "s",
+        "--steps",
+        2,
+    )
     assert drawn.returncode == 0, drawn.stderr
     assert len(list((tmp_path / "s").glob("*_samples.npz"))) == 6
 
 
 def test_what_cannot_be_built_is_refused(cases, tmp_path):
-    train = ("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path, *[f"--{name}={value}" for name, value in SHARED.items()])
+    train = (
+        "segmentation_train",
+        "--data_dir",
+        cases,
+        "--log_dir",
+        tmp_path,
+        *[f"--{name}={value}" for name, value in SHARED.items()],
+    )
     assert_refused(call_script(*train, "--patch_size", 3), "--patch_size 3")
     assert_refused(call_script(*train, "--denoiser_channels", 20), "--denoiser_channels 20")
     assert_refused(call_script(*train, "--feature_channels", 0), "--feature_channels 0")
     assert_refused(call_script(*train, "--encoder_guesses", -1), "--encoder_guesses -1")
-    assert_refused(call_script(*train, "--encoder_guesses", 2, "--prediction", "v"), "--encoder_guesses 2", "--prediction x0", "v")
+    assert_refused(
+        call_script(*train, "--encoder_guesses", 2, "--prediction", "v"), "--encoder_guesses 2", "--prediction x0", "v"
+    )
     assert_refused(call_script(*train, "--guess_weight", 1), "--guess_weight 1", "--encoder_guesses 2")
     assert_refused(call_script(*train, "--guess_weight", -1), "--guess_weight -1")
-    assert_refused(call_script(*train, "--raters_per_image", 3, "--batch_size", 4), "--batch_size 4", "--raters_per_image 3")
-    assert_refused(call_script(*train, "--predict_xstart", "True", "--prediction", "v"), "--predict_xstart", "--prediction v")
+    assert_refused(
+        call_script(*train, "--raters_per_image", 3, "--batch_size", 4), "--batch_size 4", "--raters_per_image 3"
+    )
+    assert_refused(
+        call_script(*train, "--predict_xstart", "True", "--prediction", "v"), "--predict_xstart", "--prediction v"
+    )

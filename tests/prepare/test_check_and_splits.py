@@ -47,7 +47,11 @@ def test_a_sound_folder_is_described(split, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "6 of 6 cases can be read: testing 2, training 4" in done.stdout and "no faults" in done.stdout
     assert "sizes: 16x16 in 6 cases" in done.stdout and "raters: 3 in 6 cases" in done.stdout
-    raters = [dataset[k].raters.numpy() > 0 for dataset in map(LIDCDataset, (split / "training", split / "testing")) for k in range(len(dataset))]
+    raters = [
+        dataset[k].raters.numpy() > 0
+        for dataset in map(LIDCDataset, (split / "training", split / "testing"))
+        for k in range(len(dataset))
+    ]
     empty = sum(int((~masks.any((1, 2))).sum()) for masks in raters)
     assert f"empty masks: {empty} of 18" in done.stdout
     pairs = ~np.eye(3, dtype=bool)
@@ -58,7 +62,12 @@ def test_a_sound_folder_is_described(split, tmp_path):
     sheet = Image.open(tmp_path / "sheet.png")
     tile = np.asarray(sheet)[18 : 18 + 128, 4 : 4 + 128, 0]  # the first case's image, eight times as large
     with Image.open(next((split / "testing" / "testing0").glob("image*"))) as image:
-        assert abs(tile[::8, ::8].astype(int) - np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR))[::8, ::8]).max() <= 1
+        assert (
+            abs(
+                tile[::8, ::8].astype(int) - np.asarray(image.resize((128, 128), Image.Resampling.BILINEAR))[::8, ::8]
+            ).max()
+            <= 1
+        )
 
 
 def test_every_fault_is_told_in_one_pass(split):
@@ -70,7 +79,12 @@ def test_every_fault_is_told_in_one_pass(split):
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(name)
     done = check(split, "--sheet=")
     assert done.returncode == 1 and "4 faults" in done.stdout
-    for words in ("label1_* is missing", "training1", "256 levels", f"{training / 'training3'}: the image has a single grey level"):
+    for words in (
+        "label1_* is missing",
+        "training1",
+        "256 levels",
+        f"{training / 'training3'}: the image has a single grey level",
+    ):
         assert words in done.stdout, words
 
 
@@ -84,11 +98,20 @@ def test_every_fault_of_one_case_is_told(split):
         Image.fromarray(np.zeros((8, side), dtype=bool)).save(folder / f"label{rater}_.png")
     done = check(split, "--sheet=")
     faults = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
-    for words in ("label0_* is missing", "image_phantom0000.png: cannot be read", "label1_.png: 256 levels", "label2_.png: cannot be read",
-                  "label4_.png: 32x8 in label1_.png but 8x8 in label4_.png"):  # fmt: skip
+    for words in (
+        "label0_* is missing",
+        "image_phantom0000.png: cannot be read",
+        "label1_.png: 256 levels",
+        "label2_.png: cannot be read",
+        "label4_.png: 32x8 in label1_.png but 8x8 in label4_.png",
+    ):
         assert sum(words in line and str(folder) in line for line in faults) == 1, words
     assert len(faults) == 5 and "5 faults" in done.stdout and done.returncode == 1
-    levels = [len(np.unique(np.asarray(Image.open(path)))) for path in split.rglob("label*.png") if path.name != "label2_.png" or path.parent != folder]
+    levels = [
+        len(np.unique(np.asarray(Image.open(path))))
+        for path in split.rglob("label*.png")
+        if path.name != "label2_.png" or path.parent != folder
+    ]
     assert f"levels in lossless labels: 1 in {levels.count(1)}, 2 in {levels.count(2)}, more than 9 in 1" in done.stdout
 
 
@@ -96,14 +119,23 @@ def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(sp
     (split / "manifest.csv").unlink()
     done = check(split, "--sheet=")
     assert done.returncode == 0 and "the names of 6 cases tell no patient" in done.stdout
-    names = {"training0": "p7_abc123_n1_z012", "training1": "p7_z3.5_c0", "training2": "x-LIDC-IDRI-0004-b", "training3": "deep/a"}
+    names = {
+        "training0": "p7_abc123_n1_z012",
+        "training1": "p7_z3.5_c0",
+        "training2": "x-LIDC-IDRI-0004-b",
+        "training3": "deep/a",
+    }
     for old, new in names.items():
         (split / "training" / new).parent.mkdir(exist_ok=True)
         (split / "training" / old).rename(split / "training" / new)
     for old, new in (("testing0", "p7_def456_n2_z001"), ("testing1", "LIDC-IDRI-0004_9")):
         (split / "testing" / old).rename(split / "testing" / new)
     done = check(split, "--sheet=")
-    assert done.returncode == 1 and "2 faults" in done.stdout and "3 patients by the names of 6 cases (the folder between" in done.stdout
+    assert (
+        done.returncode == 1
+        and "2 faults" in done.stdout
+        and "3 patients by the names of 6 cases (the folder between" in done.stdout
+    )
     for patient in ("p7", "LIDC-IDRI-0004"):
         assert f"patient {patient} is in testing and training; put all" in done.stdout
 
@@ -123,7 +155,9 @@ def test_patients_on_both_sides_of_a_split_are_told(split):
     for path in (split / "training" / "training0").iterdir():
         shutil.copy(path, split / "testing" / "training1")
     shutil.rmtree(split / "training" / "training1")
-    (split / "manifest.csv").write_text((split / "manifest.csv").read_text().replace("training1,training", "training1,testing"))
+    (split / "manifest.csv").write_text(
+        (split / "manifest.csv").read_text().replace("training1,training", "training1,testing")
+    )
     done = check(split, "--sheet=")
     assert done.returncode == 1 and "patient training-patient0 is in testing and training" in done.stdout
     told = {"seed": 0, "patients": {"training": ["a", "b"], "validation": [], "testing": ["b"]}}
@@ -156,12 +190,25 @@ def test_a_packed_file_stands_for_its_folder(split, tmp_path):
     runs = []
     for data in (split / "training", tmp_path / "packed" / "training.pack"):
         log = tmp_path / f"log-{data.name}"
-        done = call_script("segmentation_train", f"--data_dir={data}", f"--log_dir={log}", "--iterations=3", "--batch_size=2", *as_arguments(TINY))
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={data}",
+            f"--log_dir={log}",
+            "--iterations=3",
+            "--batch_size=2",
+            *as_arguments(TINY),
+        )
         assert done.returncode == 0, done.stderr
         runs.append(torch.load(log / "savedmodel.pt", weights_only=True)["weights"])
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-    done = call_script("segmentation_sample", f"--data_dir={tmp_path / 'packed' / 'testing.pack'}", f"--model_path={log}/savedmodel.pt",
-                       f"--out_dir={tmp_path / 'out'}", "--num_ensemble=1", "--timestep_respacing=2")  # fmt: skip
+    done = call_script(
+        "segmentation_sample",
+        f"--data_dir={tmp_path / 'packed' / 'testing.pack'}",
+        f"--model_path={log}/savedmodel.pt",
+        f"--out_dir={tmp_path / 'out'}",
+        "--num_ensemble=1",
+        "--timestep_respacing=2",
+    )
     assert done.returncode == 0 and (tmp_path / "out" / "testing1_output0.png").exists(), done.stderr
 
 
@@ -180,22 +227,39 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
     with pytest.raises(DataError, match="a has 2 images, but --image_channels 4"):
         LIDCDataset(path, 16, 4, require_raters=False)
     header = {"rules": rules, "notes": [], "fingerprint": "x"}
-    for changed, word in (({"rules": None}, "rules"), ({"rules": {}}, "label_threshold"), ({"notes": "x"}, "notes"), ({"fingerprint": 1}, "fingerprint")):
+    for changed, word in (
+        ({"rules": None}, "rules"),
+        ({"rules": {}}, "label_threshold"),
+        ({"notes": "x"}, "notes"),
+        ({"fingerprint": 1}, "fingerprint"),
+    ):
         write_pack(path, [("a", two, two[:1] > 1)], lambda: {**header, **changed})
         with pytest.raises(DataError, match=f"x.pack: not a file of pack_data.py .{word} is missing"):
             LIDCDataset(path, 16, 2)
     LIDCDataset(split / "training", 16, cache_dir=tmp_path / "cache")
     (cached,) = (tmp_path / "cache").glob("*.pack")
-    assert_refused(call_script("segmentation_train", f"--data_dir={cached}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY)), str(cached), "rules")
+    assert_refused(
+        call_script("segmentation_train", f"--data_dir={cached}", f"--log_dir={tmp_path / 'log'}", *as_arguments(TINY)),
+        str(cached),
+        "rules",
+    )
     assert_refused(call_script("pack_data", "--data_dir=/nowhere", f"--out={tmp_path}"), "/nowhere", "--data_dir")
     assert_refused(call_script("pack_data", f"--data_dir={split}"), "--out is missing")
 
 
 @pytest.mark.serial
 def test_a_packed_file_is_opened_and_read_without_taking_its_size_in_memory(tmp_path):
-    path, image, raters = str(tmp_path / "large.pack"), np.zeros((1, 128, 128), np.float32), np.zeros((4, 128, 128), bool)
+    path, image, raters = (
+        str(tmp_path / "large.pack"),
+        np.zeros((1, 128, 128), np.float32),
+        np.zeros((4, 128, 128), bool),
+    )
     rules = {"label_threshold": 0.5, "merge_labels": False, "intensity_range": None}
-    write_pack(path, ((f"case{k:05d}", image, raters) for k in range(1500)), lambda: {"rules": rules, "notes": [], "fingerprint": "x"})
+    write_pack(
+        path,
+        ((f"case{k:05d}", image, raters) for k in range(1500)),
+        lambda: {"rules": rules, "notes": [], "fingerprint": "x"},
+    )
     assert os.path.getsize(path) > 100e6
     reset_peak_memory("cpu")
     before = peak_memory("cpu")
@@ -221,21 +285,30 @@ def write_case(folder, height, width):
 def test_padding_keeps_shapes_and_labels_binary(tmp_path, height, width, side):
     folder, mask = write_case(tmp_path, height, width)
     case = LIDCDataset(folder, side, config=DataConfig(pad=True))[0]
-    assert case.image.shape[1:] == case.raters.shape[1:] == (side, side) and set(case.raters.unique().tolist()) == {0.0, 1.0}
+    assert case.image.shape[1:] == case.raters.shape[1:] == (side, side) and set(case.raters.unique().tolist()) == {
+        0.0,
+        1.0,
+    }
     scale = side / max(height, width, side)
     assert case.raters.sum().item() == pytest.approx(mask.sum() * scale**2, rel=0.15)
     if scale == 1:  # nothing is resized: the pixels are the file's, black around them
         top, left = (side - height) // 2, (side - width) // 2
         with Image.open(folder / "a" / "image.png") as image:
-            np.testing.assert_allclose(case.image[0, top : top + height, left : left + width].numpy(), np.asarray(image) / 255, atol=1e-6)
-        assert case.image[0].sum().item() == pytest.approx(np.asarray(Image.open(folder / "a" / "image.png")).sum() / 255, rel=1e-5)
+            np.testing.assert_allclose(
+                case.image[0, top : top + height, left : left + width].numpy(), np.asarray(image) / 255, atol=1e-6
+            )
+        assert case.image[0].sum().item() == pytest.approx(
+            np.asarray(Image.open(folder / "a" / "image.png")).sum() / 255, rel=1e-5
+        )
     stretched = LIDCDataset(folder, side)[0]
     assert set(stretched.raters.unique().tolist()) == {0.0, 1.0}
 
 
 def test_without_resizing_another_size_is_refused_with_the_flag_that_helps(tmp_path):
     folder, _ = write_case(tmp_path, 10, 20)
-    with pytest.raises(DataError, match=r"20x10 pixels, but --image_size 32 and --resize False: give --resize True, or --pad True"):
+    with pytest.raises(
+        DataError, match=r"20x10 pixels, but --image_size 32 and --resize False: give --resize True, or --pad True"
+    ):
         LIDCDataset(folder, 32, config=DataConfig(resize=False))
     assert LIDCDataset(folder, 32, config=DataConfig(resize=False, pad=True))[0].image.shape == (4, 32, 32)
     with pytest.raises(DataError, match="or --image_size 20"):
@@ -247,14 +320,27 @@ def test_without_resizing_another_size_is_refused_with_the_flag_that_helps(tmp_p
 
 @pytest.mark.parametrize("size", [32, 256])
 def test_phantoms_of_every_kind(tmp_path, size):
-    done = call_script("make_phantom", f"--out={tmp_path / 'set'}", "--num_cases=2", f"--size={size}", "--raters=3", "--modalities=3", "--nodules=2",
-                       "--modes=tight,loose", "--probabilities=0.25,0.75")  # fmt: skip
+    done = call_script(
+        "make_phantom",
+        f"--out={tmp_path / 'set'}",
+        "--num_cases=2",
+        f"--size={size}",
+        "--raters=3",
+        "--modalities=3",
+        "--nodules=2",
+        "--modes=tight,loose",
+        "--probabilities=0.25,0.75",
+    )
     assert done.returncode == 0, done.stderr
     case = LIDCDataset(tmp_path / "set", size, 3)[0]
     assert case.image.shape == (3, size, size) and len(case.raters) == 3
     modes = json.loads((tmp_path / "set" / "truth.json").read_text())["cases"][case.id]["modes"]
     assert {mode: told["probability"] for mode, told in modes.items()} == {
-        "tight+tight": 0.0625, "tight+loose": 0.1875, "loose+tight": 0.1875, "loose+loose": 0.5625}  # fmt: skip
+        "tight+tight": 0.0625,
+        "tight+loose": 0.1875,
+        "loose+tight": 0.1875,
+        "loose+loose": 0.5625,
+    }
     from scipy import ndimage
 
     assert all(ndimage.label(mask)[1] >= 2 for mask in case.raters.numpy() > 0)
@@ -266,7 +352,10 @@ def test_raters_of_two_nodules_follow_the_product_of_their_probabilities():
     made = phantom.make_phantom(1, 0, 32, num_raters=4000, num_nodules=2, modes=("tight", "loose", "absent"))
     assert len(made.modes) == 9 and sum(made.probabilities.values()) == pytest.approx(1)
     for name, probability in made.probabilities.items():
-        assert abs(made.drawn.count(name) / 4000 - probability) < 5 * np.sqrt(probability * (1 - probability) / 4000) + 1e-9
+        assert (
+            abs(made.drawn.count(name) / 4000 - probability)
+            < 5 * np.sqrt(probability * (1 - probability) / 4000) + 1e-9
+        )
 
 
 @pytest.mark.parametrize(
@@ -285,22 +374,54 @@ def test_phantoms_that_cannot_be(tmp_path, flags, words):
 
 @pytest.mark.parametrize("form", ["lidc", "pickle", "hdf5", "crops", "qubiq", "folders"])
 def test_phantoms_in_real_formats_are_what_the_tools_take(tmp_path, form):
-    done = call_script("make_phantom", f"--out={tmp_path / 'x'}", "--num_cases=6", "--size=48", "--raters=4", f"--format={form}")
+    done = call_script(
+        "make_phantom", f"--out={tmp_path / 'x'}", "--num_cases=6", "--size=48", "--raters=4", f"--format={form}"
+    )
     assert done.returncode == 0, done.stderr
     out = f"--out={tmp_path / 'cases'}"
     if form == "lidc":
-        done = call_script("prepare_lidc", f"--dicom={tmp_path / 'x' / 'dicom'}", f"--xml={tmp_path / 'x' / 'xml'}", out)
+        done = call_script(
+            "prepare_lidc", f"--dicom={tmp_path / 'x' / 'dicom'}", f"--xml={tmp_path / 'x' / 'xml'}", out
+        )
     else:
-        name, src = {"pickle": ("lidc-pickle", "data_lidc.pickle"), "hdf5": ("lidc-hdf5", "data_lidc.hdf5"), "crops": ("lidc-crops", "")}.get(form, (form, ""))
+        name, src = {
+            "pickle": ("lidc-pickle", "data_lidc.pickle"),
+            "hdf5": ("lidc-hdf5", "data_lidc.hdf5"),
+            "crops": ("lidc-crops", ""),
+        }.get(form, (form, ""))
         done = call_script("convert_data", name, f"--src={tmp_path / 'x' / src}", out)
     assert done.returncode == 0 and "6 " in done.stdout, done.stderr
 
 
 def test_phantoms_of_few_cases_and_large_ones_in_real_formats(tmp_path):
-    assert call_script("make_phantom", f"--out={tmp_path / 'few'}", "--num_cases=2", "--size=16", "--format=hdf5").returncode == 0
-    done = call_script("convert_data", "lidc-hdf5", f"--src={tmp_path / 'few' / 'data_lidc.hdf5'}", f"--out={tmp_path / 'few' / 'cases'}")
+    assert (
+        call_script(
+            "make_phantom", f"--out={tmp_path / 'few'}", "--num_cases=2", "--size=16", "--format=hdf5"
+        ).returncode
+        == 0
+    )
+    done = call_script(
+        "convert_data",
+        "lidc-hdf5",
+        f"--src={tmp_path / 'few' / 'data_lidc.hdf5'}",
+        f"--out={tmp_path / 'few' / 'cases'}",
+    )
     assert "2 cases" in done.stdout and "training 1, validation 1, testing 0" in done.stdout
-    assert call_script("make_phantom", f"--out={tmp_path / 'large'}", "--num_cases=1", "--size=600", "--modes=tight", "--format=lidc").returncode == 0
-    folders = [f"--dicom={tmp_path / 'large' / 'dicom'}", f"--xml={tmp_path / 'large' / 'xml'}", f"--out={tmp_path / 'large' / 'cases'}"]
+    assert (
+        call_script(
+            "make_phantom",
+            f"--out={tmp_path / 'large'}",
+            "--num_cases=1",
+            "--size=600",
+            "--modes=tight",
+            "--format=lidc",
+        ).returncode
+        == 0
+    )
+    folders = [
+        f"--dicom={tmp_path / 'large' / 'dicom'}",
+        f"--xml={tmp_path / 'large' / 'xml'}",
+        f"--out={tmp_path / 'large' / 'cases'}",
+    ]
     done = call_script("prepare_lidc", *folders, "--crop=300")
     assert done.returncode == 0 and "1 slices of 1 nodules" in done.stdout, done.stderr

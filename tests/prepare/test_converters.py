@@ -52,16 +52,64 @@ def hdf5_name(k):
 
 # format -> (writer, source below the folder, cases, name of case k, what its planes become, its masks)
 ROUND_TRIPS = {
-    "lidc-pickle": (lambda folder: phantom_files.write_pickle(folder / "x", GREY), GREY, lambda k: f"case{k:03d}", lambda p: p, None),
+    "lidc-pickle": (
+        lambda folder: phantom_files.write_pickle(folder / "x", GREY),
+        GREY,
+        lambda k: f"case{k:03d}",
+        lambda p: p,
+        None,
+    ),
     "lidc-hdf5": (lambda folder: phantom_files.write_hdf5(folder / "x", GREY), GREY, hdf5_name, lambda p: p, None),
-    "lidc-hdf5 ccdm": (lambda folder: phantom_files.write_hdf5(folder / "x", GREY, raters_last=False), GREY, hdf5_name, lambda p: p, None),
-    "lidc-crops": (lambda folder: phantom_files.write_crops(folder / "x", GREY), GREY, lambda k: f"patient{k // 2:03d}_z-{k}.5_c0", lambda p: p, None),
-    "qubiq": (lambda folder: phantom_files.write_qubiq(folder / "x", GREY), GREY, lambda k: f"case{k:03d}", scaled, None),
-    "qubiq 4": (lambda folder: phantom_files.write_qubiq(folder / "x", MODALITIES), MODALITIES, lambda k: f"case{k:03d}", scaled, None),
-    "brats": (lambda folder: phantom_files.write_brats(folder / "x", MODALITIES), MODALITIES, lambda k: f"brats_train_{k // 2:03d}_{k:03d}_w", scaled, 1),
-    "ms-mri": (lambda folder: phantom_files.write_ms(folder / "x", MODALITIES), MODALITIES, lambda k: f"training{k // 2 + 1:02d}_01_z{k % 2:03d}", None, None),
-    "folders": (lambda folder: phantom_files.write_folders(folder / "x", GREY), GREY, lambda k: f"case{k:03d}", lambda p: p, None),
-}  # fmt: skip
+    "lidc-hdf5 ccdm": (
+        lambda folder: phantom_files.write_hdf5(folder / "x", GREY, raters_last=False),
+        GREY,
+        hdf5_name,
+        lambda p: p,
+        None,
+    ),
+    "lidc-crops": (
+        lambda folder: phantom_files.write_crops(folder / "x", GREY),
+        GREY,
+        lambda k: f"patient{k // 2:03d}_z-{k}.5_c0",
+        lambda p: p,
+        None,
+    ),
+    "qubiq": (
+        lambda folder: phantom_files.write_qubiq(folder / "x", GREY),
+        GREY,
+        lambda k: f"case{k:03d}",
+        scaled,
+        None,
+    ),
+    "qubiq 4": (
+        lambda folder: phantom_files.write_qubiq(folder / "x", MODALITIES),
+        MODALITIES,
+        lambda k: f"case{k:03d}",
+        scaled,
+        None,
+    ),
+    "brats": (
+        lambda folder: phantom_files.write_brats(folder / "x", MODALITIES),
+        MODALITIES,
+        lambda k: f"brats_train_{k // 2:03d}_{k:03d}_w",
+        scaled,
+        1,
+    ),
+    "ms-mri": (
+        lambda folder: phantom_files.write_ms(folder / "x", MODALITIES),
+        MODALITIES,
+        lambda k: f"training{k // 2 + 1:02d}_01_z{k % 2:03d}",
+        None,
+        None,
+    ),
+    "folders": (
+        lambda folder: phantom_files.write_folders(folder / "x", GREY),
+        GREY,
+        lambda k: f"case{k:03d}",
+        lambda p: p,
+        None,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", ROUND_TRIPS)
@@ -82,7 +130,9 @@ def test_round_trips_are_exact(name, tmp_path):
                 np.testing.assert_allclose(plane, planes_of(wanted), atol=0.5 / 65535 + 1e-7)
     if name == "ms-mri":
         for modality, title in enumerate(phantom_files.MODALITIES):
-            volume = np.stack([np.round(planes[title] * 255) for _, patient, planes, _ in cases if patient == "patient000"])
+            volume = np.stack(
+                [np.round(planes[title] * 255) for _, patient, planes, _ in cases if patient == "patient000"]
+            )
             wanted = (volume - volume.min()) / (volume.max() - volume.min())
             for z in range(2):
                 np.testing.assert_allclose(got[f"training01_01_z{z:03d}"].image[modality].numpy(), wanted[z], atol=1e-5)
@@ -124,8 +174,12 @@ def test_single_rater_modalities_train_without_encoders(tmp_path):
     """The implicit-ensembles system: four modalities, one rater."""
     phantom_files.write_brats(tmp_path / "x", MODALITIES)
     assert convert("brats", tmp_path / "x", tmp_path / "out").returncode == 0
-    flags = as_arguments({**TINY, "image_channels": 4, "train_encoders": False, "kl_weight": 0, "iterations": 2, "batch_size": 2})
-    done = call_script("segmentation_train", f"--data_dir={tmp_path / 'out' / 'training'}", f"--log_dir={tmp_path / 'log'}", *flags)
+    flags = as_arguments(
+        {**TINY, "image_channels": 4, "train_encoders": False, "kl_weight": 0, "iterations": 2, "batch_size": 2}
+    )
+    done = call_script(
+        "segmentation_train", f"--data_dir={tmp_path / 'out' / 'training'}", f"--log_dir={tmp_path / 'log'}", *flags
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -136,7 +190,11 @@ def test_brats_slices_of_the_published_size_are_cut(tmp_path):
         nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / f"brats_train_001_{modality}_070_w.nii.gz")
     assert convert("brats", tmp_path, tmp_path / "out").returncode == 0
     (case,) = read(tmp_path / "out")[0].values()
-    assert case.image.shape == (4, 224, 224) and case.raters[0, 0, 0] == 1 == case.raters[0, -1, -1] and case.raters.sum() == 2
+    assert (
+        case.image.shape == (4, 224, 224)
+        and case.raters[0, 0, 0] == 1 == case.raters[0, -1, -1]
+        and case.raters.sum() == 2
+    )
 
 
 def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
@@ -148,14 +206,31 @@ def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
 
 # format -> (what breaks a case, what is told of it)
 BREAKS = {
-    "lidc-pickle": (lambda folder: rewrite_pickle(folder / "x", "case003", masks=[]), "x, case003: image, masks and series_uid are wanted"),
-    "lidc-hdf5": (lambda folder: h5py.File(folder / "x", "a")["val/images"].write_direct(np.full((4, 48, 48), 7.0)[:1], dest_sel=np.s_[:1]), "val00000: images"),
-    "lidc-crops": (lambda folder: next((folder / "x").rglob("z-3.5_c0_l2.png")).write_bytes(b"no picture"), "z-3.5_c0_l2.png: cannot be read"),
-    "qubiq": (lambda folder: (folder / "x" / "case003" / "image.nii.gz").write_bytes(b"no NIfTI"), "image.nii.gz: cannot be read"),
+    "lidc-pickle": (
+        lambda folder: rewrite_pickle(folder / "x", "case003", masks=[]),
+        "x, case003: image, masks and series_uid are wanted",
+    ),
+    "lidc-hdf5": (
+        lambda folder: h5py.File(folder / "x", "a")["val/images"].write_direct(
+            np.full((4, 48, 48), 7.0)[:1], dest_sel=np.s_[:1]
+        ),
+        "val00000: images",
+    ),
+    "lidc-crops": (
+        lambda folder: next((folder / "x").rglob("z-3.5_c0_l2.png")).write_bytes(b"no picture"),
+        "z-3.5_c0_l2.png: cannot be read",
+    ),
+    "qubiq": (
+        lambda folder: (folder / "x" / "case003" / "image.nii.gz").write_bytes(b"no NIfTI"),
+        "image.nii.gz: cannot be read",
+    ),
     "brats": (lambda folder: next((folder / "x").rglob("*_t1ce_003_*")).unlink(), "the modality t1ce is missing"),
     "ms-mri": (lambda folder: next((folder / "x").rglob("training02_*_pd_*")).unlink(), "training02_01 has no pd"),
-    "folders": (lambda folder: Image.new("1", (9, 9)).save(folder / "x" / "case003" / "expert1_mask.png"), "case003 has planes and masks of the shapes"),
-}  # fmt: skip
+    "folders": (
+        lambda folder: Image.new("1", (9, 9)).save(folder / "x" / "case003" / "expert1_mask.png"),
+        "case003 has planes and masks of the shapes",
+    ),
+}
 
 
 def rewrite_pickle(path, key, **more):
@@ -186,14 +261,20 @@ def test_uids_of_hdf5_are_its_patients(tmp_path):
             file[group]["uids"] = np.array(uids, "S9" if kind else object)  # strings of one length, or each of its own
     done = convert("lidc-hdf5", tmp_path / "x", tmp_path / "out")
     assert done.returncode == 0 and "12 cases of 6 patients" in done.stdout and "note" not in done.stdout
-    assert {row["patient"] for row in read(tmp_path / "out")[1].values()} == {f"{group}-{k}" for group in ("train", "val", "test") for k in range(2)}
+    assert {row["patient"] for row in read(tmp_path / "out")[1].values()} == {
+        f"{group}-{k}" for group in ("train", "val", "test") for k in range(2)
+    }
     with h5py.File(tmp_path / "x", "a") as file:
         file["val/uids"][:] = [b"test-1"] * 4
-    assert_refused(convert("lidc-hdf5", tmp_path / "x", tmp_path / "both"), "patient test-1 is in testing and validation")
+    assert_refused(
+        convert("lidc-hdf5", tmp_path / "x", tmp_path / "both"), "patient test-1 is in testing and validation"
+    )
     with h5py.File(tmp_path / "x", "a") as file:
         del file["val/uids"]
         file["val/uids"] = np.zeros(3)
-    assert_refused(convert("lidc-hdf5", tmp_path / "x", tmp_path / "short"), "x, val", "uids (3,)", "do not belong together")
+    assert_refused(
+        convert("lidc-hdf5", tmp_path / "x", tmp_path / "short"), "x, val", "uids (3,)", "do not belong together"
+    )
 
 
 def test_a_pickle_says_that_it_is_split_by_series(tmp_path):
@@ -210,13 +291,20 @@ def test_volumes_are_cut_along_the_last_axis_or_another_and_scaled_as_a_whole(tm
     (tmp_path / "x" / "a").mkdir(parents=True)
     nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "x" / "a" / "image.nii.gz")
     for k, mask in enumerate(masks):
-        nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4)), tmp_path / "x" / "a" / f"task01_seg0{k + 1}.nii.gz")
-    assert convert("qubiq", tmp_path / "x", tmp_path / "out", *([] if axis is None else [f"--axis={axis}"])).returncode == 0
+        nibabel.save(
+            nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4)), tmp_path / "x" / "a" / f"task01_seg0{k + 1}.nii.gz"
+        )
+    assert (
+        convert("qubiq", tmp_path / "x", tmp_path / "out", *([] if axis is None else [f"--axis={axis}"])).returncode
+        == 0
+    )
     got, along = read(tmp_path / "out")[0], 2 if axis is None else axis
     assert len(got) == image.shape[along]
     for k in range(image.shape[along]):
         np.testing.assert_allclose(got[f"a_z{k:03d}"].image[0].numpy(), image.take(k, along).T / 1000, atol=1e-5)
-        np.testing.assert_array_equal(got[f"a_z{k:03d}"].raters.numpy() > 0, np.stack([mask.take(k, along).T for mask in masks]))
+        np.testing.assert_array_equal(
+            got[f"a_z{k:03d}"].raters.numpy() > 0, np.stack([mask.take(k, along).T for mask in masks])
+        )
 
 
 def test_modalities_lie_along_the_axis_that_the_masks_lack(tmp_path):
@@ -297,7 +385,10 @@ class Payload:
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_that_would_run_something_is_refused_without_running_it(tmp_path, protocol):
     marker = tmp_path / "owned"
-    for content in (Payload(f"touch {marker}"), {"a": {"image": Payload(f"touch {marker}"), "masks": [], "series_uid": "1"}}):
+    for content in (
+        Payload(f"touch {marker}"),
+        {"a": {"image": Payload(f"touch {marker}"), "masks": [], "series_uid": "1"}},
+    ):
         with open(tmp_path / "bad.pickle", "wb") as file:
             pickle.dump(content, file, protocol=protocol)
         done = convert("lidc-pickle", tmp_path / "bad.pickle", tmp_path / "out")
@@ -306,7 +397,10 @@ def test_a_pickle_that_would_run_something_is_refused_without_running_it(tmp_pat
 
 
 def test_pickles_of_arrays_and_plain_containers_open_whatever_the_protocol(tmp_path):
-    content = {"a": [np.arange(6.0).reshape(2, 3), np.float32(2.5), (1, "x", None, True, b"y")], "b": collections.OrderedDict(c=np.asfortranarray(np.eye(3)))}
+    content = {
+        "a": [np.arange(6.0).reshape(2, 3), np.float32(2.5), (1, "x", None, True, b"y")],
+        "b": collections.OrderedDict(c=np.asfortranarray(np.eye(3))),
+    }
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         with open(tmp_path / "good.pickle", "wb") as file:
             pickle.dump(content, file, protocol=protocol)
@@ -327,7 +421,10 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, key):
         pickle.dump({key: {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, file)
     done = convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "deep" / "out")
     assert_refused(done, "x.pickle", "cannot be a file's")
-    assert not [path for path in tmp_path.rglob("*escaped*")] and sorted(path.name for path in tmp_path.iterdir()) == ["deep", "x.pickle"]
+    assert not [path for path in tmp_path.rglob("*escaped*")] and sorted(path.name for path in tmp_path.iterdir()) == [
+        "deep",
+        "x.pickle",
+    ]
 
 
 def test_a_file_that_grows_enormously_when_opened_is_refused_by_name(tmp_path):
@@ -335,8 +432,12 @@ def test_a_file_that_grows_enormously_when_opened_is_refused_by_name(tmp_path):
     with h5py.File(tmp_path / "bomb.h5", "w") as file:
         group = file.create_group("train")
         group.create_dataset("images", shape=(10**6, 10**5, 10**5), dtype="f4", chunks=(1, 64, 64), compression="gzip")
-        group.create_dataset("labels", shape=(10**6, 10**5, 10**5, 4), dtype="u1", chunks=(1, 64, 64, 1), compression="gzip")
-    assert_refused(convert("lidc-hdf5", tmp_path / "bomb.h5", tmp_path / "out"), "bomb.h5, train", "100000x100000x4 pixels")
+        group.create_dataset(
+            "labels", shape=(10**6, 10**5, 10**5, 4), dtype="u1", chunks=(1, 64, 64, 1), compression="gzip"
+        )
+    assert_refused(
+        convert("lidc-hdf5", tmp_path / "bomb.h5", tmp_path / "out"), "bomb.h5, train", "100000x100000x4 pixels"
+    )
     header = nibabel.Nifti1Header()
     header.set_data_shape((32000, 32000, 32000))
     (tmp_path / "q" / "a").mkdir(parents=True)
@@ -371,17 +472,25 @@ def test_two_cases_of_one_name_and_a_used_folder_are_refused(tmp_path):
     assert_refused(convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "out"), "two cases are named 1")
     phantom_files.write_folders(tmp_path / "x", GREY)
     assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
-    assert_refused(convert("folders", tmp_path / "x", tmp_path / "out"), str(tmp_path / "out"), "converted cases already")
+    assert_refused(
+        convert("folders", tmp_path / "x", tmp_path / "out"), str(tmp_path / "out"), "converted cases already"
+    )
     assert_refused(convert("folders", tmp_path / "x", tmp_path / "new", "--seed=-1"), "--seed")
 
 
 def test_crafted_types_of_numpy_are_refused(tmp_path):
     """A type whose state denies that it holds objects would have bytes taken for pointers."""
-    evil = (b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
-            b"bU\x08AAAAAAAA\x86R.")  # fmt: skip
+    evil = (
+        b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
+        b"bU\x08AAAAAAAA\x86R."
+    )
     (tmp_path / "evil.pickle").write_bytes(evil)
-    (tmp_path / "memo.pickle").write_bytes(b"\x80\x02]r\xff\xff\xff\x0f.")  # a memo of 2^28 places, for one of which there is use
-    assert_refused(convert("lidc-pickle", tmp_path / "evil.pickle", tmp_path / "out"), "evil.pickle", "arrays of the type 'O8'")
+    (tmp_path / "memo.pickle").write_bytes(
+        b"\x80\x02]r\xff\xff\xff\x0f."
+    )  # a memo of 2^28 places, for one of which there is use
+    assert_refused(
+        convert("lidc-pickle", tmp_path / "evil.pickle", tmp_path / "out"), "evil.pickle", "arrays of the type 'O8'"
+    )
     assert_refused(convert("lidc-pickle", tmp_path / "memo.pickle", tmp_path / "out"), "memo.pickle", "a dict of cases")
 
 

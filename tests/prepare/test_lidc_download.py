@@ -33,7 +33,15 @@ def download(tmp_path_factory):
 
 
 def prepare(download, out, *more):
-    return call_script("prepare_lidc", f"--dicom={download}/dicom", f"--xml={download}/xml", f"--out={out}", "--processes=2", "--crop=64", *more)
+    return call_script(
+        "prepare_lidc",
+        f"--dicom={download}/dicom",
+        f"--xml={download}/xml",
+        f"--out={out}",
+        "--processes=2",
+        "--crop=64",
+        *more,
+    )
 
 
 def manifest_of(out):
@@ -50,7 +58,10 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
     assert {row["split"] for row in rows} == {"training", "validation", "testing"} and len(rows) == 10
     for row in rows:
         assert row["patient"] in split["patients"][row["split"]]
-        assert float(row["z"]) == -100 + 2.5 * int(row["slice"]) and row["sop_uid"] == f"{row['series']}.{int(row['slice']) + 1}"
+        assert (
+            float(row["z"]) == -100 + 2.5 * int(row["slice"])
+            and row["sop_uid"] == f"{row['series']}.{int(row['slice']) + 1}"
+        )
         name, patient, planes, raters = cases[2 * int(row["patient"][-3:]) + int(row["slice"])]
         case = tmp_path / "out" / row["split"] / row["case"]
         got = np.stack([read_label(str(case / f"label{k}_.png"))[0] for k in range(4)])
@@ -66,7 +77,10 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
     for split_name in ("training", "validation", "testing"):
         assert len(LIDCDataset(tmp_path / "out" / split_name, 64)) > 0
     told = json.loads((tmp_path / "out" / "prepared.json").read_text())
-    assert told["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0} and told["faults"] == []
+    assert (
+        told["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0}
+        and told["faults"] == []
+    )
     check = call_script("check_data", tmp_path / "out", "--sheet=")
     assert check.returncode == 0 and "no faults" in check.stdout, check.stdout
 
@@ -106,7 +120,13 @@ def test_files_are_read_by_the_other_processes_alone(download, tmp_path, monkeyp
 def test_sigterm_ends_the_script_in_one_line_with_all_its_processes(download, tmp_path):
     (tmp_path / "dicom").mkdir()
     os.mkfifo(tmp_path / "dicom" / "endless.dcm")  # whoever reads it waits
-    command = [sys.executable, ROOT / "scripts" / "prepare_lidc.py", f"--dicom={tmp_path}/dicom", f"--xml={download[0]}/xml", f"--out={tmp_path}/out"]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "prepare_lidc.py",
+        f"--dicom={tmp_path}/dicom",
+        f"--xml={download[0]}/xml",
+        f"--out={tmp_path}/out",
+    ]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
     wait_for(lambda: running.poll() is not None or children.read_text(), seconds=60)
@@ -120,14 +140,20 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     both = tmp_path / "both"
     shutil.copytree(folder, both)
     other = phantom_files.make_cases(2, seed=8, size=64, num_raters=4)
-    phantom_files.write_lidc(tmp_path / "more", [(name, "patient900", planes, raters) for name, _, planes, raters in other], size=96)
+    phantom_files.write_lidc(
+        tmp_path / "more", [(name, "patient900", planes, raters) for name, _, planes, raters in other], size=96
+    )
     import pydicom
 
     for path in (tmp_path / "more" / "dicom" / "patient900").iterdir():  # another series of the first patient
         data = pydicom.dcmread(path)
         data.PatientID, data.SeriesInstanceUID = "patient000", "1.2.826.0.1.3680043.8.498.77"
         data.save_as(both / "dicom" / f"more{path.name}")
-    text = (tmp_path / "more" / "xml" / "patient900.xml").read_text().replace("498.1</SeriesInstanceUid>", "498.77</SeriesInstanceUid>")
+    text = (
+        (tmp_path / "more" / "xml" / "patient900.xml")
+        .read_text()
+        .replace("498.1</SeriesInstanceUid>", "498.77</SeriesInstanceUid>")
+    )
     (both / "xml" / "more.xml").write_text(text)
     done = prepare(both, tmp_path / "out", "--min_raters=3")
     assert done.returncode == 0, done.stderr
@@ -152,7 +178,10 @@ def test_resampling_to_half_a_millimetre(download, tmp_path):
         data.save_as(path)
     for out, source in (("fine", folder), ("stretched", coarse)):
         assert prepare(source, tmp_path / out, "--crop=160").returncode == 0
-    areas = [{row["case"]: np.array(row["areas"].split(), int) for row in manifest_of(tmp_path / out)} for out in ("fine", "stretched")]
+    areas = [
+        {row["case"]: np.array(row["areas"].split(), int) for row in manifest_of(tmp_path / out)}
+        for out in ("fine", "stretched")
+    ]
     seen = 0
     for name, area in areas[0].items():  # rows twice as far apart: twice as high
         if (area > 100).all():
@@ -174,7 +203,12 @@ def test_faults_of_single_files_are_told_and_the_others_prepared(download, tmp_p
     done = prepare(broken, tmp_path / "out")
     assert done.returncode == 1, done.stderr
     assert f"fault: {path}: its pixels cannot be read" in done.stdout and "bad.xml" in done.stdout
-    assert {row["patient"] for row in manifest_of(tmp_path / "out")} >= {"patient000", "patient002", "patient003", "patient004"}
+    assert {row["patient"] for row in manifest_of(tmp_path / "out")} >= {
+        "patient000",
+        "patient002",
+        "patient003",
+        "patient004",
+    }
     shutil.copy(folder / "dicom" / "patient001" / "000.dcm", path)  # mended, it is prepared
     done = prepare(broken, tmp_path / "out")
     assert len(manifest_of(tmp_path / "out")) == 10 and str(path) not in done.stdout

@@ -124,9 +124,22 @@ def hand_drawn(tmp_path):
     """The folder of the series, slices in no order, one of them twice, and the XML; values rise from left to right."""
     (tmp_path / "dicom" / "a").mkdir(parents=True)
     hounsfield = np.tile(np.arange(16.0) * 50 - 900, (16, 1))
-    for name, number, more in (("z", 1, {}), ("b", 2, {"slope": 2, "intercept": -1000}), ("c", 3, {"big_endian": True}), ("d", 1, {})):
-        phantom_files.write_slice(tmp_path / "dicom" / "a" / f"{name}.dcm", hounsfield, -12.5 + 2.5 * number, series_uid="9.8.7",
-                                  sop_uid=f"9.8.7.{number}", patient="P1", spacing=(0.7, 0.7), **more)  # fmt: skip
+    for name, number, more in (
+        ("z", 1, {}),
+        ("b", 2, {"slope": 2, "intercept": -1000}),
+        ("c", 3, {"big_endian": True}),
+        ("d", 1, {}),
+    ):
+        phantom_files.write_slice(
+            tmp_path / "dicom" / "a" / f"{name}.dcm",
+            hounsfield,
+            -12.5 + 2.5 * number,
+            series_uid="9.8.7",
+            sop_uid=f"9.8.7.{number}",
+            patient="P1",
+            spacing=(0.7, 0.7),
+            **more,
+        )
     (tmp_path / "dicom" / "note.txt").write_text("no DICOM")
     (tmp_path / "reading.xml").write_text(HAND_DRAWN)
     (tmp_path / "chest.xml").write_text('<IdriReadMessage xmlns="http://www.nih.gov"></IdriReadMessage>')
@@ -140,7 +153,11 @@ def test_hand_drawn_outlines_give_hand_drawn_masks(hand_drawn):
     assert read_xml(str(hand_drawn / "chest.xml")) is None
 
     series = read_series("9.8.7", find_series(hand_drawn / "dicom")["9.8.7"])
-    assert series.z == [-10.0, -7.5, -5.0] and series.sop_uids == ["9.8.7.1", "9.8.7.2", "9.8.7.3"] and series.notes == ["1 files are there twice"]
+    assert (
+        series.z == [-10.0, -7.5, -5.0]
+        and series.sop_uids == ["9.8.7.1", "9.8.7.2", "9.8.7.3"]
+        and series.notes == ["1 files are there twice"]
+    )
     nodules, _ = find_nodules(series, [reading])
     assert len(nodules) == 2
     both, alone = sorted(nodules, key=lambda nodule: -len(nodule.masks))
@@ -169,7 +186,11 @@ def test_filling_agrees_with_another_librarys_away_from_the_outlines(hole):
     """Pillow's fill rounds at the outline: everywhere but there, and a pixel around it, it is ours."""
     rng, seen = np.random.default_rng(0), 0
     for _ in range(200):
-        polygons = [(some_polygon(rng, 12, 22, (8, 30)), True), (some_polygon(rng, 2, 9, (3, 12)), False)] if hole else [(some_polygon(rng, 3, 20, (3, 30)), True)]
+        polygons = (
+            [(some_polygon(rng, 12, 22, (8, 30)), True), (some_polygon(rng, 2, 9, (3, 12)), False)]
+            if hole
+            else [(some_polygon(rng, 3, 20, (3, 30)), True)]
+        )
         ours = draw([Outline("", 0.0, points, inclusion) for points, inclusion in polygons], (50, 50))
         page, edge = Image.new("1", (50, 50)), Image.new("1", (50, 50))
         for points, inclusion in polygons:
@@ -220,10 +241,20 @@ SERIES = Series("1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [0.0, 2.0], ["1.1", 
 
 
 def test_annotations_are_grouped_across_readers_by_overlap_directly_or_through_others():
-    reading = reading_of((0, "a", [square_at(2, 2)]), (1, "b", [square_at(6, 2)]), (2, "c", [square_at(10, 2)]), (3, "d", [square_at(25, 25)]),
-                         (3, "e", [square_at(2, 2, sop="1.2")]))  # fmt: skip
+    reading = reading_of(
+        (0, "a", [square_at(2, 2)]),
+        (1, "b", [square_at(6, 2)]),
+        (2, "c", [square_at(10, 2)]),
+        (3, "d", [square_at(25, 25)]),
+        (3, "e", [square_at(2, 2, sop="1.2")]),
+    )
     nodules, notes = find_nodules(SERIES, [reading])
-    drawn = sorted([sorted(np.flatnonzero(np.any([m.any((1, 2)) for m in nodule.masks.values()], axis=0)).tolist()) for nodule in nodules])
+    drawn = sorted(
+        [
+            sorted(np.flatnonzero(np.any([m.any((1, 2)) for m in nodule.masks.values()], axis=0)).tolist())
+            for nodule in nodules
+        ]
+    )
     assert drawn == [[0, 1, 2], [3], [3]] and notes == []  # "e" lies on another slice
     assert all(masks.shape == (4, 40, 40) for nodule in nodules for masks in nodule.masks.values())
 
@@ -234,27 +265,37 @@ def test_more_readers_than_four_and_several_parts_of_one_reader_are_resolved_and
     assert len(nodules) == 1 and nodules[0].masks[0][0].sum() == 50 and "united" in notes[0]
     more = reading_of(*[(reader, "a", [square_at(2, 2)]) for reader in range(4)])
     nodules, notes = find_nodules(SERIES, [more, reading_of((0, "a", [square_at(2, 2)]), num_readers=1)])
-    assert nodules[0].masks[0].shape[0] == 4 and nodules[0].masks[0].any((1, 2)).all() and "5 readers, of which the first 4" in notes[0]
+    assert (
+        nodules[0].masks[0].shape[0] == 4
+        and nodules[0].masks[0].any((1, 2)).all()
+        and "5 readers, of which the first 4" in notes[0]
+    )
 
 
 def test_slices_are_found_by_uid_or_else_by_height(tmp_path):
     assert SERIES.slice_of(square_at(0, 0, sop="1.2")) == 1
     for z, index in ((2.005, 1), (0.0, 0), (1.0, None), (float("nan"), None)):
         assert SERIES.slice_of(Outline("unknown", z, np.zeros((3, 2)), True)) == index
-    nodules, notes = find_nodules(SERIES, [reading_of((0, "a", [Outline("unknown", 9.0, np.array([[0, 0], [4, 0], [4, 4]]), True)]))])
+    nodules, notes = find_nodules(
+        SERIES, [reading_of((0, "a", [Outline("unknown", 9.0, np.array([[0, 0], [4, 0], [4, 4]]), True)]))]
+    )
     assert nodules == [] and notes == ["1 outlines are on no slice of the series"]
 
 
 def test_heights_are_slicelocations_where_more_outlines_lie_on_those():
     """The sign differs in some scans; by ImagePositionPatient one of these outlines would be found, on the wrong slice."""
-    series = Series("1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [-2.0, 0.0], ["1.1", "1.2"], locations=[2.0, float("nan")])
+    series = Series(
+        "1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [-2.0, 0.0], ["1.1", "1.2"], locations=[2.0, float("nan")]
+    )
     square = np.array([[2, 2], [8, 2], [8, 8], [2, 8]])
     for outlines, slices, by_location in (
         ([Outline("x", 2.0, square, True), Outline("1.2", 0.0, square + 20, True)], {0: [2, 7], 1: [22, 27]}, True),
         ([Outline("x", -2.0, square, True)], {0: [2, 7]}, False),
         ([Outline("1.2", 2.0, square, True)], {1: [2, 7]}, False),  # the UID comes before any height
     ):
-        nodules, notes = find_nodules(series, [reading_of(*[(0, str(k), [outline]) for k, outline in enumerate(outlines)])])
+        nodules, notes = find_nodules(
+            series, [reading_of(*[(0, str(k), [outline]) for k, outline in enumerate(outlines)])]
+        )
         drawn = {index: np.flatnonzero(masks[0].any(0)) for nodule in nodules for index, masks in nodule.masks.items()}
         assert {index: [columns[0] - 1, columns[-1]] for index, columns in drawn.items()} == slices
         assert ("the readers' heights are those of SliceLocation, not of ImagePositionPatient" in notes) == by_location
@@ -268,9 +309,13 @@ def test_of_slices_at_one_height_the_one_that_readers_drew_on_is_taken(tmp_path)
     for drawn, uid, hounsfield in (({"1.2", "1.3"}, "1.2", 20), (set(), "1.1", 10)):
         series = read_series("1", files, drawn)
         assert series.sop_uids == [uid, "1.3"] and (series.hounsfield(0) == hounsfield).all()
-        assert series.notes == ["2 slices at the height of another are left out; outlines on them are taken to that one"]
+        assert series.notes == [
+            "2 slices at the height of another are left out; outlines on them are taken to that one"
+        ]
         outlines = [square_at(2 + 10 * k, 2, sop=uid) for k, uid in enumerate(("1.1", "1.2", "1.4"))]
-        nodules, notes = find_nodules(series, [reading_of(*[(0, str(k), [outline]) for k, outline in enumerate(outlines)])])
+        nodules, notes = find_nodules(
+            series, [reading_of(*[(0, str(k), [outline]) for k, outline in enumerate(outlines)])]
+        )
         assert [list(nodule.masks) for nodule in nodules] == [[0]] * 3 and notes == series.notes
 
 
@@ -315,7 +360,9 @@ def test_more_pixels_or_frames_than_the_series_has_are_refused_before_they_are_d
         changed = pydicom.dcmread(path)
         setattr(changed, tag, value)
         changed.save_as(path)
-        with pytest.raises(DataError, match=rf"a.dcm: 8x{changed.Rows} pixels in {changed.get('NumberOfFrames', 1)} frames"):
+        with pytest.raises(
+            DataError, match=rf"a.dcm: 8x{changed.Rows} pixels in {changed.get('NumberOfFrames', 1)} frames"
+        ):
             series.hounsfield(0)
         data.save_as(path)
 
@@ -323,10 +370,15 @@ def test_more_pixels_or_frames_than_the_series_has_are_refused_before_they_are_d
 @pytest.mark.parametrize("tag", ["PixelSpacing", "ImagePositionPatient", "RescaleSlope"])
 def test_missing_tags_are_named_or_told(tmp_path, tag):
     path = tmp_path / "a.dcm"
-    phantom_files.write_slice(path, np.zeros((8, 8)), 1.0, series_uid="1.2", sop_uid="1.2.3", patient="P", intercept=0, leave_out=(tag,))
+    phantom_files.write_slice(
+        path, np.zeros((8, 8)), 1.0, series_uid="1.2", sop_uid="1.2.3", patient="P", intercept=0, leave_out=(tag,)
+    )
     if tag == "RescaleSlope":
         series = read_series("1.2", [str(path)])
-        assert series.notes == ["without rescale slope or intercept: 1 and 0 are taken"] and (series.hounsfield(0) == 0).all()
+        assert (
+            series.notes == ["without rescale slope or intercept: 1 and 0 are taken"]
+            and (series.hounsfield(0) == 0).all()
+        )
     else:
         with pytest.raises(DataError, match=f"a.dcm: without {tag}"):
             read_series("1.2", [str(path)])
@@ -347,8 +399,13 @@ def test_crops_are_centred_padded_and_resampled():
 def test_xml_that_would_expand_or_read_files_is_refused_by_name(hand_drawn, tmp_path):
     bomb = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><LidcReadMessage>&b;</LidcReadMessage>'
     leak = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><LidcReadMessage>&a;</LidcReadMessage>'
-    for name, text in (("bomb", bomb), ("leak", leak), ("broken", HAND_DRAWN[:900]), ("text", HAND_DRAWN.replace("<xCoord>1<", "<xCoord>one<")),
-                       ("far", HAND_DRAWN.replace("<xCoord>1<", "<xCoord>999999999<"))):  # fmt: skip
+    for name, text in (
+        ("bomb", bomb),
+        ("leak", leak),
+        ("broken", HAND_DRAWN[:900]),
+        ("text", HAND_DRAWN.replace("<xCoord>1<", "<xCoord>one<")),
+        ("far", HAND_DRAWN.replace("<xCoord>1<", "<xCoord>999999999<")),
+    ):
         path = tmp_path / f"{name}.xml"
         path.write_text(text)
         with pytest.raises(DataError, match=f"{name}.xml"):

@@ -88,7 +88,9 @@ def test_the_shipped_data_are_small():
 
 
 def test_script(tmp_path):
-    done = call_script("make_phantom", f"--out={tmp_path / 'set'}", "--num_cases=2", "--size=32", "--raters=5", "--seed=7")
+    done = call_script(
+        "make_phantom", f"--out={tmp_path / 'set'}", "--num_cases=2", "--size=32", "--raters=5", "--seed=7"
+    )
     assert done.returncode == 0, done.stderr
     assert LIDCDataset(tmp_path / "set")[1].raters.shape == (5, 32, 32)
     assert_refused(call_script("make_phantom", f"--out={tmp_path / 'set'}"), "not empty")

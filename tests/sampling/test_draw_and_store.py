@@ -50,7 +50,14 @@ def model(tmp_path_factory):
 
 
 def sample(cases, model, out, *more):
-    return call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={out}", "--num_ensemble=2", *more)
+    return call_script(
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={model}",
+        f"--out_dir={out}",
+        "--num_ensemble=2",
+        *more,
+    )
 
 
 def told_by(out, name="phantom0000"):
@@ -93,7 +100,10 @@ def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
     assert sample(cases, model, tmp_path / "a", "--num_samples=1").returncode == 0
     made_by = told_by(tmp_path / "a")[1]
     assert made_by["sampler"] == "ddim" and made_by["steps"] == 4
-    assert sample(cases, model, tmp_path / "b", "--num_samples=1", "--sampler=dpm++", "--eta=1", "--steps=5").returncode == 0
+    assert (
+        sample(cases, model, tmp_path / "b", "--num_samples=1", "--sampler=dpm++", "--eta=1", "--steps=5").returncode
+        == 0
+    )
     made_by = told_by(tmp_path / "b")[1]
     assert made_by["sampler"] == "dpm++" and made_by["steps"] == 5 and made_by["eta"] == 1
 
@@ -107,8 +117,14 @@ def test_masks_are_drawn_with_the_symmetries_that_a_flag_or_the_checkpoint_names
     own = write_checkpoint(tmp_path / "savedmodel.pt", tta="flip", steps=4)
     assert sample(cases, own, tmp_path / "own", "--num_samples=1").returncode == 0
     assert told_by(tmp_path / "own")[1]["tta"] == "flip"
-    assert_refused(sample(cases, model, tmp_path / "plain", *flags, "--tta=mirror"), "--tta none, not mirror", "--overwrite")
-    assert_refused(sample(cases, model, tmp_path / "new", *flags, "--tta=mirror+deform"), "--tta mirror+deform", "mirror, flip, rotate")
+    assert_refused(
+        sample(cases, model, tmp_path / "plain", *flags, "--tta=mirror"), "--tta none, not mirror", "--overwrite"
+    )
+    assert_refused(
+        sample(cases, model, tmp_path / "new", *flags, "--tta=mirror+deform"),
+        "--tta mirror+deform",
+        "mirror, flip, rotate",
+    )
 
 
 def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
@@ -126,7 +142,11 @@ def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
 def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path):
     assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4").returncode == 0
     plain = told_by(tmp_path)[0]
-    assert_refused(sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16"), "--amp none, not bf16", "--overwrite")
+    assert_refused(
+        sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16"),
+        "--amp none, not bf16",
+        "--overwrite",
+    )
     assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16", "--overwrite").returncode == 0
     half = told_by(tmp_path)[0]
     assert 0 < np.abs(plain - half).mean() < 0.1  # 8 bits of mantissa, through four steps of a network without sense
@@ -134,7 +154,9 @@ def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path):
 
 def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
     assert sample(cases, model, tmp_path, "--steps=4").returncode == 0
-    done = sample(cases, model, tmp_path, "--steps=4", "--merge_labels=False", "--dropout=0.0", "--mask_low=0", "--eta=0")
+    done = sample(
+        cases, model, tmp_path, "--steps=4", "--merge_labels=False", "--dropout=0.0", "--mask_low=0", "--eta=0"
+    )
     assert done.returncode == 0 and "0 of 6 cases to draw" in done.stdout
 
 
@@ -151,8 +173,14 @@ def test_samples_from_before_a_flag_were_drawn_with_its_default(cases, model, tm
 def test_a_movie_goes_with_its_samples(cases, model, tmp_path):
     movie = tmp_path / "phantom0000_movie.gif"
     assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--movie").returncode == 0 and movie.exists()
-    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--threshold=0.3").returncode == 0 and movie.exists()
-    assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--seed=1", "--overwrite").returncode == 0 and not movie.exists()
+    assert (
+        sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--threshold=0.3").returncode == 0
+        and movie.exists()
+    )
+    assert (
+        sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--seed=1", "--overwrite").returncode == 0
+        and not movie.exists()
+    )
 
 
 def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
@@ -169,7 +197,9 @@ def test_compiled_samples_are_the_same(cases, tmp_path):
     done = sample(cases, model, tmp_path / "compiled", "--num_samples=3", "--steps=4", "--batch_size=4", "--compile")
     assert done.returncode == 0, done.stderr
     for name in ("phantom0000", "phantom0002"):
-        np.testing.assert_allclose(told_by(tmp_path / "eager", name)[0], told_by(tmp_path / "compiled", name)[0], atol=1e-4)
+        np.testing.assert_allclose(
+            told_by(tmp_path / "eager", name)[0], told_by(tmp_path / "compiled", name)[0], atol=1e-4
+        )
 
 
 def test_a_filled_up_batch_gives_the_same_masks(cases, model):
@@ -177,7 +207,11 @@ def test_a_filled_up_batch_gives_the_same_masks(cases, model):
     dataset, config = LIDCDataset(cases, 16, 1), SampleConfig(num_ensemble=3, batch_size=4)
     counts = []
     even, plain = (
-        list(ensemble.draw_ensembles(segmenter, dataset, [0, 2], config, SamplerConfig(steps=3), counts.append, even=even))
+        list(
+            ensemble.draw_ensembles(
+                segmenter, dataset, [0, 2], config, SamplerConfig(steps=3), counts.append, even=even
+            )
+        )
         for even in (True, False)
     )
     assert counts == [4, 2, 4, 2]
@@ -220,7 +254,9 @@ def test_peak_memory_is_what_was_held():
     assert 2**27 < compute.free_memory("cpu") < 2**50
 
 
-@pytest.mark.parametrize("fits, expected", [(3, "8 masks at a time"), (1, "1 masks at a time"), (0, "not one mask fits")])
+@pytest.mark.parametrize(
+    "fits, expected", [(3, "8 masks at a time"), (1, "1 masks at a time"), (0, "not one mask fits")]
+)
 def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, monkeypatch, fits, expected):
     """The GPU's memory holds so many masks."""
     one_call = AmbiguousSegmenter.one_call
@@ -243,10 +279,21 @@ def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, mo
 
 
 def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
-    flags = [f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}", "--num_ensemble=8", "--batch_size=4", "--steps=20"]
+    flags = [
+        f"--data_dir={cases}",
+        f"--model_path={model}",
+        f"--out_dir={tmp_path / 'out'}",
+        "--num_ensemble=8",
+        "--batch_size=4",
+        "--steps=20",
+    ]
     command = [sys.executable, str(ROOT / "scripts" / "segmentation_sample.py"), *flags]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finished = lambda: [name for name in os.listdir(tmp_path / "out") if name.endswith("_sheet.png")] if (tmp_path / "out").exists() else []
+    finished = lambda: (
+        [name for name in os.listdir(tmp_path / "out") if name.endswith("_sheet.png")]
+        if (tmp_path / "out").exists()
+        else []
+    )
     wait_for(lambda: len(finished()) >= 2 or running.poll() is not None, seconds=120)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, "the run ended before it could be killed"
@@ -299,7 +346,9 @@ def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_pa
         samples, made_by = told_by(tmp_path)
         assert made_by["threshold"] == (0.3 if more else 0.5)
         for k, sample_ in enumerate(samples):
-            np.testing.assert_array_equal(read_image(str(tmp_path / f"phantom0000_output{k}.png")) > 0, sample_ > made_by["threshold"])
+            np.testing.assert_array_equal(
+                read_image(str(tmp_path / f"phantom0000_output{k}.png")) > 0, sample_ > made_by["threshold"]
+            )
         assert (tmp_path / "phantom0000_sheet.png").exists()
 
 
@@ -314,7 +363,9 @@ def test_an_interrupt_ends_with_a_line_and_whole_cases(cases, model, tmp_path, m
 
     monkeypatch.setattr("guided_diffusion.commands.sample.draw_ensembles", interrupted)
     done = sample(cases, model, tmp_path, "--steps=2")
-    assert done.returncode == 130 and done.stderr.endswith(": interrupted; the same command goes on from what is written\n")
+    assert done.returncode == 130 and done.stderr.endswith(
+        ": interrupted; the same command goes on from what is written\n"
+    )
     monkeypatch.undo()
     assert "3 of 6 cases to draw" in sample(cases, model, tmp_path, "--steps=2").stdout
 
@@ -323,13 +374,20 @@ def test_a_smaller_ensemble_leaves_none_of_a_larger_one(cases, model, tmp_path):
     sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--num_ensemble=4", "--consensus=mean")
     (tmp_path / "phantom0000_output10.png").write_bytes(b"not of this ensemble: there is a gap before it")
     assert sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--overwrite").returncode == 0
-    assert sorted(path.name for path in tmp_path.glob("*_output*")) == [f"phantom0000_output{k}.png" for k in (0, 1, 10)]
+    assert sorted(path.name for path in tmp_path.glob("*_output*")) == [
+        f"phantom0000_output{k}.png" for k in (0, 1, 10)
+    ]
     assert not list(tmp_path.glob("*_consensus.png"))
 
 
 def test_samples_of_another_program_are_not_overwritten(cases, model, tmp_path):
     np.savez(tmp_path / "phantom0003_samples.npz", samples=np.zeros((2, 16, 16)), names=np.array(["a", "b"]))
-    assert_refused(sample(cases, model, tmp_path, "--steps=2"), "phantom0003_samples.npz", "not written by this program", "--overwrite")
+    assert_refused(
+        sample(cases, model, tmp_path, "--steps=2"),
+        "phantom0003_samples.npz",
+        "not written by this program",
+        "--overwrite",
+    )
 
 
 def test_an_error_while_writing_is_raised_and_the_others_are_written():
@@ -354,8 +412,17 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
 
 def test_notes_are_told_once(ranks, cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", **ONE_LEVEL)
-    done = ranks.run_script(tmp_path, "segmentation_sample", f"--data_dir={cases}", f"--model_path={model}", f"--out_dir={tmp_path / 'out'}",
-                            "--num_ensemble=1", "--steps=2", "--evaluate", "--num_samples=3")  # fmt: skip
+    done = ranks.run_script(
+        tmp_path,
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={model}",
+        f"--out_dir={tmp_path / 'out'}",
+        "--num_ensemble=1",
+        "--steps=2",
+        "--evaluate",
+        "--num_samples=3",
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("cases are resized to 8x8") == 2  # by the sampling, and by the evaluation
     assert done.stdout.count("cases to draw") == 1
@@ -390,16 +457,23 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
     assert not np.allclose(one.samples, predictor.sample(image, num_ensemble=3, steps=2, seed=1).samples)
     assert predictor.sample(image, num_ensemble=1, fast=True).samples.shape == (1, 16, 16)
     for bad, flags, word in [
-        (torch.rand(8, 8), {}, r"\[16, 16\]"), (torch.rand(2, 16, 16), {}, "wanted"), (255 * image, {}, "divided by 255"),
+        (torch.rand(8, 8), {}, r"\[16, 16\]"),
+        (torch.rand(2, 16, 16), {}, "wanted"),
+        (255 * image, {}, "divided by 255"),
         (torch.full((16, 16), float("nan")), {}, "outside"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(DataError, match=word):
             predictor.sample(bad, **flags)
     for flags, word in [
-        ({"steps": 41}, "--steps 41"), ({"num_ensemble": 0}, "--num_ensemble 0"), ({"batch_size": 0}, "--batch_size 0"),
-        ({"step": 3}, "step is no flag"), ({"sampler": "heun"}, "heun"), ({"fast": True, "steps": 3}, "contradict"),
-        ({"batch_size": "auto"}, "auto"), ({"median_blur": 2}, "median_blur"),
-    ]:  # fmt: skip
+        ({"steps": 41}, "--steps 41"),
+        ({"num_ensemble": 0}, "--num_ensemble 0"),
+        ({"batch_size": 0}, "--batch_size 0"),
+        ({"step": 3}, "step is no flag"),
+        ({"sampler": "heun"}, "heun"),
+        ({"fast": True, "steps": 3}, "contradict"),
+        ({"batch_size": "auto"}, "auto"),
+        ({"median_blur": 2}, "median_blur"),
+    ]:
         with pytest.raises(ConfigError, match=word):
             predictor.sample(image, **flags)
     with pytest.raises(ConfigError, match="vote"):
@@ -410,11 +484,24 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
 
 
 def test_training_stores_the_sampler(cases, tmp_path):
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", "--sampler=ddim",
-                       "--steps=3", *as_arguments(TINY))  # fmt: skip
+    done = call_script(
+        "segmentation_train",
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path}",
+        "--iterations=1",
+        "--sampler=ddim",
+        "--steps=3",
+        *as_arguments(TINY),
+    )
     assert done.returncode == 0, done.stderr
     _, _, stored = script_util.load_segmenter(str(tmp_path / "savedmodel.pt"), {})
     assert stored["sampler"] == "ddim" and stored["steps"] == 3
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=2", "--sampler=dpm++",
-                       *as_arguments(TINY))  # fmt: skip
+    done = call_script(
+        "segmentation_train",
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path}",
+        "--iterations=2",
+        "--sampler=dpm++",
+        *as_arguments(TINY),
+    )
     assert done.returncode == 0, done.stderr  # it may change when a run continues

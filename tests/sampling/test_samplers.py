@@ -37,8 +37,7 @@ def half_log_snr(alpha_bar):
 
 
 def recursion(diffusion, sampler, eta):
-    """
-    Mean and deviation of x after every step, from the coefficients alone, written from the papers' formulas.
+    """Mean and deviation of x after every step, from the coefficients alone, written from the papers' formulas.
 
     Every step is linear: x_{t-1} = c0 D + ct x_t + noise, D the predicted x_0, or of second order D + w (D - D_before).
     With D = a + b x, and the pair (x, D_before) for a state, mean and covariance follow exactly.
@@ -79,8 +78,7 @@ def spaced(steps, spacing="linear", **config):
 
 
 def exact_moments(diffusion, sampler, eta):
-    """
-    Mean and deviation of x after every step of sample_loop, for standard normal x_T and noise.
+    """Mean and deviation of x after every step of sample_loop, for standard normal x_T and noise.
 
     x is an affine function of x_T and the noise of each step. Its coefficients are read off one float64 chain on a batch of
     inputs (x_T, noise of step 0, 1, ...): all 0, each of them 1 in turn, and random ones, which must give the combination.
@@ -90,7 +88,9 @@ def exact_moments(diffusion, sampler, eta):
     inputs[1:-1] = torch.eye(count)
     inputs[-1] = torch.randn(count, generator=torch.Generator().manual_seed(0))
     masks = inputs.T[..., None, None, None]  # [count, B, 1, 1, 1]
-    chain = sample_loop(oracle(diffusion), diffusion, masks[0], sampler, eta, lambda k, x: masks[k + 1], clip_denoised=False)
+    chain = sample_loop(
+        oracle(diffusion), diffusion, masks[0], sampler, eta, lambda k, x: masks[k + 1], clip_denoised=False
+    )
     for _, x, _ in chain:
         x = x.flatten()
         constant, slopes = x[0], x[1:-1] - x[0]
@@ -110,7 +110,9 @@ def assert_follows_recursion(diffusion, sampler, eta):
 @pytest.mark.parametrize("sampler, eta", SETTINGS)
 def test_oracle_with_every_step(schedule, sampler, eta):
     mean, deviation = assert_follows_recursion(spaced(1000, noise_schedule=schedule), sampler, eta)
-    assert abs(mean - MEAN) < 0.0005 and abs(deviation - DEVIATION) < 0.004  # many steps come close to the Gaussian itself
+    assert (
+        abs(mean - MEAN) < 0.0005 and abs(deviation - DEVIATION) < 0.004
+    )  # many steps come close to the Gaussian itself
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -148,8 +150,7 @@ def test_oracle_that_predicts_otherwise(sampler, eta, prediction):
 
 @pytest.mark.parametrize("sampler, order", [("ddim", 1), ("dpm++", 2)])
 def test_order_of_convergence(sampler, order):
-    """
-    The deterministic methods approach the ODE's exact solution as 1 / steps and 1 / steps^2.
+    """The deterministic methods approach the ODE's exact solution as 1 / steps and 1 / steps^2.
 
     The ODE carries x_T with deviation s_T to one with deviation s_0 by the ratio of the marginal deviations at both ends.
     The steps are even in log-SNR, between two fixed ends, and follow the linear schedule of a very long process.
@@ -218,9 +219,15 @@ def made_up_network(x, timesteps):
 def test_ddim_agrees_with_diffusers(kind, eta):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
-        beta_start=1e-4, beta_end=2e-2, beta_schedule="linear", clip_sample=True, set_alpha_to_one=True, steps_offset=0,
-        prediction_type=kind, timestep_spacing="leading",
-    )  # fmt: skip
+        beta_start=1e-4,
+        beta_end=2e-2,
+        beta_schedule="linear",
+        clip_sample=True,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        prediction_type=kind,
+        timestep_spacing="leading",
+    )
     scheduler.set_timesteps(20)
     diffusion = create_gaussian_diffusion(DiffusionConfig(timestep_respacing="ddim20", predict_xstart=kind == "sample"))
     assert list(scheduler.timesteps) == list(diffusion.timestep_map[::-1])
@@ -244,11 +251,20 @@ def test_ddim_agrees_with_diffusers(kind, eta):
 def test_dpm_solver_agrees_with_diffusers(schedule, kind, eta, steps):
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler(
-        beta_start=1e-4, beta_end=2e-2, beta_schedule=schedule, prediction_type=kind, solver_order=2, solver_type="midpoint",
-        algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++", final_sigmas_type="zero", timestep_spacing="linspace",
+        beta_start=1e-4,
+        beta_end=2e-2,
+        beta_schedule=schedule,
+        prediction_type=kind,
+        solver_order=2,
+        solver_type="midpoint",
+        algorithm_type="sde-dpmsolver++" if eta else "dpmsolver++",
+        final_sigmas_type="zero",
+        timestep_spacing="linspace",
         lambda_min_clipped=-float("inf"),
-    )  # fmt: skip
-    config = DiffusionConfig(noise_schedule="linear" if schedule == "linear" else "cosine", predict_xstart=kind == "sample")
+    )
+    config = DiffusionConfig(
+        noise_schedule="linear" if schedule == "linear" else "cosine", predict_xstart=kind == "sample"
+    )
     scheduler.set_timesteps(steps)
     kept = scheduler.timesteps.numpy()[::-1].copy()  # theirs end above 0
     diffusion = create_gaussian_diffusion(config, kept)
@@ -275,7 +291,10 @@ def test_same_noise_gives_same_samples_whatever_the_batch():
     diffusion = create_gaussian_diffusion(DiffusionConfig(timestep_respacing="10"))
     x_T, noises = torch.randn(4, 1, 8, 8), torch.randn(10, 4, 1, 8, 8)
     whole = sample(oracle(diffusion), diffusion, x_T, noise_fn=lambda k, x: noises[k])
-    single = [sample(oracle(diffusion), diffusion, x_T[i : i + 1], noise_fn=lambda k, x: noises[k, i : i + 1]) for i in range(4)]
+    single = [
+        sample(oracle(diffusion), diffusion, x_T[i : i + 1], noise_fn=lambda k, x: noises[k, i : i + 1])
+        for i in range(4)
+    ]
     torch.testing.assert_close(whole, torch.cat(single), rtol=0, atol=1e-6)
 
 

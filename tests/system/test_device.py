@@ -60,7 +60,10 @@ def test_tf32_is_a_choice_that_a_cpu_refuses():
         prepare(tiny_segmenter(), ComputeConfig(amp="tf32"), "cpu")
 
 
-@pytest.mark.parametrize("flags", [{}, {"method": "mc-dropout", "dropout": 0.3}, {"method": "prob-unet"}, {"method": "ssn"}, {"method": "unet"}])
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"method": "mc-dropout", "dropout": 0.3}, {"method": "prob-unet"}, {"method": "ssn"}, {"method": "unet"}],
+)
 def test_the_network_is_one_graph(flags):
     """Without a break, at which a compiled network would fall back to Python."""
     segmenter, backend = tiny_segmenter(**flags).eval(), CountingBackend()
@@ -77,7 +80,14 @@ def test_the_network_is_one_graph(flags):
 def test_validation_compiles_nothing(cases):
     dataset, backend = LIDCDataset(cases, 16, 1), CountingBackend()
     segmenter = tiny_segmenter().train()
-    validator = Validator(dataset, ValidationConfig(eval_cases=3, eval_ensemble=2, eval_steps=3), SamplerConfig(), Processes({}), 0, batch_size=4)
+    validator = Validator(
+        dataset,
+        ValidationConfig(eval_cases=3, eval_ensemble=2, eval_steps=3),
+        SamplerConfig(),
+        Processes({}),
+        0,
+        batch_size=4,
+    )
     expected = validator.score(segmenter)
     segmenter.model.compile(backend=backend)
 
@@ -94,11 +104,17 @@ def test_validation_compiles_nothing(cases):
 def test_a_compiled_predictor_is_compiled_once(cases):
     """Whatever batch size later calls name; beyond a few recompilations PyTorch runs the network uncompiled without a word."""
     segmenter, backend = tiny_segmenter().eval(), CountingBackend()
-    flags = flags_from_configs(*configs_from_flags(TINY, UNetConfig)) | {"diffusion_steps": 40, "method": "cimd", "architecture": "unet"}
+    flags = flags_from_configs(*configs_from_flags(TINY, UNetConfig)) | {
+        "diffusion_steps": 40,
+        "method": "cimd",
+        "architecture": "unet",
+    }
     image = np.full((16, 16), 0.5, dtype=np.float32)
     eager = Predictor(segmenter, flags, {}, compiled=False).sample(image, 3, steps=2)
     segmenter.model.compile(backend=backend, dynamic=False)
     compiled = Predictor(segmenter, flags, {}, compiled=True)
     for batch_size in (2, 1, 3, 5):
-        np.testing.assert_allclose(compiled.sample(image, 3, steps=2, batch_size=batch_size).samples, eager.samples, atol=1e-5)
+        np.testing.assert_allclose(
+            compiled.sample(image, 3, steps=2, batch_size=batch_size).samples, eager.samples, atol=1e-5
+        )
     assert backend.graphs == 1

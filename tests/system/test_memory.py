@@ -13,17 +13,21 @@ def wrapped(error):
     return InductorError(error, None)
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
-    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
-    getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),
-    MemoryError("Unable to allocate 1.00 TiB for an array"),
-    wrapped(torch.OutOfMemoryError("CUDA out of memory")),
-    wrapped(wrapped(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))),
-], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),
+        MemoryError("Unable to allocate 1.00 TiB for an array"),
+        wrapped(torch.OutOfMemoryError("CUDA out of memory")),
+        wrapped(wrapped(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))),
+    ],
+    ids=repr,
+)
 def test_out_of_memory_says_what_is_in_use_and_what_to_change(error):
     told = r"out of memory, \d+\.\d GiB in use at most, \d+\.\d GiB left: a smaller --batch_size"
     for raised, cause in ((error, None), (RuntimeError("a call failed"), error)):

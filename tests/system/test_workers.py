@@ -28,7 +28,9 @@ with worker_pool(2) as pool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_process_that_started_them(number):
-    running = subprocess.Popen([sys.executable, "-c", CODE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-c", CODE], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     workers = {int(running.stdout.readline()) for _ in range(2)}
     assert len(workers) == 2 and running.pid not in workers
     running.send_signal(number)

@@ -27,7 +27,9 @@ from guided_diffusion.training.start import find_start, load_start
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults  # noqa: E402
 
-bounded = settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+bounded = settings(
+    max_examples=600, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.mark.slow
@@ -43,7 +45,11 @@ def test_a_restart_must_have_happened_and_lose_no_more_than_since_the_last_save(
     fresh, again = "starting afresh: 6 cases, ...\n", "continuing run/savedmodel000010.pt at step 10: 6 cases, ...\n"
     faults.check_restart(fresh + "saved\n" + again, 10 + faults.SAVE_INTERVAL)
     faults.check_restart(fresh + fresh, faults.SAVE_INTERVAL)
-    for log, logged in ((fresh, 4), (fresh + again, 11 + faults.SAVE_INTERVAL), (fresh + fresh, 1 + faults.SAVE_INTERVAL)):
+    for log, logged in (
+        (fresh, 4),
+        (fresh + again, 11 + faults.SAVE_INTERVAL),
+        (fresh + fresh, 1 + faults.SAVE_INTERVAL),
+    ):
         with pytest.raises(faults.Survival):
             faults.check_restart(log, logged)
 
@@ -71,7 +77,7 @@ def picture_files(folder):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)
     for name in ("a.png", "a.jpg"):
         Image.fromarray(pixels).save(folder / name)
-    Image.fromarray((pixels.astype(np.uint16) * 257)).save(folder / "b.png")
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "b.png")
     np.save(folder / "a.npy", pixels.astype(np.float32))
     nibabel = pytest.importorskip("nibabel")
     nibabel.save(nibabel.Nifti1Image(pixels.astype(np.int16), np.eye(4)), folder / "a.nii.gz")
@@ -102,8 +108,17 @@ def test_readers_of_pictures_give_an_image_or_name_the_file(pictures, tmp_path, 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     path = tmp_path_factory.mktemp("stored") / "savedmodel.pt"
-    torch.save({"format": FORMAT, "version": VERSION, "step": 1, "flags": {"a": [1]},
-                "weights": {"model.time_embed.0.weight": torch.arange(4.0)}, "ema": {}}, path)  # fmt: skip
+    torch.save(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": 1,
+            "flags": {"a": [1]},
+            "weights": {"model.time_embed.0.weight": torch.arange(4.0)},
+            "ema": {},
+        },
+        path,
+    )
     return path.read_bytes()
 
 
@@ -115,7 +130,11 @@ def test_the_reader_of_checkpoints_gives_one_or_names_the_file(stored, tmp_path,
     path.write_bytes(disturbed(data, stored))
     try:
         state = load_checkpoint(str(path))
-        assert isinstance(state["step"], int) and isinstance(state["weights"], dict) and isinstance(state["flags"], dict | None)
+        assert (
+            isinstance(state["step"], int)
+            and isinstance(state["weights"], dict)
+            and isinstance(state["flags"], dict | None)
+        )
     except CheckpointError as error:
         assert str(path) in str(error)
 
@@ -142,12 +161,40 @@ def run_so_far(cases, tmp_path_factory):
     return dataset, folder, load_checkpoint(str(folder / "savedmodel.pt"))
 
 
-odd_numbers = st.sampled_from([-1, 0, 3, 2**70, 0.5, float("nan"), float("inf"), True, None, "a", "", b"x", (1, 2), [], [1, [2]], {}, {"a": 1}, {1: 2}])
+odd_numbers = st.sampled_from(
+    [
+        -1,
+        0,
+        3,
+        2**70,
+        0.5,
+        float("nan"),
+        float("inf"),
+        True,
+        None,
+        "a",
+        "",
+        b"x",
+        (1, 2),
+        [],
+        [1, [2]],
+        {},
+        {"a": 1},
+        {1: 2},
+    ]
+)
 odd_tensors = st.builds(
     lambda shape, dtype, change: change(torch.ones(shape, dtype=dtype)),
     st.sampled_from([(), (1,), (3,), (2, 3), (40, 10), (0,)]),
     st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.bfloat16]),
-    st.sampled_from([lambda x: x, lambda x: x.to_sparse(), lambda x: x.to("meta"), lambda x: x * float("nan") if x.is_floating_point() else x]),
+    st.sampled_from(
+        [
+            lambda x: x,
+            lambda x: x.to_sparse(),
+            lambda x: x.to("meta"),
+            lambda x: x * float("nan") if x.is_floating_point() else x,
+        ]
+    ),
 )
 
 
@@ -157,7 +204,9 @@ def with_odd_parts(data, content):
     keys = list(changed) if isinstance(content, dict) else range(len(changed))
     key = data.draw(st.sampled_from(keys)) if keys else None
     inner = key is not None and isinstance(changed[key], (dict, list))
-    what = data.draw(st.sampled_from(["deeper", "deeper", "replace", "remove", "add"] if inner else ["replace", "remove", "add"]))
+    what = data.draw(
+        st.sampled_from(["deeper", "deeper", "replace", "remove", "add"] if inner else ["replace", "remove", "add"])
+    )
     if what == "deeper":
         changed[key] = with_odd_parts(data, changed[key])
     elif what == "replace" and key is not None:

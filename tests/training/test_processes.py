@@ -285,7 +285,13 @@ def machine(monkeypatch):
 
 def environment(rank, world_size, local_rank, **more):
     """What torchrun sets, as strings."""
-    names = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": local_rank, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    names = {
+        "RANK": rank,
+        "WORLD_SIZE": world_size,
+        "LOCAL_RANK": local_rank,
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": 1,
+    }
     return {name: str(value) for name, value in {**names, **more}.items()}
 
 
@@ -302,17 +308,24 @@ def together(function, count):
         return list(pool.map(call, range(count)))
 
 
-@pytest.mark.parametrize("gpus, local_rank, index", [(0, 3, None), (4, 0, 0), (4, 3, 3), (1, 0, 0), (1, 1, 0), (1, 7, 0)])
+@pytest.mark.parametrize(
+    "gpus, local_rank, index", [(0, 3, None), (4, 0, 0), (4, 3, 3), (1, 0, 0), (1, 1, 0), (1, 7, 0)]
+)
 def test_a_process_takes_the_gpu_of_its_local_rank_or_the_only_one_it_sees(machine, gpus, local_rank, index):
     machine(gpus)
-    assert Processes(environment(local_rank, 8, local_rank)).device == torch.device("cpu" if index is None else f"cuda:{index}")
+    assert Processes(environment(local_rank, 8, local_rank)).device == torch.device(
+        "cpu" if index is None else f"cuda:{index}"
+    )
 
 
-@pytest.mark.parametrize("gpus, environ", [
-    (2, environment(2, 3, 2)),  # neither its own nor the only one
-    (1, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}),  # nowhere to meet, so that cards could be compared
-    (1, environment(0, 1, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "gpus, environ",
+    [
+        (2, environment(2, 3, 2)),  # neither its own nor the only one
+        (1, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}),  # nowhere to meet, so that cards could be compared
+        (1, environment(0, 1, 1)),
+    ],
+)
 def test_a_process_without_a_gpu_is_refused(machine, gpus, environ):
     machine(gpus)
     with pytest.raises(ConfigError, match=f"has no GPU: {gpus} are visible; --nproc_per_node={gpus}"):
@@ -347,15 +360,17 @@ def test_the_first_process_keeps_the_store_until_all_have_read_it():
 
 @pytest.fixture
 def run_of(machine, monkeypatch):
-    """
-    run_of(cards, attempt): the Processes of a run that see a GPU each, of these UUIDs, and meet at one store in all attempts.
-    """
+    """run_of(cards, attempt): the Processes of a run that see a GPU each, of these UUIDs, and meet at one store in all attempts."""
     machine(gpus=1)
     store = dist.HashStore()
-    monkeypatch.setattr(dist, "rendezvous", lambda address, rank, world_size, timeout: iter([(store, rank, world_size)]))
+    monkeypatch.setattr(
+        dist, "rendezvous", lambda address, rank, world_size, timeout: iter([(store, rank, world_size)])
+    )
 
     def set_up(cards, attempt=0, **more):
-        environs = [environment(rank, len(cards), rank, TORCHELASTIC_RESTART_COUNT=attempt) for rank in range(len(cards))]
+        environs = [
+            environment(rank, len(cards), rank, TORCHELASTIC_RESTART_COUNT=attempt) for rank in range(len(cards))
+        ]
         run = [Processes(environ, **more) for environ in environs]
         for processes, card in zip(run, cards):
             processes.card = lambda card=card: ["host", card]
@@ -379,7 +394,9 @@ def test_cards_are_compared_before_nccl_starts_on_the_card_of_each_process(run_o
     for group in groups:
         assert group["backend"] == "nccl" and group["device_id"] == torch.device("cuda:0") and group["world_size"] == 2
         assert group["timeout"] >= timedelta(hours=1)  # a checkpoint is uploaded meanwhile
-        assert group["store"].get("compared0") == b"yes"  # keys of the cards and of NCCL share the prefix of the attempt
+        assert (
+            group["store"].get("compared0") == b"yes"
+        )  # keys of the cards and of NCCL share the prefix of the attempt
 
 
 def test_two_processes_on_one_card_never_reach_nccl(run_of, groups):
@@ -401,7 +418,9 @@ def test_an_attempt_does_not_read_the_cards_of_the_one_before(run_of, groups):
 def test_gloo_is_told_no_card(run_of, groups):
     run = run_of(["GPU-1", "GPU-2"], backend="gloo", timeout=timedelta(days=7))
     together(lambda rank: (run[rank].check_cards(), run[rank].start()), 2)  # compared twice, as in sampling
-    assert [(group["backend"], group["device_id"], group["timeout"]) for group in groups] == [("gloo", None, timedelta(days=7))] * 2
+    assert [(group["backend"], group["device_id"], group["timeout"]) for group in groups] == [
+        ("gloo", None, timedelta(days=7))
+    ] * 2
 
 
 def test_a_run_that_cannot_meet_is_refused():

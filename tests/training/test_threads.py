@@ -41,15 +41,18 @@ class Machine:
         return threads.time_threads(self.step, list(self.seconds), self.clock)
 
 
-@pytest.mark.parametrize("seconds, chosen", [
-    ({1: 1.0, 2: 0.6, 4: 0.4}, 4),
-    ({1: 1.0, 2: 0.95, 4: 0.91}, 1),
-    ({1: 1.0, 2: 0.95, 4: 0.85}, 4),
-    ({1: 1.0, 2: 0.6, 4: 0.55}, 2),
-    ({1: 0.2, 2: 5.0}, 1),
-    ({2: 0.5, 1: 1.0}, 2),
-    ({3: 1.0}, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "seconds, chosen",
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.4}, 4),
+        ({1: 1.0, 2: 0.95, 4: 0.91}, 1),
+        ({1: 1.0, 2: 0.95, 4: 0.85}, 4),
+        ({1: 1.0, 2: 0.6, 4: 0.55}, 2),
+        ({1: 0.2, 2: 5.0}, 1),
+        ({2: 0.5, 1: 1.0}, 2),
+        ({3: 1.0}, 3),
+    ],
+)
 def test_the_fewest_threads_of_which_no_more_are_clearly_faster(seconds, chosen):
     assert threads.choose_threads(seconds) == chosen
 
@@ -92,10 +95,19 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch):
 # -- a step that changes nothing --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [
-    {}, {"use_checkpoint": True}, {"train_encoders": False}, {"architecture": "shared-encoder", "denoiser_mult": "1,1"},
-    {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"}, {"method": "implicit-ensemble"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"use_checkpoint": True},
+        {"train_encoders": False},
+        {"architecture": "shared-encoder", "denoiser_mult": "1,1"},
+        {"method": "prob-unet"},
+        {"method": "ssn"},
+        {"method": "mc-dropout"},
+        {"method": "implicit-ensemble"},
+    ],
+)
 @pytest.mark.parametrize("raters", [1, 2])
 def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, raters):
     segmenter = nonzero(script_util.create_segmenter({**TINY, "dropout": 0.1, **flags})).train()
@@ -119,8 +131,7 @@ def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, ra
 
 @pytest.fixture
 def train(cases, tmp_path, monkeypatch):
-    """
-    train(folder name, numbers, OMP_NUM_THREADS, **flags) runs the script as with 4 cores; returns (checkpoint, log).
+    """train(folder name, numbers, OMP_NUM_THREADS, **flags) runs the script as with 4 cores; returns (checkpoint, log).
 
     numbers  {threads: seconds of a step}, in place of measured ones; a step is run. None: timing fails the test
 

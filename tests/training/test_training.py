@@ -25,11 +25,26 @@ from guided_diffusion.training.run_state import RunState
 from guided_diffusion.training.start import find_start
 
 
-@pytest.mark.parametrize("flags", [
-    {}, {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2}, {"num_workers": 1}, {"use_fp16": True},
-    {"raters_per_image": 2, "stable_target": True, "augment": "flip+rotate", "ema_halflife": 20, "architecture": "shared-encoder", "denoiser_mult": "1"},
-    {"method": "prob-unet"}, {"method": "ssn"}, {"method": "mc-dropout"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"schedule_sampler": "loss-second-moment", "diffusion_steps": 2},
+        {"num_workers": 1},
+        {"use_fp16": True},
+        {
+            "raters_per_image": 2,
+            "stable_target": True,
+            "augment": "flip+rotate",
+            "ema_halflife": 20,
+            "architecture": "shared-encoder",
+            "denoiser_mult": "1",
+        },
+        {"method": "prob-unet"},
+        {"method": "ssn"},
+        {"method": "mc-dropout"},
+    ],
+)
 def test_stopped_and_resumed_is_straight_bit_for_bit(train, flags):
     straight = train("straight", **flags)
     train("parts", iterations=3, **flags)
@@ -47,7 +62,14 @@ def test_microbatches_are_all_used_and_averaged(train):
 
 @pytest.mark.parametrize("architecture", ["unet", "shared-encoder"])
 def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
-    flags = {"dropout": 0.0, "iterations": 1, "raters_per_image": 2, "stable_target": True, "architecture": architecture, "denoiser_mult": "1"}
+    flags = {
+        "dropout": 0.0,
+        "iterations": 1,
+        "raters_per_image": 2,
+        "stable_target": True,
+        "architecture": architecture,
+        "denoiser_mult": "1",
+    }
     whole, parts = train("whole", **flags), train("parts", **flags, microbatch=2)
     assert_same_step(whole, parts)
     with pytest.raises(ConfigError, match="--microbatch 3: a multiple of --raters_per_image 2"):
@@ -66,7 +88,9 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
         trainer = train(f"encoders-{trained}", train_encoders=trained, kl_weight=1.0)
         torch.manual_seed(0)
         fresh = nonzero(script_util.create_segmenter(LEAST)).state_dict()
-        moved = {name for name, value in trainer.state.segmenter.state_dict().items() if not torch.equal(value, fresh[name])}
+        moved = {
+            name for name, value in trainer.state.segmenter.state_dict().items() if not torch.equal(value, fresh[name])
+        }
         assert all(name in moved for name in fresh if name.startswith("model."))
         assert all((name in moved) == trained for name in fresh if not name.startswith("model."))
         assert all(state["step"] == 6 for state in trainer.state.optimizer.state.values())  # one step per batch
@@ -74,8 +98,12 @@ def test_one_optimizer_has_every_trained_parameter_and_one_step_moves_them(train
 
 def test_a_run_may_start_from_another_and_leave_its_encoders_as_they_are(train, tmp_path):
     first = train("first")
-    second = train("second", train_encoders=False, resume_checkpoint=str(tmp_path / "first" / "savedmodel.pt"), iterations=8)
-    third = train("third", train_encoders=True, resume_checkpoint=str(tmp_path / "second" / "savedmodel.pt"), iterations=10)
+    second = train(
+        "second", train_encoders=False, resume_checkpoint=str(tmp_path / "first" / "savedmodel.pt"), iterations=8
+    )
+    third = train(
+        "third", train_encoders=True, resume_checkpoint=str(tmp_path / "second" / "savedmodel.pt"), iterations=10
+    )
     weights = [dict(trainer.state.segmenter.named_parameters()) for trainer in (first, second, third)]
     for name in weights[0]:
         alike = [torch.equal(a[name], b[name]) for a, b in zip(weights, weights[1:])]
@@ -166,7 +194,14 @@ def test_other_flags_than_the_folders_are_named(train):
 
 def test_a_run_from_before_a_flag_has_its_default(cases, tmp_path):
     def run(*more):
-        return call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *more, *as_arguments(LEAST))
+        return call_script(
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path}",
+            "--batch_size=2",
+            *more,
+            *as_arguments(LEAST),
+        )
 
     done = run("--iterations=1")
     assert done.returncode == 0, done.stderr
@@ -188,8 +223,13 @@ def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_an
         train("third", resume_checkpoint=path, num_channels=64)
     with pytest.raises(CheckpointError, match="did not start from --resume_checkpoint"):
         train("first", resume_checkpoint=path)
-    fourth = train("fourth", resume_checkpoint=path, weight_decay=0.3, schedule_sampler="loss-second-moment", iterations=7)
-    assert fourth.state.optimizer.param_groups[0]["weight_decay"] == 0.3 and fourth.state.schedule_sampler.counts.sum() == 4
+    fourth = train(
+        "fourth", resume_checkpoint=path, weight_decay=0.3, schedule_sampler="loss-second-moment", iterations=7
+    )
+    assert (
+        fourth.state.optimizer.param_groups[0]["weight_decay"] == 0.3
+        and fourth.state.schedule_sampler.counts.sum() == 4
+    )
     again = train("second", resume_checkpoint=path, lr=1e-4, iterations=8)  # the same command continues
     assert again.state.steps_done == 8
 
@@ -205,7 +245,10 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
     with pytest.raises(CheckpointError, match="emasavedmodel_0.9999_000100.pt: not an average"):
         train("ema", resume_checkpoint=str(path))
     (tmp_path / "emasavedmodel_0.9999_000100.pt").unlink()
-    for bad in ({"lr": 1}, torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}}):
+    for bad in (
+        {"lr": 1},
+        torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}},
+    ):
         torch.save(bad, tmp_path / "optsavedmodel000100.pt")
         with pytest.raises(CheckpointError, match="optimizer does not fit"):
             train("optimizer", resume_checkpoint=str(path))
@@ -230,7 +273,10 @@ def test_resumes_from_the_published_files(train, tmp_path):
         assert torch.equal(trainer.state.ema.weights["0.9999"][f"model.{name}"], average.state_dict()[name])
     for ours, theirs in zip(trainer.state.segmenter.model.parameters(), model.parameters()):
         assert torch.equal(trainer.state.optimizer.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
-    assert train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).state.steps_done == 102
+    assert (
+        train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).state.steps_done
+        == 102
+    )
 
 
 def test_a_process_that_writes_nothing_copies_nothing(train, tmp_path, monkeypatch):
@@ -252,7 +298,9 @@ def test_with_shards_every_process_takes_part_in_a_checkpoint_and_the_first_alon
     assert state["step"] == 2 and set(state["weights"].values()) == {None}
     trainer.processes.rank = 0
     trainer.write(written.append)
-    assert all(torch.equal(a, b) for a, b in zip(written[0]["weights"].values(), trainer.state.segmenter.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(written[0]["weights"].values(), trainer.state.segmenter.state_dict().values())
+    )
 
 
 # -- what makes it fast, and what it writes ---------------------------------------------------------------------------
@@ -268,8 +316,16 @@ def test_augmentation_is_drawn_from_the_seed_and_changes_what_is_learnt(train, t
 def test_bfloat16_trains_close_to_float32(cases, tmp_path):
     rows = []
     for amp in ("none", "bf16"):
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / amp}", "--iterations=8", "--log_interval=8",
-                          "--batch_size=4", f"--amp={amp}", *as_arguments(LEAST))  # fmt: skip
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path / amp}",
+            "--iterations=8",
+            "--log_interval=8",
+            "--batch_size=4",
+            f"--amp={amp}",
+            *as_arguments(LEAST),
+        )
         assert done.returncode == 0, done.stderr
         rows.append(rows_of(tmp_path / amp)[0])
     exact, rough = rows
@@ -278,7 +334,9 @@ def test_bfloat16_trains_close_to_float32(cases, tmp_path):
     assert rough["grad_norm"] != exact["grad_norm"]  # the loss itself is mostly the encoders', which stay in float32
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.nightly])])
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.nightly])]
+)
 def test_a_compiled_network_trains_the_same(cases, tmp_path, monkeypatch, backend):
     """As traced, with its backward pass; and nightly, as the C++ compiler makes it."""
     compiled, compile_module = [], torch.nn.Module.compile
@@ -291,8 +349,16 @@ def test_a_compiled_network_trains_the_same(cases, tmp_path, monkeypatch, backen
     torch.compiler.reset()
     losses = []
     for name, flags in (("eager", []), ("compiled", ["--compile"])):
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path / name}", "--iterations=4", "--log_interval=1",
-                          "--batch_size=4", *flags, *as_arguments(LEAST))  # fmt: skip
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path / name}",
+            "--iterations=4",
+            "--log_interval=1",
+            "--batch_size=4",
+            *flags,
+            *as_arguments(LEAST),
+        )
         assert done.returncode == 0, done.stderr
         losses.append([float(row["loss"]) for row in rows_of(tmp_path / name)])
         assert len(compiled) == len(flags)
@@ -315,8 +381,14 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(cases, data)
     for iterations in (2, 4):
-        done = call_script("segmentation_train", f"--data_dir={data}", f"--log_dir={tmp_path / 'log'}", f"--iterations={iterations}",
-                          "--batch_size=2", *as_arguments(LEAST))  # fmt: skip
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={data}",
+            f"--log_dir={tmp_path / 'log'}",
+            f"--iterations={iterations}",
+            "--batch_size=2",
+            *as_arguments(LEAST),
+        )
         assert done.returncode == 0, done.stderr
         assert ("are not those that the run began with" in done.stdout) == (iterations == 4)
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
@@ -327,7 +399,11 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
 
     def finding(*arguments):
         start = find(*arguments)
-        parts = [start[0]["weights"], *start[0]["ema"].values(), *start[0]["optimizer"]["state"].values()] if start[0] else []
+        parts = (
+            [start[0]["weights"], *start[0]["ema"].values(), *start[0]["optimizer"]["state"].values()]
+            if start[0]
+            else []
+        )
         held.extend(weakref.ref(x) for part in parts for x in part.values() if x.numel() > 1)
         return start
 
@@ -340,15 +416,27 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
     run = Trainer.run
     for iterations in (1, 2):
         monkeypatch.setattr(Trainer, "run", look if iterations == 2 else run)
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", *as_arguments(LEAST))
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path}",
+            f"--iterations={iterations}",
+            *as_arguments(LEAST),
+        )
         assert done.returncode == 0, done.stderr
     assert len(held) > 100
 
 
 def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, tmp_path):
     def run(data, iterations):
-        return call_script("segmentation_train", f"--data_dir={tmp_path / data}", f"--log_dir={tmp_path / 'log'}/", f"--iterations={iterations}",
-                           "--batch_size=2", *as_arguments(LEAST))  # fmt: skip
+        return call_script(
+            "segmentation_train",
+            f"--data_dir={tmp_path / data}",
+            f"--log_dir={tmp_path / 'log'}/",
+            f"--iterations={iterations}",
+            "--batch_size=2",
+            *as_arguments(LEAST),
+        )
 
     shutil.copytree(cases, tmp_path / "old")
     assert run("old", 1).returncode == 0
@@ -366,7 +454,9 @@ def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_pat
     straight = train("straight", iterations=2, dropout=dropout)
     train("parts", iterations=1, dropout=dropout)
     state = load_checkpoint(str(tmp_path / "parts" / "savedmodel.pt"))
-    CheckpointFolder(str(tmp_path / "parts")).save({**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}})
+    CheckpointFolder(str(tmp_path / "parts")).save(
+        {**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}}
+    )
     with pytest.raises(CheckpointError, match="--batch_size 2, not 3"):
         train("parts", iterations=2, dropout=dropout, batch_size=3)
     assert same(learnt(straight), learnt(train("parts", iterations=2, dropout=dropout)))
@@ -379,13 +469,18 @@ def test_every_trained_part_must_get_a_gradient(train):
     trainer.state.segmenter.posterior.forward = lambda image, mask: trainer.state.segmenter.prior(image, mask)
     trainer.config = replace(trainer.config, iterations=2)
     with pytest.raises(AssertionError, match="had no part in the loss"):
-        trainer.step(next(iter(endless_batches(trainer.dataset, trainer.sampler, 0, lambda: trainer.state.samples, print))))
+        trainer.step(
+            next(iter(endless_batches(trainer.dataset, trainer.sampler, 0, lambda: trainer.state.samples, print)))
+        )
 
 
 def test_what_helps_when_memory_is_short_may_be_given_to_a_run_that_goes_on(train, tmp_path):
     train("run", iterations=2)
     train("run", iterations=4, microbatch=2)
-    assert "made with --microbatch None, not 2: its result is not bit for bit" in (tmp_path / "run" / "log.txt").read_text()
+    assert (
+        "made with --microbatch None, not 2: its result is not bit for bit"
+        in (tmp_path / "run" / "log.txt").read_text()
+    )
     assert train("run", iterations=5, use_fp16=True).state.steps_done == 5  # whose loss scale begins afresh
     path = str(tmp_path / "run" / "savedmodel.pt")
     tuned = train("tuned", iterations=6, resume_checkpoint=path, dropout=0.0, kl_weight=0.1)

@@ -70,7 +70,11 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     with pytest.MonkeyPatch.context() as patch:
         look_around = Trainer.look_around
-        patch.setattr(Trainer, "look_around", lambda self, bar: self.state.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar))
+        patch.setattr(
+            Trainer,
+            "look_around",
+            lambda self, bar: self.state.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar),
+        )
         stopped = train("stopped")
     assert stopped.state.steps_done == 3  # the signal came after the second step, which had told its report already
     assert f"{number.name}: ended after step 3" in (tmp_path / "stopped" / "log.txt").read_text()
@@ -82,7 +86,10 @@ def test_usr1_saves_and_goes_on(train, tmp_path, after_step):
     after_step({1: lambda trainer: os.kill(os.getpid(), signal.SIGUSR1)})
     trainer = train("run", save_interval=100)
     assert trainer.state.steps_done == 6
-    assert sorted(path.name for path in (tmp_path / "run").glob("savedmodel0*")) == ["savedmodel000002.pt", "savedmodel000006.pt"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("savedmodel0*")) == [
+        "savedmodel000002.pt",
+        "savedmodel000006.pt",
+    ]
 
 
 # One native call of minutes, during which Python runs no handler. The clock, which is read twice for the first signal to stop
@@ -227,7 +234,9 @@ def test_a_gradient_that_is_not_finite_is_bad_though_the_loss_is(train, monkeypa
 
 def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_that_step(train, monkeypatch):
     scaler = torch.amp.GradScaler
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**28, enabled=enabled))
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=2.0**28, enabled=enabled)
+    )
     trainer = train("run", use_fp16=True, iterations=24, max_bad_steps=24, save_interval=24)
     assert 0 < trainer.state.bad_steps < 24
     assert trainer.state.scaler.get_scale() == 2.0 ** (28 - trainer.state.bad_steps)
@@ -238,7 +247,10 @@ def test_float16_halves_its_loss_scale_at_each_overflow_and_the_optimizer_skips_
 def test_bad_losses_do_not_reach_the_history_of_timesteps(train, nan_at):
     nan_at({1})
     trainer = train("run", schedule_sampler="loss-second-moment")
-    assert trainer.state.schedule_sampler.counts.sum() == 5 * 4 and torch.isfinite(trainer.state.schedule_sampler.history).all()
+    assert (
+        trainer.state.schedule_sampler.counts.sum() == 5 * 4
+        and torch.isfinite(trainer.state.schedule_sampler.history).all()
+    )
 
 
 def test_reports_are_read_some_steps_late_where_the_device_runs_ahead():
@@ -248,7 +260,9 @@ def test_reports_are_read_some_steps_late_where_the_device_runs_ahead():
         reports.post(step, ["a"], {"loss": torch.zeros(1)}, torch.tensor([float(step == 2), 0.0, float(step == 3)]))
         due = reports.read()
         assert [report.step for report in due] == ([step - 2] if step > 2 else [])
-        assert all(report.bad == (report.step == 2) and report.save == (report.step == 3) and not report.stop for report in due)
+        assert all(
+            report.bad == (report.step == 2) and report.save == (report.step == 3) and not report.stop for report in due
+        )
     assert [report.step for report in reports.read(all_of_them=True)] == [4, 5]
 
 
@@ -261,10 +275,16 @@ def test_no_memory_is_one_line_with_the_flags_that_help(cases, tmp_path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Trainer, where, fail)
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST))
+    done = call_script(
+        "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST)
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]  # the progress bar is before it
-    assert "out of memory, " in line and "GiB in use" in line and "--microbatch, --use_checkpoint True or --amp bf16" in line
+    assert (
+        "out of memory, " in line
+        and "GiB in use" in line
+        and "--microbatch, --use_checkpoint True or --amp bf16" in line
+    )
 
 
 # Holds a folder as a run does whose readers of cases outlive it
@@ -284,7 +304,9 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
     run = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     holder, reader = map(int, run.stdout.readline().split())
     try:
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST))
+        done = call_script(
+            "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST)
+        )
         assert_refused(done, f"{tmp_path}: another run writes into it (process {holder} on ", "use another folder")
         FolderLock(str(tmp_path), wanted=False).take()
         run.kill()
@@ -292,7 +314,14 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
         os.kill(reader, 0)  # it lives on
         with FolderLock(str(tmp_path)) as lock:
             lock.take()
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--resume=never", "--iterations=1", *as_arguments(LEAST))
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path}",
+            "--resume=never",
+            "--iterations=1",
+            *as_arguments(LEAST),
+        )
         assert done.returncode == 0, done.stderr
     finally:
         os.kill(reader, signal.SIGKILL)
@@ -326,10 +355,18 @@ def late(monkeypatch):
 def test_late_reports_of_a_signal_are_heeded_however_often_is_saved(train, late, save_interval):
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
-        patch.setattr(Trainer, "step", lambda self, batch: self.state.steps_done == 3 and os.kill(os.getpid(), signal.SIGTERM) or step(self, batch))
+        patch.setattr(
+            Trainer,
+            "step",
+            lambda self, batch: (
+                self.state.steps_done == 3 and os.kill(os.getpid(), signal.SIGTERM) or step(self, batch)
+            ),
+        )
         stopped = train("run", iterations=30, save_interval=save_interval)
     assert 4 <= stopped.state.steps_done <= 6
-    assert same(learnt(train("straight", iterations=12)), learnt(train("run", iterations=12, save_interval=save_interval)))
+    assert same(
+        learnt(train("straight", iterations=12)), learnt(train("run", iterations=12, save_interval=save_interval))
+    )
 
 
 def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late, nan_at):

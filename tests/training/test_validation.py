@@ -33,7 +33,10 @@ def test_training_does_not_notice_validation(train):
         a, b = (getattr(t.state, "segmenter" if kind == "weights" else kind).state_dict() for t in (without, with_))
         a, b = (s if kind == "weights" else {k: v["exp_avg"] for k, v in s["state"].items()} for s in (a, b))
         assert all(torch.equal(a[key], b[key]) for key in a)
-    assert all(torch.equal(a, b) for a, b in zip(without.state.ema.weights["0.9999"].values(), with_.state.ema.weights["0.9999"].values()))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(without.state.ema.weights["0.9999"].values(), with_.state.ema.weights["0.9999"].values())
+    )
     assert with_.state.segmenter.training
 
 
@@ -91,7 +94,9 @@ def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
 def test_scores_on_the_same_cases_compare_however_their_folder_is_typed(cases, tmp_path):
     names = (str(cases), f"{cases}/.", os.path.relpath(cases))
     datasets = [LIDCDataset(name, 16, 1, cache_dir=str(tmp_path)) for name in names]
-    first, *others = [Validator(dataset, ValidationConfig(), SamplerConfig(), Processes({}), 0, 4).settings for dataset in datasets]
+    first, *others = [
+        Validator(dataset, ValidationConfig(), SamplerConfig(), Processes({}), 0, 4).settings for dataset in datasets
+    ]
     assert others == [first, first]
 
 
@@ -107,14 +112,21 @@ def test_a_worse_score_is_not_kept(train, tmp_path):
 
 
 def test_the_script_validates_and_two_processes_share_the_cases(ranks, cases, tmp_path):
-    flags = [f"--data_dir={cases}", f"--eval_data_dir={cases}", "--iterations=1", *as_arguments({**LEAST, **EVAL, "eval_interval": 1})]
+    flags = [
+        f"--data_dir={cases}",
+        f"--eval_data_dir={cases}",
+        "--iterations=1",
+        *as_arguments({**LEAST, **EVAL, "eval_interval": 1}),
+    ]
     done = call_script("segmentation_train", *flags, f"--log_dir={tmp_path / 'one'}", "--batch_size=4")
     assert done.returncode == 0 and "best: step 1, ged_2" in done.stdout, done.stderr
     done = ranks.run_script(tmp_path, "segmentation_train", *flags, f"--log_dir={tmp_path / 'two'}", "--batch_size=2")
     assert done.returncode == 0, done.stderr
     one, two = (scores_of(tmp_path / name)[1] for name in ("one", "two"))
     for name in ("ged_2", "dice_2"):
-        assert float(one[name]) == pytest.approx(float(two[name]), abs=0.02)  # weights differ by rounding, masks by a pixel
+        assert float(one[name]) == pytest.approx(
+            float(two[name]), abs=0.02
+        )  # weights differ by rounding, masks by a pixel
 
 
 def test_a_network_that_gives_nan_is_never_the_best(train, tmp_path):

@@ -58,7 +58,11 @@ def command(*arguments):
 def guarded(tmp_path_factory):
     """A server open to others, into which ann logs in with a word of her own."""
     folder = tmp_path_factory.mktemp("guarded")
-    server = Server(folder, "--public", environ={**os.environ, "HOME": str(folder), "VISDOM_USERNAME": "ann", "VISDOM_PASSWORD": "her own"})
+    server = Server(
+        folder,
+        "--public",
+        environ={**os.environ, "HOME": str(folder), "VISDOM_USERNAME": "ann", "VISDOM_PASSWORD": "her own"},
+    )
     server.start()
     yield server
     server.kill()
@@ -87,7 +91,9 @@ def test_the_page_of_a_public_server_lets_those_in_who_log_in(guarded, browser):
     page.fill("#inputUsername", "ann")
     page.fill("#inputPassword", "her own")
     page.click("#submitButton")
-    page.wait_for_function("document.title == 'visdom' && document.querySelector('#app')?.children.length", timeout=20_000)
+    page.wait_for_function(
+        "document.title == 'visdom' && document.querySelector('#app')?.children.length", timeout=20_000
+    )
     assert "her" not in page.url  # the word is hashed and posted, by a script
     page.close()
 
@@ -104,8 +110,14 @@ def test_a_server_watches_no_file_of_the_code(tmp_path, monkeypatch):
     run_server = pytest.importorskip("visdom.server.run_server")
     watched, listened = [], []
     monkeypatch.setattr("tornado.autoreload.start", lambda *arguments: watched.append(True))
-    monkeypatch.setattr(run_server.Application, "listen", lambda self, port, **more: listened.append((port, more["address"])))
-    monkeypatch.setattr(run_server, "ioloop", types.SimpleNamespace(IOLoop=types.SimpleNamespace(instance=lambda: types.SimpleNamespace(start=int))))
+    monkeypatch.setattr(
+        run_server.Application, "listen", lambda self, port, **more: listened.append((port, more["address"]))
+    )
+    monkeypatch.setattr(
+        run_server,
+        "ioloop",
+        types.SimpleNamespace(IOLoop=types.SimpleNamespace(instance=lambda: types.SimpleNamespace(start=int))),
+    )
     monkeypatch.setattr(visualize, "install_assets", lambda *arguments: [])
     monkeypatch.setattr(visualize.logging, "disable", lambda level: None)
     assert "Visdom at http://localhost:8097" in command("serve", "--port=8097", f"--env_path={tmp_path}").stdout
@@ -130,7 +142,9 @@ def test_windows_come_back_on_a_server_that_was_started_afresh_unnoticed(own_ser
     server.start()
     shown["pictures"].picture("second", RED)
     shown["lines"].lines("loss", 1, {"mse": 2})
-    wait_for(lambda: there(connect(configs["pictures"]), "first", "second") and there(connect(configs["lines"]), "loss"))
+    wait_for(
+        lambda: there(connect(configs["pictures"]), "first", "second") and there(connect(configs["lines"]), "loss")
+    )
     for windows in shown.values():
         windows.close()
     assert not told and points_of(windows_of(connect(configs["lines"]))["loss"])["mse"] == ([0, 1], [1, 2])
@@ -151,7 +165,9 @@ def test_a_window_that_is_closed_in_the_page_comes_back_whole_and_without_a_word
 def test_what_an_absent_server_misses_is_recorded(server, tmp_path):
     log, told = tmp_path / "new" / "windows.log", []
     with unused_port() as port:
-        config = VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=port, visdom_env="missed", visdom_log=str(log))
+        config = VisdomConfig(
+            visdom=True, visdom_server="http://127.0.0.1", visdom_port=port, visdom_env="missed", visdom_log=str(log)
+        )
         with open_windows(config, tell=told.append) as windows:
             windows.lines("loss", 1, {"mse": 2})
             windows.picture("sheet", RED)
@@ -168,7 +184,9 @@ def test_recordings_that_cannot_be_are_refused(server, tmp_path):
         open_windows(VisdomConfig(visdom_log=str(tmp_path)))
     for text in ("no log\n", "[1, 2]\n", "3\n"):
         (tmp_path / "text").write_text(text)
-        assert_refused(command("replay", tmp_path / "text", *server.flags("refused")[1:]), "not what --visdom_log recorded")
+        assert_refused(
+            command("replay", tmp_path / "text", *server.flags("refused")[1:]), "not what --visdom_log recorded"
+        )
 
 
 # -- inspecting -------------------------------------------------------------------------------------------------------
@@ -295,6 +313,9 @@ def test_figures_are_those_of_the_folder_and_not_of_what_it_was_compared_with(od
 def test_figures_that_are_not_finite_are_sorted_as_none(odd):
     client = Kept()
     inspector = Inspector(client, odd)
-    for place, labels in ((2, ["large  ged 0.5000", "<b>&  ged 0.2500", "broken"]), (3, ["broken  ci 0.5000", "<b>&", "large"])):
+    for place, labels in (
+        (2, ["large  ged 0.5000", "<b>&  ged 0.2500", "broken"]),
+        (3, ["broken  ci 0.5000", "<b>&", "large"]),
+    ):
         client.choose(inspector, 0, place)
         assert client.shown["cases"][1] == labels

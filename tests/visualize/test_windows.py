@@ -30,13 +30,7 @@ from guided_diffusion.visualize.__main__ import main
 from guided_diffusion.visualize.connection import VisdomConfig, connect
 from guided_diffusion.visualize.inspector import InspectConfig, Inspector
 from guided_diffusion.visualize.server import ASSETS, install_assets
-from guided_diffusion.visualize.windows import (
-    MOST_PICTURES,
-    MOST_POINTS,
-    Windows,
-    open_windows,
-    show_metrics,
-)
+from guided_diffusion.visualize.windows import MOST_PICTURES, MOST_POINTS, Windows, open_windows, show_metrics
 
 pytest.importorskip("visdom")
 
@@ -62,7 +56,10 @@ def test_windows_hold_the_numbers_and_pictures_that_were_sent(server):
     content = windows_of(connect(config))
     assert content.keys() == {"loss", "sheet"}
     points = points_of(content["loss"])
-    assert points["mse"] == (list(range(50)), pytest.approx([step / 10 for step in range(50)])) and points["vb"][1][-1] == -49
+    assert (
+        points["mse"] == (list(range(50)), pytest.approx([step / 10 for step in range(50)]))
+        and points["vb"][1][-1] == -49
+    )
     assert content["sheet"]["caption"] == "new" and (picture_of(content["sheet"]) == (255, 0, 0)).all()
 
 
@@ -72,7 +69,9 @@ def test_windows_are_updated_in_place_and_old_pictures_go(server):
     client = connect(config)
     for step in range(3):
         windows.lines("loss", step, {"mse": step})
-        wait_for(lambda step=step: there(client, "loss") and len(points_of(windows_of(client)["loss"])["mse"][0]) == step + 1)
+        wait_for(
+            lambda step=step: there(client, "loss") and len(points_of(windows_of(client)["loss"])["mse"][0]) == step + 1
+        )
     for k in range(MOST_PICTURES + 5):
         windows.picture(f"picture {k}", RED)
     assert sum(name.startswith("picture") for name in windows.content) == MOST_PICTURES
@@ -99,7 +98,12 @@ def test_long_lines_are_thinned_out_not_cut():
         for step in range(3 * MOST_POINTS):
             windows.lines("loss", step, {"mse": step})
     steps = client.shown["mse"]
-    assert MOST_POINTS / 3 < len(steps) <= MOST_POINTS and steps[0] == 0 and steps[-1] == 3 * MOST_POINTS - 1 and steps == sorted(steps)
+    assert (
+        MOST_POINTS / 3 < len(steps) <= MOST_POINTS
+        and steps[0] == 0
+        and steps[-1] == 3 * MOST_POINTS - 1
+        and steps == sorted(steps)
+    )
 
 
 def test_lines_that_are_thinned_out_while_they_are_sent_are_sent_whole_the_next_time():
@@ -234,7 +238,12 @@ def test_quartiles_share_a_window():
 
     kept = Kept()
     show_metrics(kept, {"step": 7, "samples": 28, "loss": 1.0, "loss_q0": 2.0, "loss_q3": 3.0, "lr": 0.1, "ged_4": 0.5})
-    assert kept.seen == {"loss": (7, {"loss": 1.0}), "loss by quartile of t": (7, {"q0": 2.0, "q3": 3.0}), "lr": (7, {"lr": 0.1}), "ged_4": (7, {"ged_4": 0.5})}
+    assert kept.seen == {
+        "loss": (7, {"loss": 1.0}),
+        "loss by quartile of t": (7, {"q0": 2.0, "q3": 3.0}),
+        "lr": (7, {"lr": 0.1}),
+        "ged_4": (7, {"ged_4": 0.5}),
+    }
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -244,16 +253,40 @@ def test_quartiles_share_a_window():
 def trained(cases, server, tmp_path_factory):
     """The log folder of a run with windows and a recording."""
     folder = tmp_path_factory.mktemp("trained")
-    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={folder}", "--iterations=6", "--batch_size=2", "--log_interval=2",
-                       f"--eval_data_dir={cases}", "--eval_interval=3", "--eval_cases=2", "--eval_steps=2", f"--visdom_log={folder}/windows.log",
-                       *server.flags("training"), *as_arguments(TINY))  # fmt: skip
+    done = call_script(
+        "segmentation_train",
+        f"--data_dir={cases}",
+        f"--log_dir={folder}",
+        "--iterations=6",
+        "--batch_size=2",
+        "--log_interval=2",
+        f"--eval_data_dir={cases}",
+        "--eval_interval=3",
+        "--eval_cases=2",
+        "--eval_steps=2",
+        f"--visdom_log={folder}/windows.log",
+        *server.flags("training"),
+        *as_arguments(TINY),
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_training_shows_its_numbers_and_validation_samples(server, trained):
     content = windows_of(connect(server.config("training")))
-    names = {"loss", "mse", "vb", "kl", "loss by quartile of t", "grad_norm", "lr", "samples_per_second", "ged_4", "dice_4", "validation samples"}
+    names = {
+        "loss",
+        "mse",
+        "vb",
+        "kl",
+        "loss by quartile of t",
+        "grad_norm",
+        "lr",
+        "samples_per_second",
+        "ged_4",
+        "dice_4",
+        "validation samples",
+    }
     assert names <= content.keys()
     with open(trained / "progress.csv") as file:
         rows = list(csv.DictReader(file))
@@ -261,17 +294,32 @@ def test_training_shows_its_numbers_and_validation_samples(server, trained):
         told = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         steps, values = points_of(content[column])[column]
         assert list(zip(steps, values)) == [(step, pytest.approx(value, rel=1e-4)) for step, value in told]
-    assert picture_of(content["validation samples"]).shape[0] > 100 and content["validation samples"]["caption"] == "step 6"
+    assert (
+        picture_of(content["validation samples"]).shape[0] > 100
+        and content["validation samples"]["caption"] == "step 6"
+    )
 
 
 def test_the_curves_of_a_run_that_continues_begin_where_it_did(server, cases, tmp_path):
     def train(iterations, env, *flags, column="loss"):
-        done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", f"--iterations={iterations}", "--batch_size=2",
-                           "--log_interval=2", *flags, *server.flags(env), *as_arguments(TINY))  # fmt: skip
+        done = call_script(
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path}",
+            f"--iterations={iterations}",
+            "--batch_size=2",
+            "--log_interval=2",
+            *flags,
+            *server.flags(env),
+            *as_arguments(TINY),
+        )
         assert done.returncode == 0, done.stderr
         return points_of(windows_of(connect(server.config(env)))[column])[column]
 
-    (steps, values), (steps_again, values_again) = train(4, "first"), train(6, "second")  # a server that knows nothing of the first
+    (steps, values), (steps_again, values_again) = (
+        train(4, "first"),
+        train(6, "second"),
+    )  # a server that knows nothing of the first
     assert steps == [2, 4] and steps_again == [2, 4, 6] and values_again[:2] == pytest.approx(values, rel=1e-4)
     assert train(6, "third") == (steps_again, pytest.approx(values_again, rel=1e-4))  # with nothing left to train
     validation = (f"--eval_data_dir={cases}", "--eval_cases=2", "--eval_steps=2")
@@ -294,17 +342,39 @@ def test_what_was_recorded_is_replayed(server, trained, tmp_path):
 @pytest.fixture(scope="module")
 def sampled(cases, server, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sampled")
-    done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={folder}", "--num_ensemble=3",
-                       "--timestep_respacing=5", "--movie", "--evaluate", *server.flags("sampling"))  # fmt: skip
+    done = call_script(
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={trained}/savedmodel.pt",
+        f"--out_dir={folder}",
+        "--num_ensemble=3",
+        "--timestep_respacing=5",
+        "--movie",
+        "--evaluate",
+        *server.flags("sampling"),
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_sampling_shows_the_chain_and_the_latest_cases_and_writes_movies(server, cases, sampled):
     content = windows_of(connect(server.config("sampling")))
-    assert content.keys() == {"case", "x_t", "masks", "mean and uncertainty", "latest 0", "latest 1", "latest 2", "latest 3"}
-    assert content["latest 1"]["caption"] == "phantom0005" and content["latest 3"]["caption"] == "phantom0003"  # six cases, four windows
-    np.testing.assert_array_equal(picture_of(content["latest 1"]), np.asarray(Image.open(sampled / "phantom0005_sheet.png")))
+    assert content.keys() == {
+        "case",
+        "x_t",
+        "masks",
+        "mean and uncertainty",
+        "latest 0",
+        "latest 1",
+        "latest 2",
+        "latest 3",
+    }
+    assert (
+        content["latest 1"]["caption"] == "phantom0005" and content["latest 3"]["caption"] == "phantom0003"
+    )  # six cases, four windows
+    np.testing.assert_array_equal(
+        picture_of(content["latest 1"]), np.asarray(Image.open(sampled / "phantom0005_sheet.png"))
+    )
     for k in range(6):
         film = Image.open(sampled / f"phantom000{k}_movie.gif")
         frames = []
@@ -312,7 +382,9 @@ def test_sampling_shows_the_chain_and_the_latest_cases_and_writes_movies(server,
             film.seek(index)
             frames.append(np.asarray(film.convert("L")))
         assert film.n_frames >= 5
-        last = frames[-1][pictures.MARGIN + pictures.LABEL_HEIGHT :, 2 * pictures.MARGIN + 128 :][:128, :128][4::8, 4::8]
+        last = frames[-1][pictures.MARGIN + pictures.LABEL_HEIGHT :, 2 * pictures.MARGIN + 128 :][:128, :128][
+            4::8, 4::8
+        ]
         with np.load(sampled / f"phantom000{k}_samples.npz") as file:
             np.testing.assert_allclose(last, np.clip(file["samples"][0], 0, 1) * 255, atol=3)
 
@@ -320,19 +392,35 @@ def test_sampling_shows_the_chain_and_the_latest_cases_and_writes_movies(server,
 def test_a_movie_that_is_missing_is_made(cases, trained, sampled, tmp_path):
     shutil.copytree(sampled, tmp_path, dirs_exist_ok=True)
     (tmp_path / "phantom0001_movie.gif").unlink()
-    done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={tmp_path}", "--num_ensemble=3",
-                       "--timestep_respacing=5", "--movie")  # fmt: skip
+    done = call_script(
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={trained}/savedmodel.pt",
+        f"--out_dir={tmp_path}",
+        "--num_ensemble=3",
+        "--timestep_respacing=5",
+        "--movie",
+    )
     assert done.returncode == 0 and "1 of 6 cases to draw" in done.stderr + done.stdout, done.stderr
     name = "phantom0001_movie.gif"
     assert (tmp_path / name).read_bytes() == (sampled / name).read_bytes()
 
 
 def test_windows_change_nothing_of_a_run(cases, trained, sampled, tmp_path):
-    done = call_script("segmentation_sample", f"--data_dir={cases}", f"--model_path={trained}/savedmodel.pt", f"--out_dir={tmp_path}", "--num_ensemble=3",
-                       "--timestep_respacing=5")  # fmt: skip
+    done = call_script(
+        "segmentation_sample",
+        f"--data_dir={cases}",
+        f"--model_path={trained}/savedmodel.pt",
+        f"--out_dir={tmp_path}",
+        "--num_ensemble=3",
+        "--timestep_respacing=5",
+    )
     assert done.returncode == 0, done.stderr
     for k in range(6):
-        with np.load(tmp_path / f"phantom000{k}_samples.npz") as a, np.load(sampled / f"phantom000{k}_samples.npz") as b:
+        with (
+            np.load(tmp_path / f"phantom000{k}_samples.npz") as a,
+            np.load(sampled / f"phantom000{k}_samples.npz") as b,
+        ):
             np.testing.assert_array_equal(a["samples"], b["samples"])
     assert not list(tmp_path.glob("*_movie.gif"))
 
@@ -449,7 +537,9 @@ def test_assets_come_from_a_folder_where_there_is_no_registry(tmp_path):
 def test_the_server_listens_on_this_machine_only(server):
     with open("/proc/net/tcp") as file:
         rows = [line.split() for line in file.readlines()[1:]]
-    listening = {row[1].split(":")[0] for row in rows if int(row[1].split(":")[1], 16) == server.port and row[3] == "0A"}
+    listening = {
+        row[1].split(":")[0] for row in rows if int(row[1].split(":")[1], 16) == server.port and row[3] == "0A"
+    }
     assert listening == {"0100007F"}  # 127.0.0.1
 
 
@@ -481,16 +571,32 @@ def test_the_page_shows_training(visit, server, trained):
     window = page.locator(".window").filter(has=page.get_by_text("validation samples", exact=True))
     source = window.locator("img").get_attribute("src")
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
-    np.testing.assert_array_equal(shown, picture_of(windows_of(connect(server.config("training")))["validation samples"]))
+    np.testing.assert_array_equal(
+        shown, picture_of(windows_of(connect(server.config("training")))["validation samples"])
+    )
     picture, above, below = (window.locator(part).bounding_box() for part in ("img", "p.caption", ".widgets"))
-    assert above["y"] + above["height"] <= picture["y"] and picture["y"] + picture["height"] <= below["y"]  # no part of it is covered
+    assert (
+        above["y"] + above["height"] <= picture["y"] and picture["y"] + picture["height"] <= below["y"]
+    )  # no part of it is covered
     if os.environ.get("CIMD_SCREENSHOTS"):
         page.screenshot(path=os.path.join(os.environ["CIMD_SCREENSHOTS"], "visdom_training.png"))
 
 
 def test_the_page_answers_when_a_threshold_is_moved(visit, server, cases, sampled):
-    arguments = [f"--samples={sampled}", f"--data_dir={cases}", "--visdom_server=http://127.0.0.1", f"--visdom_port={server.port}", "--visdom_env=inspect"]
-    process = subprocess.Popen([sys.executable, "-m", "guided_diffusion.visualize", "inspect", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    arguments = [
+        f"--samples={sampled}",
+        f"--data_dir={cases}",
+        "--visdom_server=http://127.0.0.1",
+        f"--visdom_port={server.port}",
+        "--visdom_env=inspect",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "guided_diffusion.visualize", "inspect", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         assert "6 cases at" in process.stdout.readline()
         page = visit("inspect")
@@ -524,10 +630,28 @@ def test_the_page_answers_when_a_threshold_is_moved(visit, server, cases, sample
 
 def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(cases, tmp_path):
     with unused_port() as port:
-        command = [sys.executable, ROOT / "scripts" / "segmentation_train.py", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=3",
-                   "--batch_size=2", "--log_interval=1", "--visdom", "--visdom_server=http://127.0.0.1", f"--visdom_port={port}",
-                   *as_arguments(TINY)]  # fmt: skip
-        done = subprocess.run(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        command = [
+            sys.executable,
+            ROOT / "scripts" / "segmentation_train.py",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path}",
+            "--iterations=3",
+            "--batch_size=2",
+            "--log_interval=1",
+            "--visdom",
+            "--visdom_server=http://127.0.0.1",
+            f"--visdom_port={port}",
+            *as_arguments(TINY),
+        ]
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+        )
     told = done.stdout.decode()
     assert done.returncode == 0 and "Traceback" not in told, told
-    assert told.count("does not take pictures") == 1 and re.search(r"[\r\n]Visdom at", told)  # not behind the bar of progress
+    assert told.count("does not take pictures") == 1 and re.search(
+        r"[\r\n]Visdom at", told
+    )  # not behind the bar of progress

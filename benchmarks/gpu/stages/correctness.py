@@ -1,5 +1,4 @@
-"""
-Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, and the golden
+"""Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, and the golden
 cases.
 """
 

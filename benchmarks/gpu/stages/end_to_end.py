@@ -25,10 +25,7 @@ from ..timing import synchronize
 
 def save_checkpoint(settings):
     """A checkpoint of the README's network with random weights; returns its path."""
-    flags = {
-        **default_flags(DataConfig, SamplerConfig, *MODEL_CONFIGS),
-        **json_like(readme_flags(settings)),
-    }
+    flags = {**default_flags(DataConfig, SamplerConfig, *MODEL_CONFIGS), **json_like(readme_flags(settings))}
     path = settings.folder("random.pt")
     weights = build(readme_config(settings), "cpu").state_dict()
     state = {
@@ -46,8 +43,7 @@ def save_checkpoint(settings):
 
 @contextlib.contextmanager
 def observed(report, device):
-    """
-    Meanwhile the loop that draws is warmed up before it begins. `report` gets "began", the clock at its begin, and
+    """Meanwhile the loop that draws is warmed up before it begins. `report` gets "began", the clock at its begin, and
     "alone", which draws the same once more and writes nothing.
     """
     original = sample.draw_ensembles
@@ -98,10 +94,13 @@ def measure(add, settings, data, model, name, *flags):
     masks, written = sizes.cases * sizes.masks_per_case, len(os.listdir(out))
     at_a_time = re.search(r"(\d+) masks at a time", text)
     add(
-        masks=masks, masks_at_a_time=int(at_a_time[1]) if at_a_time else None, files=written,
-        masks_per_second=masks / seconds, masks_per_second_of_loop_alone=masks / alone,
+        masks=masks,
+        masks_at_a_time=int(at_a_time[1]) if at_a_time else None,
+        files=written,
+        masks_per_second=masks / seconds,
+        masks_per_second_of_loop_alone=masks / alone,
         share_of_loop_alone=alone / seconds,
-    )  # fmt: skip
+    )
     require(written >= sizes.cases * (2 + sizes.masks_per_case), f"{written} files were written")
 
 

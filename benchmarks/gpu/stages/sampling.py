@@ -1,6 +1,4 @@
-"""
-Sampling at the README's flags with random weights: as published, eager and compiled; what a call is made of; memory.
-"""
+"""Sampling at the README's flags with random weights: as published, eager and compiled; what a call is made of; memory."""
 
 import gc
 import statistics
@@ -67,11 +65,7 @@ def measure_ours(add, settings, network, masks):
     ms = measure_chain(
         add, settings, lambda: draw(segmenter, sampler, image), masks, settings.precision, settings.sizes.rounds
     )
-    add(
-        masks=masks,
-        masks_per_second=1000 * masks / ms / FAST["steps"],
-        peak_gb=peak_memory(settings.device) / 1e9,
-    )
+    add(masks=masks, masks_per_second=1000 * masks / ms / FAST["steps"], peak_gb=peak_memory(settings.device) / 1e9)
     short = segmenter.spaced(SamplerConfig(**{**FAST, "steps": PROFILED}))
     draw(short, sampler, image)
     add(profile=profile_of(lambda: draw(short, sampler, image), settings.device, PROFILED, ms))

@@ -1,5 +1,4 @@
-"""
-Training steps at the README's flags: the published loop, this project eager and compiled; memory, and what fills a
+"""Training steps at the README's flags: the published loop, this project eager and compiled; memory, and what fills a
 step.
 """
 
@@ -30,9 +29,12 @@ def config_of(settings, amp, compiled=False):
     """BenchmarkConfig of a loop. `compiled` has no effect in a dry run."""
     sizes = settings.sizes
     return benchmark.BenchmarkConfig(
-        batch_size=sizes.train_batch, amp=amp, compile=compiled and not settings.dry_run,
-        image_size=sizes.image_size, num_channels=sizes.num_channels,
-    )  # fmt: skip
+        batch_size=sizes.train_batch,
+        amp=amp,
+        compile=compiled and not settings.dry_run,
+        image_size=sizes.image_size,
+        num_channels=sizes.num_channels,
+    )
 
 
 def build_plain(settings, dataset, folder):

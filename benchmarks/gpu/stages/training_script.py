@@ -1,5 +1,4 @@
-"""
-Trainings by scripts/segmentation_train.py: repeated, resumed, with a step that is not finite, validated, in other
+"""Trainings by scripts/segmentation_train.py: repeated, resumed, with a step that is not finite, validated, in other
 precisions.
 """
 
@@ -39,10 +38,15 @@ class Runs:
     def arguments(self, name, steps, more):
         batch = {"batch_size": 2} if self.settings.dry_run else {}
         flags = {
-            "preset": "demo", "data_dir": self.cases, "log_dir": self.settings.folder("runs", name),
+            "preset": "demo",
+            "data_dir": self.cases,
+            "log_dir": self.settings.folder("runs", name),
             "cache_dir": self.settings.folder("cache"),
-            "iterations": steps or self.steps, "log_interval": max(1, self.steps // 6), **batch, **more,
-        }  # fmt: skip
+            "iterations": steps or self.steps,
+            "log_interval": max(1, self.steps // 6),
+            **batch,
+            **more,
+        }
         return [f"--{flag}={value}" for flag, value in flags.items()]
 
     def train(self, name, steps=None, run=call_script, **more):
@@ -66,8 +70,7 @@ def compare(add, state, reference, limit):
 
 @contextlib.contextmanager
 def watched(nan_at, report):
-    """
-    Trainings meanwhile have a loss of NaN in the step after `nan_at` done ones, and their first average is
+    """Trainings meanwhile have a loss of NaN in the step after `nan_at` done ones, and their first average is
     recomputed in float64.
 
     report  gets "unchanged", {part: bool} over the bad step, and "average", {name: tensor}

@@ -8,8 +8,7 @@ from ...nn import seeded_generator, stack_randn, to_device
 
 
 class Baseline(nn.Module):
-    """
-    The interface of AmbiguousSegmenter for a model without a chain of timesteps: one network call, and one draw for each mask.
+    """The interface of AmbiguousSegmenter for a model without a chain of timesteps: one network call, and one draw for each mask.
 
     A subclass has `model`, a PlainUNet; `terms`, the names of its loss terms; `forward`, as AmbiguousSegmenter's, whose t
     means nothing here; `noise_shape`; and `draw_logits`.

@@ -21,8 +21,7 @@ def conv_block(in_channels, filters, num_convs):
 
 
 class PlainUNet(nn.Module):
-    """
-    Average pooling on the way down, bilinear upsampling with aligned corners on the way up:
+    """Average pooling on the way down, bilinear upsampling with aligned corners on the way up:
     image [B, C, H, W] -> features [B, filters[0], H, W] float32.
 
     filters         of each level
@@ -34,16 +33,17 @@ class PlainUNet(nn.Module):
     def __init__(self, image_channels, filters, num_convs, dropout=0.0):
         super().__init__()
         self.dropout, self.autocast_dtype = dropout, None
-        self.threshold = NormalDist().inv_cdf(dropout) if dropout else -math.inf  # not in `forward`, where it would break a compiled graph
+        self.threshold = (
+            NormalDist().inv_cdf(dropout) if dropout else -math.inf
+        )  # not in `forward`, where it would break a compiled graph
         self.down = nn.ModuleList(conv_block(i, f, num_convs) for i, f in zip((image_channels, *filters), filters))
         self.up = nn.ModuleList(conv_block(f + g, f, num_convs) for f, g in zip(filters, filters[1:]))
         self.dropped = (*filters[1:], *reversed(filters[1:-1]))  # channels of the blocks with dropout, in their order
         initialize(self, HE_NORMAL)
 
     def forward(self, image, noise=None):
-        """
-        noise  [B, sum of `dropped`] standard normal, which decides what is dropped; None: torch's global generator does so
-               in training, and otherwise nothing is
+        """noise  [B, sum of `dropped`] standard normal, which decides what is dropped; None: torch's global generator does so
+        in training, and otherwise nothing is
         """
         drop = _Dropout(self.dropout, self.threshold, self.training, noise, self.dropped)
         with torch.autocast(image.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
@@ -60,8 +60,7 @@ class PlainUNet(nn.Module):
 
 
 class _Dropout:
-    """
-    Drops channels, block after block, by the global generator or by noise [B, sum of counts].
+    """Drops channels, block after block, by the global generator or by noise [B, sum of counts].
 
     threshold  the number below which a standard normal one is with probability p
     """
@@ -85,6 +84,8 @@ def check_plain_unet(unet, encoder):
     if not 0 <= unet.dropout < 1:
         raise ConfigError(f"--dropout {unet.dropout}: a probability below 1 is needed")
     if len(encoder.num_filters) < 2 or min(encoder.num_filters) < 1:
-        raise ConfigError(f"--num_filters {','.join(map(str, encoder.num_filters))}: at least two levels are needed, e.g. 32,64,128,192")
+        raise ConfigError(
+            f"--num_filters {','.join(map(str, encoder.num_filters))}: at least two levels are needed, e.g. 32,64,128,192"
+        )
     if encoder.no_convs_per_block < 1:
         raise ConfigError(f"--no_convs_per_block {encoder.no_convs_per_block}: at least 1 is needed")

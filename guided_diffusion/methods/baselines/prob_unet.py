@@ -27,8 +27,7 @@ class Combiner(nn.Module):
 
 
 class ProbabilisticUNet(Baseline):
-    """
-    Prior over the latent from the image, posterior from image and mask. Latent samples are all that samples differ by.
+    """Prior over the latent from the image, posterior from image and mask. Latent samples are all that samples differ by.
 
     The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and 1e-5
     times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of any
@@ -56,8 +55,7 @@ class ProbabilisticUNet(Baseline):
         return (self.latent_dim,)
 
     def forward(self, image, mask, t=None, noise=None, rows=None):
-        """
-        The loss terms, each [B]: bce, summed over the pixels; kl (posterior || prior) and norm, both weighted; and their sum, loss.
+        """The loss terms, each [B]: bce, summed over the pixels; kl (posterior || prior) and norm, both weighted; and their sum, loss.
 
         noise  [B, latent_dim] standard normal, by which z is drawn from the posterior; None: from torch's global generator
         """
@@ -73,7 +71,11 @@ class ProbabilisticUNet(Baseline):
     def prior_of(self, image, rows):
         """The prior of each mask, computed once for each image."""
         prior = self.prior.of(image)
-        return prior if rows is None else Independent(Normal(prior.mean[rows], prior.stddev[rows], validate_args=False), 1, validate_args=False)
+        return (
+            prior
+            if rows is None
+            else Independent(Normal(prior.mean[rows], prior.stddev[rows], validate_args=False), 1, validate_args=False)
+        )
 
     def parameter_norms(self):
         """The sum of the L2 norms of all parameters of both encoders, and of the combiner but for its last layer."""

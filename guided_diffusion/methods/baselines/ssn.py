@@ -14,8 +14,7 @@ MIN_VARIANCE = 1e-5
 
 
 class StochasticSegmentationNetwork(Baseline):
-    """
-    Logits ~ N(mu, P P^T + D) over the pixels, from an image: mu and diagonal D [H W], factor P [H W, rank].
+    """Logits ~ N(mu, P P^T + D) over the pixels, from an image: mu and diagonal D [H W], factor P [H W, rank].
 
     The loss is the negative logarithm of the mask's likelihood under the logits' Gaussian, integrated by `mc_samples` draws (eq. 8).
     """

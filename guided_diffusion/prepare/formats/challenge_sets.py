@@ -19,8 +19,7 @@ MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(
 
 
 def slices(name, volumes, masks, patient, axis=None):
-    """
-    A RawCase of pictures, or one for each slice of volumes along `axis` (None: the last).
+    """A RawCase of pictures, or one for each slice of volumes along `axis` (None: the last).
 
     volumes, masks  {modality: array in [0, 1]} and bool arrays, as `nifti` reads them
     """
@@ -29,13 +28,22 @@ def slices(name, volumes, masks, patient, axis=None):
         raise DataError(f"{name}: images and masks of {sorted(shapes)} do not belong together")
     shape = next(iter(shapes))
     if len(shape) == 2:
-        return [RawCase(name, {modality: plane.T for modality, plane in volumes.items()}, [plane.T for plane in masks], patient)]
+        return [
+            RawCase(
+                name, {modality: plane.T for modality, plane in volumes.items()}, [plane.T for plane in masks], patient
+            )
+        ]
     axis = 2 if axis is None else axis
     return (
-        RawCase(f"{name}_z{k:03d}", {modality: volume.take(k, axis).T for modality, volume in volumes.items()},
-                [volume.take(k, axis).T for volume in masks], patient, told={"slice": k})
+        RawCase(
+            f"{name}_z{k:03d}",
+            {modality: volume.take(k, axis).T for modality, volume in volumes.items()},
+            [volume.take(k, axis).T for volume in masks],
+            patient,
+            told={"slice": k},
+        )
         for k in range(shape[axis])
-    )  # fmt: skip
+    )
 
 
 def qubiq(config):
@@ -46,7 +54,9 @@ def qubiq(config):
 def _qubiq_case(config, folder):
     name = safe_name(os.path.relpath(folder, config.src).replace(os.sep, "-"), config.src)
     wanted = re.compile(rf"task{config.task:02d}_seg(\d+)\.nii(\.gz)?")
-    files = sorted((file for file in os.listdir(folder) if wanted.fullmatch(file)), key=lambda file: int(wanted.fullmatch(file)[1]))
+    files = sorted(
+        (file for file in os.listdir(folder) if wanted.fullmatch(file)), key=lambda file: int(wanted.fullmatch(file)[1])
+    )
     if not files:
         raise DataError(f"{folder}: no task{config.task:02d}_seg01.nii.gz (--task)")
     path = os.path.join(folder, "image.nii.gz")
@@ -61,9 +71,14 @@ def _axis_of_modalities(folder, image_shape, mask_shape, axis):
     """The axis without which an image has the shape of its masks; `axis`, if it is given."""
     fitting = [k for k in range(3) if image_shape[:k] + image_shape[k + 1 :] == mask_shape and axis in (None, k)]
     if not fitting:
-        raise DataError(f"{folder}: an image of {image_shape} and masks of {mask_shape} do not belong together" + ("" if axis is None else " (--axis)"))
+        raise DataError(
+            f"{folder}: an image of {image_shape} and masks of {mask_shape} do not belong together"
+            + ("" if axis is None else " (--axis)")
+        )
     if len(fitting) > 1:
-        raise DataError(f"{folder}: the modalities of {image_shape} may lie along axis {fitting[0]} or {fitting[1]}; tell by --axis")
+        raise DataError(
+            f"{folder}: the modalities of {image_shape} may lie along axis {fitting[0]} or {fitting[1]}; tell by --axis"
+        )
     return fitting[0]
 
 
@@ -91,8 +106,7 @@ def _brats_case(item):
 
 
 def ms_mri(config):
-    """
-    Multiple sclerosis: *_flair_*, *_t1_* or *_mprage_*, *_t2_*, *_pd_* volumes, *_mask1*, *_mask2*; a case for each slice.
+    """Multiple sclerosis: *_flair_*, *_t1_* or *_mprage_*, *_t2_*, *_pd_* volumes, *_mask1*, *_mask2*; a case for each slice.
 
     Of several files of one volume that named _pp is taken, or else one in a folder preprocessed, or else the first by path.
     """
@@ -109,7 +123,14 @@ def ms_mri(config):
 
 def _preprocessed(paths):
     """The preprocessed one of files of one volume."""
-    return min(paths, key=lambda path: ("_pp." not in os.path.basename(path).lower(), "preprocessed" not in path.lower().split(os.sep)), default=None)
+    return min(
+        paths,
+        key=lambda path: (
+            "_pp." not in os.path.basename(path).lower(),
+            "preprocessed" not in path.lower().split(os.sep),
+        ),
+        default=None,
+    )
 
 
 def _ms_visit(config, item):
@@ -119,7 +140,9 @@ def _ms_visit(config, item):
     if missing := [name for name, path in chosen.items() if path is None] or ([] if numbers else ["mask1"]):
         raise DataError(f"{config.src}: {stem} has no {missing[0]}")
     volumes = {name: scaled(nifti(path), path) for name, path in chosen.items()}
-    return slices(stem, volumes, [nifti(_preprocessed(files[name])) > 0 for name in numbers], stem.split("_")[0], config.axis)
+    return slices(
+        stem, volumes, [nifti(_preprocessed(files[name])) > 0 for name in numbers], stem.split("_")[0], config.axis
+    )
 
 
 def folders(config):
@@ -134,9 +157,13 @@ def _pictures_of(config, item):
     if not masks or not images:
         return []
     if len(images) > 1:
-        raise DataError(f"{base}: {len(images)} pictures whose names are no mask's, {images[0]} and {images[1]}; one is wanted")
+        raise DataError(
+            f"{base}: {len(images)} pictures whose names are no mask's, {images[0]} and {images[1]}; one is wanted"
+        )
     name = os.path.relpath(base, config.src).replace(os.sep, "-")
     name = os.path.basename(os.path.abspath(base)) if name == "." else name
-    in_order = sorted(masks, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file)])
+    in_order = sorted(
+        masks, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file)]
+    )
     raters = [mask(os.path.join(base, file), config.label_threshold) for file in in_order]
     return [RawCase(name, {"": picture(os.path.join(base, images[0]))}, raters, name)]

@@ -1,5 +1,4 @@
-"""
-Published data sets and preparations -> folders of cases. docs/data.md says where each comes from.
+"""Published data sets and preparations -> folders of cases. docs/data.md says where each comes from.
 
 A converter takes a ConvertConfig and yields `RawCase`s; in the place of a case that is refused, the DataError that names the file;
 and lines to tell, as text. It raises a DataError where the whole source is refused.
@@ -20,9 +19,14 @@ from ..splits import assign_splits, read_split
 from . import challenge_sets
 
 FORMATS = {
-    "lidc-pickle": published.lidc_pickle, "lidc-hdf5": published.lidc_hdf5, "lidc-crops": published.lidc_crops, "qubiq": challenge_sets.qubiq,
-    "brats": challenge_sets.brats, "ms-mri": challenge_sets.ms_mri, "folders": challenge_sets.folders,
-}  # fmt: skip
+    "lidc-pickle": published.lidc_pickle,
+    "lidc-hdf5": published.lidc_hdf5,
+    "lidc-crops": published.lidc_crops,
+    "qubiq": challenge_sets.qubiq,
+    "brats": challenge_sets.brats,
+    "ms-mri": challenge_sets.ms_mri,
+    "folders": challenge_sets.folders,
+}
 KEPT_TOGETHER = {"lidc-pickle": "series"}  # by a split, where the format knows no patients
 
 
@@ -31,7 +35,10 @@ class ConvertConfig:
     src: Annotated[str, "file or folder of the source"] = ""
     out: Annotated[str, "folder to write cases into"] = ""
     task: Annotated[int, "qubiq: number of the task"] = 1
-    axis: Annotated[int | None, "qubiq, ms-mri: axis of the files, 0 to 2, along which slices lie, or modalities; -1: the last, or that which fits"] = None
+    axis: Annotated[
+        int | None,
+        "qubiq, ms-mri: axis of the files, 0 to 2, along which slices lie, or modalities; -1: the last, or that which fits",
+    ] = None
     min_raters: Annotated[int, "raters who marked something in an image for it to be a case"] = 0
     label_threshold: Annotated[float, "of JPEG masks: foreground above this share of full scale"] = 0.5
     seed: Annotated[int, "of the split by patient, where the source has none"] = 0
@@ -56,8 +63,7 @@ def check_convert_config(name, config):
 
 
 def convert(name, config, tell=print):
-    """
-    Write every case of a source of the format `name` into config.out. Returns the rows of the manifest, and the faults of the cases
+    """Write every case of a source of the format `name` into config.out. Returns the rows of the manifest, and the faults of the cases
     that are refused. DataError: there is no other.
     """
     check_convert_config(name, config)
@@ -72,7 +78,9 @@ def convert(name, config, tell=print):
     rows = []
     for patient, own, row in staged:
         if split.setdefault(patient, own or drawn[patient]) != (own or drawn[patient]):
-            raise DataError(f"{config.src}: patient {patient} is in {split[patient]} and {own}; put all cases of a patient into one split")
+            raise DataError(
+                f"{config.src}: patient {patient} is in {split[patient]} and {own}; put all cases of a patient into one split"
+            )
         rows.append(out.move(row, split[patient]))
     out.finish(rows, split, config.seed)
     counts = ", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in SPLITS)

@@ -26,7 +26,9 @@ def each(items, make):
 def refuse_huge(shape, source):
     """Refuse what no image of the field is before memory is taken for it."""
     if math.prod(shape) > MOST_PIXELS:
-        raise DataError(f"{source}: images of {'x'.join(map(str, shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?")
+        raise DataError(
+            f"{source}: images of {'x'.join(map(str, shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?"
+        )
 
 
 def scaled(values, source):
@@ -73,8 +75,7 @@ def mask(path, label_threshold):
 
 
 def nifti(path):
-    """
-    The array of a NIfTI file as it is stored; the affine is not applied.
+    """The array of a NIfTI file as it is stored; the affine is not applied.
 
     Axes of length 1 fall away at the end, and all of them where two others are left. Viewers show [x, y]; rows first is its transpose.
     """

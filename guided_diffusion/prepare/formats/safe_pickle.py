@@ -1,5 +1,4 @@
-"""
-Pickles of numpy arrays and plain containers, read without calling anything that a file could choose.
+"""Pickles of numpy arrays and plain containers, read without calling anything that a file could choose.
 
 The pickle machine is given no real type of numpy: what it builds are holders that keep names and bytes, which are checked and turned
 into arrays by this module alone. It is the one in Python, whose memo grows with the file and not by what the file claims.
@@ -44,7 +43,11 @@ class _Array:
 
 def _array(raw, kind, shape, order="C"):
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    if not isinstance(kind, _Type) or not isinstance(raw, (bytes, bytearray)) or not all(isinstance(n, int) and n >= 0 for n in shape):
+    if (
+        not isinstance(kind, _Type)
+        or not isinstance(raw, (bytes, bytearray))
+        or not all(isinstance(n, int) and n >= 0 for n in shape)
+    ):
         raise pickle.UnpicklingError("an array without type, shape and bytes")
     if len(raw) != math.prod(shape) * kind.dtype.itemsize:
         raise pickle.UnpicklingError(f"an array of shape {shape} in {len(raw)} bytes")
@@ -59,7 +62,12 @@ def _encode(text, encoding="latin1"):  # bytes, in pickles of the oldest protoco
     return text.encode("latin1")
 
 
-ALLOWED = {("numpy", "ndarray"): "ndarray", ("numpy", "dtype"): _Type, ("collections", "OrderedDict"): dict, ("_codecs", "encode"): _encode}
+ALLOWED = {
+    ("numpy", "ndarray"): "ndarray",
+    ("numpy", "dtype"): _Type,
+    ("collections", "OrderedDict"): dict,
+    ("_codecs", "encode"): _encode,
+}
 for package in ("numpy.core", "numpy._core"):
     ALLOWED[f"{package}.multiarray", "_reconstruct"] = lambda kind, shape, code: _Array()
     ALLOWED[f"{package}.multiarray", "scalar"] = _scalar

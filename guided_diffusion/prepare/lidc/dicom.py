@@ -13,7 +13,17 @@ MOST_SIDE = 4096  # pixels of a scan
 SAME_HEIGHT = 0.01  # mm: slices that are closer lie at one height
 DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax that is compressed as a whole, header included
 OTHER_FILES = (".xml", ".csv", ".txt", ".json")
-TAGS = ["SOPInstanceUID", "PatientID", "ImagePositionPatient", "SliceLocation", "PixelSpacing", "Rows", "Columns", "RescaleSlope", "RescaleIntercept"]
+TAGS = [
+    "SOPInstanceUID",
+    "PatientID",
+    "ImagePositionPatient",
+    "SliceLocation",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "RescaleSlope",
+    "RescaleIntercept",
+]
 
 
 @dataclass
@@ -32,12 +42,13 @@ class Series:
     dropped: dict[str, int] = field(default_factory=dict)  # {UID of a slice left out: number of the one at its height}
 
     def heights_for(self, outlines):
-        """
-        The heights by which outlines of unknown UIDs are to be found, and whether these are SliceLocation's: in some scans its sign
+        """The heights by which outlines of unknown UIDs are to be found, and whether these are SliceLocation's: in some scans its sign
         differs from ImagePositionPatient's, and the readers' heights follow the one or the other.
         """
         unknown = [outline for outline in outlines if self._by_uid(outline) is None]
-        found = [sum(_nearest(heights, outline.z) is not None for outline in unknown) for heights in (self.z, self.locations)]
+        found = [
+            sum(_nearest(heights, outline.z) is not None for outline in unknown) for heights in (self.z, self.locations)
+        ]
         return (self.locations, True) if found[1] > found[0] else (self.z, False)
 
     def slice_of(self, outline, heights=None):
@@ -56,15 +67,21 @@ class Series:
         try:
             data = read_dicom(path)
             told = (("RescaleSlope", 1), ("RescaleIntercept", 0))
-            slope, intercept = (float(default if data.get(tag) in (None, "") else data.get(tag)) for tag, default in told)
+            slope, intercept = (
+                float(default if data.get(tag) in (None, "") else data.get(tag)) for tag, default in told
+            )
             claimed = (int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1))
             pixels = data.pixel_array if claimed == (*self.shape, 1) else None
         except DataError:
             raise
         except Exception as error:  # a damaged file can fail anywhere in the reader
-            raise DataError(f"{path}: its pixels cannot be read ({' '.join(str(error).split())}); download it again") from error
+            raise DataError(
+                f"{path}: its pixels cannot be read ({' '.join(str(error).split())}); download it again"
+            ) from error
         if pixels is None or pixels.shape != self.shape:
-            raise DataError(f"{path}: {claimed[1]}x{claimed[0]} pixels in {claimed[2]} frames, yet its series has {self.shape[1]}x{self.shape[0]} in one")
+            raise DataError(
+                f"{path}: {claimed[1]}x{claimed[0]} pixels in {claimed[2]} frames, yet its series has {self.shape[1]}x{self.shape[0]} in one"
+            )
         return pixels.astype(np.float32) * slope + intercept
 
 
@@ -85,7 +102,9 @@ def read_dicom(path, **more):
     import pydicom
 
     if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
-        raise DataError(f"{path}: deflated DICOM is refused, for what it grows to is not known before; store it uncompressed")
+        raise DataError(
+            f"{path}: deflated DICOM is refused, for what it grows to is not known before; store it uncompressed"
+        )
     return pydicom.dcmread(path, **more)
 
 
@@ -104,8 +123,7 @@ def series_of(path):
 
 
 def find_series(folder, over=map, faults=None):
-    """
-    {series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over.
+    """{series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over.
 
     over    function of (function, list) that maps the one over the other, in several processes, say
     faults  list to which the files that are refused are added
@@ -114,7 +132,12 @@ def find_series(folder, over=map, faults=None):
         import pydicom  # noqa: F401
     except ImportError:
         raise DataError('DICOM needs pydicom; pip install "ambiguous-segmentation-diffusion[medical]"') from None
-    paths = [os.path.join(base, name) for base, _, files in walk(folder) for name in files if not name.lower().endswith(OTHER_FILES)]
+    paths = [
+        os.path.join(base, name)
+        for base, _, files in walk(folder)
+        for name in files
+        if not name.lower().endswith(OTHER_FILES)
+    ]
     found = {}
     for path, (uid, fault) in zip(paths, over(series_of, paths)):
         if uid:
@@ -137,8 +160,7 @@ class _Slice:
 
 
 def read_series(uid, files, drawn=frozenset()):
-    """
-    `Series` of the files of one series, whatever their order.
+    """`Series` of the files of one series, whatever their order.
 
     Of files with one UID the first is taken. Of slices at one height the one is taken on which readers drew (`drawn`: the UIDs of
     such), or else that with the lowest UID; outlines on the others are on it. DataError: the series cannot be used.
@@ -148,7 +170,9 @@ def read_series(uid, files, drawn=frozenset()):
     except DataError:
         raise
     except Exception as error:  # tags that are empty, or no numbers
-        raise DataError(f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); download it again") from error
+        raise DataError(
+            f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); download it again"
+        ) from error
 
 
 def _read_series(uid, files, drawn):
@@ -164,9 +188,17 @@ def _read_series(uid, files, drawn):
     if len(spacing) != 2 or not all(0 < mm < 100 for mm in spacing) or not 0 < max(shape) <= MOST_SIDE:
         raise DataError(f"{files[0]}: series {uid} has {shape[1]}x{shape[0]} pixels of {spacing} mm, which no scan has")
     return Series(
-        uid, str(first.get("PatientID", "") or uid), spacing, shape, [one.path for one in kept], [one.z for one in kept],
-        [one.sop_uid for one in kept], list(dict.fromkeys(notes)), [one.location for one in kept], dropped,
-    )  # fmt: skip
+        uid,
+        str(first.get("PatientID", "") or uid),
+        spacing,
+        shape,
+        [one.path for one in kept],
+        [one.z for one in kept],
+        [one.sop_uid for one in kept],
+        list(dict.fromkeys(notes)),
+        [one.location for one in kept],
+        dropped,
+    )
 
 
 def _read_slice(uid, path, notes):
@@ -175,7 +207,9 @@ def _read_slice(uid, path, notes):
     position, location = data.get("ImagePositionPatient"), data.get("SliceLocation")
     z = position[2] if position else location
     if missing or z is None:
-        raise DataError(f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used")
+        raise DataError(
+            f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used"
+        )
     if data.get("RescaleSlope") in (None, "") or data.get("RescaleIntercept") in (None, ""):
         notes.append("without rescale slope or intercept: 1 and 0 are taken")
     return _Slice(float(z), str(data.SOPInstanceUID), path, data, float("nan") if location is None else float(location))
@@ -195,5 +229,7 @@ def _each_height_once(slices, drawn, notes):
         kept.append(best)
         dropped |= {one.sop_uid: number for one in rest}
     if dropped:
-        notes.append(f"{len(dropped)} slices at the height of another are left out; outlines on them are taken to that one")
+        notes.append(
+            f"{len(dropped)} slices at the height of another are left out; outlines on them are taken to that one"
+        )
     return kept, dropped

@@ -48,7 +48,9 @@ def check_prepare_config(config):
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder")
     if len(config.window) != 2 or not config.window[0] < config.window[1]:
-        raise ConfigError(f"--window {','.join(f'{x:g}' for x in config.window)}: two values, the lower first, are needed, e.g. -1000,400")
+        raise ConfigError(
+            f"--window {','.join(f'{x:g}' for x in config.window)}: two values, the lower first, are needed, e.g. -1000,400"
+        )
     if config.pixel_mm is not None and not 0.05 <= config.pixel_mm <= 10:
         raise ConfigError(f"--pixel_mm {config.pixel_mm}: 0.05 to 10 are possible, or -1")
     if not 1 <= config.min_raters <= idri.MOST_READERS:
@@ -58,8 +60,7 @@ def check_prepare_config(config):
 
 
 def prepare(config, tell=print):
-    """
-    Write a case for each slice of each nodule that at least `min_raters` readers drew on, and a manifest; tell the counts.
+    """Write a case for each slice of each nodule that at least `min_raters` readers drew on, and a manifest; tell the counts.
 
     Series that are finished are passed over, so that an interrupted run goes on. Returns the rows of the manifest, and the faults.
     """
@@ -71,15 +72,23 @@ def prepare(config, tell=print):
         files = find_series(config.dicom, over, faults)
         jobs = _jobs(readings, files, over, faults)
         if not jobs:
-            raise DataError(f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of{'; ' + faults[0] if faults else ''}")
+            raise DataError(
+                f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of{'; ' + faults[0] if faults else ''}"
+            )
         rows, notes, split = _write_cases(config, jobs, pool, faults)
     CaseFolder(config.out, config.dicom).finish(rows, split, config.seed)
     written = {"settings": _settings(config), "notes": notes, "faults": faults}
-    storage.write_atomically(os.path.join(config.out, "prepared.json"), lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()))
+    storage.write_atomically(
+        os.path.join(config.out, "prepared.json"),
+        lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()),
+    )
 
     missing = sorted(readings.keys() - files.keys())
     if missing:
-        notes = [f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one", *notes]
+        notes = [
+            f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one",
+            *notes,
+        ]
     _tell_all(config, rows, notes, faults, tell)
     return rows, faults
 
@@ -100,7 +109,9 @@ def _tell_all(config, rows, notes, faults, tell):
 def _readings(folder, faults):
     """{series UID: [Reading]} of all XML files below `folder`."""
     readings = {}
-    paths = [os.path.join(base, name) for base, _, names in walk(folder) for name in names if name.lower().endswith(".xml")]
+    paths = [
+        os.path.join(base, name) for base, _, names in walk(folder) for name in names if name.lower().endswith(".xml")
+    ]
     for path in tqdm(paths, desc="reading XML", unit="file", dynamic_ncols=True, delay=1):
         try:
             if reading := idri.read_xml(path):
@@ -114,7 +125,14 @@ def _readings(folder, faults):
 
 def _spread(pool, function, paths):
     """map(function, paths) in the processes of the pool, with a progress bar: what finds the series reads a header of each file."""
-    return tqdm(pool.map(function, paths, chunksize=CHUNK), desc="reading headers", total=len(paths), unit="file", dynamic_ncols=True, delay=1)
+    return tqdm(
+        pool.map(function, paths, chunksize=CHUNK),
+        desc="reading headers",
+        total=len(paths),
+        unit="file",
+        dynamic_ncols=True,
+        delay=1,
+    )
 
 
 def _jobs(readings, files, over, faults):
@@ -156,24 +174,33 @@ def _write_cases(config, jobs, pool, faults):
 
 def _settings(config):
     """What decides the cases, beside the files; JSON-like."""
-    settings = {name: value for name, value in asdict(config).items() if name in ("window", "pixel_mm", "crop", "min_raters", "seed")}
+    settings = {
+        name: value
+        for name, value in asdict(config).items()
+        if name in ("window", "pixel_mm", "crop", "min_raters", "seed")
+    }
     return {**settings, "window": list(config.window)}
 
 
 def _source_hash(files, readings):
     """What the series is made from: names and sizes of its files and of the readers' XML."""
     paths = sorted([*files, *(reading.path for reading in readings)])
-    return hashlib.sha256(repr([(os.path.basename(path), os.path.getsize(path)) for path in paths]).encode()).hexdigest()[:16]
+    return hashlib.sha256(
+        repr([(os.path.basename(path), os.path.getsize(path)) for path in paths]).encode()
+    ).hexdigest()[:16]
 
 
 def _told_before(path, source, config, settings):
-    """
-    What the file `path` in DONE tells of a finished series; None where there is none, other files than now make the series, or a case
+    """What the file `path` in DONE tells of a finished series; None where there is none, other files than now make the series, or a case
     of it is gone. ConfigError: it was prepared with other settings.
     """
     content = storage.read_bytes(path)
     told = json.loads(content) if content is not None else None
-    if told is None or told["source"] != source or not all(os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in told["rows"]):
+    if (
+        told is None
+        or told["source"] != source
+        or not all(os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in told["rows"])
+    ):
         return None
     if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
         raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
@@ -181,8 +208,7 @@ def _told_before(path, source, config, settings):
 
 
 def _prepare_series(patient, uid, files, readings, *, config, settings, split):
-    """
-    Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time.
+    """Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time.
 
     The name of a case has a hash of the series, which other series do not change.
     """
@@ -192,7 +218,12 @@ def _prepare_series(patient, uid, files, readings, *, config, settings, split):
     out = CaseFolder(config.out, f"{files[0]}, patient {patient}")
     told = {"settings": settings, "source": source, "rows": [], "notes": [], "faults": []}
     try:
-        drawn = {outline.sop_uid for reading in readings for annotation in reading.annotations for outline in annotation.outlines}
+        drawn = {
+            outline.sop_uid
+            for reading in readings
+            for annotation in reading.annotations
+            for outline in annotation.outlines
+        }
         series = read_series(uid, files, drawn)
         nodules, notes = idri.find_nodules(series, readings)
     except DataError as error:
@@ -211,7 +242,9 @@ def _prepare_series(patient, uid, files, readings, *, config, settings, split):
             except DataError as error:
                 told["faults"].append(str(error))
     if passed_over:
-        told["notes"].append(f"{patient}, series {uid}: {passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop")
+        told["notes"].append(
+            f"{patient}, series {uid}: {passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop"
+        )
     if told["faults"]:
         return told  # not kept, so that it is tried again
     storage.write_atomically(done, lambda file: file.write(json.dumps(told).encode()))
@@ -226,5 +259,11 @@ def _case(series, index, masks, centre, nodule, config):
         return None
     hounsfield = idri.crop(series.hounsfield(index), *where, config.window[0])
     grey = idri.to_window(hounsfield, *config.window)
-    told = {"series": series.uid, "slice": index, "z": series.z[index], "sop_uid": series.sop_uids[index], "nodule": nodule}
+    told = {
+        "series": series.uid,
+        "slice": index,
+        "z": series.z[index],
+        "sop_uid": series.sop_uids[index],
+        "nodule": nodule,
+    }
     return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, told=told)

@@ -1,5 +1,4 @@
-"""
-What four radiologists drew on the series of LIDC-IDRI, in XML: outlines, masks, the nodules of several readers, and crops of them.
+"""What four radiologists drew on the series of LIDC-IDRI, in XML: outlines, masks, the nodules of several readers, and crops of them.
 
 A reader's outline runs through the pixels just outside what is marked: pixels strictly inside it belong to the nodule. An outline
 with inclusion FALSE cuts a hole by the same rule. A nodule of a single point is smaller than 3 mm and has no outline.
@@ -54,8 +53,7 @@ class Reading:
 
 
 def fill_inside(points):
-    """
-    Pixels strictly inside a closed polygon: (mask [h, w] bool, x, y of its corner). Points [N, 2] are whole numbers (x, y).
+    """Pixels strictly inside a closed polygon: (mask [h, w] bool, x, y of its corner). Points [N, 2] are whole numbers (x, y).
 
     Even-odd rule on pixel centres, in whole numbers; pixels on the polygon itself are outside.
     """
@@ -66,7 +64,12 @@ def fill_inside(points):
     inside, on_edge = np.zeros((2, y.size, x.size), dtype=bool)
     for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0)):
         side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)  # 0 on the line; its sign tells the side
-        within = (np.minimum(ax, bx) <= x) & (x <= np.maximum(ax, bx)) & (np.minimum(ay, by) <= y) & (y <= np.maximum(ay, by))
+        within = (
+            (np.minimum(ax, bx) <= x)
+            & (x <= np.maximum(ax, bx))
+            & (np.minimum(ay, by) <= y)
+            & (y <= np.maximum(ay, by))
+        )
         on_edge |= (side == 0) & within
         if ay != by:  # the ray from a pixel to the right crosses edges that span its row, upper end included
             inside ^= ((ay > y) != (by > y)) & ((side > 0) == (by > ay))
@@ -74,8 +77,7 @@ def fill_inside(points):
 
 
 def draw(outlines, shape):
-    """
-    The mask [H, W] bool of a reader's outlines on one slice; parts beyond the image are cut.
+    """The mask [H, W] bool of a reader's outlines on one slice; parts beyond the image are cut.
 
     Larger outlines come first, so that an exclusion cuts what surrounds it, and an inclusion within a hole stays.
     """
@@ -94,8 +96,7 @@ def draw(outlines, shape):
 
 
 def read_xml(path):
-    """
-    The `Reading` of an XML file; None: one of another kind (a chest radiograph's).
+    """The `Reading` of an XML file; None: one of another kind (a chest radiograph's).
 
     Tags are read without their namespaces. DataError: no XML, or entities that would expand, or not to be read as LIDC's.
     """
@@ -117,12 +118,16 @@ def read_xml(path):
                 if sum(len(outline.points) for outline in outlines) == 1:
                     points += 1
                 elif outlines:
-                    annotations.append(Annotation(reader, _text(nodule, "noduleID"), [o for o in outlines if len(o.points) > 2]))
+                    annotations.append(
+                        Annotation(reader, _text(nodule, "noduleID"), [o for o in outlines if len(o.points) > 2])
+                    )
         return Reading(path, _uid(series.text.strip()), len(sessions), annotations, points)
     except DataError:
         raise
     except Exception as error:  # the parser's own errors, refused entities among them, and values that are no numbers
-        raise DataError(f"{path}: cannot be read as LIDC's XML ({type(error).__name__}: {error}); replace or remove it") from error
+        raise DataError(
+            f"{path}: cannot be read as LIDC's XML ({type(error).__name__}: {error}); replace or remove it"
+        ) from error
 
 
 def _uid(text):
@@ -149,7 +154,12 @@ def _read_roi(roi):
     if max((abs(n) for point in points for n in point), default=0) > MOST_SIDE:
         raise ValueError(f"an outline that reaches to {points}"[:100])
     points = np.array(points, dtype=np.int64).reshape(-1, 2)
-    return Outline(_text(roi, "imageSOP_UID"), float(_text(roi, "imageZposition") or "nan"), points, _text(roi, "inclusion").upper() != "FALSE")
+    return Outline(
+        _text(roi, "imageSOP_UID"),
+        float(_text(roi, "imageZposition") or "nan"),
+        points,
+        _text(roi, "inclusion").upper() != "FALSE",
+    )
 
 
 # -- nodules ----------------------------------------------------------------------------------------------------------
@@ -170,8 +180,7 @@ class Nodule:
 
 
 def find_nodules(series, readings):
-    """
-    ([Nodule], lines to tell) of a series: annotations of several readers are of one nodule where they overlap, directly or through
+    """([Nodule], lines to tell) of a series: annotations of several readers are of one nodule where they overlap, directly or through
     others.
 
     Of several annotations of one reader in one nodule the masks are united. Of more than four readers the first four count.
@@ -188,7 +197,9 @@ def find_nodules(series, readings):
     rows, columns = zip(*pairs) if pairs else ((), ())
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(drawn), len(drawn)))
     _, group_of = connected_components(graph, directed=False)
-    num_readers = min(MOST_READERS, max(1 + max(reader for reader, _ in drawn), sum(reading.num_readers for reading in readings)))
+    num_readers = min(
+        MOST_READERS, max(1 + max(reader for reader, _ in drawn), sum(reading.num_readers for reading in readings))
+    )
     nodules, united = [], 0
     for group in range(group_of.max() + 1):
         members = [drawn[k] for k in np.flatnonzero(group_of == group)]
@@ -201,7 +212,9 @@ def find_nodules(series, readings):
 
 def _draw_annotations(series, annotations, notes):
     """[(reader, {slice: mask [H, W] bool})] of those (reader, annotation) that have a pixel on a slice of the series."""
-    heights, by_location = series.heights_for([outline for _, annotation in annotations for outline in annotation.outlines])
+    heights, by_location = series.heights_for(
+        [outline for _, annotation in annotations for outline in annotation.outlines]
+    )
     if by_location:
         notes.append("the readers' heights are those of SliceLocation, not of ImagePositionPatient")
     drawn, lost = [], 0
@@ -252,8 +265,7 @@ def _unite(members, num_readers, shape):
 
 
 def crop(plane, centre, spacing, side, pixel_mm, fill):
-    """
-    A square [side, side] float32 of `plane` [H, W] around `centre` (row, column), `fill` beyond the edges.
+    """A square [side, side] float32 of `plane` [H, W] around `centre` (row, column), `fill` beyond the edges.
 
     spacing   mm between rows and between columns
     pixel_mm  of the crop, by linear interpolation; None: pixels stay as they are
@@ -271,7 +283,9 @@ def crop(plane, centre, spacing, side, pixel_mm, fill):
 
 def crop_mask(mask, centre, *where):
     """`crop` of a mask, bool: foreground where more than half of a pixel is. `where` is what else `crop` takes, without `fill`."""
-    nudged = tuple(c + 1e-3 for c in centre)  # pixels that halve exactly fall to one side of the mask in, to the other out
+    nudged = tuple(
+        c + 1e-3 for c in centre
+    )  # pixels that halve exactly fall to one side of the mask in, to the other out
     return crop(mask, nudged, *where, 0) > 0.5
 
 

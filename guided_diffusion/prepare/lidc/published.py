@@ -36,8 +36,12 @@ def _pickled_case(path, item):
     source = f"{path}, {str(key)[:80]}"
     try:
         image, masks, series = entry["image"], list(entry["masks"]), str(entry["series_uid"])
-        if not masks or not all(isinstance(array, np.ndarray) and array.shape == image.shape for array in (image, *masks)):
-            raise ValueError(f"arrays of unlike shapes {sorted({np.shape(array) for array in (image, *masks)}, key=str)}")
+        if not masks or not all(
+            isinstance(array, np.ndarray) and array.shape == image.shape for array in (image, *masks)
+        ):
+            raise ValueError(
+                f"arrays of unlike shapes {sorted({np.shape(array) for array in (image, *masks)}, key=str)}"
+            )
         image = _in_unit_range(image, source)
     except DataError:
         raise
@@ -47,8 +51,7 @@ def _pickled_case(path, item):
 
 
 def lidc_hdf5(config):
-    """
-    PHiSeg's and CCDM's files: groups train, val, test; images [N, H, W] less 0.5, labels [N, H, W, R] or [N, R, H, W], and uids [N],
+    """PHiSeg's and CCDM's files: groups train, val, test; images [N, H, W] less 0.5, labels [N, H, W, R] or [N, R, H, W], and uids [N],
     by which patients are known, where there are some.
     """
     try:
@@ -62,7 +65,9 @@ def lidc_hdf5(config):
     with file:
         groups = [name for name in file if name in SPLIT_NAMES]
         if not groups:
-            raise DataError(f"{config.src}: groups train, val and test are wanted, {', '.join(file) or 'none'} are there")
+            raise DataError(
+                f"{config.src}: groups train, val and test are wanted, {', '.join(file) or 'none'} are there"
+            )
         arrays_of = {group: _arrays_of(file, group, f"{config.src}, {group}") for group in groups}
         if without := [group for group, arrays in arrays_of.items() if "uids" not in arrays]:
             yield f"{', '.join(without)} without uids: each case counts as a patient, and stays in the file's split"
@@ -77,7 +82,12 @@ def _arrays_of(file, group, source):
         if not {"images", "labels"} <= arrays.keys():
             raise DataError(f"{source}: images and labels are wanted")
         images, labels, uids = arrays["images"], arrays["labels"], arrays.get("uids", arrays["images"])
-        fit = images.ndim == 3 and labels.ndim == 4 and len(images) == len(labels) == len(uids) and ("uids" not in arrays or uids.ndim == 1)
+        fit = (
+            images.ndim == 3
+            and labels.ndim == 4
+            and len(images) == len(labels) == len(uids)
+            and ("uids" not in arrays or uids.ndim == 1)
+        )
         if any(array.external or array.is_virtual or array.file.filename != file.filename for array in arrays.values()):
             raise DataError(f"{source}: it takes its values from other files, which is refused")
         numbers = images.dtype.kind in "biuf" and labels.dtype.kind in "biuf" and uids.dtype.itemsize <= LONGEST_UID
@@ -103,7 +113,9 @@ def _stored_case(path, group, arrays, k):
     patient = patient.decode(errors="replace") if isinstance(patient, bytes) else str(patient)
     if arrays["labels"].shape[1:3] == arrays["images"].shape[1:]:
         masks = np.moveaxis(masks, -1, 0)
-    return [RawCase(name, {"": _in_unit_range(image, f"{path}, {name}")}, masks, patient[:LONGEST_UID], SPLIT_NAMES[group])]
+    return [
+        RawCase(name, {"": _in_unit_range(image, f"{path}, {name}")}, masks, patient[:LONGEST_UID], SPLIT_NAMES[group])
+    ]
 
 
 def lidc_crops(config):
@@ -125,4 +137,6 @@ def _crop(config, split, patient, file):
         raise DataError(f"{os.path.join(labels, stem)}_l0.png: there is no mask for {os.path.join(images, file)}")
     raters = [mask(os.path.join(labels, name), config.label_threshold) for name in masks]
     name = re.sub(r"[^A-Za-z0-9_.\-]", "_", f"{patient}_{stem}")
-    return [RawCase(name, {"": picture(os.path.join(images, file))}, raters, patient, SPLIT_NAMES[split], {"slice": stem})]
+    return [
+        RawCase(name, {"": picture(os.path.join(images, file))}, raters, patient, SPLIT_NAMES[split], {"slice": stem})
+    ]

@@ -1,5 +1,4 @@
-"""
-Phantoms in the real formats of the field, to try the tools of data preparation on: DICOM with LIDC's XML, the files of published
+"""Phantoms in the real formats of the field, to try the tools of data preparation on: DICOM with LIDC's XML, the files of published
 preparations, and folders of challenges.
 
 Each writer takes `cases`: [(name, patient, planes {modality: [H, W] in [0, 1]}, raters [R, H, W] bool)].
@@ -36,8 +35,7 @@ def _grey(planes):
 
 
 def trace_outside(mask):
-    """
-    The closed chain of pixels just outside a 4-connected mask without holes, [N, 2] (x, y), as LIDC's outlines run.
+    """The closed chain of pixels just outside a 4-connected mask without holes, [N, 2] (x, y), as LIDC's outlines run.
 
     Walks clockwise along the sides of the mask's pixels and takes the pixel beyond each side.
     """
@@ -73,28 +71,47 @@ def outlines_of(mask):
 
 
 def write_xml(path, series_uid, sessions):
-    """
-    What the readers drew on a series, as LIDC's XML.
+    """What the readers drew on a series, as LIDC's XML.
 
     sessions  of each reader [(nodule ID, [(SOP UID, z, inclusion, points [N, 2])])]
     """
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>', f'<LidcReadMessage xmlns="{NAMESPACE}" uid="1.2.3">', "<ResponseHeader>",
-             f"<SeriesInstanceUid>{series_uid}</SeriesInstanceUid>", "</ResponseHeader>"]  # fmt: skip
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<LidcReadMessage xmlns="{NAMESPACE}" uid="1.2.3">',
+        "<ResponseHeader>",
+        f"<SeriesInstanceUid>{series_uid}</SeriesInstanceUid>",
+        "</ResponseHeader>",
+    ]
     for nodules in sessions:
         lines.append("<readingSession><annotationVersion>3.12</annotationVersion>")
         for nodule_id, rois in nodules:
             lines.append(f"<unblindedReadNodule><noduleID>{nodule_id}</noduleID>")
             for sop_uid, z, inclusion, points in rois:
                 edges = "".join(f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in points)
-                lines.append(f"<roi><imageZposition>{z}</imageZposition><imageSOP_UID>{sop_uid}</imageSOP_UID>"
-                             f"<inclusion>{'TRUE' if inclusion else 'FALSE'}</inclusion>{edges}</roi>")  # fmt: skip
+                lines.append(
+                    f"<roi><imageZposition>{z}</imageZposition><imageSOP_UID>{sop_uid}</imageSOP_UID>"
+                    f"<inclusion>{'TRUE' if inclusion else 'FALSE'}</inclusion>{edges}</roi>"
+                )
             lines.append("</unblindedReadNodule>")
         lines.append("</readingSession>")
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join([*lines, "</LidcReadMessage>\n"]))
 
 
-def write_slice(path, hounsfield, z, *, series_uid, sop_uid, patient, spacing=(0.5, 0.5), slope=1, intercept=-1024, big_endian=False, leave_out=()):
+def write_slice(
+    path,
+    hounsfield,
+    z,
+    *,
+    series_uid,
+    sop_uid,
+    patient,
+    spacing=(0.5, 0.5),
+    slope=1,
+    intercept=-1024,
+    big_endian=False,
+    leave_out=(),
+):
     """One CT slice [H, W] in Hounsfield units as a DICOM file. `leave_out` names tags that it shall not have."""
     import pydicom
     from pydicom import uid
@@ -103,7 +120,12 @@ def write_slice(path, hounsfield, z, *, series_uid, sop_uid, patient, spacing=(0
     data.file_meta = pydicom.dataset.FileMetaDataset()
     data.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian if big_endian else uid.ExplicitVRLittleEndian
     data.SOPClassUID, data.SOPInstanceUID = uid.CTImageStorage, sop_uid
-    data.SeriesInstanceUID, data.StudyInstanceUID, data.PatientID, data.Modality = series_uid, f"{series_uid}.1", patient, "CT"
+    data.SeriesInstanceUID, data.StudyInstanceUID, data.PatientID, data.Modality = (
+        series_uid,
+        f"{series_uid}.1",
+        patient,
+        "CT",
+    )
     data.ImagePositionPatient, data.PixelSpacing = [0, 0, z], list(spacing)
     data.Rows, data.Columns = hounsfield.shape
     data.RescaleSlope, data.RescaleIntercept = slope, intercept
@@ -117,8 +139,7 @@ def write_slice(path, hounsfield, z, *, series_uid, sop_uid, patient, spacing=(0
 
 
 def write_lidc(out, cases, size=512, window=(-1000, 400), spacing=(0.5, 0.5)):
-    """
-    DICOM series below OUT/dicom and XML in OUT/xml: a series for each patient, a slice for each case, with the case's pixels in its
+    """DICOM series below OUT/dicom and XML in OUT/xml: a series for each patient, a slice for each case, with the case's pixels in its
     middle and air around them; larger cases make larger slices than `size`. spacing: mm between rows and columns.
     """
     size = max(size, *(len(_grey(planes)) for _, _, planes, _ in cases))
@@ -137,8 +158,15 @@ def write_lidc(out, cases, size=512, window=(-1000, 400), spacing=(0.5, 0.5)):
             top = (size - len(plane)) // 2
             hounsfield = np.full((size, size), window[0], dtype=np.float64)
             hounsfield[top : top + len(plane), top : top + len(plane)] = window[0] + plane * (window[1] - window[0])
-            write_slice(os.path.join(folder, f"{index:03d}.dcm"), hounsfield, z, series_uid=series_uid, sop_uid=sop_uid, patient=patient,
-                        spacing=spacing)  # fmt: skip
+            write_slice(
+                os.path.join(folder, f"{index:03d}.dcm"),
+                hounsfield,
+                z,
+                series_uid=series_uid,
+                sop_uid=sop_uid,
+                patient=patient,
+                spacing=spacing,
+            )
             for reader, mask in enumerate(raters):
                 if mask.any():
                     rois = [(sop_uid, z, inclusion, points + top) for inclusion, points in outlines_of(mask)]
@@ -151,8 +179,10 @@ def write_lidc(out, cases, size=512, window=(-1000, 400), spacing=(0.5, 0.5)):
 
 def write_pickle(path, cases):
     """data_lidc.pickle: {key: {image [H, W] in [0, 1], masks: list of [H, W] 0/1, series_uid}}."""
-    content = {name: {"image": _grey(planes), "masks": [mask.astype(np.float64) for mask in raters], "series_uid": patient}
-               for name, patient, planes, raters in cases}  # fmt: skip
+    content = {
+        name: {"image": _grey(planes), "masks": [mask.astype(np.float64) for mask in raters], "series_uid": patient}
+        for name, patient, planes, raters in cases
+    }
     with open(path, "wb") as file:
         pickle.dump(content, file)
 
@@ -178,9 +208,13 @@ def write_crops(out, cases):
         split = ("train", "val", "test")[int(patient[-3:]) % 3]
         for kind in ("images", "gt"):
             os.makedirs(os.path.join(out, split, kind, patient), exist_ok=True)
-        Image.fromarray(np.round(_grey(planes) * 255).astype(np.uint8)).save(os.path.join(out, split, "images", patient, f"z-{k}.5_c0.png"))
+        Image.fromarray(np.round(_grey(planes) * 255).astype(np.uint8)).save(
+            os.path.join(out, split, "images", patient, f"z-{k}.5_c0.png")
+        )
         for reader, mask in enumerate(raters):
-            Image.fromarray((mask * 255).astype(np.uint8)).save(os.path.join(out, split, "gt", patient, f"z-{k}.5_c0_l{reader}.png"))
+            Image.fromarray((mask * 255).astype(np.uint8)).save(
+                os.path.join(out, split, "gt", patient, f"z-{k}.5_c0_l{reader}.png")
+            )
 
 
 # -- challenges -------------------------------------------------------------------------------------------------------
@@ -244,5 +278,9 @@ def write(form, out, cases):
         "lidc": write_lidc,
         "pickle": lambda out, cases: write_pickle(os.path.join(out, "data_lidc.pickle"), cases),
         "hdf5": lambda out, cases: write_hdf5(os.path.join(out, "data_lidc.hdf5"), cases),
-        "crops": write_crops, "qubiq": write_qubiq, "brats": write_brats, "ms-mri": write_ms, "folders": write_folders,
-    }[form](out, cases)  # fmt: skip
+        "crops": write_crops,
+        "qubiq": write_qubiq,
+        "brats": write_brats,
+        "ms-mri": write_ms,
+        "folders": write_folders,
+    }[form](out, cases)

@@ -1,5 +1,4 @@
-"""
-CT-like images of a nodule with an ambiguous outline, and raters drawn from a distribution that is known per image.
+"""CT-like images of a nodule with an ambiguous outline, and raters drawn from a distribution that is known per image.
 
 A nodule has a solid core, a hazy halo around it, and a lobe that grows out of it on one side. A rater gives one of four
 answers: the core alone (tight), core and halo (loose), core and lobe (lobulated), or nothing at all (absent). How often
@@ -42,8 +41,7 @@ class Phantom:
 
 
 def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES, probabilities=None, num_modalities=1):
-    """
-    Case number `index` of the set `seed`: a function of its arguments alone.
+    """Case number `index` of the set `seed`: a function of its arguments alone.
 
     size            side, pixels
     modes           the answers that are given at all, of MODES
@@ -60,8 +58,14 @@ def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES
         nodules.append((draw_outlines(rng, size, *where(place, num_nodules)), chances))
 
     answers = list(itertools.product(modes, repeat=num_nodules))
-    masks = {"+".join(answer): np.any([outlines[name] for name, (outlines, _) in zip(answer, nodules)], axis=0) for answer in answers}
-    truth = {"+".join(answer): float(np.prod([chances[name] for name, (_, chances) in zip(answer, nodules)])) for answer in answers}
+    masks = {
+        "+".join(answer): np.any([outlines[name] for name, (outlines, _) in zip(answer, nodules)], axis=0)
+        for answer in answers
+    }
+    truth = {
+        "+".join(answer): float(np.prod([chances[name] for name, (_, chances) in zip(answer, nodules)]))
+        for answer in answers
+    }
     drawn = rng.choice(list(masks), size=num_raters, p=list(truth.values()))
     images = [render(rng, nodules, size)]  # last, for only this draws more numbers for a larger image
     for k in range(1, num_modalities):  # the same scene, in turns dark and bright, with noise of its own
@@ -97,7 +101,12 @@ def draw_outlines(rng, size, middle=(0.5, 0.5), scale=1.0):
     angle, reach, radius = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.20, 0.24), size * rng.uniform(0.11, 0.13)
     beyond = np.hypot(y - centre[0] - reach * np.sin(angle), x - centre[1] - reach * np.cos(angle))
     lobe = beyond < radius * (1 + wave(rng, theta, 0.08))
-    return {"tight": rho < core, "loose": rho < halo, "lobulated": (rho < core) | lobe, "absent": np.zeros((whole, whole), bool)}
+    return {
+        "tight": rho < core,
+        "loose": rho < halo,
+        "lobulated": (rho < core) | lobe,
+        "absent": np.zeros((whole, whole), bool),
+    }
 
 
 def wave(rng, theta, amplitude):
@@ -149,12 +158,11 @@ def half_plane(rng, size):
 
 
 def write_set(out, num_cases, seed, size=128, num_raters=8, **more):
-    """
-    Write cases into the folder `out`, and truth.json beside them. `more` are arguments of make_phantom.
+    """Write cases into the folder `out`, and truth.json beside them. `more` are arguments of make_phantom.
 
-        CASE/image_CASE.png, CASE/label0_.png ...    what a program trains on
-        CASE/mode_tight.png ...                      the mask of every answer
-        truth.json                                   {seed, size, cases: {CASE: {modes: {name: {probability, mask}}, drawn}}}
+    CASE/image_CASE.png, CASE/label0_.png ...    what a program trains on
+    CASE/mode_tight.png ...                      the mask of every answer
+    truth.json                                   {seed, size, cases: {CASE: {modes: {name: {probability, mask}}, drawn}}}
     """
     truth = {"seed": seed, "size": size, "raters": num_raters, "cases": {}}
     for index in range(num_cases):
