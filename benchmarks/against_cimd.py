@@ -136,7 +136,9 @@ def compare(config, folders):
 def measure(config, minutes, speeds, pool):
     """Train both side by side, on a core each, and compare them."""
     steps = {method: round(minutes * speeds[method]) for method in METHODS}
-    folders = dict(zip(METHODS, pool.map(lambda method: train(config, method, minutes, steps[method]), METHODS)))
+    folders = dict(
+        zip(METHODS, pool.map(lambda method: train(config, method, minutes, steps[method]), METHODS), strict=True)
+    )
     for folder in folders.values():
         sample(config, folder)
     return {"minutes": minutes, "steps": steps, **compare(config, folders)}
@@ -148,7 +150,7 @@ def main():
         (config,) = configs_from_flags(given, AgainstConfig)
         rows = []
         with ThreadPoolExecutor(len(METHODS)) as pool:
-            speeds = dict(zip(METHODS, pool.map(lambda method: speed(config, method), METHODS)))
+            speeds = dict(zip(METHODS, pool.map(lambda method: speed(config, method), METHODS), strict=True))
             for minutes in config.minutes:
                 rows.append(measure(config, minutes, speeds, pool))
                 print(json.dumps(rows[-1]), flush=True)

@@ -124,7 +124,7 @@ def time_against_loops(config):
             seconds[name].append(time.perf_counter() - started)
         assert max(values) - min(values) < 1e-9
     return {
-        name: statistics.median(a / b for a, b in zip(seconds["loops"], seconds[name]))
+        name: statistics.median(a / b for a, b in zip(seconds["loops"], seconds[name], strict=True))
         for name in ("ged", "all figures")
     }
 

@@ -63,7 +63,7 @@ def draw(results, path):
     figure, axes = pyplot.subplots(
         1, len(results), figsize=(4.6 * len(results), 3.8), layout="constrained", squeeze=False
     )
-    for axis, told in zip(axes[0], results):
+    for axis, told in zip(axes[0], results, strict=True):
         ged = figure_names(told["rows"][0])[0]
         for name in dict.fromkeys(map(label, told["rows"])):
             rows = sorted((row for row in told["rows"] if label(row) == name), key=lambda row: row["steps"])

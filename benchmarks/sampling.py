@@ -173,11 +173,15 @@ def measure(config, device):
             times[k].append(seconds(draw, device) / config.calls)
 
     rate = product_flop / statistics.median(product_times)
-    plain = {batch: taken for (name, batch, _, _), taken in zip(rows, times) if name in ("as published", "plain eager")}
+    plain = {
+        batch: taken
+        for (name, batch, _, _), taken in zip(rows, times, strict=True)
+        if name in ("as published", "plain eager")
+    }
     told = []
-    for (name, batch, steps, _), taken, peak in zip(rows, times, peaks):
+    for (name, batch, steps, _), taken, peak in zip(rows, times, peaks, strict=True):
         call = statistics.median(taken)
-        speedup = [1000 * first / (steps * own / batch) for first, own in zip(times[0], taken)]
+        speedup = [1000 * first / (steps * own / batch) for first, own in zip(times[0], taken, strict=True)]
         told.append(
             {
                 "name": name,
@@ -189,7 +193,9 @@ def measure(config, device):
                 "share_of_matrix_products": batch * flop / call / rate,
                 "times_published": statistics.median(speedup),
                 "peak_memory_gb": peak / 1e9,  # beside the weights
-                "per_call_times_plain": statistics.median(eager / own for eager, own in zip(plain[batch], taken)),
+                "per_call_times_plain": statistics.median(
+                    eager / own for eager, own in zip(plain[batch], taken, strict=True)
+                ),
                 "seconds": taken,
             }
         )

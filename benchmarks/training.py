@@ -106,7 +106,7 @@ def plain_loop(config, device, dataset, folder):
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            for average, p in zip(averages, parameters):
+            for average, p in zip(averages, parameters, strict=True):
                 average.mul_(0.9999).add_(p, alpha=1e-4)
 
     return step
@@ -177,7 +177,9 @@ def time_loops(config, device, dataset, folder):
                 "tflops": flop * images / 1e12,
                 "share_of_matrix_products": flop * images / rate,
                 "peak_memory_gb": memory[name],
-                "times_plain": statistics.median(plain / own for plain, own in zip(times["plain loop"], taken)),
+                "times_plain": statistics.median(
+                    plain / own for plain, own in zip(times["plain loop"], taken, strict=True)
+                ),
                 "seconds": taken,
             }
         )

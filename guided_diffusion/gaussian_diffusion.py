@@ -194,7 +194,7 @@ class GaussianDiffusion:
         return self.at("sqrt_alphas_cumprod", t) * x_t - self.at("sqrt_one_minus_alphas_cumprod", t) * v
 
     def v_of(self, x_0, t, noise):
-        """v [B, 1, H, W] of a mask and its noise."""
+        """V [B, 1, H, W] of a mask and its noise."""
         return self.at("sqrt_alphas_cumprod", t) * noise - self.at("sqrt_one_minus_alphas_cumprod", t) * x_0
 
     def predict_eps_from_xstart(self, x_t, t, x_0):

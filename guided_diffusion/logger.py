@@ -117,9 +117,9 @@ class Logger(NullLogger):
             self.text, self.table = io.StringIO(), kept
             self.text.write(before)
         else:
-            self.text = open(self._path("log.txt"), "a", buffering=1, encoding="utf-8")
+            self.text = open(self._path("log.txt"), "a", buffering=1, encoding="utf-8")  # noqa: SIM115
             storage.write_atomically(self._path("progress.csv"), lambda file: file.write(kept.getvalue().encode()))
-            self.table = open(self._path("progress.csv"), "a", buffering=1, newline="", encoding="utf-8")
+            self.table = open(self._path("progress.csv"), "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
         self.events = TensorBoard(self._path("tensorboard"), start_step) if tensorboard else NullSink()
 

@@ -57,7 +57,7 @@ class LossSecondMomentSampler(UniformSampler):
 
     def update(self, t, losses):
         finite = torch.isfinite(losses)
-        for index, loss in zip(t[finite].tolist(), losses[finite].tolist()):
+        for index, loss in zip(t[finite].tolist(), losses[finite].tolist(), strict=True):
             self.history[index] = self.history[index].roll(-1)  # the oldest falls out
             self.history[index, -1] = loss
             self.counts[index] += 1

@@ -211,7 +211,7 @@ class Trainer:
         self.state.rewind(more)
         self.save()
         told = self.processes.gather_objects((report.bad_terms(), report.ids))
-        terms, ids = (list(dict.fromkeys(x for part in parts for x in part)) for parts in zip(*told))
+        terms, ids = (list(dict.fromkeys(x for part in parts for x in part)) for parts in zip(*told, strict=True))
         what = f"loss term {' and '.join(terms)}" if terms else "the gradient"
         message = (
             f"step {report.step}: {what} is not finite, as in the {self.config.max_bad_steps} steps to it (--max_bad_steps); "

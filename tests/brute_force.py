@@ -41,7 +41,7 @@ def _flat_dice(x, y):
     """Dice of two flattened masks; 1 for two empty masks."""
     both = 0
     total = 0
-    for u, v in zip(x, y):
+    for u, v in zip(x, y, strict=True):
         if u and v:
             both += 1
         total += u + v
@@ -54,7 +54,7 @@ def iou(a, b):
     """Intersection over union; 1 for two empty masks."""
     both = 0
     either = 0
-    for u, v in zip(_flat(a), _flat(b)):
+    for u, v in zip(_flat(a), _flat(b), strict=True):
         if u and v:
             both += 1
         if u or v:
@@ -136,7 +136,7 @@ def sensitivity(samples, raters):
     union_y = _union(raters)
     if sum(union_y) == 0:
         return 1.0 if sum(union_s) == 0 else 0.0
-    return sum(u * v for u, v in zip(union_s, union_y)) / sum(union_y)
+    return sum(u * v for u, v in zip(union_s, union_y, strict=True)) / sum(union_y)
 
 
 def max_dice(samples, raters):
@@ -151,7 +151,7 @@ def _one_minus_dice(a, b):
 
 def _difference_variance(a, b):
     """Population variance over the pixels of the difference image a - b."""
-    difference = [u - v for u, v in zip(_flat(a), _flat(b))]
+    difference = [u - v for u, v in zip(_flat(a), _flat(b), strict=True)]
     mean = Fraction(sum(difference), len(difference))
     return float(sum((x - mean) ** 2 for x in difference) / len(difference))
 
@@ -220,7 +220,7 @@ def _pearson(x, y):
     mean_y = _mean(y)
     deviation_x = math.sqrt(_mean((u - mean_x) ** 2 for u in x))
     deviation_y = math.sqrt(_mean((v - mean_y) ** 2 for v in y))
-    return _mean((u - mean_x) / deviation_x * (v - mean_y) / deviation_y for u, v in zip(x, y))
+    return _mean((u - mean_x) / deviation_x * (v - mean_y) / deviation_y for u, v in zip(x, y, strict=True))
 
 
 def ncc(samples, raters):
@@ -232,8 +232,8 @@ def ncc(samples, raters):
     scores = []
     for rater in raters:
         y = _flat(rater)
-        b_constant = len({abs(v - u) for u, v in zip(m, y)}) == 1
-        if all(abs(v - u) == 0 for u, v in zip(m, y)):
+        b_constant = len({abs(v - u) for u, v in zip(m, y, strict=True)}) == 1
+        if all(abs(v - u) == 0 for u, v in zip(m, y, strict=True)):
             scores.append(1.0)
         elif a_constant or b_constant:
             scores.append(0.0)
@@ -261,7 +261,7 @@ def brier(samples, raters):
     """Mean over pixels of the squared difference of the two sets' means."""
     m = _mean_mask(samples)
     f = _mean_mask(raters)
-    return float(sum((u - v) ** 2 for u, v in zip(m, f)) / len(m))
+    return float(sum((u - v) ** 2 for u, v in zip(m, f, strict=True)) / len(m))
 
 
 def _share_up_to(areas, limit):

@@ -109,7 +109,7 @@ def test_stable_target_is_bayes_over_the_masks_of_the_same_image():
         same = [c for c in range(B) if rows[c] == rows[b]]
         squares = [((x_t[b].double() - math.sqrt(alpha_bar) * x_0[c].double()) ** 2).sum() for c in same]
         density = torch.stack([torch.exp(-(square - min(squares)) / (2 * (1 - alpha_bar))) for square in squares])
-        expected = sum(p * x_0[c] for p, c in zip(density / density.sum(), same))
+        expected = sum(p * x_0[c] for p, c in zip(density / density.sum(), same, strict=True))
         torch.testing.assert_close(target[b], expected.float(), atol=1e-4, rtol=1e-4)
     assert torch.equal(target[[1, 3]], x_0[[1, 3]])  # its only mask; and no noise to hide it
 

@@ -19,7 +19,7 @@ def test_loads(real_data, name):
     for index in range(count):
         case = dataset[index]
         assert case.image.shape == (1, 128, 128) and case.raters.shape == (raters, 128, 128)
-        assert 0 <= case.image.min() and 0.2 < case.image.max() <= 1
+        assert case.image.min() >= 0 and 0.2 < case.image.max() <= 1
         assert set(case.raters.unique().tolist()) <= {0.0, 1.0}
 
 

@@ -87,7 +87,7 @@ def test_checkpointing_changes_no_number():
     for model in (plain, recomputed):
         output(model).square().mean().backward()
     torch.testing.assert_close(output(plain), output(recomputed), rtol=0, atol=0)
-    for a, b in zip(plain.parameters(), recomputed.parameters()):
+    for a, b in zip(plain.parameters(), recomputed.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)
 
 

@@ -23,7 +23,7 @@ def nominal(card):
     """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for one that is not known."""
     for pattern, *rates in NOMINAL:
         if re.search(pattern, card or ""):
-            return dict(zip((*PRECISIONS, "memory"), rates))
+            return dict(zip((*PRECISIONS, "memory"), rates, strict=True))
     return dict.fromkeys((*PRECISIONS, "memory"))
 
 
@@ -55,7 +55,7 @@ def card(out):
 
 
 def share(rate, ceiling):
-    """rate / ceiling; None where the ceiling is not known."""
+    """Rate / ceiling; None where the ceiling is not known."""
     return rate / ceiling if ceiling else None
 
 

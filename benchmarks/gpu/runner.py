@@ -80,8 +80,8 @@ class Child:
         file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for stream in (1, 2):
             os.dup2(file, stream)
-        sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")
-        sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")
+        sys.stdout = open(1, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False, encoding="utf-8", errors="replace")  # noqa: SIM115
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         faulthandler.enable(file=sys.stderr)
@@ -238,10 +238,10 @@ class Runner:
 
     def _release(self, child):
         self.children.remove(child)
-        with contextlib.suppress(OSError), open(child.log, "rb") as source:
-            with open(os.path.join(self.settings.out, "output.txt"), "ab") as target:
-                target.write(f"==== {child.name}\n".encode())
-                shutil.copyfileobj(source, target)
+        output = os.path.join(self.settings.out, "output.txt")
+        with contextlib.suppress(OSError), open(child.log, "rb") as source, open(output, "ab") as target:
+            target.write(f"==== {child.name}\n".encode())
+            shutil.copyfileobj(source, target)
 
     def write_line(self, line):
         """Write a stage's line, and all of them so far as one file."""

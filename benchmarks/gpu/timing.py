@@ -1,5 +1,6 @@
 """Time and memory of work on a device: by CUDA events on a GPU, by the clock on a CPU."""
 
+import itertools
 import math
 import statistics
 import time
@@ -46,7 +47,7 @@ def times(function, device, repeats, sets=((),), warm_ups=2):
         function(*sets[k % len(sets)])
         marks.append(Mark(device))
     synchronize(device)
-    return [start.ms_until(end) for start, end in zip(marks, marks[1:])]
+    return [start.ms_until(end) for start, end in itertools.pairwise(marks)]
 
 
 def median_ms(function, device, repeats, sets=((),), warm_ups=2):

@@ -14,7 +14,7 @@ def tabulate(out_dir, methods):
     with open(os.path.join(out_dir, "metrics.json"), encoding="utf-8") as file:
         summary = json.load(file)
     rows = []
-    for method, told in zip(methods, (summary, *summary["compared"])):
+    for method, told in zip(methods, (summary, *summary["compared"]), strict=True):
         with open(os.path.join(out_dir, method, "result.json"), encoding="utf-8") as file:
             rows.append({**json.load(file), "figures": told["figures"], "differences": told.get("differences", {})})
     return {"cases": summary["cases"], "rows": rows}

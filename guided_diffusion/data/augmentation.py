@@ -55,7 +55,9 @@ def augment(image, masks, kind, u):
 def change_symmetry(pictures, choices, u):
     """Pictures [B, C, N, N], each by one of the choices, as `symmetries` gives them; all equally likely, by u [B] in [0, 1)."""
     places = (u * len(choices)).long().clamp(max=len(choices) - 1)
-    return torch.stack([turn_and_mirror(picture, choices[place]) for picture, place in zip(pictures, places)])
+    return torch.stack(
+        [turn_and_mirror(picture, choices[place]) for picture, place in zip(pictures, places, strict=True)]
+    )
 
 
 def affine_grid(shape, by):

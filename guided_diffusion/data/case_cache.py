@@ -136,7 +136,7 @@ def open_pack(path, reader):
             raise DataError(f"{path}: {name} has {channels} images, but --image_channels {reader.image_channels}")
     if reader.image_size and any(entry[3:5] != [reader.image_size] * 2 for entry in pack.entries):
         pack = FittedCases(pack, reader)
-        for index, entry in enumerate(pack.pack.entries):  # what will be told, or refused, without reading a pixel
+        for entry in pack.pack.entries:  # what will be told, or refused, without reading a pixel
             reader.check_size(entry[0], (entry[3], entry[4]))
     return pack
 

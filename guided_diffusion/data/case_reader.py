@@ -70,7 +70,10 @@ class CaseReader:
         planes = [_or_fault(faults, read_image, file, self.config.intensity_range) for file in image_files]
         labels = [_or_fault(faults, read_levels, file) for file in label_files]
         faults += size_faults(image_files + label_files, planes + [label and label[0] for label in labels])
-        masks = [label and _or_fault(faults, self._to_mask, file, *label) for file, label in zip(label_files, labels)]
+        masks = [
+            label and _or_fault(faults, self._to_mask, file, *label)
+            for file, label in zip(label_files, labels, strict=True)
+        ]
         if faults:
             raise DataError("\n".join(faults))
         image = np.stack(planes)
@@ -183,7 +186,7 @@ def list_files(folder):
 
 def size_faults(files, arrays):
     """A line for each file whose array has another shape than the first that could be read; None stands for what could not."""
-    read = [(file, array.shape) for file, array in zip(files, arrays) if array is not None]
+    read = [(file, array.shape) for file, array in zip(files, arrays, strict=True) if array is not None]
     faults = []
     for file, shape in read[1:]:
         if shape != read[0][1]:

@@ -12,7 +12,9 @@ def resize(plane, side):
 def pad_to(planes, side):
     """[N, H, W] in the middle of [N, side, side], 0 around it."""
     before = [(side - length) // 2 for length in planes.shape[1:]]
-    return np.pad(planes, ((0, 0), *((b, side - length - b) for b, length in zip(before, planes.shape[1:]))))
+    return np.pad(
+        planes, ((0, 0), *((b, side - length - b) for b, length in zip(before, planes.shape[1:], strict=True)))
+    )
 
 
 def resize_masks(masks, side):

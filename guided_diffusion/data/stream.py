@@ -21,7 +21,7 @@ def collate(cases):
     """Cases of one size -> Batch, whatever their numbers of raters."""
     counts = torch.tensor([len(case.raters) for case in cases])
     raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
-    for row, case in zip(raters, cases):
+    for row, case in zip(raters, cases, strict=True):
         row[: len(case.raters)] = case.raters
     channels = len(cases[0].image)
     repeated = all(case.image.stride(0) == 0 for case in cases)  # one plane, expanded: it is enough to copy that

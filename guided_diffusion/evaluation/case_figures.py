@@ -148,7 +148,7 @@ class Scorer:
             if truth:
                 own, frequencies = truth_figures(masks[:count], raters, truth, scored, self.config.mode_iou)
                 scored |= own
-                score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies))
+                score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies, strict=True))
             yield count, scored
 
     def _read(self, name, case_folder, folder, shape, made_by):

@@ -104,7 +104,7 @@ def legend(summary):
     names = (
         [told["samples"] for told in folders]
         if len(folders) == 1
-        else [f"{letter}: {told['samples']}" for letter, told in zip(LETTERS, folders)]
+        else [f"{letter}: {told['samples']}" for letter, told in zip(LETTERS, folders, strict=False)]
     )
     names[0] += f": {summary['cases']} of {summary['of']} cases"
     return names
@@ -173,7 +173,7 @@ def histogram(name, values):
     bars = "".join(
         f'<rect x="{k * step:.1f}" y="{HEIGHT * (1 - n / tallest):.1f}" width="{step - 1:.1f}" height="{HEIGHT * n / tallest:.1f}">'
         f"<title>{low:.3f} to {high:.3f}: {n} cases</title></rect>"
-        for k, (n, low, high) in enumerate(zip(counts, edges[:-1], edges[1:]))
+        for k, (n, low, high) in enumerate(zip(counts, edges[:-1], edges[1:], strict=True))
     )
     ends = f'<text x="0" y="{HEIGHT + 13}">{edges[0]:.3f}</text><text x="{WIDTH}" y="{HEIGHT + 13}" text-anchor="end">{edges[-1]:.3f}</text>'
     return (

@@ -118,7 +118,7 @@ def summarise(config, scores):
     rows = {folder: [_shared(score, score.figures[folder]) for score in common] for folder in config.folders}
     first, *others = (_summarise_folder(folder, rows[folder], common) for folder in config.folders)
     for other in others:
-        pairs = zip(rows[other["samples"]], rows[config.samples])
+        pairs = zip(rows[other["samples"]], rows[config.samples], strict=True)
         other["differences"] = _summarise_rows([difference(*pair) for pair in pairs])
     return {**first, "of": len(scores), "compared": others, "faults": faults}
 
@@ -136,7 +136,7 @@ def _summarise_folder(folder, rows, scores):
             modes.setdefault(count, []).extend(pairs)
     if modes:
         told["mode_calibration"] = {
-            str(count): fidelity.calibration_curve(*zip(*modes[count])) for count in sorted(modes)
+            str(count): fidelity.calibration_curve(*zip(*modes[count], strict=True)) for count in sorted(modes)
         }
     return told
 

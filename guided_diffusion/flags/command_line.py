@@ -47,7 +47,7 @@ def parse_command_line(classes, description, argv=None, presets=None):
         parser.add_argument("--preset", choices=presets, help="defaults to use in place of those below")
     for cls in classes:
         group = parser.add_argument_group(cls.__name__)
-        for (name, (kind, text)), field in zip(flag_types(cls).items(), fields(cls)):
+        for (name, (kind, text)), field in zip(flag_types(cls).items(), fields(cls), strict=True):
             bare = {"nargs": "?", "const": "True"} if kind in (bool, bool | None) else {}
             text = f"{text}{choices_in_words(kind)} [{show_value(field.default)}]".replace("%", "%%")
             group.add_argument(f"--{name}", help=text, metavar=name.upper(), **bare)

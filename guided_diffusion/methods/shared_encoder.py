@@ -120,7 +120,7 @@ class SharedEncoderUNet(nn.Module):
         return features, F.pixel_shuffle(guess, self.patch_size).chunk(2, dim=1) if self.mixture else guess
 
     def forward(self, x, timesteps, encoded):
-        """x [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
+        """X [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
 
         encoded  the encoder's output for each mask's image, features and then guesses, [B, C, H / patch_size, W / patch_size]
         """

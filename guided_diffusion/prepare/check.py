@@ -101,7 +101,7 @@ def grey_faults(folder, image):
     titles = ["the image"] if len(image) == 1 else [os.path.basename(file) for file in list_files(folder)[0]]
     return [
         f"{folder}: {title} has a single grey level; replace or remove it"
-        for title, plane in zip(titles, image)
+        for title, plane in zip(titles, image, strict=True)
         if np.ptp(plane) == 0
     ]
 

@@ -36,7 +36,7 @@ def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda 
         samples = segmenter.sample_masks(image, generators, sampler, on_step, rows).cpu().numpy()[:count]
         on_mask(count)
 
-        for (index, _), sample in zip(batch, samples):
+        for (index, _), sample in zip(batch, samples, strict=False):
             members.append(sample[0])
             if watch:
                 watch.finished(cases[index], members)

@@ -111,9 +111,10 @@ def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None,
 
 def sample(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, clip_denoised=True):
     """The end of `sample_loop`: x_0 [B, 1, H, W]. The arguments are the loop's."""
-    for _, x, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):
+    x_0 = x_T
+    for _, x_0, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):  # noqa: B007
         pass
-    return x
+    return x_0
 
 
 FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}

@@ -159,7 +159,7 @@ def find_samples(folder, case_id):
     if os.path.exists(path):
         samples, made_by = read_case(path)
         if "flags" not in made_by and not (
-            0 <= samples.min() and samples.max() <= 1
+            samples.min() >= 0 and samples.max() <= 1
         ):  # our own, unclipped, go a little beyond
             raise DataError(
                 f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted"

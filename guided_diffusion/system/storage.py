@@ -118,7 +118,7 @@ class FolderLock:
         """Take the lock, if there is such a folder and it is not taken yet. OSError: another process has it."""
         if not self.wanted or self.file or not os.path.isdir(self.folder):
             return
-        file = open(os.path.join(self.folder, LOCK), "a+", encoding="utf-8")
+        file = open(os.path.join(self.folder, LOCK), "a+", encoding="utf-8")  # noqa: SIM115
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

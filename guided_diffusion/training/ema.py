@@ -47,7 +47,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, averages):
-        for live, average in zip(map(local, self.live), map(local, averages)):
+        for live, average in zip(map(local, self.live), map(local, averages), strict=True):
             kept = live.clone()
             live.copy_(average)
             average.copy_(kept)

@@ -91,7 +91,7 @@ class Validator:
                 total[3] = 1
         segmenter.train()
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
-        return {} if given_up else {name: value / count for name, value in zip(self.names, sums)}
+        return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 
     def _score_case(self, case, samples):
         """(energy distance, Dice of the two majorities, 1) of a case; NaN where a sample is not finite."""

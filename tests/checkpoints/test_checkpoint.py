@@ -50,7 +50,7 @@ def test_bare_state_dicts_of_the_published_code_load(tmp_path, prefix):
     model = published_model()
     torch.save({prefix + name: value for name, value in model.state_dict().items()}, tmp_path / "savedmodel.pt")
     segmenter, _, _ = load_segmenter(str(tmp_path / "savedmodel.pt"), PUBLISHED)
-    for a, b in zip(segmenter.model.parameters(), model.parameters()):
+    for a, b in zip(segmenter.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,5 +1,6 @@
 """The checkpoints of a run: what stays, which is whole, in a folder and in a blob store."""
 
+import contextlib
 import json
 import os
 import resource
@@ -96,10 +97,8 @@ def test_a_kill_between_any_two_writes_leaves_the_old_or_the_new_one(tmp_path, m
             with monkeypatch.context() as patch:
                 for name in ("replace", "link", "unlink"):
                     patch.setattr(os, name, dying(getattr(os, name)))
-                try:
+                with contextlib.suppress(KeyboardInterrupt):
                     folder.save({**state(again), "new": True})
-                except KeyboardInterrupt:
-                    pass
             found, path, _ = CheckpointFolder(str(home), keep=2).newest()
             assert found["step"] in (10, again) and (found["step"] == again or writes < 3)
             folder.save(state(30))

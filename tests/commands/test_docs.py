@@ -16,7 +16,7 @@ DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT 
 COMMANDS = ("python", "torchrun", "mpiexec", "srun", "make", "pip", "bash", "scontrol", "sbatch")
 BEGINS = re.compile(rf"^([A-Z_]+=\S* )*({'|'.join(COMMANDS)}) |^[A-Z_]+=\"", re.MULTILINE)
 STUB = '#!/bin/sh\n"{python}" -c "import json, sys; print(json.dumps(sys.argv[1:]))" {name} "$@" >>"{log}"\n'
-TOY_MODEL = "--image_size=32 --num_channels=32 --channel_mult=1,1 --num_filters=4,8".split()
+TOY_MODEL = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1", "--num_filters=4,8"]
 
 
 class Parsed(Exception):

@@ -142,7 +142,7 @@ def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
     assert table["cases"] == 6 and [row["method"] for row in table["rows"]] == ["demo", "ssn"]
     for row in table["rows"]:
         assert len(row["lrs"]) == len(row["trials"]) == 2  # folds
-        for lr, trials in zip(row["lrs"], row["trials"]):
+        for lr, trials in zip(row["lrs"], row["trials"], strict=True):
             assert set(trials) == {"0.001", "0.01"} and lr == float(min(trials, key=trials.get))
         assert row["images"] == 32 and row["training_seconds"] > 0 and row["seconds"] > 0 and row["curve"]
         assert row["figures"]["ged_3"]["cases"] == 6
@@ -162,7 +162,7 @@ def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
 
 def trial_of(arguments):
     """The learning rate of a command of training, and the folder that it writes into."""
-    given = dict(zip(arguments[::2], arguments[1::2]))
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     return given["--lr"], pathlib.Path(given["--log_dir"])
 
 

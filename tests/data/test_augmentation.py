@@ -86,7 +86,7 @@ def test_all_parts_together_change_image_and_masks_alike_and_masks_stay_binary()
     )
     assert set(changed.unique().tolist()) == {0.0, 1.0}
     assert (changed[:, 1] >= changed[:, 0]).all() and len({tuple(row.flatten().tolist()) for row in changed}) == 40
-    for grey, mask in zip(image, changed[:, 0]):
+    for grey, mask in zip(image, changed[:, 0], strict=True):
         middle = (grey.min() + grey.max()) / 2
         assert ((grey[0] > middle).float() - mask).abs().sum() <= 1
 

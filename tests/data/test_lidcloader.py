@@ -206,7 +206,7 @@ def test_endless_sampler_shards_one_stream():
 
     whole = take(5, batch_size=4)
     first, second = (take(5, batch_size=2, rank=rank, world_size=2) for rank in (0, 1))
-    assert [a + b for a, b in zip(first, second)] == whole
+    assert [a + b for a, b in zip(first, second, strict=True)] == whole
     assert take(3, batch_size=4, start=8) == whole[2:]
     flat = [index for batch in whole for index in batch]
     assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10))

@@ -93,7 +93,7 @@ def test_cases_are_decoded_once_until_a_file_or_a_rule_changes(tmp_path, decoded
     decoded.clear()
     cached = LIDCDataset(data, 16, cache_dir=cache)
     assert len(decoded) == 3 and len(cached.fingerprint) == 16
-    for a, b in zip(plain, [cached[k] for k in range(3)]):
+    for a, b in zip(plain, [cached[k] for k in range(3)], strict=True):
         assert a.id == b.id and torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters)
     assert LIDCDataset(data, 16, cache_dir=cache).fingerprint == cached.fingerprint and len(decoded) == 3
     assert LIDCDataset(data, 8, cache_dir=cache).notes == LIDCDataset(data, 8, cache_dir=cache).notes != []
@@ -138,7 +138,7 @@ def test_a_read_only_cache_is_read_or_else_done_without(cases, tmp_path, monkeyp
     assert len(kept.notes) == 1 and f"{tmp_path} is read-only" in kept.notes[0] and len(kept.fingerprint) == 16
     assert all(
         torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters)
-        for a, b in zip(plain, [kept[k] for k in range(6)])
+        for a, b in zip(plain, [kept[k] for k in range(6)], strict=True)
     )
     LIDCDataset(cases, 16, cache_dir=tmp_path)
     decoded.clear()

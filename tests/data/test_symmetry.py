@@ -60,7 +60,10 @@ def test_an_averaged_prediction_turns_with_its_image_and_is_the_mean_of_those_of
         averaged = segmenter.sampling_denoiser(image, rows, kind)(x, t)
         turned = [segmenter.denoiser(turn_and_mirror(image, g), rows)(turn_and_mirror(x, g), t) for g in chosen]
         torch.testing.assert_close(
-            averaged, sum(turn_back(output, g) for output, g in zip(turned, chosen)) / len(chosen), rtol=0, atol=1e-5
+            averaged,
+            sum(turn_back(output, g) for output, g in zip(turned, chosen, strict=True)) / len(chosen),
+            rtol=0,
+            atol=1e-5,
         )
         assert (averaged - plain).abs().max() > 1e-3
         for g in chosen:

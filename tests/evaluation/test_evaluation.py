@@ -151,7 +151,7 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     own = summary["figures"]["ged_6"]
     assert own["mean"] == pytest.approx(np.mean([ged[name, str(samples)] for name in names(data)[:4]]))
     shown = [own["mean"], own["se"], 0, 0, told["mean"], told["low"], told["high"]]
-    assert cells["ged_6"] == [*(f"{abs(value) if not value else value:.4f}" for value in shown), "4"]
+    assert cells["ged_6"] == [*(f"{value or 0:.4f}" for value in shown), "4"]
     assert f"A: {samples}: 4 of 5 cases" in done.stdout and f"B: {better}" in done.stdout
     assert "".join(f"{cell:>10s}" for cell in cells["ged_6"]) in done.stdout
     page = (tmp_path / "both" / "report.html").read_text()
@@ -276,7 +276,7 @@ def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path
     assert "1 of 5 cases" in done.stdout
     expected = ["no samples", "no label", f"{SIZE}x7", "_output1.png"]
     assert len(summary["faults"]) == 4
-    for name, words, fault in zip(names_, expected, summary["faults"]):
+    for name, words, fault in zip(names_, expected, summary["faults"], strict=True):
         assert fault.startswith(name) and words in fault and fault in done.stdout
     assert summary["faults"][0] in (samples / "report.html").read_text()
 

@@ -100,8 +100,8 @@ def test_staple_is_its_em_written_out():
     D = masks.reshape(3, 8)
     prior, W = D.sum() / 24, D.mean(0)
     for _ in range(200):
-        p = [sum(w for w, d in zip(W, D[j]) if d) / sum(W) for j in range(3)]
-        q = [sum(1 - w for w, d in zip(W, D[j]) if not d) / sum(1 - w for w in W) for j in range(3)]
+        p = [sum(w for w, d in zip(W, D[j], strict=True) if d) / sum(W) for j in range(3)]
+        q = [sum(1 - w for w, d in zip(W, D[j], strict=True) if not d) / sum(1 - w for w in W) for j in range(3)]
         W = []
         for i in range(8):
             a, b = prior, 1 - prior

@@ -1,5 +1,7 @@
 """The other segmenters: layers as described, losses written out, and ensembles that show both of two opposite answers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def conv(i, o, size):
 def test_prob_unet_has_the_layers_described():
     """At the published sizes, by hand: filters 32, 64, 128, 192, three convolutions a block, latent of 6."""
     F = (32, 64, 128, 192)
-    encoder = sum(conv(f, f, 3) * 2 for f in F) + sum(conv(i, o, 3) for i, o in zip(F, F[1:]))
+    encoder = sum(conv(f, f, 3) * 2 for f in F) + sum(conv(i, o, 3) for i, o in itertools.pairwise(F))
     down = conv(1, 32, 3) + encoder
     up = sum(conv(i + o, o, 3) + 2 * conv(o, o, 3) for i, o in ((192, 128), (128, 64), (64, 32)))
     prior = conv(1, 32, 3) + encoder + conv(192, 12, 1)
@@ -88,8 +90,8 @@ def test_prob_unet_loss_is_the_elbo_written_out():
     logits = model.combiner(features, z)
     total_bce, kl = 0.0, torch.zeros(3)
     for b in range(3):
-        for l, y in zip(logits[b].flatten(), mask[b].flatten()):
-            total_bce += -(y * torch.sigmoid(l).log() + (1 - y) * torch.sigmoid(-l).log())
+        for s, y in zip(logits[b].flatten(), mask[b].flatten(), strict=True):
+            total_bce += -(y * torch.sigmoid(s).log() + (1 - y) * torch.sigmoid(-s).log())
         for d in range(2):
             mq, sq, mp, sp = q.mean[b, d], q.stddev[b, d], p.mean[b, d], p.stddev[b, d]
             kl[b] += torch.log(sp / sq) + (sq**2 + (mq - mp) ** 2) / (2 * sp**2) - 0.5
@@ -266,7 +268,7 @@ def test_every_method_trains_samples_and_scores_by_the_same_scripts(cases, tmp_p
     for path in sorted((tmp_path / "a").glob("*_samples.npz")):
         a, b = np.load(path)["samples"], np.load(tmp_path / "b" / path.name)["samples"]
         np.testing.assert_allclose(a, b, atol=1e-5)
-        assert a.shape == (3, 16, 16) and 0 <= a.min() and a.max() <= 1
+        assert a.shape == (3, 16, 16) and a.min() >= 0 and a.max() <= 1
         assert (np.ptp(a, axis=0).max() > 1e-5) == (method != "unet")
 
 

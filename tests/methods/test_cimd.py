@@ -82,7 +82,7 @@ def test_kl_weight_and_what_the_encoders_see():
     other = segmenter(ambiguity_input="x0", mask_low=-1)
     other.prior.register_forward_pre_hook(lambda m, args: seen.__setitem__("x0", args[1]))
     other(image, mask, t, noise)
-    assert 0 <= seen["x0"].min() and seen["x0"].max() <= 1  # on the scale of masks
+    assert seen["x0"].min() >= 0 and seen["x0"].max() <= 1  # on the scale of masks
 
 
 def test_encoders_see_the_first_image_channel_only():

@@ -185,7 +185,7 @@ def test_a_packed_file_stands_for_its_folder(split, tmp_path):
     for size in (16, 8):
         folder, pack = LIDCDataset(split / "training", size), LIDCDataset(tmp_path / "packed" / "training.pack", size)
         assert len(pack) == 4 and pack.notes == folder.notes
-        for a, b in zip(folder, pack):
+        for a, b in zip(folder, pack, strict=True):
             assert a.id == b.id and torch.equal(a.image, b.image) and torch.equal(a.raters, b.raters)
     runs = []
     for data in (split / "training", tmp_path / "packed" / "training.pack"):

@@ -126,7 +126,7 @@ def test_round_trips_are_exact(name, tmp_path):
         assert rows[case.id]["areas"] == " ".join(str(mask.sum()) for mask in raters[:num_raters])
         assert len(case.image) == len(planes)
         if planes_of:  # volumes are scaled as a whole, below
-            for plane, wanted in zip(case.image.numpy(), planes.values()):
+            for plane, wanted in zip(case.image.numpy(), planes.values(), strict=True):
                 np.testing.assert_allclose(plane, planes_of(wanted), atol=0.5 / 65535 + 1e-7)
     if name == "ms-mri":
         for modality, title in enumerate(phantom_files.MODALITIES):
@@ -421,7 +421,7 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, key):
         pickle.dump({key: {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, file)
     done = convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "deep" / "out")
     assert_refused(done, "x.pickle", "cannot be a file's")
-    assert not [path for path in tmp_path.rglob("*escaped*")] and sorted(path.name for path in tmp_path.iterdir()) == [
+    assert not list(tmp_path.rglob("*escaped*")) and sorted(path.name for path in tmp_path.iterdir()) == [
         "deep",
         "x.pickle",
     ]

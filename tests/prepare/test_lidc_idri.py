@@ -163,11 +163,11 @@ def test_hand_drawn_outlines_give_hand_drawn_masks(hand_drawn):
     both, alone = sorted(nodules, key=lambda nodule: -len(nodule.masks))
     empty = np.zeros((16, 16), bool)
     assert sorted(both.masks) == [0, 1] and sorted(alone.masks) == [0]
-    for got, wanted in zip(both.masks[0], (SQUARE, OVERLAPPING, empty, empty)):
+    for got, wanted in zip(both.masks[0], (SQUARE, OVERLAPPING, empty, empty), strict=True):
         np.testing.assert_array_equal(got, wanted)
-    for got, wanted in zip(both.masks[1], (RING, empty, empty, empty)):
+    for got, wanted in zip(both.masks[1], (RING, empty, empty, empty), strict=True):
         np.testing.assert_array_equal(got, wanted)
-    for got, wanted in zip(alone.masks[0], (empty, L_SHAPE, empty, empty)):
+    for got, wanted in zip(alone.masks[0], (empty, L_SHAPE, empty, empty), strict=True):
         np.testing.assert_array_equal(got, wanted)
     for index in range(3):  # slope and intercept, and either byte order
         np.testing.assert_allclose(series.hounsfield(index), np.tile(np.arange(16.0) * 50 - 900, (16, 1)))
@@ -303,7 +303,9 @@ def test_heights_are_slicelocations_where_more_outlines_lie_on_those():
 
 def test_of_slices_at_one_height_the_one_that_readers_drew_on_is_taken(tmp_path):
     files = [tmp_path / f"{name}.dcm" for name in "abcd"]
-    for path, uid, z, hounsfield in zip(files, ("1.1", "1.2", "1.3", "1.4"), (0.0, 0.004, 2.5, 0.0), (10, 20, 30, 40)):
+    for path, uid, z, hounsfield in zip(
+        files, ("1.1", "1.2", "1.3", "1.4"), (0.0, 0.004, 2.5, 0.0), (10, 20, 30, 40), strict=True
+    ):
         phantom_files.write_slice(path, np.full((40, 40), hounsfield), z, series_uid="1", sop_uid=uid, patient="P")
     files = [str(path) for path in files]
     for drawn, uid, hounsfield in (({"1.2", "1.3"}, "1.2", 20), (set(), "1.1", 10)):

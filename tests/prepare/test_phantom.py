@@ -54,7 +54,7 @@ def test_probabilities_are_visible_in_the_image():
 
 def test_modes_are_distinct():
     for index in range(20):
-        masks = np.stack([mask for mask in phantom.make_phantom(6, index).modes.values()])
+        masks = np.stack(list(phantom.make_phantom(6, index).modes.values()))
         distance = 1 - iou_matrix(masks, masks)
         assert distance[~np.eye(len(masks), dtype=bool)].min() > 0.15
 
@@ -70,7 +70,7 @@ def test_the_set_that_ships(split, seed):
         made = phantom.make_phantom(seed, index, truth["size"], truth["raters"])
         np.testing.assert_array_equal(case.raters.numpy() > 0, made.raters)
         assert np.abs(case.image[0].numpy() - made.image).max() <= 0.5 / 255 + 1e-6
-        for rater, name in zip(case.raters.numpy(), told["drawn"]):
+        for rater, name in zip(case.raters.numpy(), told["drawn"], strict=True):
             np.testing.assert_array_equal(rater > 0, np.asarray(Image.open(folder / told["modes"][name]["mask"])))
 
 

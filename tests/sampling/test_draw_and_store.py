@@ -298,7 +298,7 @@ def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 
-    whole = [path for path in (tmp_path / "out").glob("*_samples.npz")]
+    whole = list((tmp_path / "out").glob("*_samples.npz"))
     assert 1 <= len(whole) < 6
     for path in whole:
         assert store.read_case(str(path))[0].shape == (8, 16, 16)

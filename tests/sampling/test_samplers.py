@@ -236,7 +236,7 @@ def test_ddim_agrees_with_diffusers(kind, eta):
     x = torch.randn(2, 1, 8, 8, generator=generator)
     noises = torch.randn(20, *x.shape, generator=generator)
     chain = sample_loop(made_up_network, diffusion, x, "ddim", eta, lambda k, x: noises[k])
-    for k, (t, (_, ours, x_0)) in enumerate(zip(scheduler.timesteps, chain)):
+    for k, (t, (_, ours, x_0)) in enumerate(zip(scheduler.timesteps, chain, strict=True)):
         output = made_up_network(x, t.expand(2))
         theirs = scheduler.step(output, t, x, eta=eta, use_clipped_model_output=True, variance_noise=noises[k])
         torch.testing.assert_close(ours, theirs.prev_sample, rtol=0, atol=1e-4)
@@ -273,7 +273,7 @@ def test_dpm_solver_agrees_with_diffusers(schedule, kind, eta, steps):
     x = torch.randn(2, 1, 8, 8, generator=generator)
     noises = torch.randn(steps, *x.shape, generator=generator)
     chain = sample_loop(made_up_network, diffusion, x, "dpm++", eta, lambda k, x: noises[k], clip_denoised=False)
-    for k, (t, (_, ours, _)) in enumerate(zip(scheduler.timesteps, chain)):
+    for k, (t, (_, ours, _)) in enumerate(zip(scheduler.timesteps, chain, strict=True)):
         x = scheduler.step(made_up_network(x, t.expand(2)), t, x, variance_noise=noises[k]).prev_sample
         torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
 

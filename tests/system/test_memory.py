@@ -49,7 +49,7 @@ def test_an_error_while_one_of_memory_is_handled_is_not_one_of_memory():
         try:
             raise torch.OutOfMemoryError("CUDA out of memory")
         except RuntimeError:
-            raise RuntimeError("a defect")
+            raise RuntimeError("a defect")  # noqa: B904
 
 
 def test_a_gpu_that_cannot_even_be_asked_is_no_second_error(monkeypatch):
@@ -65,7 +65,7 @@ def test_a_gpu_that_cannot_even_be_asked_is_no_second_error(monkeypatch):
 def test_a_defect_in_the_trial_of_auto_is_raised():
     def one_call(image):
         if len(image) > 1:
-            raise RuntimeError("a defect")
+            raise RuntimeError("a defect")  # noqa: B904
 
     with pytest.raises(RuntimeError, match="a defect"):
         fitting_batch_size(one_call, (1, 16, 16), "cpu", most=8)

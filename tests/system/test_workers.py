@@ -62,11 +62,10 @@ def test_a_signal_as_the_workers_are_forked_is_not_lost(moment):
 
 def test_an_error_ends_the_workers_and_the_handler_of_sigterm_is_given_back():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ZeroDivisionError):
-        with worker_pool(1) as pool:
-            pid = pool.submit(os.getpid).result()
-            assert signal.getsignal(signal.SIGTERM) != before
-            pool.submit(divmod, 1, 0).result()
+    with pytest.raises(ZeroDivisionError), worker_pool(1) as pool:
+        pid = pool.submit(os.getpid).result()
+        assert signal.getsignal(signal.SIGTERM) != before
+        pool.submit(divmod, 1, 0).result()
     assert signal.getsignal(signal.SIGTERM) == before
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

@@ -152,8 +152,10 @@ def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tm
     resumed, told = run("parts", 4, 100)
     assert "continuing" in told
     assert all(torch.equal(straight["weights"][name], resumed["weights"][name]) for name in straight["weights"])
-    assert all(torch.equal(a, b) for a, b in zip(straight["ema"]["0.9"].values(), resumed["ema"]["0.9"].values()))
-    for a, b in zip(straight["optimizer"]["state"].values(), resumed["optimizer"]["state"].values()):
+    assert all(
+        torch.equal(a, b) for a, b in zip(straight["ema"]["0.9"].values(), resumed["ema"]["0.9"].values(), strict=True)
+    )
+    for a, b in zip(straight["optimizer"]["state"].values(), resumed["optimizer"]["state"].values(), strict=True):
         assert all(torch.equal(a[key], b[key]) for key in a) and type(a["exp_avg"]) is torch.Tensor
 
 
@@ -187,7 +189,7 @@ def test_resumed_is_straight_bit_for_bit_with_the_history_of_timesteps(ranks, ca
     train("parts", 3)
     resumed = train("parts", 6)
     for key in ("weights", "schedule_sampler"):
-        assert all(torch.equal(a, b) for a, b in zip(straight[key].values(), resumed[key].values()))
+        assert all(torch.equal(a, b) for a, b in zip(straight[key].values(), resumed[key].values(), strict=True))
 
 
 # segmentation_train.py of which the second process is killed once, in the middle of the interval between two saves
@@ -372,7 +374,7 @@ def run_of(machine, monkeypatch):
             environment(rank, len(cards), rank, TORCHELASTIC_RESTART_COUNT=attempt) for rank in range(len(cards))
         ]
         run = [Processes(environ, **more) for environ in environs]
-        for processes, card in zip(run, cards):
+        for processes, card in zip(run, cards, strict=True):
             processes.card = lambda card=card: ["host", card]
         return run
 

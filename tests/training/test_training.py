@@ -1,6 +1,7 @@
 """The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
 
 import gc
+import itertools
 import math
 import shutil
 import weakref
@@ -78,7 +79,7 @@ def test_microbatches_keep_the_raters_of_an_image_together(train, architecture):
 
 def assert_same_step(whole, parts):
     assert float(whole.grad_norm) == pytest.approx(float(parts.grad_norm), rel=1e-4)
-    for a, b in zip(whole.state.optimizer.state.values(), parts.state.optimizer.state.values()):
+    for a, b in zip(whole.state.optimizer.state.values(), parts.state.optimizer.state.values(), strict=True):
         assert a["exp_avg"].any()
         torch.testing.assert_close(a["exp_avg"], b["exp_avg"], rtol=1e-3, atol=1e-6)
 
@@ -106,7 +107,7 @@ def test_a_run_may_start_from_another_and_leave_its_encoders_as_they_are(train, 
     )
     weights = [dict(trainer.state.segmenter.named_parameters()) for trainer in (first, second, third)]
     for name in weights[0]:
-        alike = [torch.equal(a[name], b[name]) for a, b in zip(weights, weights[1:])]
+        alike = [torch.equal(a[name], b[name]) for a, b in itertools.pairwise(weights)]
         assert alike == [not name.startswith("model."), False], name
     steps = {int(state["step"]) for state in second.state.optimizer.state.values()}
     assert steps == {8} and len(second.state.optimizer.state) == sum(name.startswith("model.") for name in weights[0])
@@ -271,7 +272,7 @@ def test_resumes_from_the_published_files(train, tmp_path):
     for name, value in model.state_dict().items():
         assert torch.equal(trainer.state.segmenter.state_dict()[f"model.{name}"], value)
         assert torch.equal(trainer.state.ema.weights["0.9999"][f"model.{name}"], average.state_dict()[name])
-    for ours, theirs in zip(trainer.state.segmenter.model.parameters(), model.parameters()):
+    for ours, theirs in zip(trainer.state.segmenter.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(trainer.state.optimizer.state[ours]["exp_avg"], optimizer.state[theirs]["exp_avg"])
     assert (
         train("published", resume_checkpoint=str(tmp_path / "savedmodel000100.pt"), iterations=102).state.steps_done
@@ -299,7 +300,8 @@ def test_with_shards_every_process_takes_part_in_a_checkpoint_and_the_first_alon
     trainer.processes.rank = 0
     trainer.write(written.append)
     assert all(
-        torch.equal(a, b) for a, b in zip(written[0]["weights"].values(), trainer.state.segmenter.state_dict().values())
+        torch.equal(a, b)
+        for a, b in zip(written[0]["weights"].values(), trainer.state.segmenter.state_dict().values(), strict=True)
     )
 
 

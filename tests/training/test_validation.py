@@ -35,7 +35,9 @@ def test_training_does_not_notice_validation(train):
         assert all(torch.equal(a[key], b[key]) for key in a)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(without.state.ema.weights["0.9999"].values(), with_.state.ema.weights["0.9999"].values())
+        for a, b in zip(
+            without.state.ema.weights["0.9999"].values(), with_.state.ema.weights["0.9999"].values(), strict=True
+        )
     )
     assert with_.state.segmenter.training
 

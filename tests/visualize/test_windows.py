@@ -293,7 +293,7 @@ def test_training_shows_its_numbers_and_validation_samples(server, trained):
     for column in ("loss", "grad_norm", "ged_4"):
         told = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         steps, values = points_of(content[column])[column]
-        assert list(zip(steps, values)) == [(step, pytest.approx(value, rel=1e-4)) for step, value in told]
+        assert list(zip(steps, values, strict=True)) == [(step, pytest.approx(value, rel=1e-4)) for step, value in told]
     assert (
         picture_of(content["validation samples"]).shape[0] > 100
         and content["validation samples"]["caption"] == "step 6"

@@ -162,7 +162,7 @@ def compare_noise(add, settings):
     copied = torch.equal(to_device(drawn, settings.device).cpu(), drawn)
     here, there = inputs_of_chain(settings, "cpu"), inputs_of_chain(settings, settings.device)
     start = torch.equal(here[0], there[0])
-    error = max(relative_error(b, a) for a, b in zip(here, there))
+    error = max(relative_error(b, a) for a, b in zip(here, there, strict=True))
     add(copied_bits_equal=copied, start_bits_equal=start, largest_relative_error_of_x_t=error)
     require(copied and start, "the noise is not the same, bit for bit")
     require(error < 1e-5, f"a chain without a network differs by {error:.2e}")

@@ -1,6 +1,7 @@
 """The U-Net of the probabilistic U-Net (Kohl et al. 2018), which the other baselines share."""
 
 import math
+from itertools import pairwise
 from statistics import NormalDist
 
 import torch
@@ -36,13 +37,13 @@ class PlainUNet(nn.Module):
         self.threshold = (
             NormalDist().inv_cdf(dropout) if dropout else -math.inf
         )  # not in `forward`, where it would break a compiled graph
-        self.down = nn.ModuleList(conv_block(i, f, num_convs) for i, f in zip((image_channels, *filters), filters))
-        self.up = nn.ModuleList(conv_block(f + g, f, num_convs) for f, g in zip(filters, filters[1:]))
+        self.down = nn.ModuleList(conv_block(i, f, num_convs) for i, f in pairwise((image_channels, *filters)))
+        self.up = nn.ModuleList(conv_block(f + g, f, num_convs) for f, g in pairwise(filters))
         self.dropped = (*filters[1:], *reversed(filters[1:-1]))  # channels of the blocks with dropout, in their order
         initialize(self, HE_NORMAL)
 
     def forward(self, image, noise=None):
-        """noise  [B, sum of `dropped`] standard normal, which decides what is dropped; None: torch's global generator does so
+        """Noise  [B, sum of `dropped`] standard normal, which decides what is dropped; None: torch's global generator does so
         in training, and otherwise nothing is
         """
         drop = _Dropout(self.dropout, self.threshold, self.training, noise, self.dropped)

@@ -1,5 +1,7 @@
 """The probabilistic U-Net (Kohl et al. 2018): a conditional variational autoencoder around a U-Net."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,7 +19,7 @@ class Combiner(nn.Module):
     def __init__(self, filters, latent_dim, num_layers):
         super().__init__()
         channels = [filters + latent_dim, *(num_layers - 1) * [filters]]
-        hidden = [layer for i, o in zip(channels, channels[1:]) for layer in (nn.Conv2d(i, o, 1), nn.ReLU())]
+        hidden = [layer for i, o in pairwise(channels) for layer in (nn.Conv2d(i, o, 1), nn.ReLU())]
         self.hidden, self.last = nn.Sequential(*hidden), nn.Conv2d(channels[-1], 1, 1)
         initialize(self, {"w": "orthogonal", "b": "normal"})
 

@@ -98,7 +98,7 @@ def _nearest(heights, z):
 
 
 def read_dicom(path, **more):
-    """pydicom's dataset of a file. DataError: it is deflated, which would be inflated whole, whatever its size."""
+    """Pydicom's dataset of a file. DataError: it is deflated, which would be inflated whole, whatever its size."""
     import pydicom
 
     if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
@@ -139,7 +139,7 @@ def find_series(folder, over=map, faults=None):
         if not name.lower().endswith(OTHER_FILES)
     ]
     found = {}
-    for path, (uid, fault) in zip(paths, over(series_of, paths)):
+    for path, (uid, fault) in zip(paths, over(series_of, paths), strict=True):
         if uid:
             found.setdefault(uid, []).append(path)
         elif fault and faults is not None:

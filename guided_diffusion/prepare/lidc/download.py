@@ -138,7 +138,7 @@ def _spread(pool, function, paths):
 def _jobs(readings, files, over, faults):
     """[(patient, UID of the series, its files, readings)], by patient; a header of each series is read."""
     jobs, uids = [], sorted(readings.keys() & files.keys())
-    for uid, (patient, fault) in zip(uids, over(_patient_of, [(uid, files[uid][0]) for uid in uids])):
+    for uid, (patient, fault) in zip(uids, over(_patient_of, [(uid, files[uid][0]) for uid in uids]), strict=True):
         if fault:
             faults.append(fault)
         else:

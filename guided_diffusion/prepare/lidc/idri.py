@@ -62,7 +62,7 @@ def fill_inside(points):
     x_max, y_max = points.max(0)
     x, y = np.arange(x_min, x_max + 1)[None, :], np.arange(y_min, y_max + 1)[:, None]
     inside, on_edge = np.zeros((2, y.size, x.size), dtype=bool)
-    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0)):
+    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
         side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)  # 0 on the line; its sign tells the side
         within = (
             (np.minimum(ax, bx) <= x)
@@ -194,7 +194,7 @@ def find_nodules(series, readings):
         return [], notes
 
     pairs = [(i, j) for i in range(len(drawn)) for j in range(i) if overlap(drawn[i][1], drawn[j][1])]
-    rows, columns = zip(*pairs) if pairs else ((), ())
+    rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(drawn), len(drawn)))
     _, group_of = connected_components(graph, directed=False)
     num_readers = min(
@@ -271,8 +271,8 @@ def crop(plane, centre, spacing, side, pixel_mm, fill):
     pixel_mm  of the crop, by linear interpolation; None: pixels stay as they are
     """
     steps = (1.0, 1.0) if pixel_mm is None else tuple(pixel_mm / mm for mm in spacing)
-    middle = [np.floor(c) if pixel_mm is None or step == 1 else c for c, step in zip(centre, steps)]
-    rows, columns = (m + (np.arange(side) - side // 2) * step for m, step in zip(middle, steps))
+    middle = [np.floor(c) if pixel_mm is None or step == 1 else c for c, step in zip(centre, steps, strict=True)]
+    rows, columns = (m + (np.arange(side) - side // 2) * step for m, step in zip(middle, steps, strict=True))
     if steps == (1.0, 1.0):
         padded = np.pad(plane.astype(np.float32), side, constant_values=fill)
         top, left = int(rows[0]) + side, int(columns[0]) + side

@@ -22,7 +22,7 @@ def make_cases(num_cases, seed, size=128, num_raters=4, **more):
     cases = []
     for index in range(num_cases):
         made = phantom.make_phantom(seed, index, size, num_raters, **more)
-        planes = {name: np.round(plane * 255) / 255 for name, plane in zip(MODALITIES, made.images)}
+        planes = {name: np.round(plane * 255) / 255 for name, plane in zip(MODALITIES, made.images, strict=False)}
         cases.append((f"case{index:03d}", f"patient{index // 2:03d}", planes, made.raters))
     return cases
 
@@ -255,7 +255,7 @@ def write_ms(out, cases):
         by_patient.setdefault(case[1], []).append(case)
     for number, (_, own) in enumerate(sorted(by_patient.items())):
         stem = f"training{number + 1:02d}_01"
-        for modality, title in zip(own[0][2], ("flair", "mprage", "t2", "pd")):
+        for modality, title in zip(own[0][2], ("flair", "mprage", "t2", "pd"), strict=False):
             volume = np.stack([np.round(planes[modality].T * 255) for _, _, planes, _ in own], axis=-1)
             _write_nifti(os.path.join(out, stem, "preprocessed", f"{stem}_{title}_pp.nii.gz"), volume.astype(np.int16))
         for k in range(len(own[0][3])):

@@ -52,18 +52,18 @@ def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES
     for place in range(num_nodules):
         chances = draw_probabilities(rng)
         if probabilities is not None:
-            chances = {name: 0.0 for name in MODES} | dict(zip(modes, probabilities))
+            chances = dict.fromkeys(MODES, 0.0) | dict(zip(modes, probabilities, strict=True))
         chances = {name: chance if name in modes else 0.0 for name, chance in chances.items()}
         chances = {name: chance / sum(chances.values()) for name, chance in chances.items()}
         nodules.append((draw_outlines(rng, size, *where(place, num_nodules)), chances))
 
     answers = list(itertools.product(modes, repeat=num_nodules))
     masks = {
-        "+".join(answer): np.any([outlines[name] for name, (outlines, _) in zip(answer, nodules)], axis=0)
+        "+".join(answer): np.any([outlines[name] for name, (outlines, _) in zip(answer, nodules, strict=True)], axis=0)
         for answer in answers
     }
     truth = {
-        "+".join(answer): float(np.prod([chances[name] for name, (_, chances) in zip(answer, nodules)]))
+        "+".join(answer): float(np.prod([chances[name] for name, (_, chances) in zip(answer, nodules, strict=True)]))
         for answer in answers
     }
     drawn = rng.choice(list(masks), size=num_raters, p=list(truth.values()))
@@ -86,7 +86,7 @@ def draw_probabilities(rng):
     """{mode: probability}: nodules that all see in half of the cases, and the other answers in any proportion."""
     absent = max(0.0, rng.uniform(-MAX_ABSENT, MAX_ABSENT))
     present = (1 - absent) * rng.dirichlet([6, 6, 6])
-    return {**{name: float(p) for name, p in zip(MODES, present)}, "absent": float(absent)}
+    return {**{name: float(p) for name, p in zip(MODES, present, strict=True)}, "absent": float(absent)}
 
 
 def draw_outlines(rng, size, middle=(0.5, 0.5), scale=1.0):
