@@ -26,7 +26,7 @@ setup(
         ]
     },
     python_requires=">=3.11",
-    install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=12", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66"],
+    install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=12", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66", "jaxtyping>=0.3.11"],
     extras_require={
         "visdom": VISDOM,
         "mpi": ["mpi4py>=4.1", "mpich>=5"],
@@ -39,6 +39,7 @@ setup(
             "pytest>=9",
             "pytest-xdist>=3.8",
             "filelock>=3.13",
+            "beartype>=0.23",
             *MEDICAL,
             "diffusers>=0.42",
             "hypothesis>=6.170",
@@ -46,7 +47,7 @@ setup(
             "playwright>=1.65",
             "tensorboard>=2.21",
         ],
-        "dev": ["ruff>=0.17", "import-linter>=2.17"],
+        "dev": ["ruff>=0.17", "import-linter>=2.17", "mypy>=2.4"],
     },
     license="MIT",
 )

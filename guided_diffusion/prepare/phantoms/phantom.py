@@ -86,7 +86,7 @@ def draw_probabilities(rng):
     """{mode: probability}: nodules that all see in half of the cases, and the other answers in any proportion."""
     absent = max(0.0, rng.uniform(-MAX_ABSENT, MAX_ABSENT))
     present = (1 - absent) * rng.dirichlet([6, 6, 6])
-    return {**{name: float(p) for name, p in zip(MODES, present, strict=True)}, "absent": float(absent)}
+    return {**{name: float(p) for name, p in zip(MODES, present, strict=False)}, "absent": float(absent)}
 
 
 def draw_outlines(rng, size, middle=(0.5, 0.5), scale=1.0):
