@@ -4,7 +4,6 @@ As the posterior, from an image and a rater's mask, this is the ambiguity modell
 image and the denoiser's prediction, the ambiguity controlling network.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -12,15 +11,23 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from .errors import ConfigError
+from .flags.fields import Flag, config, nonempty
 
 HE_NORMAL = {"w": "he_normal", "b": "normal"}
 
 
-@dataclass(frozen=True)
+@config(group="features")
 class EncoderConfig:
-    latent_dim: Annotated[int, "dimensions of the encoders' Gaussian"] = 6
-    num_filters: Annotated[tuple[int, ...], "filters of the encoders' levels"] = (32, 64, 128, 192)
-    no_convs_per_block: Annotated[int, "convolutions per level of the encoders"] = 3
+    """The two Gaussian encoders, and the U-Net of the methods without a chain."""
+
+    latent_dim: Annotated[int, Flag("dimensions of the encoders' Gaussian", group="latent", at_least=1)] = 6
+    num_filters: Annotated[tuple[int, ...], Flag("filters of the encoders' levels", at_least=1, check=nonempty)] = (
+        32,
+        64,
+        128,
+        192,
+    )
+    no_convs_per_block: Annotated[int, Flag("convolutions per level of the encoders", at_least=1)] = 3
 
 
 class Encoder(nn.Module):

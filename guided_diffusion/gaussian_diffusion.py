@@ -13,34 +13,37 @@ import numpy as np
 import torch
 
 from .errors import ConfigError
+from .flags.fields import Flag, config
 from .losses import discretized_gaussian_log_likelihood, normal_kl
 from .nn import mean_flat
 
 
-@dataclass(frozen=True)
+@config(group="diffusion")
 class DiffusionConfig:
-    diffusion_steps: Annotated[int, "T, the length of the noising process"] = 1000
-    noise_schedule: Annotated[Literal["linear", "cosine"], "betas from 1e-4 to 2e-2, or a squared cosine alpha_bar"] = (
-        "linear"
-    )
-    timestep_respacing: Annotated[str, "timesteps to keep: '250', '10,15,20' (per section), 'ddim50'; empty: all"] = ""
-    learn_sigma: Annotated[bool, "the network predicts the variance too (improved DDPM, eq. 15)"] = False
-    predict_xstart: Annotated[bool, "the network predicts x_0 instead of eps"] = False
+    """The diffusion process, and what the network predicts of it."""
+
+    diffusion_steps: Annotated[int, Flag("T, the length of the noising process", at_least=1)] = 1000
+    noise_schedule: Annotated[
+        Literal["linear", "cosine"], Flag("betas from 1e-4 to 2e-2, or a squared cosine alpha_bar")
+    ] = "linear"
+    timestep_respacing: Annotated[
+        str, Flag("timesteps to keep: '250', '10,15,20' (per section), 'ddim50'; empty: all", sampling="free")
+    ] = ""
+    learn_sigma: Annotated[bool, Flag("the network predicts the variance too (improved DDPM, eq. 15)")] = False
+    predict_xstart: Annotated[bool, Flag("the network predicts x_0 instead of eps", twin="prediction")] = False
     prediction: Annotated[
-        Literal["eps", "x0", "v"] | None, "what the network predicts; -1: what --predict_xstart says"
+        Literal["eps", "x0", "v"] | None,
+        Flag("what the network predicts; auto: what --predict_xstart says", none="auto", twin="predict_xstart"),
     ] = None
-    loss_weighting: Annotated[
-        Literal["uniform", "min-snr", "sigmoid"], "weight of the squared error: 1, or by SNR, at most 5 or e^2 for x_0"
-    ] = "uniform"
-    mask_scale: Annotated[float, "the noise meets a mask so many times as strong: below 1, it drowns at smaller t"] = (
-        1.0
-    )
-    use_kl: Annotated[bool, "loss is T * L_vb of the live output in place of the MSE"] = False
-    rescale_timesteps: Annotated[bool, "the network sees t * 1000 / T"] = False
-    rescale_learned_sigmas: Annotated[bool, "weigh L_vb by T / 1000"] = False
+    mask_scale: Annotated[
+        float, Flag("factor of the mask in x_t: below 1, the noise covers it at smaller t", above=0)
+    ] = 1.0
+    use_kl: Annotated[bool, Flag("the loss is T * L_vb in place of the squared error")] = False
+    rescale_timesteps: Annotated[bool, Flag("the network sees t * 1000 / T")] = False
+    rescale_learned_sigmas: Annotated[bool, Flag("weight L_vb by T / 1000")] = False
 
     @property
-    def predicts(self):
+    def predicts(self) -> str:
         """What the network predicts: "eps", "x0" or "v"."""
         return self.prediction or ("x0" if self.predict_xstart else "eps")
 
@@ -66,8 +69,6 @@ def get_named_beta_schedule(name, T):
     """The betas [T] of a named schedule, float64 in (0, 1). ConfigError: unknown name, or T too small for it."""
     if name not in SCHEDULES:
         raise ConfigError(f"--noise_schedule {name} is unknown: choose one of {', '.join(SCHEDULES)}")
-    if T < 1:
-        raise ConfigError(f"--diffusion_steps {T}: at least 1 is needed")
     betas = SCHEDULES[name](T)
     if betas.max() >= 1:
         raise ConfigError(
@@ -83,22 +84,12 @@ def scheduled_betas(config):
     A mask times b among unit noise, with both scaled back to unit variance, is the process whose SNR is b^2 times as large
     (Chen 2023, On the Importance of Noise Scheduling, section 2.2). ConfigError: as get_named_beta_schedule.
     """
-    if not 0 < config.mask_scale < math.inf:
-        raise ConfigError(f"--mask_scale {config.mask_scale}: a positive number is needed")
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
     if config.mask_scale == 1:
         return betas
     alpha_bar, power = np.cumprod(1 - betas), config.mask_scale**2
     alpha_bar = power * alpha_bar / (power * alpha_bar + 1 - alpha_bar)
     return 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
-
-
-# Weight of the squared error of x_0 by SNR, up to a bound: a hard one (min-SNR-5, Hang et al. 2023), or a soft one, which for
-# the error of eps is sigmoid(2 - log SNR).
-LOSS_WEIGHTS = {"min-snr": lambda snr: np.minimum(snr, 5), "sigmoid": lambda snr: snr / (1 + snr * math.exp(-2))}
-
-# The squared error of each prediction as a multiple of that of x_0
-ERROR_SCALES = {"x0": lambda snr: 1.0, "eps": lambda snr: snr, "v": lambda snr: snr + 1}
 
 
 @dataclass(frozen=True)
@@ -154,10 +145,6 @@ class GaussianDiffusion:
         # The two ends between which a learned variance lies, and the fixed variance where none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
-        snr = alpha_bar / (1 - alpha_bar)
-        self.mse_weight = np.ones_like(snr)
-        if config.loss_weighting != "uniform":
-            self.mse_weight = LOSS_WEIGHTS[config.loss_weighting](snr) / ERROR_SCALES[config.predicts](snr)
         self._tables = {}
 
     def at(self, name, t):
@@ -272,7 +259,7 @@ class GaussianDiffusion:
     def hybrid_loss(self, output, x_start, x_t, t, noise, target=None):
         """The terms of the diffusion loss, each [B] (improved DDPM, eq. 16).
 
-        mse   squared error of the prediction, weighed as loss_weighting says (absent with use_kl)
+        mse   squared error of the prediction (absent with use_kl)
         vb    L_vb; beside an MSE its gradient reaches the variance only, not the mean
         loss  what to minimise: mse + vb, or T * vb with use_kl
 
@@ -284,8 +271,7 @@ class GaussianDiffusion:
 
         x_0, eps = (x_start, noise) if target is None else (target, self.predict_eps_from_xstart(x_t, t, target))
         targets = {"x0": lambda: x_0, "eps": lambda: eps, "v": lambda: self.v_of(x_0, t, eps)}
-        error = mean_flat((targets[self.config.predicts]() - output[:, :1]) ** 2)
-        terms = {"mse": self.at("mse_weight", t).flatten() * error}
+        terms = {"mse": mean_flat((targets[self.config.predicts]() - output[:, :1]) ** 2)}
         if self.config.learn_sigma:
             frozen = torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
             weight = self.num_timesteps / 1000 if self.config.rescale_learned_sigmas else 1.0

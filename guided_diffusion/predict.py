@@ -4,21 +4,25 @@ ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20
 ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import script_util
 from .errors import ConfigError, DataError
-from .flags.fields import configs_from_flags, parse_flags
+from .flags.configs import configs_from_flags, parse_flags
+from .flags.fields import flag_fields
 from .lidcloader import make_case
 from .masks import postprocess
 from .masks.postprocess import PostprocessConfig, binarise
-from .sampling.config import SampleConfig, check_sample_config
+from .sampling.config import SampleConfig
 from .sampling.draw import draw_ensembles
 from .sampling.samplers import SamplerConfig
+from .script_util import LoadedModel
 from .system.device import ComputeConfig, compile_model, prepare
+from .unet import UNetConfig
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,15 @@ class Ensemble:
 class Predictor:
     """A trained segmenter, ready to sample: what `load` gives."""
 
-    def __init__(self, segmenter, flags, stored, compiled):
-        self.segmenter, self.flags, self.stored, self.compiled = segmenter, flags, stored, compiled
+    def __init__(self, model: LoadedModel, compiled: bool = False) -> None:
+        self.segmenter, self.configs, self.stored = model.segmenter, model.configs, model.sampler
+        self.compiled = compiled
         self._compiled_size = None  # masks in flight of the first call, for which the network was compiled
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """{name: value} of the data and the model, JSON-like."""
+        return self.configs.flags()
 
     def sample(self, image, num_ensemble=16, *, seed=0, name="image", batch_size=8, **flags):
         """The `Ensemble` of one image.
@@ -70,30 +80,33 @@ class Predictor:
                       (threshold, median_blur, ...), and fast=True
         ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
         """
-        known = {f.name for cls in (SamplerConfig, PostprocessConfig) for f in fields(cls)} | {"fast"}
-        if unknown := sorted(flags.keys() - known):
-            raise ConfigError(f"{unknown[0]} is no flag of sampling: choose among {', '.join(sorted(known))}")
-        script_util.refuse_foreign_flags(self.flags, flags)
-        config = SampleConfig(num_ensemble=num_ensemble, seed=seed, batch_size=batch_size)
-        check_sample_config(config)
+        classes = (SampleConfig, SamplerConfig, PostprocessConfig)
+        if unknown := sorted(flags.keys() - flag_fields(SamplerConfig, PostprocessConfig).keys() - {"fast"}):
+            raise ConfigError(f"{unknown[0]} is not a flag of sampling")
         if batch_size == "auto":
             raise ConfigError("batch_size auto is the command line's: give a number")
+        own = parse_flags({**flags, "num_ensemble": num_ensemble, "seed": seed, "batch_size": batch_size}, *classes)
+        configs = configs_from_flags(own, *classes)
+        configs.given = {name: own[name] for name in flags}
+        script_util.refuse_foreign_flags(configs.given, self.configs)
+        config = configs[SampleConfig]
         if self.compiled:
             self._compiled_size = self._compiled_size or batch_size
             config = replace(config, batch_size=self._compiled_size)
-        sampler = script_util.choose_sampler(flags, {}, self.stored, self.flags["diffusion_steps"])
-        (finish,) = configs_from_flags(flags, PostprocessConfig)
-        case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.flags["image_channels"])
+        sampler = script_util.choose_sampler(configs, self.configs, self.stored)
+        case = make_case(
+            name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.configs[UNetConfig].image_channels
+        )
         ((_, samples),) = draw_ensembles(
             self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled
         )
-        return Ensemble(samples, binarise(samples, finish))
+        return Ensemble(samples, binarise(samples, configs[PostprocessConfig]))
 
     def _planes(self, image):
         """The image as [1 or C, H, W] float32, if it is one that the network can see."""
         planes = torch.as_tensor(image).detach().cpu().numpy().astype(np.float32)
         planes = planes[None] if planes.ndim == 2 else planes
-        side, channels = self.flags["image_size"], self.flags["image_channels"]
+        side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].image_channels
         if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
             raise DataError(
                 f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is wanted"
@@ -112,8 +125,10 @@ def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
     flags         model flags, which only checkpoints of the published code need
     ConfigError, CheckpointError: as script_util.load_segmenter; the first for other words of weights and amp too.
     """
-    how = parse_flags({"weights": weights, "amp": amp}, SampleConfig, ComputeConfig)
-    segmenter, flags, stored = script_util.load_segmenter(path, flags, how["weights"])
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    prepare(segmenter.eval(), ComputeConfig(how["amp"], compile), device)
-    return Predictor(compile_model(segmenter) if compile else segmenter, flags, stored, compile)
+    how = parse_flags({"weights": weights, "amp": amp, "compile": compile}, SampleConfig, ComputeConfig)
+    model = script_util.load_segmenter(path, flags, how["weights"])
+    compute = ComputeConfig(how["amp"], how["compile"])
+    prepare(model.segmenter, compute, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if compute.compile:
+        compile_model(model.segmenter)
+    return Predictor(model, compute.compile)

@@ -1,202 +1,137 @@
-"""Configs -> objects: the segmenter of the flags, new or from a checkpoint, and how to sample it. The scripts sit on this."""
+"""Configs -> objects: the segmenter of the flags, new or from a checkpoint, and how to sample it. The commands sit on this."""
 
-from dataclasses import fields
+from dataclasses import dataclass
+from typing import Any
 
 from . import respace
 from .checkpoints.load import load_checkpoint
 from .checkpoints.weights import load_weights
 from .data.case_reader import DataConfig
-from .distribution import EncoderConfig, create_encoders
+from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
 from .errors import CheckpointError, ConfigError
-from .flags.fields import (
-    configs_from_flags,
-    default_flags,
-    differences,
-    flags_from_configs,
-    json_like,
-    parse_flags,
-    pick_flags,
-    show_value,
-)
-from .gaussian_diffusion import DiffusionConfig
-from .methods.registry import METHODS, MODEL_CONFIGS, MethodConfig, ModelConfigs, foreign_flags
+from .flags.configs import Configs, Flags, configs_from_flags, differences, json_like, parse_flags, pick_flags
+from .flags.fields import flag_fields
+from .flags.presets import FAST
+from .flags.rules import check_rules
+from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion
+from .methods.registry import METHODS, MODEL_CONFIGS, MethodConfig, foreign_flags, free_in_sampling
 from .methods.shared_encoder import ArchitectureConfig
-from .sampling.samplers import FAST, SamplerConfig
+from .sampling.config import SampleConfig
+from .sampling.protocol import Segmenter
+from .sampling.samplers import SamplerConfig
 from .unet import UNetConfig, UNetModel
-
-# -- what contradicts -------------------------------------------------------------------------------------------------
-
-
-def check_flags(flags):
-    """Refuse flags that contradict each other; what a part cannot be built with, it refuses itself."""
-    if flags.get("predict_xstart") and (flags.get("prediction") or "x0") != "x0":
-        raise ConfigError(f"--predict_xstart True and --prediction {flags['prediction']} contradict: give one of them")
-    if flags.get("use_kl") and flags.get("loss_weighting", "uniform") != "uniform":
-        raise ConfigError(
-            f"--use_kl and --loss_weighting {flags['loss_weighting']} contradict: there is no squared error to weigh"
-        )
-    if flags.get("use_kl") and flags.get("stable_target"):
-        raise ConfigError(
-            "--use_kl and --stable_target contradict, for there is no squared error that has a target: give one of them, or --stable_target False"
-        )
-    if flags.get("use_kl") and flags.get("rescale_learned_sigmas"):
-        raise ConfigError("--use_kl and --rescale_learned_sigmas contradict: with --use_kl there is no L_vb to weigh")
-    if flags.get("rescale_learned_sigmas") and not flags.get("learn_sigma"):
-        raise ConfigError(
-            "--rescale_learned_sigmas True wants --learn_sigma True: there is no learned variance to weigh"
-        )
-    if (flags.get("steps") or 0) > (flags.get("diffusion_steps") or DiffusionConfig.diffusion_steps):
-        raise ConfigError(
-            f"--steps {flags['steps']} is more than --diffusion_steps; --iterations is the length of a training"
-        )
-    if flags.get("use_fp16") and flags.get("amp", "none") != "none":
-        raise ConfigError(f"--use_fp16 and --amp {flags['amp']} contradict: give one of them")
-    if flags.get("shard") and flags.get("use_fp16"):
-        raise ConfigError(
-            "--shard does not work with --use_fp16, whose loss scale each process would choose: use --amp bf16"
-        )
-    if flags.get("num_head_channels") and flags.get("num_heads_upsample"):
-        raise ConfigError("--num_head_channels and --num_heads_upsample contradict: give one of them")
-    if flags.get("iterations") and flags.get("lr_anneal_steps") and flags["iterations"] > flags["lr_anneal_steps"]:
-        raise ConfigError(
-            f"--iterations {flags['iterations']} goes beyond --lr_anneal_steps {flags['lr_anneal_steps']}, "
-            "where the learning rate is 0: raise that too"
-        )
-
-
-def refuse_foreign_flags(flags, given):
-    """Refuse flags that were given and that mean nothing to the method and the architecture of the model's flags; both {name: value}."""
-    method, architecture = (
-        flags.get("method", MethodConfig.method),
-        flags.get("architecture", ArchitectureConfig.architecture),
-    )
-    if named := [name for name in given if name in foreign_flags(method, architecture)]:
-        known = named[0] not in foreign_flags(method, "shared-encoder")
-        raise ConfigError(
-            f"--{named[0]} means nothing to {f'--architecture {architecture}' if known else f'--method {method}'}: leave it away"
-        )
-
-
-def refuse_classes(flags):
-    """Refuse class conditioning, for which the data have no classes."""
-    if flags.get("class_cond"):
-        raise ConfigError("--class_cond True: the cases have no classes; use --class_cond False")
-
 
 # -- configs -> objects -----------------------------------------------------------------------------------------------
 
 
-def model_and_diffusion_defaults():
-    """{flag: default} of the U-Net and the diffusion, as they would be given to create_model_and_diffusion."""
-    return {
-        f.name: show_value(f.default)
-        if isinstance(f.default, tuple)
-        else ""
-        if f.name == "channel_mult"
-        else -1
-        if f.default is None
-        else f.default
-        for cls in (UNetConfig, DiffusionConfig)
-        for f in fields(cls)
-    }
+def model_and_diffusion_defaults() -> dict[str, Any]:
+    """{flag: default} of the U-Net and the diffusion, as create_model_and_diffusion takes them.
+
+    Lists are strings ("16,8"), None is "" for channel_mult and -1 for the others, as in the published code.
+    """
+    defaults: dict[str, Any] = {}
+    for name, field in flag_fields(UNetConfig, DiffusionConfig).items():
+        if field.default is None:
+            defaults[name] = "" if name == "channel_mult" else -1
+        else:
+            defaults[name] = field.show(field.default) if isinstance(field.default, tuple) else field.default
+    return defaults
 
 
-def create_model_and_diffusion(**flags):
+def create_model_and_diffusion(
+    **flags: Any,
+) -> tuple[UNetModel, GaussianDiffusion, AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
     """(model, diffusion, prior, posterior) from flags of the U-Net, the diffusion and the encoders.
 
     Values may be typed or as on the command line ("16,8", "", -1). ConfigError: an unknown flag, or flags that cannot
     be built; the message names the flag.
     """
-    flags = parse_flags(flags, UNetConfig, DiffusionConfig, EncoderConfig)
-    unet, diffusion_config, encoder = configs_from_flags(flags, UNetConfig, DiffusionConfig, EncoderConfig)
-    diffusion = respace.create_gaussian_diffusion(diffusion_config)
-    return UNetModel(unet, diffusion.out_channels), diffusion, *create_encoders(encoder)
+    classes = (UNetConfig, DiffusionConfig, EncoderConfig)
+    configs = configs_from_flags(parse_flags(flags, *classes), *classes)
+    diffusion = respace.create_gaussian_diffusion(configs[DiffusionConfig])
+    prior, posterior = create_encoders(configs[EncoderConfig])
+    return UNetModel(configs[UNetConfig], diffusion.out_channels), diffusion, prior, posterior
 
 
-def create_segmenter(flags):
-    """The segmenter of --method from the flags {name: value} of MODEL_CONFIGS, a Segmenter. Other flags are passed over."""
-    configs = ModelConfigs(*configs_from_flags(flags, *MODEL_CONFIGS))
-    return METHODS[configs.method.method].build(configs)
+def create_segmenter(configs: Configs) -> Segmenter:
+    """The segmenter of --method from its configs, one of each class of MODEL_CONFIGS. ConfigError: it cannot be built."""
+    check_rules(configs)
+    return METHODS[configs[MethodConfig].method].build(configs)
 
 
-# Model flags that may differ between training and sampling: they change neither the weights nor what they mean
-SAMPLING_FLAGS = {
-    "timestep_respacing",
-    "use_checkpoint",
-    "use_fp16",
-    "dropout",
-    "stable_target",
-    "guess_weight",
-    "label_threshold",
-    "merge_labels",
-}
+def refuse_foreign_flags(given: Flags, model: Configs) -> None:
+    """ConfigError: a flag that was given has no effect with the method and the architecture of the model."""
+    method, architecture = model[MethodConfig].method, model[ArchitectureConfig].architecture
+    for name in given:
+        if name in foreign_flags(method, architecture):
+            known = name not in foreign_flags(method, "shared-encoder")
+            part = f"--architecture {architecture}" if known else f"--method {method}"
+            raise ConfigError(f"--{name} has no effect with {part}; remove it")
 
 
-def load_segmenter(path, flags, weights="ema"):
-    """(segmenter in evaluation mode, every flag of its data and model, {name: value} of the sampler that it was stored with)
-    from the checkpoint at `path`.
+# -- from a checkpoint ------------------------------------------------------------------------------------------------
 
-    flags    those that were given; a checkpoint of the published code has none of its own, and takes the defaults
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A segmenter in evaluation mode, and what its checkpoint says."""
+
+    segmenter: Segmenter
+    configs: Configs  # of its data and model
+    sampler: dict[str, Any]  # {flag: JSON-like value} of the sampler that it was stored with
+
+
+def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel:
+    """The model of the checkpoint at `path`.
+
+    given    flags {name: value} of data and model; a checkpoint of the published code has none of its own, and the others
+             have their defaults
     weights  "ema" for the averaged ones, where there are any, or "raw"
     ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
     """
+    classes = (DataConfig, *MODEL_CONFIGS)
     state = load_checkpoint(path)
-    stored, flags = state["flags"] or {}, parse_flags(flags, DataConfig, *MODEL_CONFIGS)
-    free = (
-        SAMPLING_FLAGS - {"dropout"} if stored.get("method") == "mc-dropout" else SAMPLING_FLAGS
-    )  # there it makes the samples
-    unnamed = default_flags(DataConfig, *MODEL_CONFIGS) if stored else {}
-    if unlike := differences(stored, json_like(flags), free, unnamed):
-        raise CheckpointError(f"{path} was trained with {', '.join(unlike)}: leave the flag or the preset away")
-    flags = {**pick_flags(stored, DataConfig, *MODEL_CONFIGS), **flags}
-    flags = flags_from_configs(*configs_from_flags(flags, DataConfig, *MODEL_CONFIGS))
-    check_flags(flags)
-    refuse_classes(flags)
-    segmenter = create_segmenter(flags)
+    stored, given = state["flags"] or {}, parse_flags(given, *classes)
+    free = free_in_sampling(stored.get("method", MethodConfig.method))
+    if stored and (different := differences(stored, json_like(given), *classes, free=free)):
+        raise CheckpointError(f"{path} was trained with {', '.join(different)}: remove the flag or the preset")
+    configs = configs_from_flags({**stored, **given}, *classes)
+    segmenter = create_segmenter(configs)
     averages = list(state["ema"].values())
     chosen = averages[0] if averages and weights == "ema" else state["weights"]
-    load_weights(segmenter, chosen, path, "model." if METHODS[flags["method"]].has_chain else "")
-    return segmenter.eval(), flags, pick_flags(stored, SamplerConfig)
+    load_weights(segmenter, chosen, path, "model." if METHODS[configs[MethodConfig].method].has_chain else "")
+    return LoadedModel(segmenter.eval(), configs, pick_flags(stored, SamplerConfig))
 
 
-def choose_sampler(given, preset, stored, diffusion_steps):
-    """The SamplerConfig to sample with: what is given comes before the preset, that before what the checkpoint stores.
+def choose_sampler(flags: Configs, model: Configs, stored: Flags) -> SamplerConfig:
+    """How to sample: a flag that is given comes before the preset's, that before the checkpoint's.
 
-    given            {name: value} of the flags given, among them --use_ddim, --fast and --timestep_respacing
-    preset, stored   {name: value}
-    diffusion_steps  T of the process
-    ConfigError: flags given that contradict each other.
+    flags   of SampleConfig and SamplerConfig, with what was given and what the preset set
+    model   of the model
+    stored  {name: value} of the sampler in the checkpoint
+    ConfigError: flags that contradict each other.
     """
+    given, steps = flags.given, model[DiffusionConfig].diffusion_steps
     own = pick_flags(given, SamplerConfig)
-    if given.get("fast"):
-        if clash := sorted(own.keys() & FAST.keys() | given.keys() & {"use_ddim", "timestep_respacing"}):
-            raise ConfigError(f"--fast and --{clash[0]} contradict: give one of them")
-        base = pick_flags({**stored, **preset}, SamplerConfig)
-        return SamplerConfig(**{**base, **FAST, "steps": min(FAST["steps"], diffusion_steps), **own})
+    base = pick_flags({**stored, **flags.preset}, SamplerConfig)
     if given.get("use_ddim") is not None:
-        meant = "ddim" if given["use_ddim"] else "ddpm"
-        if given["use_ddim"] and own.get("sampler", meant) != meant:
-            raise ConfigError(f"--use_ddim True and --sampler {own['sampler']} contradict: give one of them")
-        own = {"sampler": meant, **own}
-
-    base = pick_flags({**stored, **preset}, SamplerConfig)
-    if given.get("timestep_respacing"):
-        if own.get("steps"):
-            raise ConfigError("--steps and --timestep_respacing contradict: give one of them")
+        own = {"sampler": "ddim" if given["use_ddim"] else "ddpm", **own}
+    if flags[SampleConfig].fast:
+        base |= {**FAST, "steps": min(FAST["steps"], steps)}
+    elif given.get("timestep_respacing"):
         base["steps"] = None
     if own.get("sampler", base.get("sampler")) != base.get("sampler"):
         base.pop("eta", None)  # it was the other sampler's
-    config = SamplerConfig(**{**base, **own})
-    if own.get("spacing") and config.steps is None:
-        raise ConfigError(f"--spacing {config.spacing} wants --steps: without, every timestep is taken")
-    return config
+    (sampler,) = configs_from_flags({**base, **own}, SamplerConfig)
+    check_rules(Configs([*model, flags[SampleConfig], sampler], given))
+    return sampler
 
 
-def advice(segmenter, sampler):
-    """Lines to tell before sampling: what --fast would save, where masks are drawn as published."""
-    count = segmenter.num_timesteps
-    if sampler.sampler != "ddpm" or count <= FAST["steps"]:
+def advice(segmenter: Segmenter, sampler: SamplerConfig) -> list[str]:
+    """Lines to report before sampling: what --fast would save, where masks are drawn as published."""
+    count, few = segmenter.num_timesteps, FAST["steps"]
+    if sampler.sampler != "ddpm" or count <= few:
         return []
     return [
-        f"{count} network calls for each mask; --fast takes {FAST['steps']}, {count / FAST['steps']:.0f} times fewer (docs/sampling.md)"
+        f"{count} network calls for each mask; --fast takes {few}, {count / few:.0f} times fewer (docs/sampling.md)"
     ]

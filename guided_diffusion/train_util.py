@@ -15,7 +15,6 @@ from .logger import QUARTILES, Logger, LossMeter, NullLogger, NullSink
 from .nn import seeded_generator, stack_randn, to_device
 from .system.device import ComputeConfig, compile_model, peak_memory, prepare
 from .system.signals import Signals
-from .training.config import check_train_config
 from .training.run_state import RunState
 from .training.start import check_same_start, is_own, load_start, what_changed
 from .training.step_status import StepReports
@@ -47,7 +46,6 @@ class Trainer:
         how=ComputeConfig(),
         windows=NullSink(),
     ):
-        check_train_config(config)
         self.config, self.processes, self.flags, self.validator, self.windows = (
             config,
             processes,

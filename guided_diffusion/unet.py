@@ -3,7 +3,6 @@
 The input is the image and the noisy mask side by side in the channels; what the output means is the diffusion's affair.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
+from .flags.fields import Flag, config, nonempty
 from .nn import normalization, timestep_embedding, zero_module
 
 NUM_CLASSES = 2  # what the published --class_cond means
@@ -20,29 +20,50 @@ NUM_CLASSES = 2  # what the published --class_cond means
 DEFAULT_CHANNEL_MULT = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 
 
-@dataclass(frozen=True)
+@config(group="diffusion")
 class UNetConfig:
-    image_size: Annotated[int, "side of the square image, pixels"] = 64
-    image_channels: Annotated[int, "image channels that the network sees; one grey image is repeated to fill them"] = 4
-    num_channels: Annotated[int, "channels of the first level, a multiple of 32"] = 128
-    num_res_blocks: Annotated[int, "residual blocks per level"] = 2
+    """The U-Net."""
+
+    image_size: Annotated[int, Flag("side of the square image, pixels", group="", at_least=1)] = 64
+    image_channels: Annotated[
+        int, Flag("image channels of the network; one grey image is repeated to fill them", group="", at_least=1)
+    ] = 4
+    num_channels: Annotated[int, Flag("channels of the first level", at_least=32, multiple_of=32)] = 128
+    num_res_blocks: Annotated[int, Flag("residual blocks per level", at_least=1)] = 2
     channel_mult: Annotated[
-        tuple[int, ...] | None, "channel multiplier of each level, e.g. 1,2,4; default by image size"
+        tuple[int, ...] | None,
+        Flag(
+            "channel multiplier of each level, e.g. 1,2,4; auto: by image size", none="auto", at_least=1, check=nonempty
+        ),
     ] = None
-    attention_resolutions: Annotated[tuple[int, ...], "resolutions, in pixels, at which blocks attend"] = (16, 8)
-    num_heads: Annotated[int, "attention heads"] = 4
-    num_heads_upsample: Annotated[int | None, "attention heads on the way up; -1: num_heads"] = None
-    num_head_channels: Annotated[int | None, "channels per head, in place of num_heads; -1: use num_heads"] = None
-    use_scale_shift_norm: Annotated[bool, "the timestep scales and shifts the norm instead of being added"] = True
-    resblock_updown: Annotated[bool, "residual blocks change the resolution instead of plain convolutions"] = False
-    use_new_attention_order: Annotated[bool, "split q, k, v before the heads instead of after"] = False
-    class_cond: Annotated[bool, "condition on one of two classes"] = False
-    dropout: Annotated[float, "dropout probability in the residual blocks"] = 0.0
-    use_checkpoint: Annotated[bool, "recompute activations in the backward pass: slower, with less memory"] = False
-    use_fp16: Annotated[bool, "the U-Net computes in float16 where that is safe"] = False
+    attention_resolutions: Annotated[
+        tuple[int, ...], Flag("resolutions, in pixels, at which blocks attend", at_least=1)
+    ] = (16, 8)
+    num_heads: Annotated[int, Flag("attention heads", at_least=1)] = 4
+    num_heads_upsample: Annotated[
+        int | None, Flag("attention heads on the way up; auto: num_heads", none="auto", at_least=1)
+    ] = None
+    num_head_channels: Annotated[
+        int | None, Flag("channels per head, in place of num_heads; none: use num_heads", none="none", at_least=1)
+    ] = None
+    use_scale_shift_norm: Annotated[bool, Flag("the timestep scales and shifts the norm instead of being added")] = True
+    resblock_updown: Annotated[bool, Flag("residual blocks change the resolution instead of plain convolutions")] = (
+        False
+    )
+    use_new_attention_order: Annotated[bool, Flag("split q, k, v before the heads instead of after")] = False
+    class_cond: Annotated[bool, Flag("condition on one of two classes")] = False
+    dropout: Annotated[
+        float, Flag("dropout probability", group="dropout", resume="new run", sampling="free", at_least=0, below=1)
+    ] = 0.0
+    use_checkpoint: Annotated[
+        bool, Flag("recompute activations in the backward pass: slower, less memory", resume="free", sampling="free")
+    ] = False
+    use_fp16: Annotated[
+        bool, Flag("the U-Net computes in float16 where that is safe", resume="rounding", sampling="free")
+    ] = False
 
     @property
-    def multipliers(self):
+    def multipliers(self) -> tuple[int, ...]:
         """The channel multiplier of every level. ConfigError: none given and none known for this size."""
         if self.channel_mult is not None:
             return self.channel_mult
@@ -279,29 +300,6 @@ def count_heads(channels, num_heads, config):
 
 def check_unet(config):
     """Refuse, by the flag's name, what the U-Net cannot be built with."""
-    counts = (
-        "image_size",
-        "image_channels",
-        "num_channels",
-        "num_res_blocks",
-        "num_heads",
-        "num_heads_upsample",
-        "num_head_channels",
-    )
-    for name in counts:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}: at least 1 is needed")
-    if config.num_channels % 32:
-        raise ConfigError(
-            f"--num_channels {config.num_channels}: group norm has 32 groups, so a multiple of 32 is needed"
-        )
-    if not config.multipliers or min(config.multipliers) < 1:
-        raise ConfigError(f"--channel_mult {config.multipliers}: whole numbers of at least 1 are needed, e.g. 1,2,4")
-    if any(resolution < 1 for resolution in config.attention_resolutions):
-        raise ConfigError("--attention_resolutions: resolutions in pixels are needed, e.g. 16,8")
-    if not 0 <= config.dropout < 1:
-        raise ConfigError(f"--dropout {config.dropout}: a probability below 1 is needed")
     halvings = len(config.multipliers) - 1
     if config.image_size % 2**halvings:
         raise ConfigError(

@@ -36,6 +36,14 @@ TINY = {
 LEAST = {**TINY, "image_size": 8, "channel_mult": "1", "attention_resolutions": ""}
 
 
+def segmenter_of(flags):
+    """The segmenter of model flags {name: value}; others are passed over."""
+    from guided_diffusion.flags.configs import configs_from_flags
+    from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
+
+    return create_segmenter(configs_from_flags(flags, *MODEL_CONFIGS))
+
+
 def as_arguments(flags):
     return [f"--{name}={value}" for name, value in flags.items()]
 

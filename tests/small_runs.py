@@ -3,11 +3,11 @@
 import csv
 
 import torch
-from helpers import LEAST, nonzero
+from helpers import LEAST, nonzero, segmenter_of
 
-from guided_diffusion import script_util
 from guided_diffusion.dist_util import Processes
-from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.rules import check_rules
 from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.train_util import Trainer
@@ -34,11 +34,12 @@ def train_small(dataset, **given):
     It validates, on the cases that it trains on, if `eval_steps` is given.
     """
     configs = configs_from_flags({**DEFAULTS, **given}, *CONFIGS)
-    config, validation, sampler = configs[:3]
-    flags = flags_from_configs(*configs)
-    start = find_start(config, flags)
+    config, validation, sampler = configs[TrainConfig], configs[ValidationConfig], configs[SamplerConfig]
+    check_rules(configs)
+    flags = configs.flags()
+    start = find_start(configs, flags)
     torch.manual_seed(0)
-    segmenter, processes = nonzero(script_util.create_segmenter(flags)), Processes({})
+    segmenter, processes = nonzero(segmenter_of(flags)), Processes({})
     validator = (
         Validator(dataset, validation, sampler, processes, config.seed, config.batch_size)
         if "eval_steps" in given

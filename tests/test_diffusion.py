@@ -75,29 +75,6 @@ def test_the_true_prediction_gives_x_0_back(flags):
     torch.testing.assert_close(d.predict_xstart(told, x_t, t), x_0, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "weighting, expected",
-    [("min-snr", lambda snr: min(snr, 5)), ("sigmoid", lambda snr: snr / (1 + math.exp(math.log(snr) - 2)))],
-)
-def test_loss_weights_mean_the_same_whatever_is_predicted(weighting, expected):
-    """An error of x_0 costs the same, told as x_0, eps or v: the weight of its square, by SNR."""
-    x_0, noise, t = drawn()
-    error = 0.1 * torch.randn(SHAPE)
-    for prediction in ("x0", "eps", "v"):
-        d = diffusion(prediction=prediction, loss_weighting=weighting)
-        x_t = d.q_sample(x_0, t, noise)
-        eps = d.predict_eps_from_xstart(x_t, t, x_0 + error)
-        told = {"x0": x_0 + error, "eps": eps, "v": d.v_of(x_0 + error, t, eps)}[prediction]
-        snr = d.alphas_cumprod[t] / (1 - d.alphas_cumprod[t])
-        weights = torch.tensor([expected(x) for x in snr]).float()
-        torch.testing.assert_close(
-            d.hybrid_loss(told, x_0, x_t, t, noise)["mse"],
-            weights * (error**2).flatten(1).mean(1),
-            rtol=2e-3,
-            atol=1e-6,
-        )
-
-
 def test_stable_target_is_bayes_over_the_masks_of_the_same_image():
     """By the Gaussian densities themselves, in float64, one mask and one candidate at a time."""
     d, (x_0, noise, _) = diffusion(), drawn()

@@ -9,7 +9,7 @@ from helpers import GOLDEN, golden, seeded_weights
 
 from guided_diffusion import losses
 from guided_diffusion.distribution import AxisAlignedConvGaussian
-from guided_diffusion.flags.fields import pick_flags
+from guided_diffusion.flags.configs import pick_flags
 from guided_diffusion.methods.cimd import AmbiguousSegmenter
 from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.nn import timestep_embedding

@@ -9,32 +9,32 @@ for each method that knows them. The same command goes on where it was; more --m
 
 import json
 import os
+from collections.abc import Sequence
 
 from ..compare import page
-from ..compare.config import CompareConfig, check_compare_config
-from ..compare.runner import run_command
+from ..compare.config import CompareConfig, check_folders
+from ..compare.runner import RunCommand, run_command
 from ..compare.stages import Comparison
 from ..compare.table import SCORED
 from ..data.case_reader import DataConfig
-from ..errors import ConfigError
 from ..flags import command_line
-from ..flags.fields import configs_from_flags, json_like, pick_flags
-from ..methods.registry import MODEL_CONFIGS, PRESETS
+from ..flags.configs import Configs, pick_flags
+from ..flags.rules import check_rules
+from ..methods.registry import MODEL_CONFIGS, MethodConfig
 from ..sampling.samplers import SamplerConfig
 from ..system import storage
 
 FLAGS = (*MODEL_CONFIGS, DataConfig, SamplerConfig)
 
 
-def main(argv=None, run_command=run_command):
+def main(argv: Sequence[str] | None = None, run_command: RunCommand = run_command) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
-        given, preset = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv, PRESETS)
-        (config,) = configs_from_flags(given, CompareConfig)
-        if preset:
-            raise ConfigError("--preset is the business of --methods, which names presets")
-        check_compare_config(config, given)
-        flags = json_like(pick_flags(given, *FLAGS))
-        table = Comparison(config, flags, run_command=run_command).run()
+        flags = command_line.parse_command_line((CompareConfig, *FLAGS), __doc__, argv)
+        check_rules(Configs([flags[CompareConfig], flags[MethodConfig]], flags.given))
+        config = flags[CompareConfig]
+        check_folders(config)
+        table = Comparison(config, pick_flags(flags.given, *FLAGS), run_command=run_command).run()
         score = f"ged_{SCORED}"
         pages = {
             "comparison.json": json.dumps(table, indent=1) + "\n",

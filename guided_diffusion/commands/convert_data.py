@@ -7,21 +7,21 @@ had faults, which are told; the others are written.
 """
 
 import sys
+from collections.abc import Sequence
 
 from ..errors import ConfigError
 from ..flags import command_line
-from ..flags.fields import configs_from_flags
 from ..prepare.formats.converters import FORMATS, ConvertConfig, convert
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
         words = list(sys.argv[1:] if argv is None else argv)
         name = words.pop(0) if words and not words[0].startswith("-") else None
-        given, _ = command_line.parse_command_line((ConvertConfig,), __doc__, words)
-        if name is None:
+        if name is None and not {"-h", "--help"} & set(words):
             raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
-        (config,) = configs_from_flags(given, ConvertConfig)
+        config = command_line.parse_command_line((ConvertConfig,), __doc__, words)[ConvertConfig]
         _, faults = convert(name, config)
     sys.exit(1 if faults else 0)
 

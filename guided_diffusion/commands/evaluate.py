@@ -8,19 +8,21 @@ samples. docs/metrics.md says what the figures are. Several folders side by side
     python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/a --compare results/b,results/c
 """
 
+from collections.abc import Sequence
+
 from ..data.case_reader import DataConfig
 from ..evaluation.case_figures import EvaluateConfig
 from ..evaluation.summary import evaluate
 from ..flags import command_line
-from ..flags.fields import configs_from_flags, pick_flags
+from ..flags.configs import pick_flags
 from ..masks.postprocess import PostprocessConfig
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
-        given, _ = command_line.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
-        config, *_ = configs_from_flags(given, EvaluateConfig, PostprocessConfig)  # which refuses what it cannot be
-        evaluate(config, pick_flags(given, PostprocessConfig, DataConfig))
+        flags = command_line.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
+        evaluate(flags[EvaluateConfig], pick_flags(flags.given, PostprocessConfig, DataConfig))
 
 
 if __name__ == "__main__":

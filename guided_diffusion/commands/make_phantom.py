@@ -9,65 +9,61 @@ In the formats that the tools of data preparation read, to try them out:
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from ..errors import ConfigError
 from ..flags import command_line
-from ..flags.fields import configs_from_flags
+from ..flags.fields import Flag, config, nonempty
 from ..prepare.phantoms import files as phantom_files
 from ..prepare.phantoms import phantom
 from ..system import storage
-from ..system.storage import refuse_remote
 
 
-@dataclass(frozen=True)
+@config()
 class PhantomConfig:
-    out: Annotated[str, "folder to write, new or empty"] = ""
-    num_cases: Annotated[int, "cases"] = 100
-    size: Annotated[int, "side of the images, pixels"] = 128
-    raters: Annotated[int, "raters for each case"] = 8
-    modalities: Annotated[int, "images for each case, at most 4"] = 1
-    nodules: Annotated[int, "nodules in each image, at most 3"] = 1
-    modes: Annotated[str, "answers that raters give, of tight, loose, lobulated, absent"] = (
-        "tight,loose,lobulated,absent"
+    """A set of phantoms."""
+
+    out: Annotated[str, Flag("folder to write, new or empty", required=True, local=True)] = ""
+    num_cases: Annotated[int, Flag("cases", at_least=1)] = 100
+    size: Annotated[int, Flag("side of the images, pixels", at_least=16)] = 128
+    raters: Annotated[int, Flag("raters for each case", at_least=1)] = 8
+    modalities: Annotated[int, Flag("images for each case", at_least=1, at_most=4)] = 1
+    nodules: Annotated[int, Flag("nodules in each image", at_least=1, at_most=3)] = 1
+    modes: Annotated[tuple[str, ...], Flag("answers that raters give", choices=phantom.MODES, check=nonempty)] = (
+        phantom.MODES
     )
     probabilities: Annotated[
-        tuple[float, ...] | None, "of these answers, the same in all cases; -1: as each image shows"
+        tuple[float, ...] | None,
+        Flag("of these answers, the same in all cases; auto: as each image shows", none="auto", at_least=0),
     ] = None
     format: Annotated[
-        Literal["cases", "lidc", "pickle", "hdf5", "crops", "qubiq", "brats", "ms-mri", "folders"], "what to write"
+        Literal["cases", "lidc", "pickle", "hdf5", "crops", "qubiq", "brats", "ms-mri", "folders"],
+        Flag("what to write"),
     ] = "cases"
-    seed: Annotated[int, "of the set; the same seed makes the same cases"] = 0
+    seed: Annotated[int, Flag("seed of the set; the same seed makes the same cases", at_least=0)] = 0
 
 
-def check(config):
-    if not config.out:
-        raise ConfigError("--out is missing: name the folder to write")
-    refuse_remote("out", config.out)
+def check(config: PhantomConfig) -> None:
+    """ConfigError: no phantoms can be made so."""
     if os.path.isdir(config.out) and os.listdir(config.out):
         raise ConfigError(f"--out {config.out} is not empty: name a new folder")
-    if config.num_cases < 1 or config.raters < 1 or config.seed < 0 or config.size < 16:
-        raise ConfigError("--num_cases and --raters want at least 1, --seed at least 0, --size at least 16")
-    if not 1 <= config.modalities <= 4 or not 1 <= config.nodules <= 3:
-        raise ConfigError("--modalities wants 1 to 4, --nodules 1 to 3")
-    modes = config.modes.split(",")
-    if not set(modes) <= set(phantom.MODES) or len(set(modes)) < len(modes) or modes == ["absent"]:
-        raise ConfigError(f"--modes {config.modes}: some of {','.join(phantom.MODES)} are wanted")
-    p = config.probabilities
-    if p is not None and (len(p) != len(modes) or min(p) < 0 or not abs(sum(p) - 1) <= 1e-6):
-        raise ConfigError(f"--probabilities {','.join(map(str, p))}: one for each of --modes is wanted, 1 in all")
-    return tuple(modes)
+    modes, p = config.modes, config.probabilities
+    if len(set(modes)) < len(modes) or modes == ("absent",):
+        raise ConfigError(f"--modes {','.join(modes)}: must name each answer once, and not absent alone")
+    if p is not None and (len(p) != len(modes) or not abs(sum(p) - 1) <= 1e-6):
+        raise ConfigError(f"--probabilities {','.join(map(str, p))}: must be one for each of --modes, with sum 1")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
-        given, _ = command_line.parse_command_line((PhantomConfig,), __doc__, argv)
-        (config,) = configs_from_flags(given, PhantomConfig)
+        config = command_line.parse_command_line((PhantomConfig,), __doc__, argv)[PhantomConfig]
+        check(config)
         modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # which these formats have
         more = {
             "num_nodules": config.nodules,
-            "modes": check(config),
+            "modes": config.modes,
             "probabilities": config.probabilities,
             "num_modalities": modalities,
         }

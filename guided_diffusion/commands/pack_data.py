@@ -5,36 +5,34 @@ python scripts/segmentation_train.py --data_dir data/lidc-packed/training.pack
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated
 
 from ..data.case_cache import pack_folder
 from ..data.case_reader import DataConfig
 from ..data.names import SPLITS
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..flags import command_line
-from ..flags.fields import configs_from_flags
+from ..flags.fields import Flag, config
 from ..system import storage
-from ..system.storage import refuse_remote
 
 
-@dataclass(frozen=True)
+@config()
 class PackConfig:
-    data_dir: Annotated[str, "folder of cases, with or without splits"] = ""
-    out: Annotated[str, "folder to write SPLIT.pack into"] = ""
-    image_size: Annotated[int | None, "bring all cases to this size; -1: leave them as they are"] = None
+    """What is packed."""
+
+    data_dir: Annotated[str, Flag("folder of cases, with or without splits", required=True)] = ""
+    out: Annotated[str, Flag("folder to write SPLIT.pack into", required=True, local=True)] = ""
+    image_size: Annotated[
+        int | None, Flag("bring all cases to this size; none: keep their sizes", none="none", at_least=1)
+    ] = None
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
-        given, _ = command_line.parse_command_line((PackConfig, DataConfig), __doc__, argv)
-        config, data_config = configs_from_flags(given, PackConfig, DataConfig)
-        for name in ("data_dir", "out"):
-            if not getattr(config, name):
-                raise ConfigError(f"--{name} is missing")
-        if config.image_size is not None and config.image_size < 1:
-            raise ConfigError(f"--image_size {config.image_size}: at least 1 is needed, or -1")
-        refuse_remote("out", config.out)
+        flags = command_line.parse_command_line((PackConfig, DataConfig), __doc__, argv)
+        config, data_config = flags[PackConfig], flags[DataConfig]
         if not os.path.isdir(config.data_dir):
             raise DataError(f"{config.data_dir}: no such folder (--data_dir)")
         splits = [split for split in SPLITS if os.path.isdir(os.path.join(config.data_dir, split))]

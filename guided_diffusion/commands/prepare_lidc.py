@@ -7,17 +7,16 @@ docs/data.md says where the download comes from.
 """
 
 import sys
+from collections.abc import Sequence
 
 from ..flags import command_line
-from ..flags.fields import configs_from_flags
 from ..prepare.lidc.download import PrepareConfig, prepare
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
-        given, _ = command_line.parse_command_line((PrepareConfig,), __doc__, argv)
-        (config,) = configs_from_flags(given, PrepareConfig)
-        _, faults = prepare(config)
+        _, faults = prepare(command_line.parse_command_line((PrepareConfig,), __doc__, argv)[PrepareConfig])
     sys.exit(1 if faults else 0)
 
 

@@ -1,4 +1,4 @@
-"""Draw an ensemble of masks for every case of a folder:
+"""Draw an ensemble of masks for every case of a folder.
 
     python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --num_ensemble 4 --fast
 
@@ -6,10 +6,11 @@ Several processes share the cases:
 
     torchrun --nproc_per_node=2 scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt
 
-A checkpoint knows its model flags; those of the published code do not, and want them on the command line.
+A checkpoint stores its model flags; those of the published code do not, and need them on the command line.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -25,12 +26,12 @@ from ..errors import ConfigError
 from ..evaluation.case_figures import EvaluateConfig
 from ..evaluation.summary import evaluate
 from ..flags import command_line
-from ..flags.fields import configs_from_flags, default_flags, pick_flags
+from ..flags.configs import Configs, pick_flags
 from ..lidcloader import LIDCDataset
 from ..masks.postprocess import PostprocessConfig
-from ..methods.registry import METHODS, MODEL_CONFIGS, PRESETS
+from ..methods.registry import METHODS, MODEL_CONFIGS, PRESETS, MethodConfig
 from ..sampling import store
-from ..sampling.config import SampleConfig, check_sample_config, finish, identity
+from ..sampling.config import SampleConfig, finish, identity
 from ..sampling.draw import draw_ensembles
 from ..sampling.protocol import Segmenter
 from ..sampling.samplers import SamplerConfig
@@ -38,7 +39,6 @@ from ..sampling.watch import ChainWatch
 from ..sampling.writer_pool import CaseWriter
 from ..system import device, threads
 from ..system.device import ComputeConfig
-from ..system.storage import refuse_remote
 from ..system.workers import usable_cores
 from ..unet import UNetConfig
 from ..visualize.connection import VisdomConfig
@@ -48,53 +48,41 @@ CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, Visdom
 TIMED_CALLS = 100  # network calls from which on it pays to time some with each number of threads
 
 
+OF_PRESETS = (SamplerConfig, DataConfig, *MODEL_CONFIGS)  # the other flags of a preset are of training
+
+
 @dataclass(frozen=True)
 class Model:
     """What is drawn with."""
 
     segmenter: Segmenter  # on the timesteps of `sampler`
-    flags: dict[str, object]  # every flag of its data and model
+    configs: Configs  # of its data and model
     sampler: SamplerConfig
-    unet: UNetConfig
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """[C, H, W]"""
-        return self.unet.image_channels, self.unet.image_size, self.unet.image_size
+        """[C, H, W]."""
+        unet = self.configs[UNetConfig]
+        return unet.image_channels, unet.image_size, unet.image_size
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How it is drawn."""
-
-    sampling: SampleConfig
-    how: ComputeConfig
-    postprocess: PostprocessConfig
-    visdom: VisdomConfig
-
-
-def check_flags(config):
-    """Refuse, by its name, a flag that can be refused without reading a file."""
-    check_sample_config(config)
-    refuse_remote("out_dir", config.out_dir)
-    for name in ("data_dir", "model_path"):
-        if not getattr(config, name):
-            raise ConfigError(f"--{name} is missing")
+def check_flags(config: SampleConfig) -> None:
+    """ConfigError: a flag that can be refused without reading a file."""
     if config.evaluate and os.path.isfile(config.data_dir):
         raise ConfigError(
-            f"--evaluate wants a folder of cases, and --data_dir {config.data_dir} is a file: "
+            f"--evaluate needs a folder of cases, and --data_dir {config.data_dir} is a file: "
             "score the samples with segmentation_evaluate.py"
         )
 
 
-def load_model(config, given, preset):
+def load_model(flags: Configs) -> Model:
     """The Model of the checkpoint, with the sampler of the flags given, of the preset, or its own."""
-    model_flags = pick_flags({**preset, **given}, DataConfig, *MODEL_CONFIGS)
-    segmenter, flags, stored = script_util.load_segmenter(config.model_path, model_flags, config.weights)
-    script_util.refuse_foreign_flags(flags, given)
-    sampler = script_util.choose_sampler(given, preset, stored, flags["diffusion_steps"])
-    (unet,) = configs_from_flags(flags, UNetConfig)
-    return Model(segmenter.spaced(sampler), flags, sampler, unet)
+    config = flags[SampleConfig]
+    named = pick_flags({**flags.preset, **flags.given}, DataConfig, *MODEL_CONFIGS)
+    loaded = script_util.load_segmenter(config.model_path, named, config.weights)
+    script_util.refuse_foreign_flags(flags.given, loaded.configs)
+    sampler = script_util.choose_sampler(flags, loaded.configs, loaded.sampler)
+    return Model(loaded.segmenter.spaced(sampler), loaded.configs, sampler)
 
 
 def make_ready(model, config, how, total, processes):
@@ -125,17 +113,18 @@ def settle_threads(model, one_call, size, total, processes):
         return [threads.settle_by_time(lambda: one_call(image), usable_cores())]
 
 
-def draw(model, dataset, mine, settings, processes, made_by):
+def draw(
+    model: Model, dataset: LIDCDataset, mine: Sequence[int], flags: Configs, processes: Processes, made_by: str
+) -> None:
     """Draw and write the ensembles of those cases numbered `mine` that are not finished yet.
 
     made_by  hash of the checkpoint
     """
-    config, how = settings.sampling, settings.how
-    chain = model.sampler if METHODS[model.flags["method"]].has_chain else None
-    drawn_by = identity(config, chain, model.segmenter.num_timesteps, how.amp, model.flags, made_by)
-    finished_by = finish(config, settings.postprocess)
-    unnamed = default_flags(SamplerConfig, DataConfig, *MODEL_CONFIGS)
-    left = store.unfinished(dataset, mine, config, drawn_by, finished_by, unnamed)
+    config, how, postprocess = flags[SampleConfig], flags[ComputeConfig], flags[PostprocessConfig]
+    chain = model.sampler if METHODS[model.configs[MethodConfig].method].has_chain else None
+    drawn_by = identity(config, chain, model.segmenter.num_timesteps, how.amp, model.configs.flags(), made_by)
+    finished_by = finish(config, postprocess)
+    left = store.unfinished(dataset, mine, config, drawn_by, finished_by, (SamplerConfig, *model.configs.classes))
 
     auto, total = config.batch_size == "auto", len(left) * config.num_ensemble
     smaller = "give a smaller one" if auto else "give a smaller one, or auto"
@@ -153,25 +142,26 @@ def draw(model, dataset, mine, settings, processes, made_by):
         tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
         device.out_of_memory_as_error(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
         CaseWriter(write, writers, -(-config.batch_size // config.num_ensemble)) as writer,
-        open_windows(settings.visdom, processes.is_main, tqdm.write) as windows,
+        open_windows(flags[VisdomConfig], processes.is_main, tqdm.write) as windows,
     ):
-        watch = ChainWatch(model.segmenter.num_timesteps, config.movie, windows, settings.postprocess)
+        watch = ChainWatch(model.segmenter.num_timesteps, config.movie, windows, postprocess)
         for case, samples in draw_ensembles(
             model.segmenter, dataset, left, config, model.sampler, bar.update, even=how.compile, watch=watch
         ):
             writer(case, samples, frames=watch.case_done(case, samples))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     with command_line.one_line_errors():
-        given, preset = command_line.parse_command_line(CONFIGS, __doc__, argv, PRESETS)
-        configs = configs_from_flags(given, SampleConfig, ComputeConfig, PostprocessConfig, VisdomConfig)
-        settings, config = Settings(*configs), configs[0]
+        presets = {name: pick_flags(preset, *OF_PRESETS) for name, preset in PRESETS.items()}
+        flags = command_line.parse_command_line(CONFIGS, __doc__, argv, presets)
+        config = flags[SampleConfig]
         check_flags(config)
-        model = load_model(config, given, preset)
-        (data_config,) = configs_from_flags(model.flags, DataConfig)
+        model = load_model(flags)
+        unet = model.configs[UNetConfig]
         dataset = LIDCDataset(
-            config.data_dir, model.unet.image_size, model.unet.image_channels, data_config, require_raters=False
+            config.data_dir, unet.image_size, unet.image_channels, model.configs[DataConfig], require_raters=False
         )
 
         # The processes wait for each other only to score the samples: NCCL, which takes memory of the GPU, is not needed.
@@ -182,7 +172,7 @@ def main(argv=None):
 
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
-        draw(model, dataset, mine, settings, processes, fingerprint(config.model_path))
+        draw(model, dataset, mine, flags, processes, fingerprint(config.model_path))
         if config.evaluate:
             with processes:
                 processes.barrier()

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 from ..system.workers import Terminated
 
 COMMANDS = "guided_diffusion.commands"
+
+RunCommand = Callable[[str, list[str], str], int]  # as run_command
 
 
 def run_command(command: str, arguments: list[str], log: str) -> int:

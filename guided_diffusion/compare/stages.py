@@ -11,6 +11,7 @@ import shlex
 import shutil
 import statistics
 import time
+from typing import Any
 
 from .. import script_util
 from ..data.case_cache import hash_cases
@@ -18,17 +19,22 @@ from ..data.case_reader import DataConfig
 from ..errors import ConfigError, DataError
 from ..evaluation.truth import read_truth
 from ..flags import command_line
-from ..flags.fields import configs_from_flags, flags_from_configs, pick_flags, show_value
-from ..flags.presets import preset_flags
+from ..flags.configs import Configs, Flags, configs_from_flags, flags_from_configs, json_like, pick_flags
+from ..flags.fields import flag_fields
+from ..flags.presets import FAST, preset_flags
+from ..flags.retired import without_constants
+from ..flags.rules import check_rules
 from ..gaussian_diffusion import DiffusionConfig
 from ..lidcloader import LIDCDataset
 from ..logger import read_rows
 from ..methods.registry import METHODS, MODEL_CONFIGS, PRESETS, foreign_flags
 from ..predict import load
-from ..sampling.samplers import FAST, SamplerConfig
+from ..sampling.samplers import SamplerConfig
 from ..system import storage
 from ..system.workers import sigterm_as_interrupt
-from ..training.config import TrainConfig, check_num_cases, check_train_config
+from ..training.config import TrainConfig, check_num_cases
+from ..unet import UNetConfig
+from .config import CompareConfig
 from .folds import check_links, link_cases, split_cases
 from .runner import COMMANDS, run_command
 from .table import SCORED, tabulate, training_of
@@ -39,6 +45,7 @@ MOST_VALIDATED = 32  # cases of a validation
 WARMUP_SHARE = (
     0.1  # of a run: the most that a preset's warm-up takes, so that short trials come to the rate that they try
 )
+TRIAL_SHARE = 0.2  # length of the trial of a learning rate, of the training
 PATIENCE = 10  # seconds; a slower ensemble is timed once
 
 
@@ -46,7 +53,7 @@ class Comparison:
     """The stages of a comparison, method by method; each method's part of the table is kept in its folder, as result.json.
 
     config       CompareConfig
-    flags        {name: value}, JSON-like, that were given beside: of the model, the data and the sampler
+    flags        {name: value} that were given too: of the model, the data and the sampler
     tell         called with a line for each stage
     run_command  runs a command of a stage: (its name, arguments, log file) -> exit status
     """
@@ -91,52 +98,49 @@ class Comparison:
         data = os.path.join(self.data, "testing")
         self.call("evaluate", "--data_dir", data, "--samples", first, "--out_dir", self.config.out_dir, *more)
 
-    def check_methods(self):
-        """Refuse what some method could not be trained or sampled with, before any is, and a flag that none of them knows."""
+    def check_methods(self) -> None:
+        """ConfigError: a method could not be trained or sampled with, or a flag has no effect with any of them."""
         everything = (DataConfig, SamplerConfig, *MODEL_CONFIGS)
         for name in self.flags:
             if not any(name in self.known(method, *everything) for method in self.config.methods):
-                raise ConfigError(f"--{name} means nothing to --methods {','.join(self.config.methods)}: leave it away")
+                raise ConfigError(f"--{name} has no effect with --methods {','.join(self.config.methods)}; remove it")
         fewest = min(len(split["training"]) for split in self.splits)
         for method in self.config.methods:
-            chain = self.chain(method)
-            flags = {
-                **preset_flags(PRESETS[method], self.flags),
-                **self.known(method, *everything),
-                **chain,
-                "batch_size": self.config.batch_size,
-            }
-            script_util.check_flags(flags)
-            flags |= {"data_dir": self.config.data_dir} | (
-                {"augment": self.config.augment} if self.config.augment else {}
-            )
-            (train,) = configs_from_flags(flags, TrainConfig)
-            check_train_config(train)
-            check_num_cases(train, fewest, world_size=1)
-            segmenter = script_util.create_segmenter(flags)
+            configs = self.configs_of(method)
+            check_rules(configs)
+            check_num_cases(configs[TrainConfig], fewest, world_size=1)
+            segmenter = script_util.create_segmenter(configs)
             if METHODS[method_of(method)].has_chain:
-                preset = pick_flags(PRESETS[method], SamplerConfig)
-                segmenter.spaced(script_util.choose_sampler(chain, preset, {}, segmenter.max_steps))
+                segmenter.spaced(configs[SamplerConfig])
 
-    def refuse_other_settings(self):
+    def configs_of(self, method: str) -> Configs:
+        """The configs that a method is trained and sampled with, with flags that a stage sets at their defaults."""
+        classes = (TrainConfig, DataConfig, SamplerConfig, *MODEL_CONFIGS)
+        own = {**self.known(method, DataConfig, *MODEL_CONFIGS), **self.chain(method)}
+        own |= {"batch_size": self.config.batch_size, "data_dir": self.config.data_dir}
+        own |= {"augment": self.config.augment} if self.config.augment else {}
+        return configs_from_flags({**preset_flags(PRESETS[method], own, *classes), **own}, *classes)
+
+    def refuse_other_settings(self) -> None:
         """Keep in the folder what decides the figures; refuse a folder with other settings or cases. Methods may be added."""
-        free = {"methods", "truth", "out_dir", "data_dir", "test_dir"}
-        own = {name: value for name, value in flags_from_configs(self.config).items() if name not in free}
+        fixed = [name for name, field in flag_fields(CompareConfig).items() if field.flag.resume == "fixed"]
+        own = {name: value for name, value in flags_from_configs(self.config).items() if name in fixed}
         folders = {folder: name for split in self.splits for part in split.values() for name, folder in part.items()}
         parts = [{part: sorted(cases) for part, cases in split.items()} for split in self.splits]
-        told = {
+        settings = {
             **own,
-            "flags": self.flags,
+            "flags": json_like(self.flags),
             "cases": parts,
             "data": hash_cases(sorted((n, f) for f, n in folders.items()), ()),
         }
-        text = json.dumps(told, indent=1, sort_keys=True) + "\n"
         path = os.path.join(self.config.out_dir, "settings.json")
         before = storage.read_bytes(path)
-        if before is not None and before.decode() != text:
+        if before is not None and without_constants(json.loads(before)) != settings:
             raise ConfigError(
-                f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): name another --out_dir"
+                f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): "
+                "name another --out_dir"
             )
+        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
         storage.write_atomically(path, lambda file: file.write(text.encode()))
 
     def path(self, method, *parts):
@@ -190,17 +194,14 @@ class Comparison:
         foreign = foreign_flags(method_of(method), architecture)
         return {name: value for name, value in pick_flags(self.flags, *classes).items() if name not in foreign}
 
-    def chain(self, method):
+    def chain(self, method: str) -> dict[str, Any]:
         """How the method's masks are drawn, {flag: value}: as its preset says, but for --fast and flags given."""
         own = self.known(method, SamplerConfig)
         takes_all = METHODS[method_of(method)].has_chain and "steps" not in PRESETS[method]
         if not (self.config.fast and takes_all):
             return own
-        return {
-            **FAST,
-            "steps": min(FAST["steps"], self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)),
-            **own,
-        }
+        most = self.flags.get("diffusion_steps", DiffusionConfig.diffusion_steps)
+        return {**FAST, "steps": min(FAST["steps"], most), **own}
 
     def train(self, method, fold, folder, steps, *, lr=None, eval_interval=None, log_interval=None, may_diverge=False):
         """Train, or go on. Returns whether it diverged, where it may. DataError: it ended before its last step.
@@ -286,7 +287,7 @@ class Comparison:
         config = self.config
         if len(config.lrs) < 2:
             return (config.lrs[0] if config.lrs else None), {}
-        short, trials = max(1, round(config.trial_share * steps)), {}
+        short, trials = max(1, round(TRIAL_SHARE * steps)), {}
         for lr in config.lrs:
             self.tell(f"{method}: trying learning rate {lr:g}, {short} steps")
             folder = self.path(method, f"fold{fold}-lr{lr:g}")
@@ -300,18 +301,15 @@ class Comparison:
         scores = [score for score in trials.values() if score is not None]
         if len(set(scores)) < len(scores):
             self.tell(
-                f"{method}: trials of different --lrs end alike, and tell nothing: give a larger --trial_share or budget"
+                f"{method}: trials of different --lrs end alike, so that they decide nothing: give a larger budget"
             )
         return min((lr for lr in config.lrs if trials[f"{lr:g}"] is not None), key=lambda lr: trials[f"{lr:g}"]), trials
 
     def measure(self, method):
         """{"parameters": of what sampling needs, "seconds": for one case's ensemble}."""
         model = load(self.path(method, "fold0", "savedmodel.pt"))
-        flags = model.flags
-        (data_config,) = configs_from_flags(flags, DataConfig)
-        dataset = LIDCDataset(
-            os.path.join(self.data, "fold0", "validation"), flags["image_size"], flags["image_channels"], data_config
-        )
+        unet, data = model.configs[UNetConfig], os.path.join(self.data, "fold0", "validation")
+        dataset = LIDCDataset(data, unet.image_size, unet.image_channels, model.configs[DataConfig])
         times = []
         while len(times) < 4 and (not times or times[0] < PATIENCE):
             start = time.perf_counter()
@@ -341,7 +339,7 @@ def method_of(preset):
     return PRESETS[preset]["method"]
 
 
-def as_arguments(flags):
-    """Flags {name: value}, JSON-like, as they are typed."""
-    typed = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    return [word for name, value in typed.items() for word in (f"--{name}", show_value(value))]
+def as_arguments(flags: Flags) -> list[str]:
+    """Flags {name: value} as they are typed."""
+    known = flag_fields(DataConfig, SamplerConfig, *MODEL_CONFIGS)
+    return [word for name, value in flags.items() for word in (f"--{name}", known[name].show(value))]

@@ -1,7 +1,6 @@
 """Where decoded cases are: in memory, in a mapped file of the user's cache, or in a file that pack_data.py wrote."""
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -10,12 +9,13 @@ import os
 from tqdm import tqdm
 
 from ..errors import DataError
+from ..flags.configs import differences, flags_from_configs
+from ..flags.fields import flag_fields
 from .case_reader import IMAGE, LABEL, CaseReader, DataConfig, find_cases
 from .packed import PackedCases, write_pack
 
 CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
 FAULTS_SHOWN = 20
-RULES = ("label_threshold", "merge_labels", "intensity_range")  # of DataConfig: those that packed cases were decoded by
 DECODING = 1  # in the names of cached files: another number where the same files come to be decoded to other arrays
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -124,11 +124,9 @@ def open_pack(path, reader):
     """
     pack = PackedCases(path)
     _check_header(path, pack.header)
-    rules = dataclasses.asdict(reader.config)
-    for name in RULES:
-        now, then = (list(x) if isinstance(x, (tuple, list)) else x for x in (rules[name], pack.header["rules"][name]))
-        if now != then:
-            raise DataError(f"{path}: packed with --{name} {then}, not {now}; pack it again")
+    rules = {name: value for name, value in flags_from_configs(reader.config).items() if name in decoding_flags()}
+    if different := differences(pack.header["rules"], rules, DataConfig):
+        raise DataError(f"{path}: packed with {', '.join(different)}; pack it again")
     for name, channels, raters, *_ in pack.entries:
         if raters == 0 and reader.require_raters:
             raise DataError(f"{path}: {name} has no raters")
@@ -145,7 +143,7 @@ def _check_header(path, header):
     """Refuse packed cases of another kind, those of the cache among them, which are for the settings of one run."""
     kinds = {"fingerprint": str, "notes": list, "rules": dict}
     lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [
-        name for name in RULES if name not in header["rules"]
+        name for name in decoding_flags() if name not in header["rules"]
     ]
     if lacking:
         raise DataError(
@@ -153,9 +151,14 @@ def _check_header(path, header):
         )
 
 
+def decoding_flags() -> list[str]:
+    """Names of the flags that packed cases were decoded by."""
+    return [name for name, field in flag_fields(DataConfig).items() if field.flag.decodes]
+
+
 def pack_folder(directory, path, image_size=None, config=DataConfig()):
     """Write the cases below `directory` into the file `path`; returns lines to tell. DataError: broken cases, all of them."""
     reader, folders = CaseReader(image_size, None, config), find_cases(directory)
-    header = {"fingerprint": hash_cases(folders, reader.settings), "rules": dataclasses.asdict(config)}
+    header = {"fingerprint": hash_cases(folders, reader.settings), "rules": flags_from_configs(config)}
     write_pack(path, decode(reader, folders), lambda: {**header, "notes": reader.notes(len(folders))})
     return reader.notes(len(folders))

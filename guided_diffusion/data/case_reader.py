@@ -3,12 +3,12 @@
 import dataclasses
 import os
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
 from ..errors import DataError
+from ..flags.fields import Flag, config, lower_first
 from ..system.storage import walk
 from .image_files import is_jpeg, read_image, read_levels, to_mask
 from .resize import pad_to, resize, resize_masks
@@ -17,21 +17,37 @@ IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@config(resume="new run")
 class DataConfig:
-    label_threshold: Annotated[float, "a JPEG label is foreground above this share of full scale (0: as published)"] = (
-        0.5
-    )
-    merge_labels: Annotated[bool, "take every nonzero class of a label as foreground"] = False
+    """How files become cases."""
+
+    label_threshold: Annotated[
+        float,
+        Flag(
+            "a JPEG label is foreground above this share of full scale (0: as published)",
+            sampling="free",
+            decodes=True,
+            at_least=0,
+            below=1,
+        ),
+    ] = 0.5
+    merge_labels: Annotated[
+        bool, Flag("every nonzero class of a label is foreground", sampling="free", decodes=True)
+    ] = False
     intensity_range: Annotated[
-        tuple[float, ...] | None, "LO,HI of NPY and NIfTI images, mapped to [0, 1]; default: each image's own range"
+        tuple[float, ...] | None,
+        Flag(
+            "LO,HI of NPY and NIfTI images, mapped to [0, 1]; auto: each image's own range",
+            none="auto",
+            decodes=True,
+            check=lower_first,
+        ),
     ] = None
     resize: Annotated[
-        bool, "bring cases of other sizes to --image_size (False: they are an error, unless --pad makes them fit)"
+        bool, Flag("bring cases of other sizes to --image_size (False: an error, unless --pad makes them fit)")
     ] = True
     pad: Annotated[
-        bool,
-        "surround cases that are not square, or smaller than --image_size, with black, so that nothing is stretched",
+        bool, Flag("pad cases that are not square, or smaller than --image_size, with black, so that none is stretched")
     ] = False
 
 
@@ -45,7 +61,6 @@ class CaseReader:
     """
 
     def __init__(self, image_size=None, image_channels=None, config=DataConfig(), require_raters=True):
-        check_data_config(config)
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
         self.levels, self._resized = {}, {}
@@ -126,17 +141,6 @@ class CaseReader:
                 f"{self.config.label_threshold:g} of full scale (--label_threshold)"
             )
         return notes
-
-
-def check_data_config(config):
-    """Refuse flags that no data could meet."""
-    if not 0 <= config.label_threshold < 1:
-        raise DataError(
-            f"--label_threshold {config.label_threshold}: a share of full scale from 0 to below 1 is needed"
-        )
-    bounds = config.intensity_range
-    if bounds is not None and (len(bounds) != 2 or not bounds[0] < bounds[1]):
-        raise DataError(f"--intensity_range {bounds}: two values, the lower first, are needed, e.g. -1000,400")
 
 
 def find_cases(directory):

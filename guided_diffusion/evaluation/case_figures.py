@@ -7,16 +7,17 @@ from typing import Annotated
 
 from ..data.case_reader import CaseReader, DataConfig
 from ..errors import ConfigError, DataError
+from ..flags.fields import Flag, config
 from ..lidcloader import make_case
 from ..masks import fidelity, metrics, pictures
 from ..masks.pairs import Pairs
 from ..masks.postprocess import binarise
 from ..sampling import store
 from ..sampling.config import postprocess_of
-from ..system.storage import refuse_remote
 from .truth import case_truth, read_truth
 
 SAMPLES_SHOWN = 16  # in a case's picture
+MODE_IOU = 0.75  # a sample shows the true mode with which its IoU is largest, if that is at least this
 
 # name -> what it is, beside metrics.FIGURES
 MORE_FIGURES = {
@@ -32,36 +33,32 @@ MORE_FIGURES = {
 }
 
 
-@dataclass(frozen=True)
+@config()
 class EvaluateConfig:
-    data_dir: Annotated[str, "folder of cases with their raters"] = ""
+    """What is scored against what."""
+
+    data_dir: Annotated[str, Flag("folder of cases with their raters", required=True)] = ""
     samples: Annotated[
-        str, "folder that segmentation_sample.py wrote, or of masks ID_output0.png ... of any program"
+        str, Flag("folder that segmentation_sample.py wrote, or of masks ID_output0.png ... of any program")
     ] = "results/samples"
-    compare: Annotated[tuple[str, ...], "more such folders, DIR,DIR, each set beside --samples"] = ()
-    counts: Annotated[tuple[int, ...], "score the first so many samples of each case, e.g. 4,16,50; default: all"] = ()
-    truth: Annotated[str, "truth.json of a phantom, for the figures that want the true distribution"] = ""
-    mode_iou: Annotated[
-        float, "a sample shows the true mode that it has the largest IoU with, if that is at least this"
-    ] = 0.75
-    report: Annotated[bool, "write report.html"] = True
-    out_dir: Annotated[str, "where metrics.csv, metrics.json and report.html go; default: the folder of --samples"] = ""
+    compare: Annotated[tuple[str, ...], Flag("more such folders, DIR,DIR, each compared with --samples")] = ()
+    counts: Annotated[
+        tuple[int, ...], Flag("score the first N samples of each case, e.g. 4,16,50; empty: all", at_least=1)
+    ] = ()
+    truth: Annotated[str, Flag("truth.json of phantoms, for the figures that need the true distribution")] = ""
+    report: Annotated[bool, Flag("write report.html")] = True
+    out_dir: Annotated[
+        str, Flag("folder for metrics.csv, metrics.json and report.html; empty: that of --samples", local=True)
+    ] = ""
 
     @property
-    def folders(self):
+    def folders(self) -> tuple[str, ...]:
         """The folders of samples, --samples first."""
         return (self.samples, *self.compare)
 
 
 def check_evaluate_config(config):
     """Refuse, by the flag's name, what cannot be evaluated."""
-    if not config.data_dir:
-        raise ConfigError("--data_dir is missing: name the folder of cases with their raters")
-    if any(count < 1 for count in config.counts):
-        raise ConfigError(f"--counts {','.join(map(str, config.counts))}: at least 1 is needed")
-    if not 0 < config.mode_iou <= 1:
-        raise ConfigError(f"--mode_iou {config.mode_iou}: a number above 0, at most 1, is needed")
-    refuse_remote("out_dir", config.out_dir)
     for folder in config.folders:
         if not os.path.isdir(folder):
             raise DataError(
@@ -146,7 +143,7 @@ class Scorer:
             scored = metrics.all_figures(masks[:count], raters, pairs.first(count))
             scored["ged_less_majority"] = scored["ged"] - ged_of_majority(raters)
             if truth:
-                own, frequencies = truth_figures(masks[:count], raters, truth, scored, self.config.mode_iou)
+                own, frequencies = truth_figures(masks[:count], raters, truth, scored)
                 scored |= own
                 score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies, strict=True))
             yield count, scored
@@ -178,7 +175,7 @@ class Scorer:
         if name not in self.truth:
             raise DataError(f"{self.config.truth} has no such case")
         truth = case_truth(self.truth[name], raters.shape[1:], pad)
-        if (fidelity.assign_modes(raters, truth.modes, self.config.mode_iou) == fidelity.IMPLAUSIBLE).any():
+        if (fidelity.assign_modes(raters, truth.modes, MODE_IOU) == fidelity.IMPLAUSIBLE).any():
             raise DataError(f"a rater shows none of the modes in {self.config.truth}: is --truth that of these cases?")
         return truth
 
@@ -188,13 +185,13 @@ def ged_of_majority(raters):
     return float(metrics.squared_ged(metrics.majority_vote(raters)[None], raters).total)
 
 
-def truth_figures(masks, raters, truth, scored, mode_iou):
+def truth_figures(masks, raters, truth, scored):
     """The figures of samples [M, H, W] that the true distribution allows, and the share of the samples in each mode.
 
     scored  what metrics.all_figures gave
     """
     M, R = len(masks), len(raters)
-    assigned = fidelity.assign_modes(masks, truth.modes, mode_iou)
+    assigned = fidelity.assign_modes(masks, truth.modes, MODE_IOU)
     frequencies = fidelity.mode_frequencies(assigned, len(truth.modes))
     perfect = fidelity.expected_squared_ged(truth, raters, M)
     figures = {

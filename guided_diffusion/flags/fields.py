@@ -1,100 +1,246 @@
-"""Flags as annotated fields of dataclasses: their types, values from text, and the configs that they make."""
+"""Flags as annotated fields of config classes.
 
-import difflib
+Everything that is known of a flag stands in its field, and whoever needs it reads it there:
+
+    @config(resume="free")
+    class ExampleConfig:
+        steps: Annotated[int | None, Flag("network calls for each mask", none="all", at_least=1)] = None
+"""
+
+import functools
+import math
 import types
 import typing
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 from ..errors import ConfigError
 
-
-def flag_types(cls):
-    """{name: (type, help)} of a config class, whose fields are annotated as Annotated[type, help]."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: (hints[field.name].__origin__, hints[field.name].__metadata__[0]) for field in fields(cls)}
+Resume = Literal["fixed", "new run", "rounding", "free"]
+T = TypeVar("T")
 
 
-def parse_value(name, kind, value):
-    """The value of --name as `kind`, from a string or from a value that has the type already.
+@dataclass(frozen=True)
+class Flag:
+    """What is known of a flag beside its name, type and default.
 
-    kind is bool, int, float, str, a Literal, tuple[int or float, ...] ("16,8"), one of these or None ("" or -1), or
-    one of these or the word of a Literal. ConfigError: it cannot be read so.
+    help         its meaning, with the unit
+    none         the word for None on the command line; -1 and an empty value mean the same
+    choices      the values that are possible; for a list, those of its items
+    at_least, above, at_most, below, multiple_of
+                 range of the number, or of each item of a list
+    check        value -> what is wrong with it, as the end of a sentence that begins with the flag; None: nothing
+    required     a command needs a value
+    local        it names a folder or file to write, which cannot be in a blob store
+    resume       what may change it: "fixed" nothing; "new run" a run that starts from another run's checkpoint; "rounding"
+                 a resumed run too, whose numbers are then rounded differently, as the run reports; "free" a resumed run
+    sampling     whether sampling may change it from the value in the checkpoint: "free", else "fixed"
+    group        the part of a model that reads it; a method's entry in the registry lists its parts. Empty: all read it
+    decodes      the cases of a packed file were decoded by it
+    twin         another flag for the same; a given one takes the place of a preset's twin
+    retired      why it has lost its meaning: not offered, accepted at its default, or at any value if that is None
     """
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        kind, other = typing.get_args(kind)
-        if value in ((None, "", -1, "-1", "None") if other is types.NoneType else typing.get_args(other)):
-            return None if other is types.NoneType else value
+
+    help: str
+    none: str | None = None
+    choices: tuple[str, ...] = ()
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    multiple_of: int | None = None
+    check: Callable[[Any], str | None] | None = None
+    required: bool = False
+    local: bool = False
+    resume: Resume | None = None  # None: its class's
+    sampling: Literal["fixed", "free"] = "fixed"
+    group: str | None = None  # None: its class's
+    decodes: bool = False
+    twin: str | None = None
+    retired: str | None = None
+
+
+@dataclass(frozen=True)
+class FlagField:
+    """A flag with its name, type and default."""
+
+    name: str
+    kind: Any
+    default: Any
+    flag: Flag
+
+    def parse(self, value: object) -> Any:
+        """The typed value from text, or from a value that has the type already. ConfigError: it cannot be read so."""
+        return parse_value(self, self.kind, value)
+
+    def show(self, value: object) -> str:
+        """A typed or JSON-like value as it would be typed."""
+        if value is None:
+            return self.flag.none or "none"
+        if isinstance(value, (tuple, list)):
+            return ",".join(show_item(item) for item in value)
+        return show_item(value)
+
+    def check(self, value: object) -> None:
+        """ConfigError: the value is out of range."""
+        if value is None or (isinstance(value, str) and value in words_of(self.kind)):
+            return
+        if wrong := self._wrong(value):
+            raise ConfigError(f"--{self.name} {self.show(value)}: {wrong}")
+
+    def _wrong(self, value: Any) -> str | None:
+        flag, each = self.flag, "each " if isinstance(value, tuple) else ""
+        items = value if isinstance(value, tuple) else (value,)
+        if flag.choices and not set(items) <= set(flag.choices):
+            return f"{each}must be one of {', '.join(flag.choices)}"
+        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+            return f"{each}must be a finite number"
+        if any(isinstance(item, (int, float)) and not _in_range(flag, item) for item in items):
+            word = f", or {flag.none}" if flag.none else ""
+            return f"{each}must be {_range_in_words(flag)}{word}"
+        if flag.local and "://" in str(value):
+            return "results are written to local folders only; name one and copy it"
+        return flag.check(value) if flag.check else None
+
+
+def _in_range(flag: Flag, value: float) -> bool:
+    return (
+        (flag.at_least is None or value >= flag.at_least)
+        and (flag.above is None or value > flag.above)
+        and (flag.at_most is None or value <= flag.at_most)
+        and (flag.below is None or value < flag.below)
+        and (flag.multiple_of is None or value % flag.multiple_of == 0)
+    )
+
+
+def _range_in_words(flag: Flag) -> str:
+    if flag.at_least is not None and flag.at_most is not None:
+        return f"from {show_item(flag.at_least)} to {show_item(flag.at_most)}"
+    bounds = {
+        "at least": flag.at_least,
+        "above": flag.above,
+        "at most": flag.at_most,
+        "below": flag.below,
+        "a multiple of": flag.multiple_of,
+    }
+    return " and ".join(f"{word} {show_item(bound)}" for word, bound in bounds.items() if bound is not None)
+
+
+# -- config classes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass_transform(frozen_default=True)
+def config(*, resume: Resume = "fixed", group: str = "") -> Callable[[type[T]], type[T]]:
+    """Make a frozen dataclass of flags, whose objects refuse values out of range with ConfigError.
+
+    resume, group  of those of its flags that do not say otherwise
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        own = getattr(cls, "__post_init__", None)
+
+        def check(self: Any) -> None:
+            for field in flag_fields(cls).values():
+                field.check(getattr(self, field.name))
+            if own:
+                own(self)
+
+        cls.__post_init__ = check  # type: ignore[attr-defined]
+        cls.__flag_defaults__ = {"resume": resume, "group": group}  # type: ignore[attr-defined]
+        return dataclass(frozen=True)(cls)
+
+    return decorate
+
+
+@functools.cache
+def flag_fields(*classes: type) -> Mapping[str, FlagField]:
+    """{name: FlagField} of all flags of config classes."""
+    found = {}
+    for cls in classes:
+        hints, defaults = typing.get_type_hints(cls, include_extras=True), cls.__flag_defaults__  # type: ignore[attr-defined]
+        for field in fields(cls):
+            hint = hints[field.name]
+            (flag,) = hint.__metadata__
+            own = {name: value for name, value in defaults.items() if getattr(flag, name) is None}
+            found[field.name] = FlagField(field.name, hint.__origin__, field.default, replace(flag, **own))
+    return types.MappingProxyType(found)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def parse_value(field: FlagField, kind: Any, value: Any) -> Any:
+    """A flag's value as `kind`, from text or from a value that has the type already.
+
+    kind is bool, int, float, str, a Literal, tuple[int or float or str, ...] ("16,8"), one of these or None ("", -1 or the
+    flag's word), or one of these or the word of a Literal. ConfigError: it cannot be read so.
+    """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Literal:
+    if origin in (types.UnionType, typing.Union):
+        kind, other = args
+        if other is types.NoneType and value in (None, "", -1, "-1", "None", field.flag.none):
+            return None
+        return value if value in typing.get_args(other) else parse_value(field, kind, value)
+    if origin is Literal:
         if value not in args:
-            raise ConfigError(f"--{name} {value} is unknown: choose one of {', '.join(args)}")
+            raise ConfigError(f"--{field.name} {value} is unknown: choose one of {', '.join(args)}")
         return value
     if origin is tuple:
-        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (tuple, list)) else [value]
-        return tuple(parse_value(name, args[0], part) for part in parts if part != "")
+        parts = value.split(",") if isinstance(value, str) else value
+        parts = parts if isinstance(parts, (tuple, list)) else [parts]
+        return tuple(parse_value(field, args[0], part) for part in parts if part != "")
+    return parse_item(field, kind, value)
+
+
+def parse_item(field: FlagField, kind: type, value: Any) -> Any:
+    """One value of type bool, int, float or str. ConfigError: it cannot be read so."""
     if kind is bool:
         known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if str(value).lower() not in known:
-            raise ConfigError(f"--{name} {value}: True or False is wanted")
+            raise ConfigError(f"--{field.name} {value}: must be True or False")
         return known[str(value).lower()]
     try:
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
         return kind(value)
     except (TypeError, ValueError):
-        wanted = {int: "a whole number", float: "a number"}[kind]
-        raise ConfigError(f"--{name} {value}: {wanted} is wanted") from None
+        needed = {int: "a whole number", float: "a number"}[kind]
+        raise ConfigError(f"--{field.name} {value}: must be {needed}") from None
 
 
-def parse_flags(values, *classes):
-    """{name: value} with the types that the config classes say. ConfigError: a name that none of them has."""
-    kinds = {name: kind for cls in classes for name, (kind, _) in flag_types(cls).items()}
-    if unknown := [name for name in values if name not in kinds]:
-        close = difflib.get_close_matches(unknown[0], kinds, n=1)
-        raise ConfigError(f"--{unknown[0]} is no flag" + (f"; --{close[0]}?" if close else ""))
-    return {name: parse_value(name, kinds[name], value) for name, value in values.items()}
+def show_item(value: object) -> str:
+    """A single value as it would be typed."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
-def pick_flags(flags, *classes):
-    """Those of the flags {name: value} that the config classes have."""
-    known = {f.name for cls in classes for f in fields(cls)}
-    return {name: value for name, value in flags.items() if name in known}
+def words_of(kind: Any) -> tuple[str, ...]:
+    """The words that a type of the form `int | Literal["auto"]` allows beside numbers; all of them for a Literal."""
+    if typing.get_origin(kind) is Literal:
+        return typing.get_args(kind)
+    return tuple(
+        word for part in typing.get_args(kind) if typing.get_origin(part) is Literal for word in words_of(part)
+    )
 
 
-def configs_from_flags(flags, *classes):
-    """One config object per class, from those flags {name: value} that are its; values as parse_flags takes them."""
-    return [cls(**parse_flags(pick_flags(flags, cls), cls)) for cls in classes]
+# -- checks that several flags share ----------------------------------------------------------------------------------
 
 
-def flags_from_configs(*configs):
-    """{name: value} of all configs, JSON-like."""
-    return json_like({f.name: getattr(config, f.name) for config in configs for f in fields(config)})
+def nonempty(values: tuple[object, ...]) -> str | None:
+    """For a list that needs an item."""
+    return None if values else "needs at least one value"
 
 
-def default_flags(*classes):
-    """{name: default} of all config classes, JSON-like."""
-    return flags_from_configs(*(cls() for cls in classes))
+def each_once(values: tuple[object, ...]) -> str | None:
+    """For a list of names."""
+    return nonempty(values) or (None if len(set(values)) == len(values) else "must name each once")
 
 
-def json_like(flags):
-    """The flags with their tuples as lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
+def lower_first(bounds: tuple[float, ...]) -> str | None:
+    """For LO,HI."""
+    return None if len(bounds) == 2 and bounds[0] < bounds[1] else "must be two values, the lower first, e.g. -1000,400"
 
 
-def show_value(value):
-    """A default as it would be typed."""
-    if value is None:
-        return "-1"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def differences(stored, given, free=(), unnamed=None):
-    """["--name stored-value, not given-value"] for each flag of `given` that the stored flags contradict.
-
-    unnamed  {name: value} of flags that `stored` may lack: the default, for it was stored before the flag was there. A flag in
-             neither contradicts nothing.
-    """
-    stored = {**(unnamed or {}), **stored}
-    return [
-        f"--{name} {stored[name]}, not {value}"
-        for name, value in given.items()
-        if name not in free and name in stored and stored[name] != value
-    ]
+def odd(value: int) -> str | None:
+    """For the side of a window with a middle."""
+    return None if value % 2 else "must be odd"

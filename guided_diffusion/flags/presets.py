@@ -1,14 +1,14 @@
-"""What --preset puts in place of the defaults; flags that are given come before."""
+"""What --preset and --fast put in place of the defaults; flags that are given come before."""
 
-# Flags that say the same: one that is given comes in the place of a preset's
-TWINS = {
-    "prediction": "predict_xstart",
-    "predict_xstart": "prediction",
-    "ema_rate": "ema_halflife",
-    "ema_halflife": "ema_rate",
-}
+from collections.abc import Container, Mapping
+from typing import Any
+
+from .fields import flag_fields
+
+FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
 
 
-def preset_flags(preset, given):
-    """The flags {name: value} of a preset, less those that a given one takes the place of."""
-    return {flag: value for flag, value in preset.items() if TWINS.get(flag) not in given}
+def preset_flags(preset: Mapping[str, Any], given: Container[str], *classes: type) -> dict[str, Any]:
+    """The flags {name: value} of a preset that the config classes have, without those whose twin is given."""
+    known = flag_fields(*classes)
+    return {name: value for name, value in preset.items() if name in known and known[name].flag.twin not in given}

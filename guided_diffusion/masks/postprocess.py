@@ -6,25 +6,23 @@ from typing import Annotated
 import numpy as np
 import scipy  # its submodules load on first use
 
-from ..errors import ConfigError
+from ..flags.fields import Flag, config, odd
 
 STAPLE_TOLERANCE = 1e-7  # of the sum of the probabilities, pixels, and of sensitivity and specificity
 STAPLE_MAX_STEPS = 10_000
 STAPLE_EDGE = 1e-12  # keeps sensitivity and specificity off 0 and 1, where their logarithms end
 
 
-@dataclass(frozen=True)
+@config()
 class PostprocessConfig:
-    threshold: Annotated[float, "a pixel above it belongs to the mask"] = 0.5
-    median_blur: Annotated[int, "side of the median filter on the masks, pixels, odd; 1: none"] = 1
-    largest_component: Annotated[bool, "keep the largest connected part of each mask only"] = False
-    fill_holes: Annotated[bool, "fill the holes of each mask"] = False
+    """How soft samples become masks."""
 
-    def __post_init__(self):
-        if self.median_blur < 1 or self.median_blur % 2 == 0:
-            raise ConfigError(f"--median_blur {self.median_blur}: an odd number of pixels is needed")
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"--threshold {self.threshold}: a number between 0 and 1 is needed")
+    threshold: Annotated[float, Flag("a pixel above it belongs to the mask", above=0, below=1)] = 0.5
+    median_blur: Annotated[
+        int, Flag("side of the median filter on the masks, pixels; 1: none", at_least=1, check=odd)
+    ] = 1
+    largest_component: Annotated[bool, Flag("keep the largest connected part of each mask only")] = False
+    fill_holes: Annotated[bool, Flag("fill the holes of each mask")] = False
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------

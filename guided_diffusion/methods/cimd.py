@@ -1,6 +1,5 @@
 """The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders as ONE trainable module."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -8,31 +7,53 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 from ..data.symmetry import symmetries, turn_and_mirror, turn_back
-from ..distribution import create_encoders
-from ..errors import ConfigError
+from ..distribution import EncoderConfig, create_encoders
+from ..flags.fields import Flag, config
 from ..flags.words import split_kind
+from ..gaussian_diffusion import DiffusionConfig
 from ..nn import mean_flat, stack_randn, to_device
 from ..respace import create_gaussian_diffusion, spread_timesteps
 from ..sampling.samplers import SamplerConfig, sample_loop
-from ..unet import UNetModel
+from ..unet import UNetConfig, UNetModel
 from .mask_mixture import MaskMixture
-from .shared_encoder import SharedEncoderUNet
+from .shared_encoder import ArchitectureConfig, SharedEncoderUNet
 
 
-@dataclass(frozen=True)
+@config(group="diffusion")
 class SegmenterConfig:
-    train_encoders: Annotated[bool, "optimise the two encoders (False: they stay as initialised, as published)"] = True
-    kl_weight: Annotated[float, "weight of the encoders' KL in the loss"] = 1e-3
+    """The loss of the diffusion, and the two encoders in it."""
+
+    train_encoders: Annotated[
+        bool,
+        Flag("optimise the two encoders (False: as initialised, as published)", group="encoders", resume="new run"),
+    ] = True
+    kl_weight: Annotated[
+        float, Flag("weight of the encoders' KL in the loss", group="encoders", resume="new run", at_least=0)
+    ] = 1e-3
     ambiguity_input: Annotated[
         Literal["output", "x0"],
-        "what the controlling network sees: the U-Net's prediction, or the mask that it implies",
+        Flag(
+            "what the controlling network sees: the U-Net's output, or the mask x_0 that it implies", group="encoders"
+        ),
     ] = "output"
-    mask_low: Annotated[float, "value of the background in x_0; the foreground is 1"] = 0.0
+    mask_low: Annotated[float, Flag("value of the background in x_0; the foreground is 1", at_least=-1, below=1)] = 0.0
     stable_target: Annotated[
-        bool, "aim at the mean of an image's masks in the step, by how likely each gave x_t, not at the one that did"
+        bool,
+        Flag(
+            "predict the mean of an image's masks in the step, weighted by how likely each gave x_t",
+            resume="new run",
+            sampling="free",
+        ),
     ] = False
     guess_weight: Annotated[
-        float, "weight of the squared error of several --encoder_guesses, weighed by the image alone"
+        float,
+        Flag(
+            "weight of the squared error of several --encoder_guesses, weighted by the image alone",
+            group="shared-encoder",
+            resume="new run",
+            sampling="free",
+            at_least=0,
+        ),
     ] = 0.0
 
 
@@ -48,12 +69,6 @@ class AmbiguousSegmenter(nn.Module):
 
     def __init__(self, model, diffusion, prior, posterior, config=SegmenterConfig()):
         super().__init__()
-        if not -1 <= config.mask_low < 1:
-            raise ConfigError(f"--mask_low {config.mask_low}: a value from -1 to below 1 is needed")
-        if not 0 <= config.kl_weight < float("inf"):
-            raise ConfigError(f"--kl_weight {config.kl_weight}: a number of at least 0 is needed")
-        if not 0 <= config.guess_weight < float("inf"):
-            raise ConfigError(f"--guess_weight {config.guess_weight}: a number of at least 0 is needed")
         self.model, self.prior, self.posterior = model, prior, posterior
         self.diffusion, self.config = diffusion, config
         for encoder in self.encoders:
@@ -204,31 +219,15 @@ class AmbiguousSegmenter(nn.Module):
 
 
 def build_diffusion(configs, with_encoders):
-    """The AmbiguousSegmenter of a registry's ModelConfigs. ConfigError: it cannot be built.
+    """The AmbiguousSegmenter of the configs. ConfigError: it cannot be built.
 
     with_encoders  False: the system of Implicit Image Segmentation Ensembles
     """
-    diffusion = create_gaussian_diffusion(configs.diffusion)
-    if configs.architecture.architecture == "shared-encoder":
-        check_guesses(configs)
-        mixture = MaskMixture(configs.diffusion, configs.segmenter.mask_low)
-        model = SharedEncoderUNet(configs.unet, configs.architecture, diffusion.out_channels, mixture)
+    diffusion = create_gaussian_diffusion(configs[DiffusionConfig])
+    if configs[ArchitectureConfig].architecture == "shared-encoder":
+        mixture = MaskMixture(configs[DiffusionConfig], configs[SegmenterConfig].mask_low)
+        model = SharedEncoderUNet(configs[UNetConfig], configs[ArchitectureConfig], diffusion.out_channels, mixture)
     else:
-        model = UNetModel(configs.unet, diffusion.out_channels)
-    encoders = create_encoders(configs.encoder) if with_encoders else (None, None)
-    return AmbiguousSegmenter(model, diffusion, *encoders, configs.segmenter)
-
-
-def check_guesses(configs):
-    """Refuse, by the flag's name, guesses of the shared encoder that the diffusion or the loss cannot use."""
-    guesses, predicts = configs.architecture.encoder_guesses, configs.diffusion.predicts
-    if guesses > 1 and predicts != "x0":
-        raise ConfigError(
-            f"--encoder_guesses {guesses} are masks, so the network has to predict one: "
-            f"give --prediction x0, or --encoder_guesses 1 with {predicts}"
-        )
-    weight = configs.segmenter.guess_weight
-    if weight and guesses < 2:
-        raise ConfigError(
-            f"--guess_weight {weight} is of several guesses: give --encoder_guesses 2 or more, or 0 for the weight"
-        )
+        model = UNetModel(configs[UNetConfig], diffusion.out_channels)
+    encoders = create_encoders(configs[EncoderConfig]) if with_encoders else (None, None)
+    return AmbiguousSegmenter(model, diffusion, *encoders, configs[SegmenterConfig])

@@ -1,14 +1,19 @@
-"""The methods by name: the segmenter of each, the flags that it reads, its presets. A method is entered here, once."""
+"""The methods by name: the segmenter of each, the parts that it is made of, its presets. A method is entered here, once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any
 
 from torch import nn
 
+from ..data.case_reader import DataConfig
 from ..distribution import EncoderConfig
+from ..flags.configs import Configs
+from ..flags.fields import Flag, config, flag_fields
+from ..flags.retired import RetiredFlags
 from ..gaussian_diffusion import DiffusionConfig
+from ..sampling.config import SampleConfig
 from ..sampling.samplers import SamplerConfig
 from ..unet import UNetConfig
 from .baselines.deterministic import DeterministicUNet, MonteCarloDropout
@@ -22,29 +27,30 @@ from .shared_encoder import ArchitectureConfig
 class Method:
     """What --method names."""
 
-    build: Callable[["ModelConfigs"], nn.Module]  # gives a Segmenter of sampling/protocol.py
-    reads: frozenset[str]  # names of its flags, of the model and of sampling; others are refused
-    presets: dict[str, dict[str, object]]  # {name: {flag: value}}
+    build: Callable[[Configs], nn.Module]  # gives a Segmenter of sampling/protocol.py
+    parts: frozenset[str]  # it reads the flags of these groups, and those of none; others are refused
+    presets: dict[str, dict[str, Any]]  # {name: {flag: value}}
     has_chain: bool  # whether a mask is drawn along a chain of timesteps
+    draws_with: frozenset[str] = frozenset()  # flags that sampling may change elsewhere, and that decide its samples
 
 
-def names_of(*classes):
-    """Names of the flags of config classes."""
-    return frozenset(f.name for cls in classes for f in fields(cls))
+DIFFUSION = frozenset({"diffusion", "dropout", "sampler", "shared-encoder"})
 
 
-SAMPLING = names_of(SamplerConfig) | {"use_ddim", "fast"}
-DIFFUSION = names_of(UNetConfig, DiffusionConfig, SegmenterConfig, ArchitectureConfig) | SAMPLING
-OF_ENCODERS = names_of(EncoderConfig) | {"train_encoders", "kl_weight", "ambiguity_input"}
+def build_prob_unet(configs: Configs) -> nn.Module:
+    """The ProbabilisticUNet of the configs."""
+    beta, layers = configs[MethodConfig].beta, configs[RetiredFlags].combiner_layers
+    return ProbabilisticUNet(configs[UNetConfig], configs[EncoderConfig], beta, layers)
 
 
-def baseline(cls, own, preset):
-    """A method without a chain, with flags of its own and one preset of its own name."""
+def build_ssn(configs: Configs) -> nn.Module:
+    """The StochasticSegmentationNetwork of the configs."""
+    return StochasticSegmentationNetwork(configs[UNetConfig], configs[EncoderConfig], configs[MethodConfig].cov_rank)
 
-    def build(configs):
-        return cls(configs.unet, configs.encoder, configs.method)
 
-    return Method(build, frozenset(own) | {"image_size", "image_channels"}, preset, has_chain=False)
+def build_unet(configs: Configs, cls: type[DeterministicUNet]) -> nn.Module:
+    """The DeterministicUNet of the configs, or its subclass."""
+    return cls(configs[UNetConfig], configs[EncoderConfig])
 
 
 README = {  # the paper's
@@ -69,32 +75,29 @@ TUNED = {  # what the field has learned since; docs/ablations.md measures it
 
 METHODS = {
     "cimd": Method(
-        partial(build_diffusion, with_encoders=True), DIFFUSION | OF_ENCODERS,
+        partial(build_diffusion, with_encoders=True), DIFFUSION | {"encoders", "features", "latent"},
         {"cimd": README, "cimd-small": {**README, "num_channels": 64}, "demo": DEMO}, has_chain=True,
     ),
     "implicit-ensemble": Method(
-        partial(build_diffusion, with_encoders=False), DIFFUSION - OF_ENCODERS,
+        partial(build_diffusion, with_encoders=False), DIFFUSION,
         {"implicit-ensemble": README, "tuned": TUNED}, has_chain=True,
     ),
-    "prob-unet": baseline(
-        ProbabilisticUNet,
-        {"num_filters", "no_convs_per_block", "latent_dim", "beta", "weight_norm", "combiner_layers"},
-        {"prob-unet": {"image_size": 128, "lr": 1e-4, "batch_size": 5}},
+    "prob-unet": Method(
+        build_prob_unet, frozenset({"features", "latent", "prob-unet"}),
+        {"prob-unet": {"image_size": 128, "lr": 1e-4, "batch_size": 5}}, has_chain=False,
     ),
-    "ssn": baseline(
-        StochasticSegmentationNetwork,
-        {"num_filters", "no_convs_per_block", "cov_rank", "mc_samples"},
-        {"ssn": {"image_size": 128, "lr": 1e-4, "batch_size": 10}},
+    "ssn": Method(
+        build_ssn, frozenset({"features", "ssn"}),
+        {"ssn": {"image_size": 128, "lr": 1e-4, "batch_size": 10}}, has_chain=False,
     ),
-    "mc-dropout": baseline(
-        MonteCarloDropout,
-        {"num_filters", "no_convs_per_block", "dropout"},
-        {"mc-dropout": {"image_size": 128, "dropout": 0.3, "lr": 1e-4, "batch_size": 10}},
+    "mc-dropout": Method(
+        partial(build_unet, cls=MonteCarloDropout), frozenset({"features", "dropout"}),
+        {"mc-dropout": {"image_size": 128, "dropout": 0.3, "lr": 1e-4, "batch_size": 10}}, has_chain=False,
+        draws_with=frozenset({"dropout"}),
     ),
-    "unet": baseline(
-        DeterministicUNet,
-        {"num_filters", "no_convs_per_block", "dropout"},
-        {"unet": {"image_size": 128, "lr": 1e-4, "batch_size": 10}},
+    "unet": Method(
+        partial(build_unet, cls=DeterministicUNet), frozenset({"features", "dropout"}),
+        {"unet": {"image_size": 128, "lr": 1e-4, "batch_size": 10}}, has_chain=False,
     ),
 }  # fmt: skip
 PRESETS = {
@@ -102,35 +105,33 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
+@config()
 class MethodConfig:
+    """The method, and the flags of those that have no configs of their own."""
+
     method: Annotated[
-        Literal[tuple(METHODS)], "the paper's, the same diffusion without encoders, or another segmenter"
+        str, Flag("the paper's, the same diffusion without encoders, or another segmenter", choices=tuple(METHODS))
     ] = "cimd"
-    beta: Annotated[float, "prob-unet: weight of the KL beside the cross-entropy summed over a mask"] = 2.0
-    weight_norm: Annotated[float, "prob-unet: weight of the L2 norms of encoders and combiner"] = 2e-6
-    combiner_layers: Annotated[int, "prob-unet: 1x1 convolutions behind latent and features"] = 4
-    cov_rank: Annotated[int, "ssn: rank of the covariance between pixels"] = 10
-    mc_samples: Annotated[int, "ssn: logit maps drawn for each mask in training"] = 20
+    beta: Annotated[
+        float,
+        Flag("prob-unet: weight of the KL beside the cross-entropy summed over a mask", group="prob-unet", at_least=0),
+    ] = 2.0
+    cov_rank: Annotated[int, Flag("ssn: rank of the covariance between pixels", group="ssn", at_least=1)] = 10
 
 
-class ModelConfigs(NamedTuple):
-    """Every config of a model, one object of each class of MODEL_CONFIGS."""
-
-    method: MethodConfig
-    unet: UNetConfig
-    diffusion: DiffusionConfig
-    segmenter: SegmenterConfig
-    encoder: EncoderConfig
-    architecture: ArchitectureConfig
-
-
-MODEL_CONFIGS = (MethodConfig, UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig, ArchitectureConfig)
+MODEL_CONFIGS = (
+    MethodConfig, UNetConfig, DiffusionConfig, SegmenterConfig, EncoderConfig, ArchitectureConfig, RetiredFlags,
+)  # fmt: skip
 
 
 def foreign_flags(method: str, architecture: str) -> frozenset[str]:
-    """Names of the flags that mean nothing to a method, or to a diffusion of that architecture."""
-    foreign = (names_of(*MODEL_CONFIGS) | SAMPLING) - METHODS[method].reads - {"method"}
-    if METHODS[method].has_chain and architecture == "unet":
-        foreign |= names_of(ArchitectureConfig) - {"architecture"} | {"guess_weight"}
-    return foreign
+    """Names of the flags that have no effect with a method, or with a diffusion of that architecture."""
+    parts = METHODS[method].parts - ({"shared-encoder"} if architecture == "unet" else set())
+    known = flag_fields(*MODEL_CONFIGS, SamplerConfig, SampleConfig)
+    return frozenset(name for name, field in known.items() if field.flag.group not in {"", *parts})
+
+
+def free_in_sampling(method: str) -> frozenset[str]:
+    """Names of the flags that sampling may change from what a checkpoint was trained with."""
+    fields = flag_fields(DataConfig, *MODEL_CONFIGS).items()
+    return frozenset(name for name, field in fields if field.flag.sampling == "free") - METHODS[method].draws_with

@@ -12,25 +12,34 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ConfigError
+from ..flags.fields import Flag, config, nonempty
 from ..unet import UNetModel
 
 
-@dataclass(frozen=True)
+@config(group="shared-encoder")
 class ArchitectureConfig:
+    """The network of the diffusion."""
+
     architecture: Annotated[
         Literal["unet", "shared-encoder"],
-        "one U-Net over image and mask, or an encoder run once for each image and a small denoiser",
+        Flag("one U-Net over image and mask, or an encoder run once per image and a small denoiser", group="diffusion"),
     ] = "unet"
     patch_size: Annotated[
-        int, "side, in pixels, of the patches that both parts of the shared encoder's network see as one"
+        int, Flag("side, in pixels, of the patches on which both parts of the network work", at_least=1)
     ] = 2
-    feature_channels: Annotated[int, "channels of the shared encoder's features, for each patch"] = 64
+    feature_channels: Annotated[int, Flag("channels of the encoder's features, for each patch", at_least=1)] = 64
     encoder_guesses: Annotated[
         int,
-        "answers of the shared encoder's own, to which the denoiser adds: 1, or several weighed by how likely each made x_t; 0: none",
+        Flag(
+            "masks that the encoder predicts by itself and the denoiser refines: 1, or several weighted by how likely each "
+            "made x_t; 0: none",
+            at_least=0,
+        ),
     ] = 1
-    denoiser_channels: Annotated[int, "channels of the small denoiser, a multiple of 32"] = 32
-    denoiser_mult: Annotated[tuple[int, ...], "channel multiplier of each of its levels"] = (1, 1, 2)
+    denoiser_channels: Annotated[int, Flag("channels of the small denoiser", at_least=32, multiple_of=32)] = 32
+    denoiser_mult: Annotated[
+        tuple[int, ...], Flag("channel multiplier of each of its levels", at_least=1, check=nonempty)
+    ] = (1, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -136,20 +145,9 @@ class SharedEncoderUNet(nn.Module):
 
 def check_architecture(unet, config, multipliers):
     """Refuse, by the flag's name, what the shared encoder, with these multipliers for its levels, cannot be built with."""
-    if config.feature_channels < 1:
-        raise ConfigError(f"--feature_channels {config.feature_channels}: at least 1 is needed")
-    if config.encoder_guesses < 0:
-        raise ConfigError(f"--encoder_guesses {config.encoder_guesses}: at least 0 is needed")
-    if config.denoiser_channels < 1 or config.denoiser_channels % 32:
-        raise ConfigError(f"--denoiser_channels {config.denoiser_channels}: a multiple of 32 is needed")
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
-        if (
-            config.patch_size < 1
-            or not levels
-            or min(levels) < 1
-            or unet.image_size % (config.patch_size * 2 ** (len(levels) - 1))
-        ):
+        if unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
             raise ConfigError(
-                f"--patch_size {config.patch_size} and --{name} {','.join(map(str, levels))}: whole numbers of at least 1 are needed, "
-                f"which --image_size {unet.image_size} can be cut into patches and halved by"
+                f"--patch_size {config.patch_size} and --{name} {','.join(map(str, levels))}: "
+                f"--image_size {unet.image_size} cannot be cut into patches and halved {len(levels) - 1} times"
             )

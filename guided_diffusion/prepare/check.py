@@ -2,7 +2,6 @@
 
 import collections
 import os
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +11,7 @@ from ..data.case_reader import CaseReader, find_cases, list_files
 from ..data.image_files import is_jpeg
 from ..data.resize import resize
 from ..errors import DataError
+from ..flags.fields import Flag, config
 from ..masks import metrics, pictures
 from ..masks.pairs import dice_matrix, iou_matrix
 from ..system import storage
@@ -21,10 +21,12 @@ SHEET_CASES, SHEET_SIDE = 16, 128
 MANY_LEVELS = 10  # of a label: from here on they are not told apart
 
 
-@dataclass(frozen=True)
+@config()
 class CheckConfig:
-    data_dir: Annotated[str, "folder of cases, with or without splits"] = ""
-    sheet: Annotated[str, "picture of some cases to write; empty: none"] = "results/check_data.png"
+    """What is checked."""
+
+    data_dir: Annotated[str, Flag("folder of cases, with or without splits")] = ""
+    sheet: Annotated[str, Flag("picture of some cases to write; empty: none", local=True)] = "results/check_data.png"
 
 
 class Contents:

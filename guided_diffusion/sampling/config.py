@@ -1,42 +1,43 @@
 """The flags of sampling, and what is stored with a sample of them."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from ..errors import ConfigError, DataError
+from ..flags.configs import configs_from_flags
+from ..flags.fields import Flag, config
 from ..masks.postprocess import PostprocessConfig
 
 
-@dataclass(frozen=True)
+@config()
 class SampleConfig:
-    data_dir: Annotated[str, "folder of cases to segment"] = ""
-    model_path: Annotated[str, "checkpoint to sample from"] = ""
-    out_dir: Annotated[str, "where the masks go"] = "results/samples"
-    num_ensemble: Annotated[int, "masks for each case"] = 5
-    num_samples: Annotated[int | None, "cases to segment, in the order of their names; -1: all"] = None
+    """What is drawn, and where it goes."""
+
+    data_dir: Annotated[str, Flag("folder of cases to segment", required=True)] = ""
+    model_path: Annotated[str, Flag("checkpoint to sample from", required=True)] = ""
+    out_dir: Annotated[str, Flag("folder for the masks", local=True)] = "results/samples"
+    num_ensemble: Annotated[int, Flag("masks for each case", at_least=1)] = 5
+    num_samples: Annotated[
+        int | None, Flag("cases to segment, in the order of their names", none="all", at_least=1)
+    ] = None
     batch_size: Annotated[
-        int | Literal["auto"], "masks in flight, over all cases; auto: as many as fit into memory"
+        int | Literal["auto"], Flag("masks in flight, over all cases; auto: as many as fit into memory", at_least=1)
     ] = 8
-    use_ddim: Annotated[bool | None, "True: --sampler ddim, False: --sampler ddpm; -1: what --sampler says"] = None
-    fast: Annotated[bool, "few network calls at the quality of many: docs/sampling.md"] = False
-    weights: Annotated[Literal["ema", "raw"], "averaged weights, or those of the last step"] = "ema"
+    use_ddim: Annotated[
+        bool | None,
+        Flag("True: --sampler ddim, False: --sampler ddpm; auto: what --sampler says", none="auto", group="sampler"),
+    ] = None
+    fast: Annotated[bool, Flag("few network calls at the quality of many: docs/sampling.md", group="sampler")] = False
+    weights: Annotated[Literal["ema", "raw"], Flag("averaged weights, or those of the last step")] = "ema"
     consensus: Annotated[
         Literal["none", "mean", "majority", "staple"],
-        "write ID_consensus.png, one mask for the ensemble (mean: in grey)",
+        Flag("write ID_consensus.png, one mask for the ensemble (mean: in grey)"),
     ] = "none"
-    seed: Annotated[int, "of the noise; a mask depends on seed, case and number alone"] = 0
-    overwrite: Annotated[bool, "draw cases again that are there already"] = False
-    movie: Annotated[bool, "write ID_movie.gif, the chain of each case's first mask"] = False
-    evaluate: Annotated[bool, "score the samples against the raters when all are drawn"] = False
-
-
-def check_sample_config(config):
-    """Refuse, by the flag's name, what cannot be sampled with."""
-    for name in ("num_ensemble", "batch_size", "num_samples"):
-        value = getattr(config, name)
-        if value not in (None, "auto") and value < 1:
-            raise ConfigError(f"--{name} {value}: at least 1 is needed")
+    seed: Annotated[int, Flag("seed of the noise; a mask depends on seed, case and number alone")] = 0
+    overwrite: Annotated[bool, Flag("draw finished cases again")] = False
+    movie: Annotated[bool, Flag("write ID_movie.gif, the chain of each case's first mask")] = False
+    evaluate: Annotated[bool, Flag("score the samples against the raters when all are drawn")] = False
 
 
 def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
@@ -66,6 +67,6 @@ def finish(config, postprocess):
 def postprocess_of(made_by):
     """The `PostprocessConfig` that a case was written with. DataError: what is stored cannot be one."""
     try:
-        return PostprocessConfig(**{f.name: made_by[f.name] for f in fields(PostprocessConfig) if f.name in made_by})
-    except (ValueError, TypeError) as error:
+        return configs_from_flags(made_by, PostprocessConfig)[PostprocessConfig]
+    except ConfigError as error:
         raise DataError(f"samples stored with flags that cannot be ({error}); draw them again") from error

@@ -5,46 +5,39 @@ network's output stands for (GaussianDiffusion.p_mean_variance), so a step knows
 is the x_0 predicted at the step before, None at the first; `noise` is standard normal like x_t, or 0 for none.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 
 from ..errors import ConfigError
-from ..flags.words import split_kind
+from ..flags.fields import Flag, config
+from ..flags.words import SYMMETRIES, parts_of
 
 
-@dataclass(frozen=True)
+@config(resume="free", group="sampler")
 class SamplerConfig:
-    sampler: Annotated[Literal["ddpm", "ddim", "dpm++"], "DDPM (ancestral), DDIM, or DPM-Solver++ of second order"] = (
-        "ddpm"
-    )
-    steps: Annotated[int | None, "network calls for each mask, at most --diffusion_steps; -1: every timestep"] = None
+    """How a mask is drawn along the chain."""
+
+    sampler: Annotated[
+        Literal["ddpm", "ddim", "dpm++"], Flag("DDPM (ancestral), DDIM, or DPM-Solver++ of second order")
+    ] = "ddpm"
+    steps: Annotated[
+        int | None,
+        Flag("network calls per mask, at most --diffusion_steps; all: every timestep", none="all", at_least=1),
+    ] = None
     spacing: Annotated[
-        Literal["linear", "quadratic", "logsnr"], "how --steps lie on the timesteps: even in t, in sqrt(t), in log-SNR"
+        Literal["linear", "quadratic", "logsnr"], Flag("how --steps are spaced: evenly in t, in sqrt(t), in log-SNR")
     ] = "linear"
-    eta: Annotated[float, "noise of ddim and dpm++, from 0 (none) to 1"] = 0.0
-    clip_denoised: Annotated[bool, "clip every predicted x_0 to [-1, 1]"] = True
+    eta: Annotated[float, Flag("noise of ddim and dpm++, from 0 (none) to 1", at_least=0, at_most=1)] = 0.0
+    clip_denoised: Annotated[bool, Flag("clip every predicted x_0 to [-1, 1]")] = True
     tta: Annotated[
         str,
-        "test-time augmentation: each prediction is the mean over the image's symmetries: parts joined by +, of mirror, flip, rotate; or none",
+        Flag(
+            "test-time augmentation: average each prediction over the image's symmetries: parts joined by +, of mirror, "
+            "flip, rotate; or none",
+            check=parts_of(SYMMETRIES),
+        ),
     ] = "none"
-
-    def __post_init__(self):
-        if self.sampler not in SAMPLERS:
-            raise ConfigError(f"--sampler {self.sampler} is unknown: choose one of {', '.join(SAMPLERS)}")
-        if self.spacing not in ("linear", "quadratic", "logsnr"):
-            raise ConfigError(f"--spacing {self.spacing} is unknown: choose one of linear, quadratic, logsnr")
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"--steps {self.steps}: at least 1 is needed")
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"--eta {self.eta}: a number from 0 to 1 is needed")
-        if self.eta and self.sampler == "ddpm":
-            raise ConfigError(f"--eta {self.eta} is of ddim and dpm++: give --sampler ddim or dpm++ too")
-        try:
-            split_kind(self.tta)
-        except ValueError as error:
-            raise ConfigError(f"--tta {self.tta}: {error}") from None
 
 
 def ddpm_step(diffusion, prediction, x_t, t, noise, eta, before):
@@ -115,6 +108,3 @@ def sample(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, c
     for _, x_0, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):  # noqa: B007
         pass
     return x_0
-
-
-FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}

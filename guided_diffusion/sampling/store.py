@@ -10,7 +10,7 @@ import numpy as np
 
 from ..data.image_files import read_label
 from ..errors import ConfigError, DataError
-from ..flags.fields import differences
+from ..flags.configs import differences
 from ..masks import pictures
 from ..masks.postprocess import CONSENSUS, binarise
 from ..system import storage
@@ -186,7 +186,7 @@ def spread(made_by):
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
-def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
+def unfinished(dataset, indices, config, drawn_by, finished_by, classes=()):
     """Those case numbers of `indices` that are still to be drawn.
 
     A case that is there, but not finished, or otherwise (another threshold, say), or with a picture missing or changed, is
@@ -194,7 +194,7 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
     samples that are not there, or will be drawn again, is removed.
 
     config   SampleConfig: out_dir, overwrite, movie
-    unnamed  as in flags.fields.differences
+    classes  of the flags in `drawn_by`, as in flags.configs.differences
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []
@@ -212,7 +212,7 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, unnamed=None):
         if "flags" not in before:
             raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
         case = dataset[index]
-        if unlike := differences(spread(before), spread({**drawn_by, "image": image_hash(case)}), unnamed=unnamed):
+        if unlike := differences(spread(before), spread({**drawn_by, "image": image_hash(case)}), *classes):
             raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
         if config.movie and not os.path.exists(movie):
             left.append(index)

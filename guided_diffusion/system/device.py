@@ -5,12 +5,12 @@ import re
 import shutil
 import sys
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 
 from ..errors import ConfigError
+from ..flags.fields import Flag, config
 
 # More masks at a time than these gain little, and hold up the first case
 MOST_IN_FLIGHT = {"cpu": 8, "cuda": 128}
@@ -19,14 +19,16 @@ SHARE_OF_MEMORY = 0.8  # that `fitting_batch_size` fills
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC(ATION)?_FAILED")
 
 
-@dataclass(frozen=True)
+@config(resume="rounding")
 class ComputeConfig:
+    """How a network is computed."""
+
     amp: Annotated[
         Literal["none", "tf32", "bf16"],
-        "precision of the U-Net: float32, float32 whose products a GPU rounds to TF32, or bfloat16 where that is safe",
+        Flag("precision of the U-Net: float32, float32 with products in TF32 on a GPU, or bfloat16 where that is safe"),
     ] = "none"
     compile: Annotated[
-        bool, "compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster"
+        bool, Flag("compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster")
     ] = False
 
 

@@ -22,7 +22,7 @@ class RunState:
         self.segmenter, self.masks_per_step = segmenter, masks_per_step
         self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(segmenter, config.averages(masks_per_step))
+        self.ema = EMA(segmenter, config.averages)
         self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.num_timesteps)
         is_float16 = segmenter.model.autocast_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_float16)

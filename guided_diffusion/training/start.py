@@ -7,19 +7,26 @@ from ..checkpoints.format import check_complete
 from ..checkpoints.load import load_checkpoint
 from ..checkpoints.weights import check_optimizer, load_weights
 from ..errors import CheckpointError, ConfigError
-from ..flags.fields import differences
+from ..flags.configs import differences
+from ..flags.fields import flag_fields
+from ..flags.retired import other_constants
 from ..system import storage
-from .config import FREE_FLAGS, NEW_RUN_FLAGS, ROUNDING_FLAGS, TrainConfig
+from ..system.device import ComputeConfig
+from ..unet import UNetConfig
+from .config import TrainConfig
 
 
-def find_start(config, flags, world_size=1, unnamed=None):
+def find_start(configs, flags, world_size=1):
     """The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
 
-    The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues. `unnamed` is as in
-    flags.fields.differences.
+    The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues.
+
+    configs  of the run
+    flags    {name: value} of it, as they are stored
 
     CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to check_cases.
     """
+    config = configs[TrainConfig]
     if config.resume == "never":
         empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
         if used := [name for name in storage.names(config.log_dir) if name not in empty]:
@@ -27,13 +34,12 @@ def find_start(config, flags, world_size=1, unnamed=None):
     else:
         state, path, lines = CheckpointFolder(config.log_dir).newest()
         if state is not None:
-            free = (
-                FREE_FLAGS
-                | ROUNDING_FLAGS
-                | {"data_dir"}
-                | ({"batch_size"} if _same_step(state, config, world_size) else set())
+            free = names_that_resume(configs.classes, "free", "rounding")
+            if _same_step(state, config, world_size):
+                free.add("batch_size")
+            _refuse_other_flags(
+                state, path, flags, configs.classes, free, "use another --log_dir, or the folder's flags"
             )
-            _refuse_other_flags(state, path, flags, free, "use another --log_dir, or the folder's flags", unnamed)
             if (
                 config.resume_checkpoint
                 and state["flags"]
@@ -48,9 +54,14 @@ def find_start(config, flags, world_size=1, unnamed=None):
     if not config.resume_checkpoint:
         return None, None, []
     state = load_checkpoint(config.resume_checkpoint)
-    training = set(TrainConfig.__dataclass_fields__) | FREE_FLAGS | ROUNDING_FLAGS | NEW_RUN_FLAGS
-    _refuse_other_flags(state, config.resume_checkpoint, flags, training, "give the checkpoint's flags", unnamed)
+    free = names_that_resume(configs.classes, "free", "rounding", "new run")
+    _refuse_other_flags(state, config.resume_checkpoint, flags, configs.classes, free, "give the checkpoint's flags")
     return state, config.resume_checkpoint, []
+
+
+def names_that_resume(classes, *rules):
+    """Names of the flags of these classes whose `resume` is one of the rules."""
+    return {name for name, field in flag_fields(*classes).items() if field.flag.resume in rules}
 
 
 def is_own(path, config):
@@ -74,13 +85,21 @@ def check_cases(start, config, flags, fingerprint):
         path,
         {"data_dir": flags["data_dir"]},
         (),
+        (),
         "it has other cases; use another --log_dir, or the run's cases",
     )
 
 
-def _refuse_other_flags(state, path, flags, free, remedy, unnamed=None):
-    if state["flags"] is not None and (unlike := differences(state["flags"], flags, free, unnamed)):
-        raise CheckpointError(f"{path} was made with {', '.join(unlike)}: {remedy}")
+def _refuse_other_flags(state, path, flags, classes, free, remedy):
+    """CheckpointError: the checkpoint was made with other flags than these, or with what is no longer possible."""
+    if state["flags"] is None:
+        return
+    if different := differences(state["flags"], flags, *classes, free=free):
+        raise CheckpointError(f"{path} was made with {', '.join(different)}: {remedy}")
+    if removed := other_constants(state["flags"]):
+        raise CheckpointError(
+            f"{path} was made with {', '.join(removed)}, which is no longer possible: train a new run"
+        )
 
 
 def load_start(segmenter, start):
@@ -105,7 +124,8 @@ def what_changed(state, described, config):
     described  flags, processes, threads and data of the run, by those names, as its own checkpoints will have them
     """
     flags, world_size, threads, fingerprint = (described[name] for name in ("flags", "processes", "threads", "data"))
-    unlike = differences(state["flags"], {name: flags[name] for name in sorted(ROUNDING_FLAGS & flags.keys())})
+    rounding = names_that_resume((TrainConfig, ComputeConfig, UNetConfig), "rounding")
+    unlike = differences(state["flags"], {name: flags[name] for name in sorted(rounding & flags.keys())})
     lines = (
         [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"]
         if unlike

@@ -1,12 +1,12 @@
 """Validation while a run trains: the same few cases, sampled in few steps from the averaged weights and scored."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import numpy as np
 import torch
 
-from ..errors import ConfigError
+from ..flags.fields import Flag, config
 from ..masks.metrics import mean_mask_dice, squared_ged
 from ..masks.pictures import sheet
 from ..masks.postprocess import binarise
@@ -15,25 +15,19 @@ from ..sampling.draw import draw_ensembles
 from ..system.device import eagerly
 
 
-@dataclass(frozen=True)
+@config(resume="free")
 class ValidationConfig:
-    eval_data_dir: Annotated[str, "folder of cases to validate on; none: no validation"] = ""
-    eval_interval: Annotated[int | None, "steps between two validations; default: --save_interval"] = None
-    eval_cases: Annotated[int, "cases to sample at each validation, spread over the folder"] = 16
-    eval_ensemble: Annotated[int, "masks for each of them"] = 4
-    eval_steps: Annotated[int | None, "network calls for each mask; -1: those of --steps, or 50"] = None
+    """How a run is validated."""
 
-
-def check_validation_config(config, given):
-    """Refuse, by the flag's name, what cannot be validated with; `given` has the flags {name: value} that were given."""
-    for name in ("eval_interval", "eval_cases", "eval_ensemble", "eval_steps"):
-        value = getattr(config, name)
-        if name in given and not config.eval_data_dir:
-            raise ConfigError(
-                f"--{name} {given[name]} wants --eval_data_dir: a folder of cases that are not trained on"
-            )
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value}: at least 1 is needed")
+    eval_data_dir: Annotated[str, Flag("folder of cases to validate on; empty: no validation")] = ""
+    eval_interval: Annotated[
+        int | None, Flag("steps between two validations; auto: --save_interval", none="auto", at_least=1)
+    ] = None
+    eval_cases: Annotated[int, Flag("cases to sample at each validation, spread over the folder", at_least=1)] = 16
+    eval_ensemble: Annotated[int, Flag("masks for each of them", at_least=1)] = 4
+    eval_steps: Annotated[
+        int | None, Flag("network calls for each mask; auto: those of --steps, or 50", none="auto", at_least=1)
+    ] = None
 
 
 class Validator:

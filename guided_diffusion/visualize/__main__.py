@@ -11,7 +11,6 @@ import sys
 
 from ..errors import ConfigError, DataError
 from ..flags import command_line
-from ..flags.fields import configs_from_flags
 from .connection import VisdomConfig
 from .inspector import InspectConfig
 from .server import ReplayConfig, ServeConfig, inspect, replay, serve
@@ -34,8 +33,7 @@ def main(argv=None):
         command = words.pop(0)
         if command == "replay" and words and not words[0].startswith("-"):
             words[0] = f"--file={words[0]}"
-        given, _ = command_line.parse_command_line(commands[command], __doc__, words)
-        configs = configs_from_flags({**given, **({} if command == "serve" else {"visdom": True})}, *commands[command])
+        configs = list(command_line.parse_command_line(commands[command], __doc__, words).replace(visdom=True))
         try:
             {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
         except ConnectionError as error:

@@ -3,10 +3,10 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 from ..errors import ConfigError
+from ..flags.fields import Flag, config
 
 PACKAGE = (
     "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "
@@ -19,16 +19,18 @@ PATIENCE = (
 CAPTION_ROOM = 50  # pixels above and below a picture, together
 
 
-@dataclass(frozen=True)
+@config(resume="free")
 class VisdomConfig:
-    visdom: Annotated[bool, "show the run in Visdom windows"] = False
-    visdom_server: Annotated[str, "of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in"] = (
+    """The Visdom server, and what is shown on it."""
+
+    visdom: Annotated[bool, Flag("show the run in Visdom windows")] = False
+    visdom_server: Annotated[str, Flag("address of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in")] = (
         "http://localhost"
     )
-    visdom_port: Annotated[int, "of the Visdom server"] = 8097
-    visdom_env: Annotated[str, "environment of the windows"] = "main"
+    visdom_port: Annotated[int, Flag("port of the Visdom server")] = 8097
+    visdom_env: Annotated[str, Flag("environment of the windows")] = "main"
     visdom_log: Annotated[
-        str, "file to record the windows in, to be shown by `python -m guided_diffusion.visualize replay FILE`"
+        str, Flag("file to record the windows in, for `python -m guided_diffusion.visualize replay FILE`")
     ] = ""
 
 

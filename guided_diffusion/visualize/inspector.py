@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from html import escape
 from typing import Annotated
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..data.case_reader import CaseReader, DataConfig, find_cases
 from ..errors import DataError
+from ..flags.fields import Flag, config
 from ..masks import pictures
 from ..masks.postprocess import PostprocessConfig, binarise, variance_map
 from ..sampling import store
@@ -27,11 +28,13 @@ MOST_SHOWN = 16  # samples
 ATTEMPTS = 3  # at sending what was chosen
 
 
-@dataclass(frozen=True)
+@config()
 class InspectConfig:
-    samples: Annotated[str, "folder that segmentation_sample.py wrote"] = "results/samples"
+    """What is inspected."""
+
+    samples: Annotated[str, Flag("folder that segmentation_sample.py wrote")] = "results/samples"
     data_dir: Annotated[
-        str, "folder of the cases, for their images and raters; empty: the one they were scored on, or samples alone"
+        str, Flag("folder of the cases, for images and raters; empty: where they were scored, or samples alone")
     ] = ""
 
 

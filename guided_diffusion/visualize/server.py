@@ -9,10 +9,10 @@ import sys
 import tarfile
 import time
 import urllib.request
-from dataclasses import dataclass
 from typing import Annotated
 
 from ..errors import ConfigError, DataError
+from ..flags.fields import Flag, config
 from ..system import storage
 from .connection import PACKAGE, connect
 from .inspector import Inspector
@@ -33,21 +33,25 @@ ASSETS = {
 REGISTRY = "https://registry.npmjs.org"
 
 
-@dataclass(frozen=True)
+@config()
 class ServeConfig:
-    port: Annotated[int, "to listen on"] = 8097
-    env_path: Annotated[str, "folder in which environments are kept"] = os.path.join("~", ".visdom")
+    """A Visdom server on this machine."""
+
+    port: Annotated[int, Flag("port to listen on", at_least=1, at_most=65535)] = 8097
+    env_path: Annotated[str, Flag("folder in which environments are kept")] = os.path.join("~", ".visdom")
     assets: Annotated[
-        str, "folder with the page's scripts (jquery.min.js, ...), where the npm registry is out of reach"
+        str, Flag("folder with the page's scripts (jquery.min.js, ...), where the npm registry is out of reach")
     ] = ""
     public: Annotated[
-        bool, "listen on all interfaces; VISDOM_USERNAME and VISDOM_PASSWORD must be set, to log in with"
+        bool, Flag("listen on all interfaces; VISDOM_USERNAME and VISDOM_PASSWORD must be set, to log in with")
     ] = False
 
 
-@dataclass(frozen=True)
+@config()
 class ReplayConfig:
-    file: Annotated[str, "what --visdom_log recorded"] = ""
+    """A recording to replay."""
+
+    file: Annotated[str, Flag("what --visdom_log recorded", required=True)] = ""
 
 
 def static_folder():
@@ -97,10 +101,8 @@ def serve(config, environ=os.environ):
         username, password = environ.get("VISDOM_USERNAME"), environ.get("VISDOM_PASSWORD")
         if not username or not password:
             raise ConfigError(
-                "--public wants a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine"
+                "--public needs a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine"
             )
-    if not 0 < config.port < 65536:
-        raise ConfigError(f"--port {config.port}: 1 to 65535 are possible")
     for name in install_assets(static_folder(), config.assets):
         print(f"installed {name}")
     from visdom.server.app import tornado_settings

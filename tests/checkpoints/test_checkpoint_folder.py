@@ -9,14 +9,13 @@ import signal
 import pytest
 import torch
 from blob_store import BlobStore
-from helpers import TINY
+from helpers import TINY, segmenter_of
 
 from guided_diffusion.checkpoints.files import fingerprint, read_manifest, sha256
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import CheckpointError
-from guided_diffusion.script_util import create_segmenter
 from guided_diffusion.system import storage
 
 
@@ -173,7 +172,7 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
 
 
 def test_weights_of_a_real_segmenter_come_back(tmp_path):
-    weights = create_segmenter(TINY).state_dict()
+    weights = segmenter_of(TINY).state_dict()
     CheckpointFolder(str(tmp_path)).save({**state(1), "weights": weights})
     found = CheckpointFolder(str(tmp_path)).newest()[0]["weights"]
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)

@@ -327,16 +327,13 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
     [
         (["--prediction=v"], {"mask_low": -1.0}),
         (["--predict_xstart=False"], {"mask_low": -1.0, "predict_xstart": True}),
-        (["--ema_halflife=500"], {"mask_low": -1.0, "predict_xstart": True}),
         (["--lr=1"], {"mask_low": -1.0, "predict_xstart": True}),
     ],
 )
 def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
-    _, rest = command_line.parse_command_line(
-        (DiffusionConfig, SegmenterConfig, TrainConfig), "", ["--preset=demo", *argv], PRESETS
-    )
+    classes = (DiffusionConfig, SegmenterConfig, TrainConfig)
+    rest = command_line.parse_command_line(classes, "", ["--preset=demo", "--data_dir=cases", *argv], PRESETS).preset
     assert {name: rest[name] for name in ("mask_low", "predict_xstart") if name in rest} == preset
-    assert ("ema_rate" in rest) == (argv[0].split("=")[0] != "--ema_halflife")
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -345,7 +342,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--batchsize=3"], ["--batchsize is no flag", "--batch_size?"]),
+        (["--batchsize=3"], ["--batchsize is not a flag", "--batch_size?"]),
         (["--class_cond=True"], ["--class_cond", "no classes"]),
         (["--use_kl=True", "--rescale_learned_sigmas=True"], ["--use_kl", "--rescale_learned_sigmas"]),
         (["--use_kl=True", "--stable_target=True"], ["--use_kl", "--stable_target"]),
@@ -360,17 +357,17 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--lr_anneal_steps=5", "--iterations=9"], ["--iterations 9", "--lr_anneal_steps"]),
         (["--schedule_sampler=loss"], ["--schedule_sampler loss"]),
         (["--ema_rate=2"], ["--ema_rate"]),
-        (["--ema_rate=0.9", "--ema_halflife=100"], ["--ema_rate", "--ema_halflife", "contradict"]),
+        (["--ema_halflife=100"], ["--ema_halflife 100", "no longer possible", "--ema_rate"]),
         (["--patch_size=4"], ["--patch_size", "--architecture unet"]),
         (["--guess_weight=1"], ["--guess_weight", "--architecture unet"]),
         (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
-        (["--seed=99999999999999999999999"], ["--seed", "2^63"]),
+        (["--seed=99999999999999999999999"], ["--seed", "below 9223372036854775808"]),
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
         (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),
         (["--preset=huge"], ["huge"]),
         (["folder"], ["folder belongs to no flag"]),
-        (["--intensity_range", "5,-1000"], ["--intensity_range (5.0, -1000.0)", "lower first"]),
-        (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1.0"]),
+        (["--intensity_range", "5,-1000"], ["--intensity_range 5,-1000", "lower first"]),
+        (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1:"]),
         (["--log_dir=gs://bucket/run", "--tensorboard"], ["--log_dir gs://bucket/run", "--tensorboard"]),
         (["--log_dir=s3://bucket/run"], ["--log_dir s3://bucket/run", "only folders, gs:// and az://"]),
         (["--resume_checkpoint=s3://bucket/m.pt"], ["s3://bucket/m.pt", "only folders, gs:// and az://"]),
@@ -378,7 +375,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--batch_size=7"], ["6 cases", "fewer than the 7 of a step (--batch_size)", "--batch_size 6"]),
         (["--use_fp16", "--amp=bf16"], ["--use_fp16", "--amp bf16", "contradict"]),
         (["--shard", "--data_dir={modalities}"], ["--shard", "several processes"]),  # before a case is read
-        (["--keep=0"], ["--keep 0", "-1 for all"]),
+        (["--keep=0"], ["--keep 0", "or all"]),
         (["--augment=flip+spin"], ["--augment flip+spin", "mirror, flip, rotate"]),
         (["--max_bad_steps=0"], ["--max_bad_steps 0"]),
         (["--kl_weight=nan"], ["--kl_weight nan"]),
@@ -521,7 +518,7 @@ def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path)
     "script, flags, words",
     [
         ("pack_data", ["--data_dir={0}", "--out=packed", "--image_size=0"], ["--image_size 0"]),
-        ("pack_data", ["--data_dir={0}", "--out=packed", "--preset=demo"], ["--preset is no flag"]),
+        ("pack_data", ["--data_dir={0}", "--out=packed", "--preset=demo"], ["--preset is not a flag"]),
         (
             "segmentation_evaluate",
             ["--data_dir=packed", "--samples={0}"],

@@ -11,7 +11,7 @@ import sys
 import pytest
 from helpers import ROOT, assert_refused, call_main, call_script, wait_for
 
-from guided_diffusion.compare.config import CompareConfig, check_compare_config
+from guided_diffusion.compare.config import CompareConfig, check_folders
 from guided_diffusion.compare.folds import find_patients, link_cases, split_cases
 from guided_diffusion.compare.page import as_rows
 from guided_diffusion.compare.stages import Comparison
@@ -104,9 +104,7 @@ def test_nothing_but_links_is_ever_removed(patients, tmp_path):
     with pytest.raises(DataError, match="manifest.csv is no link of a comparison: name another --out_dir"):
         link_cases(splits, str(tmp_path))
     with pytest.raises(ConfigError, match="--out_dir .* lies in --data_dir"):
-        check_compare_config(
-            CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")), {}
-        )
+        check_folders(CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")))
     assert len(list(patients.glob("case*/image.png"))) == 12 and not list(tmp_path.glob("fold*"))
 
 

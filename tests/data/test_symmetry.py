@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, nonzero
+from helpers import TINY, nonzero, segmenter_of
 
 from guided_diffusion.data.symmetry import symmetries, turn_and_mirror, turn_back
-from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.flags.words import split_kind
-from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 
 KINDS = ("none", "mirror", "flip", "rotate", "mirror+rotate", "flip+rotate")
 BY_HAND = {  # the pictures that numpy makes of one, each once
@@ -40,7 +38,7 @@ def test_symmetries_are_a_group_and_each_is_undone(kind):
 
 def build(**flags):
     torch.manual_seed(0)
-    return nonzero(create_segmenter(parse_flags({**TINY, "dropout": 0.0, **flags}, *MODEL_CONFIGS))).eval()
+    return nonzero(segmenter_of({**TINY, "dropout": 0.0, **flags})).eval()
 
 
 @pytest.mark.parametrize(

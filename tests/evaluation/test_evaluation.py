@@ -275,8 +275,7 @@ def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path
     assert summary["figures"]["ged_6"]["se"] is None
     assert "1 of 5 cases" in done.stdout
     expected = ["no samples", "no label", f"{SIZE}x7", "_output1.png"]
-    assert len(summary["faults"]) == 4
-    for name, words, fault in zip(names_, expected, summary["faults"], strict=True):
+    for name, words, fault in zip(names_[:4], expected, summary["faults"], strict=True):
         assert fault.startswith(name) and words in fault and fault in done.stdout
     assert summary["faults"][0] in (samples / "report.html").read_text()
 

@@ -5,18 +5,19 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, assert_refused, call_script, nonzero
+from helpers import TINY, assert_refused, call_script, nonzero, segmenter_of
 from torch.distributions import LowRankMultivariateNormal
 
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.rules import check_rules
 from guided_diffusion.methods.baselines.plain_unet import PlainUNet, _Dropout
-from guided_diffusion.methods.registry import PRESETS, foreign_flags
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS, foreign_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.sampling.protocol import Segmenter
 from guided_diffusion.sampling.samplers import SamplerConfig
-from guided_diffusion.script_util import create_segmenter, load_segmenter
-from guided_diffusion.training.config import TrainConfig, check_train_config
+from guided_diffusion.script_util import load_segmenter
+from guided_diffusion.training.config import TrainConfig
 
 SMALL = {"image_size": 16, "image_channels": 1, "num_filters": (8, 16), "no_convs_per_block": 2, "latent_dim": 2}
 METHODS = {
@@ -38,7 +39,7 @@ BASELINES = ("prob-unet", "ssn", "mc-dropout", "unet")
 
 def build(method, seed=0, **more):
     torch.manual_seed(seed)
-    return create_segmenter({**SMALL, **METHODS[method], "method": method, **more})
+    return segmenter_of({**SMALL, **METHODS[method], "method": method, **more})
 
 
 def conv(i, o, size):
@@ -54,7 +55,7 @@ def test_prob_unet_has_the_layers_described():
     prior = conv(1, 32, 3) + encoder + conv(192, 12, 1)
     posterior = conv(2, 32, 3) + encoder + conv(192, 12, 1)
     combiner = conv(32 + 6, 32, 1) + 2 * conv(32, 32, 1) + conv(32, 1, 1)
-    model = create_segmenter({"method": "prob-unet", "image_size": 128, "image_channels": 1})
+    model = segmenter_of({"method": "prob-unet", "image_size": 128, "image_channels": 1})
     parts = [
         sum(p.numel() for p in part.parameters())
         for part in (model.model, model.prior, model.posterior, model.combiner)
@@ -64,15 +65,15 @@ def test_prob_unet_has_the_layers_described():
 
 
 def test_cimd_small_has_the_parameters_named():
-    segmenter = create_segmenter(PRESETS["cimd-small"])
+    segmenter = segmenter_of(PRESETS["cimd-small"])
     assert sum(p.numel() for p in segmenter.model.parameters()) == 21_424_898
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_can_be_built(preset):
-    segmenter = create_segmenter(PRESETS[preset])
+    segmenter = segmenter_of(PRESETS[preset])
     assert sum(p.numel() for part in segmenter.sampling_parts for p in part.parameters()) > 0
-    check_train_config(configs_from_flags(PRESETS[preset], TrainConfig)[0])
+    check_rules(configs_from_flags(PRESETS[preset], TrainConfig, *MODEL_CONFIGS))
 
 
 def test_the_plain_unet_takes_sizes_that_do_not_halve():
@@ -133,8 +134,9 @@ def test_ssn_draws_have_the_covariance_of_its_factors():
     assert ((draws.mean(0) - mu[0]).abs() / scale.sqrt()).max() < 0.01
 
 
-def test_ssn_loss_is_the_likelihood_written_out():
-    model = build("ssn", mc_samples=5)
+def test_ssn_loss_is_the_likelihood_written_out(monkeypatch):
+    monkeypatch.setattr("guided_diffusion.methods.baselines.ssn.MC_SAMPLES", 5)
+    model = build("ssn")
     image, mask, noise = torch.rand(2, 1, 4, 4), (torch.rand(2, 1, 4, 4) > 0.5).float(), torch.randn(2, 5, 3 + 16)
     gaussian = [x.double() for x in model.gaussian(image)]
     nll = []
@@ -248,7 +250,7 @@ def test_every_method_trains_samples_and_scores_by_the_same_scripts(cases, tmp_p
     trained = call_script("segmentation_train", "--data_dir", cases, "--log_dir", tmp_path / "run", *arguments)
     assert trained.returncode == 0, trained.stderr
     columns = (tmp_path / "run" / "progress.csv").read_text().splitlines()[0].split(",")
-    segmenter, _, _ = load_segmenter(str(tmp_path / "run" / "savedmodel.pt"), {})
+    segmenter = load_segmenter(str(tmp_path / "run" / "savedmodel.pt"), {}).segmenter
     assert set(segmenter.terms) <= set(columns)
 
     sample = (
@@ -285,7 +287,7 @@ def test_flags_of_another_method_are_refused(cases, tmp_path):
         "--method implicit-ensemble",
     )
     assert_refused(
-        call_script(*train, "--method", "mc-dropout", "--image_size", 16, "--dropout", "1.0"), "--dropout 1.0"
+        call_script(*train, "--method", "mc-dropout", "--image_size", 16, "--dropout", "1.0"), "--dropout 1:"
     )
     with pytest.raises(ConfigError, match="--shard"):
         build("unet").shardable()

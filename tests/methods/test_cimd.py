@@ -2,19 +2,19 @@
 
 import pytest
 import torch
-from helpers import LEAST, TINY
+from helpers import LEAST, TINY, segmenter_of
 
 from guided_diffusion.errors import ConfigError
-from guided_diffusion.flags.fields import parse_flags
+from guided_diffusion.flags.configs import parse_flags
 from guided_diffusion.nn import seeded_generator
-from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
+from guided_diffusion.script_util import MODEL_CONFIGS
 
 B = 4
 
 
 def segmenter(**flags):
     torch.manual_seed(0)
-    built = create_segmenter(parse_flags({**TINY, **flags}, *MODEL_CONFIGS))
+    built = segmenter_of({**TINY, **flags})
     for p in built.model.out.parameters():  # zeroed at first: then the prior would see nothing
         torch.nn.init.normal_(p, std=0.1)
     return built
@@ -152,7 +152,7 @@ def test_a_sample_depends_on_its_own_generator_alone():
 
 def test_overfits_one_image_with_one_mask():
     torch.manual_seed(0)
-    model = create_segmenter(
+    model = segmenter_of(
         parse_flags(
             {**LEAST, "predict_xstart": True, "mask_low": -1, "learn_sigma": False, "timestep_respacing": "10"},
             *MODEL_CONFIGS,

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, assert_refused, call_script, nonzero
+from helpers import TINY, assert_refused, call_script, nonzero, segmenter_of
 from scipy.special import logsumexp, softmax
 
 from guided_diffusion.checkpoints.weights import load_weights
 from guided_diffusion.errors import CheckpointError
-from guided_diffusion.flags.fields import parse_flags
 from guided_diffusion.gaussian_diffusion import DiffusionConfig, scheduled_betas
 from guided_diffusion.methods.mask_mixture import MaskMixture
 from guided_diffusion.methods.shared_encoder import ArchitectureConfig, SharedEncoderUNet
 from guided_diffusion.respace import create_gaussian_diffusion
-from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 from guided_diffusion.unet import UNetConfig
 
 SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1,1", "dropout": 0.0}
@@ -24,7 +22,7 @@ SHARED = {**TINY, "architecture": "shared-encoder", "feature_channels": 4, "deno
 
 def build(**flags):
     torch.manual_seed(0)
-    return nonzero(create_segmenter(parse_flags({**SHARED, **flags}, *MODEL_CONFIGS))).eval()
+    return nonzero(segmenter_of({**SHARED, **flags})).eval()
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
@@ -171,7 +169,7 @@ def test_the_encoder_learns_from_the_first_step():
     """As built, the last convolutions are zero: gradients reach the encoder through its guesses alone."""
     for guesses in (0, 1, 3):
         more = {"prediction": "x0"} if guesses > 1 else {}
-        segmenter = create_segmenter(parse_flags({**SHARED, "encoder_guesses": guesses, **more}, *MODEL_CONFIGS))
+        segmenter = segmenter_of({**SHARED, "encoder_guesses": guesses, **more})
         segmenter(torch.rand(2, 1, 16, 16), torch.ones(2, 1, 16, 16), torch.tensor([5, 30]))["mse"].sum().backward()
         assert segmenter.model.encoder.out[-1].weight.grad.any() == (guesses > 0)
 

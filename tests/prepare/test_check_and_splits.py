@@ -363,7 +363,7 @@ def test_raters_of_two_nodules_follow_the_product_of_their_probabilities():
     [
         (["--modes=tight,round"], ["--modes tight,round", "lobulated"]),
         (["--probabilities=0.5,0.5"], ["--probabilities", "one for each"]),
-        (["--modes=tight,loose", "--probabilities=0.5,0.6"], ["--probabilities", "1 in all"]),
+        (["--modes=tight,loose", "--probabilities=0.5,0.6"], ["--probabilities", "with sum 1"]),
         (["--modalities=9"], ["--modalities"]),
         (["--format=dicom"], ["--format dicom", "lidc"]),
     ],

@@ -222,7 +222,7 @@ def test_faults_of_single_files_are_told_and_the_others_prepared(download, tmp_p
         (["--dicom={empty}"], ["no CT series of the 5"]),
         (["--window=400,-1000"], ["--window 400,-1000", "lower first"]),
         (["--pixel_mm=0"], ["--pixel_mm 0"]),
-        (["--min_raters=5"], ["--min_raters 5", "1 to 4"]),
+        (["--min_raters=5"], ["--min_raters 5", "from 1 to 4"]),
         (["--crop=2"], ["--crop"]),
         (["--out="], ["--out is missing"]),
     ],

@@ -12,14 +12,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, wait_for
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, segmenter_of, wait_for
 
 from guided_diffusion import predict, script_util
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
-from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.presets import FAST
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.cimd import AmbiguousSegmenter
 from guided_diffusion.methods.registry import MODEL_CONFIGS
@@ -37,8 +38,8 @@ def write_checkpoint(path, **flags):
     """A checkpoint of a tiny network that was never trained, as training would store it."""
     torch.manual_seed(0)
     classes = (DataConfig, SamplerConfig, *MODEL_CONFIGS)
-    flags = flags_from_configs(*configs_from_flags({**TINY, **flags}, *classes))
-    weights = nonzero(script_util.create_segmenter(flags)).state_dict()
+    flags = configs_from_flags({**TINY, **flags}, *classes).flags()
+    weights = nonzero(segmenter_of(flags)).state_dict()
     state = {"format": FORMAT, "version": VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
     torch.save(state, path)
     return path
@@ -67,6 +68,14 @@ def told_by(out, name="phantom0000"):
 # -- the choice of the sampler ----------------------------------------------------------------------------------------
 
 
+def choose(given, preset, stored, diffusion_steps):
+    flags = configs_from_flags({**preset, **given}, SampleConfig, SamplerConfig)
+    flags.given, flags.preset = given, preset
+    given_to_model = {name: value for name, value in given.items() if name == "timestep_respacing"}
+    model = configs_from_flags({"diffusion_steps": diffusion_steps, **given_to_model}, *MODEL_CONFIGS)
+    return script_util.choose_sampler(flags, model, stored)
+
+
 @pytest.mark.parametrize(
     "given, preset, stored, expected",
     [
@@ -79,20 +88,20 @@ def told_by(out, name="phantom0000"):
         ({"use_ddim": False, "sampler": "dpm++"}, {}, {}, {"sampler": "dpm++"}),
         ({"use_ddim": None}, {"steps": 7}, {"steps": 10}, {"steps": 7}),
         ({"timestep_respacing": "20"}, {"steps": 7}, {"sampler": "ddim"}, {"sampler": "ddim", "steps": None}),
-        ({"fast": True}, {"steps": 7}, {"sampler": "ddim"}, script_util.FAST),
-        ({"fast": True, "clip_denoised": False}, {}, {}, {**script_util.FAST, "clip_denoised": False}),
-        ({"fast": True}, {}, {"sampler": "ddim", "clip_denoised": False}, {**script_util.FAST, "clip_denoised": False}),
+        ({"fast": True}, {"steps": 7}, {"sampler": "ddim"}, FAST),
+        ({"fast": True, "clip_denoised": False}, {}, {}, {**FAST, "clip_denoised": False}),
+        ({"fast": True}, {}, {"sampler": "ddim", "clip_denoised": False}, {**FAST, "clip_denoised": False}),
         ({"fast": False, "clip_denoised": False}, {}, {}, {"clip_denoised": False}),
-        ({"fast": True, "tta": "mirror"}, {}, {"tta": "flip"}, {**script_util.FAST, "tta": "mirror"}),
-        ({"fast": True}, {}, {"steps": 7, "tta": "flip"}, {**script_util.FAST, "tta": "flip"}),
+        ({"fast": True, "tta": "mirror"}, {}, {"tta": "flip"}, {**FAST, "tta": "mirror"}),
+        ({"fast": True}, {}, {"steps": 7, "tta": "flip"}, {**FAST, "tta": "flip"}),
     ],
 )
 def test_what_is_given_comes_before_the_preset_and_that_before_the_checkpoint(given, preset, stored, expected):
-    assert script_util.choose_sampler(given, preset, stored, 1000) == SamplerConfig(**expected)
+    assert choose(given, preset, stored, 1000) == SamplerConfig(**expected)
 
 
 def test_fast_has_no_more_steps_than_there_are():
-    assert script_util.choose_sampler({"fast": True}, {}, {}, 7).steps == 7
+    assert choose({"fast": True}, {}, {}, 7).steps == 7
 
 
 def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
@@ -203,7 +212,7 @@ def test_compiled_samples_are_the_same(cases, tmp_path):
 
 
 def test_a_filled_up_batch_gives_the_same_masks(cases, model):
-    segmenter = script_util.load_segmenter(str(model), {})[0].spaced(SamplerConfig(steps=3))
+    segmenter = script_util.load_segmenter(str(model), {}).segmenter.spaced(SamplerConfig(steps=3))
     dataset, config = LIDCDataset(cases, 16, 1), SampleConfig(num_ensemble=3, batch_size=4)
     counts = []
     even, plain = (
@@ -227,7 +236,7 @@ def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
     done = sample(cases, model, tmp_path / "a", "--num_samples=1", "--steps=2", "--batch_size=auto")
     assert done.returncode == 0 and "2 masks at a time" in done.stdout, done.stderr  # no more than there are to draw
 
-    segmenter = script_util.load_segmenter(str(model), {})[0]
+    segmenter = script_util.load_segmenter(str(model), {}).segmenter
     monkeypatch.setattr(compute, "reset_peak_memory", lambda device: None)
     for peaks, free, expected in [
         ([1000, 1200], 1000, 3 + 6),  # 100 each; (1000 + 0.8 * 1000 - 1200) / 100 more
@@ -363,9 +372,7 @@ def test_an_interrupt_ends_with_a_line_and_whole_cases(cases, model, tmp_path, m
 
     monkeypatch.setattr("guided_diffusion.commands.sample.draw_ensembles", interrupted)
     done = sample(cases, model, tmp_path, "--steps=2")
-    assert done.returncode == 130 and done.stderr.endswith(
-        ": interrupted; the same command goes on from what is written\n"
-    )
+    assert done.returncode == 130 and done.stderr.endswith(": interrupted; rerun the command to resume\n")
     monkeypatch.undo()
     assert "3 of 6 cases to draw" in sample(cases, model, tmp_path, "--steps=2").stdout
 
@@ -468,7 +475,7 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
         ({"steps": 41}, "--steps 41"),
         ({"num_ensemble": 0}, "--num_ensemble 0"),
         ({"batch_size": 0}, "--batch_size 0"),
-        ({"step": 3}, "step is no flag"),
+        ({"step": 3}, "step is not a flag"),
         ({"sampler": "heun"}, "heun"),
         ({"fast": True, "steps": 3}, "contradict"),
         ({"batch_size": "auto"}, "auto"),
@@ -494,7 +501,7 @@ def test_training_stores_the_sampler(cases, tmp_path):
         *as_arguments(TINY),
     )
     assert done.returncode == 0, done.stderr
-    _, _, stored = script_util.load_segmenter(str(tmp_path / "savedmodel.pt"), {})
+    stored = script_util.load_segmenter(str(tmp_path / "savedmodel.pt"), {}).sampler
     assert stored["sampler"] == "ddim" and stored["steps"] == 3
     done = call_script(
         "segmentation_train",

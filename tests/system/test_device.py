@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, nonzero
+from helpers import TINY, nonzero, segmenter_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.predict import Predictor
 from guided_diffusion.sampling.samplers import SamplerConfig
-from guided_diffusion.script_util import configs_from_flags, create_segmenter, flags_from_configs
 from guided_diffusion.system.device import ComputeConfig, allow_tf32, prepare
 from guided_diffusion.training.validation import ValidationConfig, Validator
 from guided_diffusion.unet import AttentionBlock, UNetConfig
@@ -31,7 +31,7 @@ class CountingBackend:
 
 def tiny_segmenter(**flags):
     torch.manual_seed(0)
-    return nonzero(create_segmenter({**TINY, **flags}))
+    return nonzero(segmenter_of({**TINY, **flags}))
 
 
 @pytest.mark.parametrize("new_order", [False, True])
@@ -104,7 +104,7 @@ def test_validation_compiles_nothing(cases):
 def test_a_compiled_predictor_is_compiled_once(cases):
     """Whatever batch size later calls name; beyond a few recompilations PyTorch runs the network uncompiled without a word."""
     segmenter, backend = tiny_segmenter().eval(), CountingBackend()
-    flags = flags_from_configs(*configs_from_flags(TINY, UNetConfig)) | {
+    flags = configs_from_flags(TINY, UNetConfig).flags() | {
         "diffusion_steps": 40,
         "method": "cimd",
         "architecture": "unet",

@@ -6,18 +6,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from helpers import LEAST, ROOT
+from helpers import LEAST, ROOT, segmenter_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from guided_diffusion import script_util
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import CheckpointError, DataError
-from guided_diffusion.flags.fields import configs_from_flags, flags_from_configs
+from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.train_util import Trainer
@@ -146,11 +145,11 @@ def trainer_of(dataset, folder, iterations):
     """A Trainer of a minute model, from what is in `folder`, as the script makes it."""
     given = {**MINUTE, "iterations": iterations, "data_dir": "cases", "log_dir": str(folder)}
     configs = configs_from_flags(given, TrainConfig, *MODEL_CONFIGS)
-    flags = flags_from_configs(*configs)
-    start = find_start(configs[0], flags)
-    segmenter = script_util.create_segmenter(flags)
+    flags, config = configs.flags(), configs[TrainConfig]
+    start = find_start(configs, flags)
+    segmenter = segmenter_of(flags)
     load_start(segmenter, start)
-    return Trainer(segmenter, dataset, configs[0], Processes({}), flags, start)
+    return Trainer(segmenter, dataset, config, Processes({}), flags, start)
 
 
 @pytest.fixture(scope="module")

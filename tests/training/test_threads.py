@@ -5,9 +5,8 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, as_arguments, call_script, nonzero
+from helpers import TINY, as_arguments, call_script, nonzero, segmenter_of
 
-from guided_diffusion import script_util
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.system import threads
 from guided_diffusion.training.config import TrainConfig
@@ -110,7 +109,7 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch):
 )
 @pytest.mark.parametrize("raters", [1, 2])
 def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, raters):
-    segmenter = nonzero(script_util.create_segmenter({**TINY, "dropout": 0.1, **flags})).train()
+    segmenter = nonzero(segmenter_of({**TINY, "dropout": 0.1, **flags})).train()
     calls = []
     segmenter.register_forward_hook(lambda module, inputs, terms: calls.append(terms["loss"]))
     weights = {name: value.clone() for name, value in segmenter.state_dict().items()}

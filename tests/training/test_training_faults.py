@@ -10,10 +10,9 @@ import threading
 import pytest
 import torch
 from blob_store import BlobStore
-from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script
+from helpers import LEAST, ROOT, as_arguments, assert_refused, call_script, segmenter_of
 from small_runs import learnt, rows_of, same
 
-from guided_diffusion import script_util
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import TrainingError
 from guided_diffusion.system.signals import Signals
@@ -389,7 +388,7 @@ def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train,
 
 def test_encoders_that_overflow_give_a_loss_that_is_not_finite(cases, tmp_path):
     """A deviation of e^200 is no number in float32: the loss is not finite, which the trainer sees, and nothing is raised."""
-    segmenter = script_util.create_segmenter(LEAST)
+    segmenter = segmenter_of(LEAST)
     with torch.no_grad():
         segmenter.posterior.conv_layer.bias.fill_(200)
     terms = segmenter(torch.rand(2, 1, 8, 8), torch.ones(2, 1, 8, 8), torch.tensor([0, 5]))

@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
     assert best["best"]["score"] == pytest.approx(float(rows[least]["ged_2"]), rel=1e-5)
 
     sampler = SamplerConfig(steps=3)
-    segmenter = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {})[0].spaced(sampler)
+    segmenter = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {}).segmenter.spaced(sampler)
     dataset = LIDCDataset(cases, 8, 1)
     config = SampleConfig(num_ensemble=2, batch_size=4, seed=3)
     scores = []

@@ -13,9 +13,9 @@ class DeterministicUNet(Baseline):
 
     terms = ("bce",)
 
-    def __init__(self, unet, encoder, config):
+    def __init__(self, unet, encoder):
         super().__init__()
-        check_plain_unet(unet, encoder)
+        check_plain_unet(encoder)
         self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block, unet.dropout)
         self.head = nn.Conv2d(encoder.num_filters[0], 1, 1)
 
@@ -35,10 +35,10 @@ class DeterministicUNet(Baseline):
 class MonteCarloDropout(DeterministicUNet):
     """The same with dropout, which is drawn anew for each mask in sampling too."""
 
-    def __init__(self, unet, encoder, config):
+    def __init__(self, unet, encoder):
         if unet.dropout == 0:
-            raise ConfigError("--method mc-dropout wants --dropout above 0, e.g. 0.3")
-        super().__init__(unet, encoder, config)
+            raise ConfigError("--method mc-dropout needs --dropout above 0, e.g. 0.3")
+        super().__init__(unet, encoder)
 
     def sampling_noise_shape(self, size):
         return (sum(self.model.dropped),)

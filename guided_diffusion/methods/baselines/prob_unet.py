@@ -8,9 +8,10 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
-from ...errors import ConfigError
 from .baseline import Baseline, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
+
+NORM_WEIGHT = 2e-6  # of the L2 norms: 1e-5 / 5
 
 
 class Combiner(nn.Module):
@@ -33,21 +34,20 @@ class ProbabilisticUNet(Baseline):
 
     The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and 1e-5
     times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of any
-    batch, with the defaults of `beta` and `weight_norm`.
+    batch, with beta 2 and NORM_WEIGHT.
     """
 
     terms = ("bce", "kl", "norm")
 
-    def __init__(self, unet, encoder, config):
+    def __init__(self, unet, encoder, beta=2.0, combiner_layers=4):
         super().__init__()
-        check_plain_unet(unet, encoder)
-        check_prob_unet(config)
-        self.config, self.latent_dim = config, encoder.latent_dim
+        check_plain_unet(encoder)
+        self.beta, self.latent_dim = beta, encoder.latent_dim
         self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block)
         more = (encoder.num_filters, encoder.no_convs_per_block, encoder.latent_dim, HE_NORMAL)
         self.prior = AxisAlignedConvGaussian(unet.image_channels - 1, *more)  # it sees no mask
         self.posterior = AxisAlignedConvGaussian(unet.image_channels, *more, posterior=True)
-        self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, config.combiner_layers)
+        self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, combiner_layers)
 
     @property
     def sampling_parts(self):
@@ -66,8 +66,8 @@ class ProbabilisticUNet(Baseline):
         z = mu + sigma * (torch.randn_like(mu) if noise is None else noise)
         logits = self.combiner(per_mask(self.model(image), rows), z)
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).sum(dim=1)
-        kl = self.config.beta * kl_divergence(posterior, prior)
-        norm = (self.config.weight_norm * self.parameter_norms()).expand_as(kl)
+        kl = self.beta * kl_divergence(posterior, prior)
+        norm = (NORM_WEIGHT * self.parameter_norms()).expand_as(kl)
         return {"bce": bce, "kl": kl, "norm": norm, "loss": bce + kl + norm}
 
     def prior_of(self, image, rows):
@@ -88,12 +88,3 @@ class ProbabilisticUNet(Baseline):
         prior = self.prior_of(image, rows)
         z = prior.mean + prior.stddev * noise
         return self.combiner(self.model(image)[rows], z)
-
-
-def check_prob_unet(config):
-    """Refuse, by the flag's name, what the probabilistic U-Net cannot be built with."""
-    if config.combiner_layers < 1:
-        raise ConfigError(f"--combiner_layers {config.combiner_layers}: at least 1 is needed")
-    for name in ("beta", "weight_norm"):
-        if not 0 <= getattr(config, name) < float("inf"):
-            raise ConfigError(f"--{name} {getattr(config, name)}: a number of at least 0 is needed")

@@ -5,14 +5,13 @@ and lines to tell, as text. It raises a DataError where the whole source is refu
 """
 
 import os
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
-from ...system.storage import refuse_remote
+from ...flags.fields import Flag, config
 from ..case_writer import STAGE, CaseFolder
 from ..lidc import published
 from ..splits import assign_splits, read_split
@@ -30,34 +29,36 @@ FORMATS = {
 KEPT_TOGETHER = {"lidc-pickle": "series"}  # by a split, where the format knows no patients
 
 
-@dataclass(frozen=True)
+@config()
 class ConvertConfig:
-    src: Annotated[str, "file or folder of the source"] = ""
-    out: Annotated[str, "folder to write cases into"] = ""
-    task: Annotated[int, "qubiq: number of the task"] = 1
+    """What is converted."""
+
+    src: Annotated[str, Flag("file or folder of the source", required=True)] = ""
+    out: Annotated[str, Flag("folder to write cases into", required=True, local=True)] = ""
+    task: Annotated[int, Flag("qubiq: number of the task", at_least=0)] = 1
     axis: Annotated[
         int | None,
-        "qubiq, ms-mri: axis of the files, 0 to 2, along which slices lie, or modalities; -1: the last, or that which fits",
+        Flag(
+            "qubiq, ms-mri: axis of the files, 0 to 2, along which slices or modalities lie; auto: the last, or that which "
+            "fits",
+            none="auto",
+            at_least=0,
+            at_most=2,
+        ),
     ] = None
-    min_raters: Annotated[int, "raters who marked something in an image for it to be a case"] = 0
-    label_threshold: Annotated[float, "of JPEG masks: foreground above this share of full scale"] = 0.5
-    seed: Annotated[int, "of the split by patient, where the source has none"] = 0
+    min_raters: Annotated[int, Flag("raters who marked something in an image for it to be a case", at_least=0)] = 0
+    label_threshold: Annotated[
+        float, Flag("a JPEG mask is foreground above this share of full scale", at_least=0, below=1)
+    ] = 0.5
+    seed: Annotated[int, Flag("seed of the split by patient, where the source has none", at_least=0)] = 0
 
 
 def check_convert_config(name, config):
     """Refuse, by the flag's name, what cannot be converted."""
     if name not in FORMATS:
         raise ConfigError(f"the format {name} is unknown: choose one of {', '.join(FORMATS)}")
-    for flag in ("src", "out"):
-        if not getattr(config, flag):
-            raise ConfigError(f"--{flag} is missing")
     if not os.path.exists(config.src):
         raise DataError(f"{config.src}: no such file or folder (--src)")
-    refuse_remote("out", config.out)
-    if config.seed < 0 or config.min_raters < 0 or config.task < 0 or not 0 <= config.label_threshold < 1:
-        raise ConfigError("--seed, --min_raters and --task want at least 0, --label_threshold from 0 to below 1")
-    if config.axis not in (None, 0, 1, 2):
-        raise ConfigError(f"--axis {config.axis}: 0, 1 or 2 is wanted, or -1")
     if os.path.exists(os.path.join(config.out, "manifest.csv")):
         raise ConfigError(f"--out {config.out} holds converted cases already: name a new folder")
 

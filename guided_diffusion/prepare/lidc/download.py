@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
+from ...flags.fields import Flag, config, lower_first
 from ...system import storage
-from ...system.storage import refuse_remote, walk
+from ...system.storage import walk
 from ...system.workers import usable_cores, worker_pool
 from ..case_writer import CaseFolder, RawCase
 from ..splits import assign_splits, read_split, write_split
@@ -25,38 +26,33 @@ DONE = ".prepared"  # a folder of OUT with a file for each finished series
 SHOWN = 20  # notes and faults
 
 
-@dataclass(frozen=True)
+@config()
 class PrepareConfig:
-    dicom: Annotated[str, "folder of the download's CT series, searched whole"] = ""
-    xml: Annotated[str, "folder of the readers' XML files, searched whole; default: --dicom"] = ""
-    out: Annotated[str, "folder to write cases into"] = ""
-    window: Annotated[tuple[float, ...], "LO,HI in Hounsfield units: what becomes black, what white"] = (-1000.0, 400.0)
-    pixel_mm: Annotated[float | None, "side of a pixel of the crops, mm; -1: as the scanner had it"] = 0.5
-    crop: Annotated[int, "side of the crops, pixels"] = 128
-    min_raters: Annotated[int, "readers who drew on a slice for it to be a case"] = 1
-    processes: Annotated[int | None, "series at a time; -1: one for each core"] = None
-    seed: Annotated[int, "of the split by patient"] = 0
+    """What is prepared, and how."""
+
+    dicom: Annotated[str, Flag("folder of the download's CT series, searched whole", required=True)] = ""
+    xml: Annotated[str, Flag("folder of the readers' XML files, searched whole; empty: --dicom")] = ""
+    out: Annotated[str, Flag("folder to write cases into", required=True, local=True)] = ""
+    window: Annotated[
+        tuple[float, ...], Flag("LO,HI in Hounsfield units: what becomes black, what white", check=lower_first)
+    ] = (-1000.0, 400.0)
+    pixel_mm: Annotated[
+        float | None,
+        Flag("side of a pixel of the crops, mm; none: the scanner's", none="none", at_least=0.05, at_most=10),
+    ] = 0.5
+    crop: Annotated[int, Flag("side of the crops, pixels", at_least=8)] = 128
+    min_raters: Annotated[
+        int, Flag("readers who drew on a slice for it to be a case", at_least=1, at_most=idri.MOST_READERS)
+    ] = 1
+    processes: Annotated[int | None, Flag("series at a time; auto: one for each core", none="auto", at_least=1)] = None
+    seed: Annotated[int, Flag("seed of the split by patient", at_least=0)] = 0
 
 
 def check_prepare_config(config):
     """Refuse, by the flag's name, what cannot be prepared."""
-    for name in ("dicom", "out"):
-        if not getattr(config, name):
-            raise ConfigError(f"--{name} is missing")
-    refuse_remote("out", config.out)
     for folder in (config.dicom, config.xml or config.dicom):
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder")
-    if len(config.window) != 2 or not config.window[0] < config.window[1]:
-        raise ConfigError(
-            f"--window {','.join(f'{x:g}' for x in config.window)}: two values, the lower first, are needed, e.g. -1000,400"
-        )
-    if config.pixel_mm is not None and not 0.05 <= config.pixel_mm <= 10:
-        raise ConfigError(f"--pixel_mm {config.pixel_mm}: 0.05 to 10 are possible, or -1")
-    if not 1 <= config.min_raters <= idri.MOST_READERS:
-        raise ConfigError(f"--min_raters {config.min_raters}: 1 to {idri.MOST_READERS} are possible")
-    if config.crop < 8 or config.seed < 0 or (config.processes or 1) < 1:
-        raise ConfigError("--crop wants at least 8, --seed at least 0, --processes at least 1")
 
 
 def prepare(config, tell=print):

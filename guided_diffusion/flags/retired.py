@@ -1,0 +1,68 @@
+"""Flags that have lost their meaning."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from ..errors import ConfigError
+from .fields import Flag, config, flag_fields
+
+
+@config(resume="fixed")
+class RetiredFlags:
+    """Accepted by every command with a line that says why they have no effect.
+
+    A default of None stands for any value: those flags are of the published commands. The others were flags of version
+    0.1 and are constants now. A checkpoint that was trained with another value can be sampled from, and not resumed.
+    """
+
+    ngpu: Annotated[int | None, Flag("processes", retired="the launcher sets the number of processes")] = None
+    fp16_scale_growth: Annotated[
+        float | None, Flag("growth of the loss scale", retired="--use_fp16 adapts its loss scale")
+    ] = None
+    loss_weighting: Annotated[
+        str, Flag("weight of the squared error", retired="the squared error is weighted uniformly")
+    ] = "uniform"
+    ema_halflife: Annotated[
+        int, Flag("half-life of the average, masks", retired="--ema_rate sets the moving averages")
+    ] = 0
+    weight_norm: Annotated[
+        float, Flag("prob-unet: weight of the L2 norms", retired="the norms have the published weight, 2e-6")
+    ] = 2e-6
+    combiner_layers: Annotated[
+        int, Flag("prob-unet: 1x1 convolutions", retired="the published number of convolutions, 4, is used", at_least=1)
+    ] = 4
+    mc_samples: Annotated[int, Flag("ssn: logit maps", retired="the published number of logit maps, 20, is drawn")] = 20
+    trial_share: Annotated[float, Flag("length of a trial", retired="a trial takes a fifth of the training")] = 0.2
+    mode_iou: Annotated[
+        float, Flag("IoU with a mode", retired="a sample shows a mode if their IoU is at least 0.75")
+    ] = 0.75
+
+
+def drop_retired(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The flags {name: typed value} without retired ones, and a line for each of those.
+
+    ConfigError: a retired flag at a value that is not the constant it became.
+    """
+    known, kept, lines = flag_fields(RetiredFlags), {}, []
+    for name, value in given.items():
+        if name not in known:
+            kept[name] = value
+            continue
+        field = known[name]
+        if field.default is not None and value != field.default:
+            raise ConfigError(f"--{name} {field.show(value)} is no longer possible: {field.flag.retired}")
+        lines.append(f"--{name} {field.show(value)} has no effect: {field.flag.retired}")
+    return kept, lines
+
+
+def without_constants(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored flags {name: value} without retired ones at the constants that they became."""
+    known = flag_fields(RetiredFlags)
+    return {name: value for name, value in flags.items() if name not in known or value != known[name].default}
+
+
+def other_constants(stored: Mapping[str, Any]) -> list[str]:
+    """["--name value"] of retired flags that are stored with a value other than the constant that they became."""
+    known = flag_fields(RetiredFlags)
+    left = without_constants(stored).items()
+    return [f"--{name} {known[name].show(value)}" for name, value in left if name in known]

@@ -1,0 +1,162 @@
+"""Flags as fields: values from text, ranges, words, and how they are shown."""
+
+from typing import Annotated, Literal
+
+import pytest
+
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags.command_line import parse_command_line
+from guided_diffusion.flags.configs import (
+    Configs,
+    configs_from_flags,
+    differences,
+    flags_from_configs,
+    parse_flags,
+    pick_flags,
+)
+from guided_diffusion.flags.fields import Flag, config, flag_fields, lower_first, nonempty, odd
+from guided_diffusion.flags.retired import RetiredFlags, other_constants, without_constants
+
+
+@config(resume="new run", group="part")
+class Example:
+    count: Annotated[int | None, Flag("how many", none="all", at_least=1)] = None
+    size: Annotated[int | Literal["auto"], Flag("of what", at_least=2, multiple_of=2)] = 8
+    rates: Annotated[tuple[float, ...], Flag("rates", at_least=0, below=1, check=nonempty, resume="free")] = (0.5, 0.25)
+    bounds: Annotated[tuple[float, ...] | None, Flag("LO,HI", none="auto", check=lower_first, group="")] = None
+    kind: Annotated[Literal["a", "b"], Flag("which")] = "a"
+    names: Annotated[tuple[str, ...], Flag("names", choices=("x", "y"))] = ()
+    side: Annotated[int, Flag("side", check=odd)] = 1
+    out: Annotated[str, Flag("folder", local=True)] = ""
+    on: Annotated[bool, Flag("whether")] = False
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("count", "3", 3),
+        *(("count", word, None) for word in ("all", "-1", "", "None", -1, None)),
+        ("size", "auto", "auto"),
+        ("size", 4.0, 4),
+        ("rates", "0.5,0", (0.5, 0.0)),
+        ("rates", 0.5, (0.5,)),
+        ("bounds", "-1000,400", (-1000.0, 400.0)),
+        ("bounds", "auto", None),
+        ("kind", "b", "b"),
+        ("names", "x,y", ("x", "y")),
+        *(("on", word, True) for word in ("True", "true", "yes", "1", True)),
+        *(("on", word, False) for word in ("False", "no", "0", False)),
+    ],
+)
+def test_values_from_text(name, text, value):
+    (made,) = configs_from_flags({name: text}, Example)
+    assert getattr(made, name) == value and type(getattr(made, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("count", 0, "--count 0: must be at least 1, or all"),
+        ("count", "many", "--count many: must be a whole number"),
+        ("count", 2.5, "--count 2.5: must be a whole number"),
+        ("size", 3, "--size 3: must be at least 2 and a multiple of 2"),
+        ("rates", "0.5,1", "--rates 0.5,1: each must be at least 0 and below 1"),
+        ("rates", "nan", "--rates nan: each must be a finite number"),
+        ("rates", "", "--rates : needs at least one value"),
+        ("bounds", "5,-1000", "--bounds 5,-1000: must be two values, the lower first"),
+        ("bounds", "5", "--bounds 5: must be two values"),
+        ("kind", "c", "--kind c is unknown: choose one of a, b"),
+        ("names", "x,z", "--names x,z: each must be one of x, y"),
+        ("side", 2, "--side 2: must be odd"),
+        ("out", "gs://bucket/x", "--out gs://bucket/x: results are written to local folders only"),
+        ("on", "maybe", "--on maybe: must be True or False"),
+        ("conut", 1, "--conut is not a flag of this command; did you mean --count?"),
+    ],
+)
+def test_a_bad_value_is_named_as_it_was_typed(name, value, words):
+    with pytest.raises(ConfigError) as refusal:
+        Example(**parse_flags({name: value}, Example))
+    assert str(refusal.value).startswith(words)
+
+
+def test_what_is_shown_can_be_typed():
+    for made in (Example(), Example(count=3, rates=(0.1, 0.999), bounds=(-1.5, 2.0), names=("x",), size="auto")):
+        shown = {name: field.show(getattr(made, name)) for name, field in flag_fields(Example).items()}
+        assert list(configs_from_flags(shown, Example)) == [made]
+
+
+def test_a_flag_has_its_class_s_rules_where_it_has_none_of_its_own():
+    fields = flag_fields(Example)
+    assert fields["rates"].flag.resume == "free" and fields["kind"].flag.resume == "new run"
+    assert fields["bounds"].flag.group == "" and fields["kind"].flag.group == "part"
+
+
+def test_configs_give_objects_by_class_and_flags_back():
+    configs = configs_from_flags({"count": "7", "rates": "0.5", "elsewhere": 1}, Example, RetiredFlags)
+    assert configs[Example].count == 7 and configs.classes == (Example, RetiredFlags)
+    assert configs.flags() == flags_from_configs(configs[Example])  # retired ones at their constants are not stored
+    assert configs.flags()["rates"] == [0.5]
+    assert configs.replace(count=8)[Example].count == 8 and configs[Example].count == 7
+    assert pick_flags({"count": 1, "elsewhere": 2}, Example) == {"count": 1}
+    with pytest.raises(KeyError):
+        Configs([])[Example]
+
+
+def test_differences_name_both_values_as_typed_and_take_the_default_for_what_is_not_stored():
+    now = {"count": None, "rates": [0.5], "kind": "b", "seed": 3}
+    assert differences({"count": 2, "seed": 4}, now, Example) == [
+        "--count 2, not all",
+        "--rates 0.5,0.25, not 0.5",
+        "--kind a, not b",
+        "--seed 4, not 3",
+    ]
+    assert differences({"count": 2}, now, Example, free=("count", "rates", "kind")) == []
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+
+@config()
+class Needs:
+    src: Annotated[str, Flag("file of the source", required=True)] = ""
+    pair: Annotated[str, Flag("a word", twin="word")] = ""
+    word: Annotated[str, Flag("the same", twin="pair")] = "w"
+
+
+def test_presets_come_before_defaults_and_after_what_is_given():
+    presets = {"p": {"src": "preset", "word": "preset", "elsewhere": 1}}
+    configs = parse_command_line((Needs,), "", ["--preset", "p", "--src", "given"], presets)
+    assert configs[Needs] == Needs("given", "", "preset")
+    assert configs.given == {"src": "given"} and configs.preset == {"src": "preset", "word": "preset"}
+    twin = parse_command_line((Needs,), "", ["--preset", "p", "--pair", "given"], presets)
+    assert twin[Needs] == Needs("preset", "given", "w")
+
+
+def test_a_required_flag_that_is_missing_is_named():
+    with pytest.raises(ConfigError, match="--src is missing: file of the source"):
+        parse_command_line((Needs,), "", [])
+
+
+def test_help_shows_types_words_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line((Example,), "What it does.", ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "how many [all]" in text and "rates [0.5,0.25]" in text and "which; one of a, b [a]" in text
+    assert "loss_weighting" not in text and "ngpu" not in text
+
+
+def test_retired_flags_are_accepted_with_a_line_at_what_they_have_become(capsys):
+    argv = ["--src=x", "--ngpu=4", "--loss_weighting=uniform", "--combiner_layers=4"]
+    configs = parse_command_line((Needs,), "", argv)
+    assert configs.given == {"src": "x"}
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["--ngpu", "--loss_weighting", "--combiner_layers"]
+    assert all("has no effect: " in line for line in lines)
+    with pytest.raises(ConfigError, match="--loss_weighting min-snr is no longer possible: the squared error"):
+        parse_command_line((Needs,), "", ["--src=x", "--loss_weighting=min-snr"])
+
+
+def test_constants_that_were_flags_are_dropped_from_what_is_stored():
+    stored = {"seed": 1, "ema_halflife": 500, "mc_samples": 20}
+    assert without_constants(stored) == {"seed": 1, "ema_halflife": 500}
+    assert other_constants(stored) == ["--ema_halflife 500"]
