@@ -16,7 +16,8 @@ from machine import machine_name
 
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.prepare.phantoms import files as phantom_files
+from guided_diffusion.prepare.phantoms.files import make_cases
+from guided_diffusion.prepare.phantoms.lidc_files import write_lidc
 
 SPACING = (0.7, 0.7)  # mm, of pixels; not that of the crops, so that they are resampled
 
@@ -34,9 +35,7 @@ def main():
         (config,) = configs_from_flags(given, BenchmarkConfig)
         script = os.path.join(os.path.dirname(__file__), "..", "scripts", "prepare_lidc.py")
         with tempfile.TemporaryDirectory() as folder:
-            phantom_files.write_lidc(
-                folder, phantom_files.make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING
-            )
+            write_lidc(folder, make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING)
             started = time.monotonic()
             command = [
                 sys.executable,

@@ -5,7 +5,8 @@ import io
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 from PIL import Image
@@ -16,20 +17,17 @@ from .splits import write_split
 
 STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
-COLUMNS = (
-    "case",
-    "split",
-    "patient",
-    "series",
-    "slice",
-    "z",
-    "sop_uid",
-    "nodule",
-    "height",
-    "width",
-    "raters",
-    "areas",
-)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The place of a case in its source, as far as the source names it."""
+
+    series: str | None = None
+    slice: int | str | None = None
+    z: float | None = None  # mm
+    sop_uid: str | None = None
+    nodule: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,43 +35,54 @@ class RawCase:
     """One image with its raters' masks, on the way from a foreign format."""
 
     id: str
-    planes: dict[
-        str, np.ndarray
-    ]  # {modality: [H, W]}, uint8 or uint16, or floats in [0, 1]; one grey image is named ""
-    raters: np.ndarray  # [R, H, W] bool
+    planes: Mapping[str, np.ndarray]  # {modality: [H, W]}, uint8, uint16, or floats in [0, 1]; a lone one is ""
+    raters: Sequence[np.ndarray] | np.ndarray  # [R, H, W] bool
     patient: str  # cases of one patient are never split
     split: str | None = None  # of SPLITS, where the source has one; None: to be drawn
-    told: dict[str, object] = field(
-        default_factory=dict
-    )  # more columns of the manifest: series, slice, z (mm), sop_uid, nodule
+    origin: Origin = Origin()
 
 
-def safe_name(name, source):
+@dataclass(frozen=True)
+class ManifestRow:
+    """A row of manifest.csv; None is an empty cell."""
+
+    case: str
+    split: str
+    patient: str
+    series: str | None
+    slice: int | str | None
+    z: float | None
+    sop_uid: str | None
+    nodule: str | None
+    height: int
+    width: int
+    raters: int
+    areas: str  # foreground pixels of each rater's mask
+
+
+def safe_name(name: str, source: str) -> str:
     """`name`, if it can be a file's name. DataError: it could lead out of the folder; the source is named."""
     if not SAFE_NAME.fullmatch(name) or len(name) > 150:
-        raise DataError(f"{source}: the name {name[:80]!r} cannot be a file's; letters, digits, _, - and . are wanted")
+        raise DataError(f"{source}: the name {name[:80]!r} cannot be a file's; use letters, digits, _, - and .")
     return name
 
 
 class CaseFolder:
-    """Writes cases into OUT/SPLIT/CASE, each appearing when it is whole, and OUT/manifest.csv and OUT/split.json at the end.
+    """Writes cases into OUT/SPLIT/CASE, each appearing when it is whole, then OUT/manifest.csv and OUT/split.json.
 
     source   what the cases are made from, in words, for messages
-    written  names of the cases that it wrote
+    written  names of the cases that are written
     """
 
-    def __init__(self, out, source):
-        self.out, self.source, self.written = out, source, set()
+    def __init__(self, out: str, source: str) -> None:
+        self.out, self.source = out, source
+        self.written: set[str] = set()
         storage.make_folder(out)
 
-    def write(self, case, split):
-        """Write a RawCase into a split; returns its row of the manifest. DataError: it cannot be a case."""
+    def write(self, case: RawCase, split: str) -> ManifestRow:
+        """Write a case into a split; returns its row of the manifest. DataError: it cannot be a case."""
         name = safe_name(case.id, self.source)
-        sizes = {plane.shape for plane in case.planes.values()} | {mask.shape for mask in case.raters}
-        if len(sizes) != 1 or len(next(iter(sizes))) != 2 or 0 in next(iter(sizes)):
-            raise DataError(
-                f"{self.source}: {name} has planes and masks of the shapes {sorted(sizes)}; one of two dimensions is wanted"
-            )
+        height, width = self._size(case)
         folder = os.path.join(self.out, split, name)
         aside = os.path.join(self.out, f".{name}.writing")
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,44 +92,55 @@ class CaseFolder:
             to_picture(plane).save(os.path.join(aside, f"{title}.png"))
         for k, mask in enumerate(case.raters):
             Image.fromarray(np.asarray(mask, dtype=bool)).save(os.path.join(aside, f"label{k}_.png"))
-        os.makedirs(os.path.dirname(folder), exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
+        _replace_folder(aside, folder)
         self.written.add(name)
-        height, width = next(iter(sizes))
-        areas = " ".join(str(int(mask.sum())) for mask in case.raters)
-        return {
-            "case": name,
-            "split": split,
-            "patient": case.patient,
-            **case.told,
-            "height": height,
-            "width": width,
-            "raters": len(case.raters),
-            "areas": areas,
-        }
+        return ManifestRow(
+            case=name,
+            split=split,
+            patient=case.patient,
+            **asdict(case.origin),
+            height=height,
+            width=width,
+            raters=len(case.raters),
+            areas=" ".join(str(int(mask.sum())) for mask in case.raters),
+        )
 
-    def move(self, row, split):
+    def _size(self, case: RawCase) -> tuple[int, int]:
+        """Height and width that all planes and masks of a case have."""
+        shapes = {plane.shape for plane in case.planes.values()} | {mask.shape for mask in case.raters}
+        shape = next(iter(shapes), ())
+        if len(shapes) != 1 or len(shape) != 2 or 0 in shape:
+            raise DataError(
+                f"{self.source}: {case.id} has planes and masks of the shapes {sorted(shapes)}; "
+                "all must have one shape of two dimensions"
+            )
+        return shape[0], shape[1]
+
+    def move(self, row: ManifestRow, split: str) -> ManifestRow:
         """Put a written case into another split; returns its row of the manifest."""
-        if row["split"] != split:
-            source, folder = (os.path.join(self.out, name, row["case"]) for name in (row["split"], split))
-            os.makedirs(os.path.dirname(folder), exist_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(source, folder)
-        return {**row, "split": split}
+        if row.split != split:
+            _replace_folder(os.path.join(self.out, row.split, row.case), os.path.join(self.out, split, row.case))
+        return replace(row, split=split)
 
-    def finish(self, rows, split, seed):
+    def finish(self, rows: Iterable[ManifestRow], split: Mapping[str, str], seed: int) -> None:
         """Write the manifest of all rows, and split.json: {patient: split}, and the seed that it was drawn with."""
         shutil.rmtree(os.path.join(self.out, STAGE), ignore_errors=True)
         file = io.StringIO(newline="")
-        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer = csv.DictWriter(file, [field.name for field in fields(ManifestRow)])
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: row["case"]))
+        writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.case))
         storage.write_atomically(os.path.join(self.out, "manifest.csv"), lambda f: f.write(file.getvalue().encode()))
         write_split(self.out, split, seed)
 
 
-def to_picture(plane):
+def _replace_folder(source: str, target: str) -> None:
+    """Rename a folder, in the place of one that is there already."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(source, target)
+
+
+def to_picture(plane: np.ndarray) -> Image.Image:
     """A plane as an 8-bit or 16-bit grey picture; floats in [0, 1] as 16-bit."""
     if plane.dtype == np.uint8:
         return Image.fromarray(plane)

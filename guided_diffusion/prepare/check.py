@@ -2,12 +2,13 @@
 
 import collections
 import os
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated
 
 import numpy as np
 from tqdm import tqdm
 
-from ..data.case_reader import CaseReader, find_cases, list_files
+from ..data.case_reader import CaseReader, DataConfig, find_cases, list_files
 from ..data.image_files import is_jpeg
 from ..data.resize import resize
 from ..errors import DataError
@@ -18,7 +19,7 @@ from ..system import storage
 from .splits import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128
-MANY_LEVELS = 10  # of a label: from here on they are not told apart
+MANY_LEVELS = 10  # of a label: from here on they are not counted
 
 
 @config()
@@ -32,16 +33,18 @@ class CheckConfig:
 class Contents:
     """What the cases that can be read are like, case by case."""
 
-    def __init__(self):
-        self.splits, self.sizes, self.raters = collections.Counter(), collections.Counter(), collections.Counter()
-        self.masks, self.empty, self.agreement = 0, 0, collections.defaultdict(list)
+    def __init__(self) -> None:
+        self.splits: collections.Counter[str] = collections.Counter()
+        self.sizes: collections.Counter[str] = collections.Counter()
+        self.raters: collections.Counter[int] = collections.Counter()
+        self.masks, self.empty = 0, 0
+        self.agreement: dict[str, list[float]] = collections.defaultdict(list)
 
-    def add(self, split, image, raters):
+    def add(self, split: str, image: np.ndarray, raters: np.ndarray) -> None:
         """Count a case: image [C, H, W], raters [R, H, W] bool."""
+        modalities = f" of {len(image)} modalities" if len(image) > 1 else ""
         self.splits[split] += 1
-        self.sizes[
-            f"{image.shape[2]}x{image.shape[1]}" + (f" of {len(image)} modalities" if len(image) > 1 else "")
-        ] += 1
+        self.sizes[f"{image.shape[2]}x{image.shape[1]}{modalities}"] += 1
         self.raters[len(raters)] += 1
         self.masks += len(raters)
         self.empty += int((~raters.any((1, 2))).sum())
@@ -49,24 +52,25 @@ class Contents:
             pairs = ~np.eye(len(raters), dtype=bool)
             self.agreement["IoU of two raters"].append(iou_matrix(raters, raters)[pairs].mean())
             self.agreement["Dice of two raters"].append(dice_matrix(raters, raters)[pairs].mean())
-            self.agreement["GED of one rater against all"].append(
-                np.mean([metrics.squared_ged(rater[None], raters).total for rater in raters])
-            )
+            distances = [metrics.squared_ged(rater[None], raters).total for rater in raters]
+            self.agreement["GED of one rater against all"].append(float(np.mean(distances)))
 
-    def lines(self):
-        """All of it, to tell."""
-        for title, counts in (("sizes", self.sizes), ("raters", self.raters)):
-            yield f"{title}: " + ", ".join(f"{what} in {count} cases" for what, count in counts.most_common())
+    def lines(self) -> Iterator[str]:
+        """All of it, line by line."""
+        yield "sizes: " + ", ".join(f"{size} in {count} cases" for size, count in self.sizes.most_common())
+        yield "raters: " + ", ".join(f"{number} in {count} cases" for number, count in self.raters.most_common())
         if self.masks:
             yield f"empty masks: {self.empty} of {self.masks} ({100 * self.empty / self.masks:.1f} %)"
         for title, values in self.agreement.items():
             yield f"{title}: {np.mean(values):.3f} on average over {len(values)} cases"
 
 
-def check_data(config, data_config, tell=print):
-    """Tell every fault with its file, and what the cases are like. Returns the number of faults."""
+def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[str], None] = print) -> int:
+    """Report every fault with its file, and what the cases are like. Returns the number of faults."""
     folders = find_cases(config.data_dir)
-    reader, contents, faults, rows = CaseReader(config=data_config), Contents(), [], []
+    reader, contents = CaseReader(config=data_config), Contents()
+    faults: list[str] = []
+    sheet: list[list[tuple[str, np.ndarray]]] = []  # rows of titled tiles
     shown = set(np.unique(np.linspace(0, len(folders) - 1, SHEET_CASES).round().astype(int)).tolist())
     for k, (name, folder) in enumerate(tqdm(folders, unit="case", delay=2, leave=False, dynamic_ncols=True)):
         try:
@@ -77,28 +81,26 @@ def check_data(config, data_config, tell=print):
         contents.add(_split_of(config.data_dir, folder), image, raters)
         faults += grey_faults(folder, image)
         if k in shown:
-            rows.append(
-                [(name[:20], _small(image[0]))]
-                + [(f"rater {r}", _small(mask) > 0.5) for r, mask in enumerate(raters[:7])]
-            )
+            tiles = [(f"rater {r}", _small(mask) > 0.5) for r, mask in enumerate(raters[:7])]
+            sheet.append([(name[:20], _small(image[0])), *tiles])
     of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
     faults += of_split
 
     counts = ", ".join(f"{split or 'no split'} {count}" for split, count in sorted(contents.splits.items()))
-    tell(f"{contents.splits.total()} of {len(folders)} cases can be read: {counts}")
+    report(f"{contents.splits.total()} of {len(folders)} cases can be read: {counts}")
     for line in [*contents.lines(), *level_lines(reader.levels, data_config.label_threshold), *notes]:
-        tell(line)
-    if config.sheet and rows:
+        report(line)
+    if config.sheet and sheet:
         storage.make_folder(os.path.dirname(config.sheet) or ".")
-        storage.write_atomically(config.sheet, lambda file: pictures.grid(rows).save(file, format="PNG"))
-        tell(f"{len(rows)} of the cases: {config.sheet}")
+        storage.write_atomically(config.sheet, lambda file: pictures.grid(sheet).save(file, format="PNG"))
+        report(f"{len(sheet)} of the cases: {config.sheet}")
     for fault in faults:
-        tell(f"fault: {fault}")
-    tell(f"{len(faults)} faults" if faults else "no faults")
+        report(f"fault: {fault}")
+    report(f"{len(faults)} faults" if faults else "no faults")
     return len(faults)
 
 
-def grey_faults(folder, image):
+def grey_faults(folder: str, image: np.ndarray) -> list[str]:
     """A line for each modality of an image [C, H, W] that has a single grey level."""
     titles = ["the image"] if len(image) == 1 else [os.path.basename(file) for file in list_files(folder)[0]]
     return [
@@ -108,25 +110,28 @@ def grey_faults(folder, image):
     ]
 
 
-def level_lines(levels, label_threshold):
-    """What to tell of {label file: number of levels in it}."""
+def level_lines(levels: Mapping[str, int], label_threshold: float) -> Iterator[str]:
+    """The lines on {label file: number of levels in it}."""
     lossless = collections.Counter(min(count, MANY_LEVELS) for file, count in levels.items() if not is_jpeg(file))
     if lossless:
         counts = (
-            f"{'more than ' + str(count - 1) if count == MANY_LEVELS else count} in {files}"
+            f"{f'more than {count - 1}' if count == MANY_LEVELS else count} in {files}"
             for count, files in sorted(lossless.items())
         )
         yield f"levels in lossless labels: {', '.join(counts)}"
     if soft := sum(count > 2 for file, count in levels.items() if is_jpeg(file)):
-        yield f"{soft} JPEG labels have more than two levels, and are cut at {label_threshold:g} of full scale (--label_threshold)"
+        yield (
+            f"{soft} JPEG labels have more than two levels, and are cut at {label_threshold:g} of full scale "
+            "(--label_threshold)"
+        )
 
 
-def _split_of(data_dir, folder):
-    """The first folder below data_dir, if a case lies deeper."""
+def _split_of(data_dir: str, folder: str) -> str:
+    """The first folder below data_dir, if a case lies deeper; or else the empty string."""
     parts = os.path.relpath(folder, data_dir).split(os.sep)
     return parts[0] if len(parts) > 1 else ""
 
 
-def _small(plane):
+def _small(plane: np.ndarray) -> np.ndarray:
     """A plane on a tile of the sheet."""
     return resize(np.asarray(plane, dtype=np.float32), SHEET_SIDE)

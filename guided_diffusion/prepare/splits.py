@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +15,22 @@ from ..errors import DataError
 from ..system import storage
 
 
-def split_faults(data_dir, folders):
-    """([faults], [lines to tell]) of where cases lie, by manifest.csv, or by names where there is none, and by split.json.
+class Placed(NamedTuple):
+    """A case, its patient, and the split whose folder holds it."""
+
+    patient: str
+    case: str
+    split: str
+
+
+def split_faults(data_dir: str, folders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The faults and the notes, a line each, on where cases lie: by manifest.csv or else by names, and by split.json.
 
     folders  of the cases below data_dir
     """
-    faults, notes, drawn = [], [], {}
+    faults: list[str] = []
+    notes: list[str] = []
+    drawn: dict[str, str] = {}
     try:
         drawn, _ = read_split(data_dir)
     except DataError as error:
@@ -38,14 +50,17 @@ def split_faults(data_dir, folders):
     for patient, where in sorted(sides.items()):
         if len(where) > 1:
             faults.append(
-                f"{data_dir}: patient {patient} is in {' and '.join(sorted(where))}; put all cases of a patient into one split"
+                f"{data_dir}: patient {patient} is in {' and '.join(sorted(where))}; "
+                "put all cases of a patient into one split"
             )
     return faults, notes
 
 
-def _placed_by_manifest(data_dir, text, folders, faults):
-    """[(patient, case, split that it lies in)] of the manifest's rows; rows without a folder and folders without a row are faults."""
-    path, placed, listed = os.path.join(data_dir, "manifest.csv"), [], set()
+def _placed_by_manifest(data_dir: str, text: str, folders: Sequence[str], faults: list[str]) -> list[Placed]:
+    """The cases of the manifest's rows; rows without a folder and folders without a row are faults."""
+    path = os.path.join(data_dir, "manifest.csv")
+    placed: list[Placed] = []
+    listed = set()
     reader = csv.DictReader(io.StringIO(text))
     if missing := [name for name in ("case", "split", "patient") if name not in (reader.fieldnames or ())]:
         faults.append(f"{path}: the column {missing[0]} is missing; restore the file, or remove it")
@@ -53,16 +68,12 @@ def _placed_by_manifest(data_dir, text, folders, faults):
     for row in reader:
         case, split = row["case"] or "", row["split"] or ""
         listed.add(case)
-        found = [
-            name
-            for name in ("training", "validation", "testing")
-            if os.path.isdir(os.path.join(data_dir, name, case or "-"))
-        ]
+        found = [name for name in SPLITS if os.path.isdir(os.path.join(data_dir, name, case or "-"))]
         if not found:
             faults.append(f"{path}: case {case} of {split} has no folder; restore it, or remove the row")
         elif found != [split]:
             faults.append(f"{path}: case {case} is in {', '.join(found)}, not in {split}; move it back")
-        placed += [(row["patient"] or "", case, name) for name in found]
+        placed += [Placed(row["patient"] or "", case, name) for name in found]
     faults += [
         f"{folder}: {path} has no row of it; add one, or remove the case"
         for folder in folders
@@ -71,8 +82,8 @@ def _placed_by_manifest(data_dir, text, folders, faults):
     return placed
 
 
-def _placed_by_names(data_dir, folders, notes):
-    """[(patient, case, split)] of the cases whose names carry the patient, where there are several splits; the rule is told."""
+def _placed_by_names(data_dir: str, folders: Sequence[str], notes: list[str]) -> list[Placed]:
+    """The cases whose names carry the patient, where there are several splits; a note states the rule."""
     where = []
     for folder in folders:
         split, *within = os.path.relpath(folder, data_dir).split(os.sep)
@@ -80,64 +91,70 @@ def _placed_by_names(data_dir, folders, notes):
             where.append((SPLIT_NAMES[split], within))
     if len({split for split, _ in where}) < 2:
         return []
-    placed = [(patient_of(within), within[-1], split) for split, within in where]
-    known = [one for one in placed if one[0]]
+    known = []
+    for split, within in where:
+        if patient := patient_of(within):
+            known.append(Placed(patient, within[-1], split))
     if known:
+        patients = {one.patient for one in known}
+        notes.append(f"no manifest.csv: {len(patients)} patients by the names of {len(known)} cases ({PATIENT_RULE})")
+    if len(known) < len(where):
         notes.append(
-            f"no manifest.csv: {len({patient for patient, *_ in known})} patients by the names of {len(known)} cases ({PATIENT_RULE})"
-        )
-    if len(known) < len(placed):
-        notes.append(
-            f"no manifest.csv, and the names of {len(placed) - len(known)} cases tell no patient: whether one is in two splits is not known"
+            f"no manifest.csv, and the names of {len(where) - len(known)} cases name no patient: "
+            "whether one is in two splits is not known"
         )
     return known
 
 
-def assign_splits(patients, seed, known=None):
-    """{patient: split}, drawn with `seed`: of all patients 60 % training, 20 % validation, 20 % testing, the last ones at least one
-    patient where there are three.
+def assign_splits(patients: Iterable[str], seed: int, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """{patient: split}, drawn with `seed`: of all patients 60 % training, 20 % validation, 20 % testing.
 
-    known  {patient: split} that stand already, and stay; new patients first fill what these leave validation and testing short of
+    Where there are three patients or more, validation and testing have at least one each.
+
+    known  {patient: split} that are assigned already, and stay; new patients first fill up validation and testing
     """
-    known = dict(known or {})
-    new = sorted(set(patients) - known.keys())
+    split_of = dict(known or {})
+    new = sorted(set(patients) - split_of.keys())
     order = [new[k] for k in np.random.default_rng(seed).permutation(len(new))]
-    total = len(known) + len(new)
+    total = len(split_of) + len(new)
     held_out = max(1, round(SPLITS["testing"] * total)) if total >= 3 else 0
-    short = {
-        name: max(0, held_out - sum(split == name for split in known.values())) for name in ("testing", "validation")
-    }
+    assigned = collections.Counter(split_of.values())
+    short = {name: max(0, held_out - assigned[name]) for name in ("testing", "validation")}
     while sum(short.values()) > len(new):
-        short[max(short, key=short.get)] -= 1
-    for k, patient in enumerate(order):
-        known[patient] = "testing" if k < short["testing"] else "validation" if k < sum(short.values()) else "training"
-    return known
+        short[max(short, key=lambda name: short[name])] -= 1
+    sides = ["testing"] * short["testing"] + ["validation"] * short["validation"]
+    sides += ["training"] * (len(order) - len(sides))
+    return split_of | dict(zip(order, sides, strict=True))
 
 
-def read_split(out):
-    """({patient: split}, seed) of OUT/split.json; ({}, None) where there is none. DataError: damaged, or a patient in two."""
+def read_split(out: str) -> tuple[dict[str, str], int | None]:
+    """{patient: split} and the seed of OUT/split.json; ({}, None) where there is none.
+
+    DataError: the file is damaged, or has a patient in two splits.
+    """
     path = os.path.join(out, "split.json")
     content = storage.read_bytes(path)
     if content is None:
         return {}, None
     try:
-        told = json.loads(content)
-        patients = [(patient, split) for split in SPLITS for patient in told["patients"][split]]
-        seed = told["seed"]
+        stored = json.loads(content)
+        patients = [(patient, split) for split in SPLITS for patient in stored["patients"][split]]
+        seed = stored["seed"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: not a split as this program writes it ({error}); remove it, or name another --out"
         ) from error
-    split = dict(patients)
-    if len(split) < len(patients):
+    split_of = dict(patients)
+    if len(split_of) < len(patients):
         twice = next(patient for k, (patient, _) in enumerate(patients) if patient in dict(patients[:k]))
         raise DataError(f"{path}: patient {twice} is in two splits")
-    return split, seed
+    return split_of, seed
 
 
-def write_split(out, split, seed):
+def write_split(out: str, split_of: Mapping[str, str], seed: int) -> None:
     """Write {patient: split} as OUT/split.json."""
-    told = {"seed": seed, "patients": {name: sorted(p for p, s in split.items() if s == name) for name in SPLITS}}
-    storage.write_atomically(
-        os.path.join(out, "split.json"), lambda file: file.write((json.dumps(told, indent=1) + "\n").encode())
-    )
+    patients: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for patient, split in sorted(split_of.items()):
+        patients[split].append(patient)
+    content = json.dumps({"seed": seed, "patients": patients}, indent=1) + "\n"
+    storage.write_atomically(os.path.join(out, "split.json"), lambda file: file.write(content.encode()))

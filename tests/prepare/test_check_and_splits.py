@@ -118,7 +118,7 @@ def test_every_fault_of_one_case_is_told(split):
 def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(split):
     (split / "manifest.csv").unlink()
     done = check(split, "--sheet=")
-    assert done.returncode == 0 and "the names of 6 cases tell no patient" in done.stdout
+    assert done.returncode == 0 and "the names of 6 cases name no patient" in done.stdout
     names = {
         "training0": "p7_abc123_n1_z012",
         "training1": "p7_z3.5_c0",

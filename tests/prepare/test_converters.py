@@ -120,19 +120,17 @@ def test_round_trips_are_exact(name, tmp_path):
     assert done.returncode == 0, done.stderr
     got, rows = read(tmp_path / "out")
     assert len(got) == len(rows) == 12 and "12 cases" in done.stdout
-    for k, (_, _, planes, raters) in enumerate(cases):
-        case = got[name_of(k)]
-        np.testing.assert_array_equal(case.raters.numpy() > 0, raters[:num_raters])
-        assert rows[case.id]["areas"] == " ".join(str(mask.sum()) for mask in raters[:num_raters])
-        assert len(case.image) == len(planes)
+    for k, made in enumerate(cases):
+        case, raters = got[name_of(k)], made.raters[:num_raters]
+        np.testing.assert_array_equal(case.raters.numpy() > 0, raters)
+        assert rows[case.id]["areas"] == " ".join(str(mask.sum()) for mask in raters)
+        assert len(case.image) == len(made.planes)
         if planes_of:  # volumes are scaled as a whole, below
-            for plane, wanted in zip(case.image.numpy(), planes.values(), strict=True):
+            for plane, wanted in zip(case.image.numpy(), made.planes.values(), strict=True):
                 np.testing.assert_allclose(plane, planes_of(wanted), atol=0.5 / 65535 + 1e-7)
     if name == "ms-mri":
         for modality, title in enumerate(phantom_files.MODALITIES):
-            volume = np.stack(
-                [np.round(planes[title] * 255) for _, patient, planes, _ in cases if patient == "patient000"]
-            )
+            volume = np.stack([np.round(made.planes[title] * 255) for made in cases if made.patient == "patient000"])
             wanted = (volume - volume.min()) / (volume.max() - volume.min())
             for z in range(2):
                 np.testing.assert_allclose(got[f"training01_01_z{z:03d}"].image[modality].numpy(), wanted[z], atol=1e-5)
@@ -200,7 +198,7 @@ def test_brats_slices_of_the_published_size_are_cut(tmp_path):
 def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
     phantom_files.write_folders(tmp_path / "x", GREY)
     done = convert("folders", tmp_path / "x", tmp_path / "out", "--min_raters=4")
-    wanted = sum(raters.any((1, 2)).sum() >= 4 for *_, raters in GREY)
+    wanted = sum(made.raters.any((1, 2)).sum() >= 4 for made in GREY)
     assert 0 < wanted < 12 and f"{wanted} cases" in done.stdout and f"{12 - wanted} with too few raters" in done.stdout
 
 
@@ -208,7 +206,7 @@ def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
 BREAKS = {
     "lidc-pickle": (
         lambda folder: rewrite_pickle(folder / "x", "case003", masks=[]),
-        "x, case003: image, masks and series_uid are wanted",
+        "x, case003: image, masks and series_uid are needed",
     ),
     "lidc-hdf5": (
         lambda folder: h5py.File(folder / "x", "a")["val/images"].write_direct(
@@ -280,7 +278,7 @@ def test_uids_of_hdf5_are_its_patients(tmp_path):
 def test_a_pickle_says_that_it_is_split_by_series(tmp_path):
     phantom_files.write_pickle(tmp_path / "x", GREY)
     done = convert("lidc-pickle", tmp_path / "x", tmp_path / "out")
-    assert "note: the file tells series and no patients" in done.stdout and "12 cases of 6 series" in done.stdout
+    assert "note: the file names series and no patients" in done.stdout and "12 cases of 6 series" in done.stdout
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
@@ -324,7 +322,7 @@ def test_modalities_lie_along_the_axis_that_the_masks_lack(tmp_path):
     for name in ("image.nii.gz", "task01_seg01.nii.gz"):
         shape = (6, 6, 6) if name.startswith("image") else (6, 6)
         nibabel.save(nibabel.Nifti1Image(rng.random(shape).astype(np.float32), np.eye(4)), tmp_path / "x" / "a" / name)
-    assert_refused(convert("qubiq", tmp_path / "x", tmp_path / "cube"), "may lie along axis 0 or 1; tell by --axis")
+    assert_refused(convert("qubiq", tmp_path / "x", tmp_path / "cube"), "may lie along axis 0 or 1; give --axis")
     assert convert("qubiq", tmp_path / "x", tmp_path / "told", "--axis=1").returncode == 0
 
 

@@ -1,6 +1,7 @@
 """From the LIDC-IDRI download to cases, by the script: what comes out, what is told, and how it ends."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,7 +18,8 @@ from PIL import Image
 from guided_diffusion.data.image_files import read_label
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.prepare.lidc import dicom as lidc_dicom
-from guided_diffusion.prepare.phantoms import files as phantom_files
+from guided_diffusion.prepare.phantoms.files import make_cases
+from guided_diffusion.prepare.phantoms.lidc_files import write_lidc
 
 pytest.importorskip("pydicom")
 pytest.importorskip("defusedxml")
@@ -27,8 +29,8 @@ pytest.importorskip("defusedxml")
 def download(tmp_path_factory):
     """(folder, cases): the phantom of a download, two slices for each of five patients."""
     folder = tmp_path_factory.mktemp("download")
-    cases = phantom_files.make_cases(10, seed=7, size=64, num_raters=4)
-    phantom_files.write_lidc(folder, cases, size=96)
+    cases = make_cases(10, seed=7, size=64, num_raters=4)
+    write_lidc(folder, cases, size=96)
     return folder, cases
 
 
@@ -62,17 +64,17 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
             float(row["z"]) == -100 + 2.5 * int(row["slice"])
             and row["sop_uid"] == f"{row['series']}.{int(row['slice']) + 1}"
         )
-        name, patient, planes, raters = cases[2 * int(row["patient"][-3:]) + int(row["slice"])]
+        made = cases[2 * int(row["patient"][-3:]) + int(row["slice"])]
         case = tmp_path / "out" / row["split"] / row["case"]
         got = np.stack([read_label(str(case / f"label{k}_.png"))[0] for k in range(4)])
-        drawn = raters.any(0)
-        whole = np.pad(raters, ((0, 0), (32, 32), (32, 32)))
+        drawn = made.raters.any(0)
+        whole = np.pad(made.raters, ((0, 0), (32, 32), (32, 32)))
         rows_, columns = np.flatnonzero(np.pad(drawn, 32).any(1)), np.flatnonzero(np.pad(drawn, 32).any(0))
         top, left = (rows_[0] + rows_[-1]) // 2 - 32, (columns[0] + columns[-1]) // 2 - 32
         np.testing.assert_array_equal(got, whole[:, top : top + 64, left : left + 64])
-        assert row["areas"] == " ".join(str(mask.sum()) for mask in raters)
+        assert row["areas"] == " ".join(str(mask.sum()) for mask in made.raters)
         image = np.asarray(Image.open(case / f"image_{row['case']}.png"))
-        grey = np.pad(np.round(planes["flair"] * 255), 32)[top : top + 64, left : left + 64]
+        grey = np.pad(np.round(made.grey * 255), 32)[top : top + 64, left : left + 64]
         assert abs(image.astype(int) - grey).max() <= 1  # Hounsfield units are whole numbers
     for split_name in ("training", "validation", "testing"):
         assert len(LIDCDataset(tmp_path / "out" / split_name, 64)) > 0
@@ -139,10 +141,8 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     folder, cases = download
     both = tmp_path / "both"
     shutil.copytree(folder, both)
-    other = phantom_files.make_cases(2, seed=8, size=64, num_raters=4)
-    phantom_files.write_lidc(
-        tmp_path / "more", [(name, "patient900", planes, raters) for name, _, planes, raters in other], size=96
-    )
+    other = make_cases(2, seed=8, size=64, num_raters=4)
+    write_lidc(tmp_path / "more", [dataclasses.replace(case, patient="patient900") for case in other], size=96)
     import pydicom
 
     for path in (tmp_path / "more" / "dicom" / "patient900").iterdir():  # another series of the first patient
@@ -161,7 +161,7 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     own = [row for row in rows if row["patient"] == "patient000"]
     assert len({row["series"] for row in own}) == 2 and len({row["split"] for row in own}) == 1
     assert len({row["case"].split("_")[1] for row in own}) == 2 and len({row["case"] for row in rows}) == len(rows)
-    wanted = sum(raters.any((1, 2)).sum() >= 3 for *_, raters in [*cases, *other])
+    wanted = sum(case.raters.any((1, 2)).sum() >= 3 for case in [*cases, *other])
     assert done.stdout.count("fewer than 3 readers drew within the crop") >= 1
     assert len(rows) == wanted and all(sum(area != "0" for area in row["areas"].split()) >= 3 for row in rows)
 

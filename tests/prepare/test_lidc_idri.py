@@ -1,4 +1,4 @@
-"""LIDC-IDRI's files: outlines against hand-drawn masks and another library's fill, nodules of several readers, DICOM of every kind."""
+"""LIDC-IDRI's files: outlines against hand-drawn masks and another library's fill, nodules of several readers, DICOM."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,12 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from guided_diffusion.errors import DataError
-from guided_diffusion.prepare.lidc import idri
+from guided_diffusion.prepare.lidc.crops import Square, crop, to_window
 from guided_diffusion.prepare.lidc.dicom import Series, find_series, read_series
-from guided_diffusion.prepare.lidc.idri import Outline, draw, find_nodules, read_xml
-from guided_diffusion.prepare.phantoms import files as phantom_files
+from guided_diffusion.prepare.lidc.idri import draw, find_nodules
+from guided_diffusion.prepare.lidc.readings import Annotation, Outline, Reading, read_xml
+from guided_diffusion.prepare.phantoms import lidc_files
+from guided_diffusion.prepare.phantoms.files import make_cases
 
 pytest.importorskip("pydicom")
 pytest.importorskip("defusedxml")
@@ -130,7 +132,7 @@ def hand_drawn(tmp_path):
         ("c", 3, {"big_endian": True}),
         ("d", 1, {}),
     ):
-        phantom_files.write_slice(
+        lidc_files.write_slice(
             tmp_path / "dicom" / "a" / f"{name}.dcm",
             hounsfield,
             -12.5 + 2.5 * number,
@@ -208,16 +210,16 @@ def test_filling_agrees_with_another_librarys_away_from_the_outlines(hole):
 
 
 def test_outlines_of_the_phantoms_are_read_back_pixel_for_pixel():
-    for name, _, _, raters in phantom_files.make_cases(20, seed=4, size=64, num_raters=4, num_nodules=2):
-        for mask in raters:
-            outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in phantom_files.outlines_of(mask)]
-            np.testing.assert_array_equal(draw(outlines, mask.shape), mask, err_msg=name)
+    for case in make_cases(20, seed=4, size=64, num_raters=4, num_nodules=2):
+        for mask in case.raters:
+            outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in lidc_files.outlines_of(mask)]
+            np.testing.assert_array_equal(draw(outlines, mask.shape), mask, err_msg=case.name)
 
 
 def test_an_island_in_a_hole_stays():
     frame = np.zeros((20, 20), bool)
     frame[2:18, 2:18], frame[5:15, 5:15], frame[8:12, 8:12] = True, False, True
-    outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in phantom_files.outlines_of(frame)]
+    outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in lidc_files.outlines_of(frame)]
     for order in (outlines, outlines[::-1]):
         np.testing.assert_array_equal(draw(order, frame.shape), frame)
 
@@ -230,7 +232,7 @@ def test_outlines_that_leave_the_image_are_cut():
 
 
 def reading_of(*annotations, num_readers=4):
-    return idri.Reading("x.xml", "1", num_readers, [idri.Annotation(*a) for a in annotations], 0)
+    return Reading("x.xml", "1", num_readers, [Annotation(*a) for a in annotations], 0)
 
 
 def square_at(x, y, side=6, sop="1.1"):
@@ -306,7 +308,7 @@ def test_of_slices_at_one_height_the_one_that_readers_drew_on_is_taken(tmp_path)
     for path, uid, z, hounsfield in zip(
         files, ("1.1", "1.2", "1.3", "1.4"), (0.0, 0.004, 2.5, 0.0), (10, 20, 30, 40), strict=True
     ):
-        phantom_files.write_slice(path, np.full((40, 40), hounsfield), z, series_uid="1", sop_uid=uid, patient="P")
+        lidc_files.write_slice(path, np.full((40, 40), hounsfield), z, series_uid="1", sop_uid=uid, patient="P")
     files = [str(path) for path in files]
     for drawn, uid, hounsfield in (({"1.2", "1.3"}, "1.2", 20), (set(), "1.1", 10)):
         series = read_series("1", files, drawn)
@@ -356,7 +358,7 @@ def test_more_pixels_or_frames_than_the_series_has_are_refused_before_they_are_d
     import pydicom
 
     path = tmp_path / "a.dcm"
-    phantom_files.write_slice(path, np.zeros((8, 8)), 1.0, series_uid="1", sop_uid="1.1", patient="P")
+    lidc_files.write_slice(path, np.zeros((8, 8)), 1.0, series_uid="1", sop_uid="1.1", patient="P")
     series, data = read_series("1", [str(path)]), pydicom.dcmread(path)
     for tag, value in (("Rows", 60_000), ("NumberOfFrames", 10**9)):
         changed = pydicom.dcmread(path)
@@ -372,7 +374,7 @@ def test_more_pixels_or_frames_than_the_series_has_are_refused_before_they_are_d
 @pytest.mark.parametrize("tag", ["PixelSpacing", "ImagePositionPatient", "RescaleSlope"])
 def test_missing_tags_are_named_or_told(tmp_path, tag):
     path = tmp_path / "a.dcm"
-    phantom_files.write_slice(
+    lidc_files.write_slice(
         path, np.zeros((8, 8)), 1.0, series_uid="1.2", sop_uid="1.2.3", patient="P", intercept=0, leave_out=(tag,)
     )
     if tag == "RescaleSlope":
@@ -388,14 +390,14 @@ def test_missing_tags_are_named_or_told(tmp_path, tag):
 
 def test_crops_are_centred_padded_and_resampled():
     plane = np.arange(20.0 * 30).reshape(20, 30).astype(np.float32)
-    np.testing.assert_array_equal(idri.crop(plane, (10, 15), (0.7, 0.7), 8, None, 0), plane[6:14, 11:19])
-    np.testing.assert_array_equal(idri.crop(plane, (10, 15), (0.5, 0.5), 8, 0.5, 0), plane[6:14, 11:19])
-    corner = idri.crop(plane, (0, 0), (0.7, 0.7), 8, None, -5)
+    np.testing.assert_array_equal(crop(plane, Square((10, 15), (0.7, 0.7), 8, None), 0), plane[6:14, 11:19])
+    np.testing.assert_array_equal(crop(plane, Square((10, 15), (0.5, 0.5), 8, 0.5), 0), plane[6:14, 11:19])
+    corner = crop(plane, Square((0, 0), (0.7, 0.7), 8, None), -5)
     assert (corner[:4] == -5).all() and (corner[:, :4] == -5).all() and (corner[4:, 4:] == plane[:4, :4]).all()
-    wide = idri.crop(plane, (10, 15), (1.0, 2.0), 8, 1.0, 0)  # columns are twice as far apart as the crop's
+    wide = crop(plane, Square((10, 15), (1.0, 2.0), 8, 1.0), 0)  # columns are twice as far apart as the crop's
     np.testing.assert_allclose(wide[:, 4], plane[6:14, 15])
     np.testing.assert_allclose(wide[:, 5], plane[6:14, 15:17].mean(1))
-    assert idri.to_window(np.array([-2000.0, -1000, -300, 400, 3000]), -1000, 400).tolist() == [0, 0, 128, 255, 255]
+    assert to_window(np.array([-2000.0, -1000, -300, 400, 3000]), -1000, 400).tolist() == [0, 0, 128, 255, 255]
 
 
 def test_xml_that_would_expand_or_read_files_is_refused_by_name(hand_drawn, tmp_path):

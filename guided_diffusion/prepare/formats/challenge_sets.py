@@ -3,14 +3,19 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import DataError
 from ...system.storage import walk
-from ..case_writer import RawCase, safe_name
+from ..case_writer import Origin, RawCase, safe_name
 from .foreign_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
+
+if TYPE_CHECKING:
+    from .converters import ConvertConfig
 
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")
@@ -18,7 +23,9 @@ MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of eac
 MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(?:\.gz)?", re.IGNORECASE)
 
 
-def slices(name, volumes, masks, patient, axis=None):
+def slices(
+    name: str, volumes: Mapping[str, np.ndarray], masks: Sequence[np.ndarray], patient: str, axis: int | None = None
+) -> Iterator[RawCase]:
     """A RawCase of pictures, or one for each slice of volumes along `axis` (None: the last).
 
     volumes, masks  {modality: array in [0, 1]} and bool arrays, as `nifti` reads them
@@ -28,63 +35,56 @@ def slices(name, volumes, masks, patient, axis=None):
         raise DataError(f"{name}: images and masks of {sorted(shapes)} do not belong together")
     shape = next(iter(shapes))
     if len(shape) == 2:
-        return [
-            RawCase(
-                name, {modality: plane.T for modality, plane in volumes.items()}, [plane.T for plane in masks], patient
-            )
-        ]
+        planes = {modality: plane.T for modality, plane in volumes.items()}
+        yield RawCase(name, planes, [plane.T for plane in masks], patient)
+        return
     axis = 2 if axis is None else axis
-    return (
-        RawCase(
-            f"{name}_z{k:03d}",
-            {modality: volume.take(k, axis).T for modality, volume in volumes.items()},
-            [volume.take(k, axis).T for volume in masks],
-            patient,
-            told={"slice": k},
-        )
-        for k in range(shape[axis])
-    )
+    for k in range(shape[axis]):
+        planes = {modality: volume.take(k, axis).T for modality, volume in volumes.items()}
+        raters = [volume.take(k, axis).T for volume in masks]
+        yield RawCase(f"{name}_z{k:03d}", planes, raters, patient, origin=Origin(slice=k))
 
 
-def qubiq(config):
+def qubiq(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
     """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; modalities, or slices, along a third axis."""
     return each(folders_with(config.src, "image.nii.gz"), partial(_qubiq_case, config))
 
 
-def _qubiq_case(config, folder):
+def _qubiq_case(config: "ConvertConfig", folder: str) -> Iterator[RawCase]:
     name = safe_name(os.path.relpath(folder, config.src).replace(os.sep, "-"), config.src)
-    wanted = re.compile(rf"task{config.task:02d}_seg(\d+)\.nii(\.gz)?")
-    files = sorted(
-        (file for file in os.listdir(folder) if wanted.fullmatch(file)), key=lambda file: int(wanted.fullmatch(file)[1])
-    )
+    mask_name = re.compile(rf"task{config.task:02d}_seg(\d+)\.nii(\.gz)?")
+    files = [(int(match[1]), file) for file in os.listdir(folder) if (match := mask_name.fullmatch(file))]
     if not files:
         raise DataError(f"{folder}: no task{config.task:02d}_seg01.nii.gz (--task)")
     path = os.path.join(folder, "image.nii.gz")
-    image, masks = nifti(path), [nifti(os.path.join(folder, file)) > 0 for file in files]
+    image, masks = nifti(path), [nifti(os.path.join(folder, file)) > 0 for _, file in sorted(files)]
     if image.ndim == 3 and masks[0].ndim == 2:
         planes = np.moveaxis(image, _axis_of_modalities(folder, image.shape, masks[0].shape, config.axis), 0)
         return slices(name, {f"m{k}": scaled(plane, path) for k, plane in enumerate(planes)}, masks, name)
     return slices(name, {"": scaled(image, path)}, masks, name, config.axis)
 
 
-def _axis_of_modalities(folder, image_shape, mask_shape, axis):
+def _axis_of_modalities(
+    folder: str, image_shape: tuple[int, ...], mask_shape: tuple[int, ...], axis: int | None
+) -> int:
     """The axis without which an image has the shape of its masks; `axis`, if it is given."""
     fitting = [k for k in range(3) if image_shape[:k] + image_shape[k + 1 :] == mask_shape and axis in (None, k)]
     if not fitting:
-        raise DataError(
-            f"{folder}: an image of {image_shape} and masks of {mask_shape} do not belong together"
-            + ("" if axis is None else " (--axis)")
-        )
+        flag = "" if axis is None else " (--axis)"
+        raise DataError(f"{folder}: an image of {image_shape} and masks of {mask_shape} do not belong together{flag}")
     if len(fitting) > 1:
         raise DataError(
-            f"{folder}: the modalities of {image_shape} may lie along axis {fitting[0]} or {fitting[1]}; tell by --axis"
+            f"{folder}: the modalities of {image_shape} may lie along axis {fitting[0]} or {fitting[1]}; give --axis"
         )
     return fitting[0]
 
 
-def brats(config):
-    """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz, 240x240, cut by 8 at each side; all classes merged."""
-    groups = defaultdict(dict)
+def brats(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
+    """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz, all classes merged.
+
+    Those of 240x240 are cut by 8 at each side.
+    """
+    groups: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for base, _, files in walk(config.src):
         for file in files:
             parts = file.split("_")
@@ -93,7 +93,7 @@ def brats(config):
     return each(sorted(groups.items()), _brats_case)
 
 
-def _brats_case(item):
+def _brats_case(item: tuple[tuple[str, str], Mapping[str, str]]) -> Iterator[RawCase]:
     (base, stem), files = item
     if missing := [modality for modality in (*BRATS, "seg") if modality not in files]:
         raise DataError(f"{os.path.join(base, stem)}: the modality {missing[0]} is missing")
@@ -105,65 +105,76 @@ def _brats_case(item):
     return slices(name, planes, [arrays["seg"] > 0], "_".join(stem.split("_")[:3]))
 
 
-def ms_mri(config):
-    """Multiple sclerosis: *_flair_*, *_t1_* or *_mprage_*, *_t2_*, *_pd_* volumes, *_mask1*, *_mask2*; a case for each slice.
+def ms_mri(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
+    """Multiple sclerosis: *_flair_*, *_t1_* or *_mprage_*, *_t2_*, *_pd_* volumes, *_mask1*, *_mask2*, slice by slice.
 
-    Of several files of one volume that named _pp is taken, or else one in a folder preprocessed, or else the first by path.
+    Of several files of one volume that named _pp is taken, or else one in a folder preprocessed, or else the first by
+    path.
     """
-    groups = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for base, _, files in walk(config.src):
         for file in files:
             if match := MS_FILE.fullmatch(file):
                 groups[match[1]][match[2].lower()].append(os.path.join(base, file))
-    several = [paths for files in groups.values() for paths in files.values() if len(paths) > 1]
+    volumes = [paths for files in groups.values() for paths in files.values()]
+    several = [paths for paths in volumes if len(paths) > 1]
     if several:
-        yield f"{len(several)} volumes are there more than once, preprocessed and not, say; {_preprocessed(several[0])} is taken for one"
+        yield (
+            f"{len(several)} volumes are there more than once, preprocessed and not, say; "
+            f"{_preprocessed(several[0])} is taken for one"
+        )
     yield from each(sorted(groups.items()), partial(_ms_visit, config))
 
 
-def _preprocessed(paths):
+def _preprocessed(paths: Iterable[str]) -> str:
     """The preprocessed one of files of one volume."""
-    return min(
-        paths,
-        key=lambda path: (
-            "_pp." not in os.path.basename(path).lower(),
-            "preprocessed" not in path.lower().split(os.sep),
-        ),
-        default=None,
-    )
+
+    def rank(path: str) -> tuple[bool, bool]:
+        return "_pp." not in os.path.basename(path).lower(), "preprocessed" not in path.lower().split(os.sep)
+
+    return min(paths, key=rank)
 
 
-def _ms_visit(config, item):
+def _ms_visit(config: "ConvertConfig", item: tuple[str, Mapping[str, list[str]]]) -> Iterator[RawCase]:
     stem, files = item
-    chosen = {names[0]: _preprocessed([path for name in names for path in files.get(name, ())]) for names in MS}
+    found = {names[0]: [path for name in names for path in files.get(name, ())] for names in MS}
     numbers = sorted((name for name in files if name.startswith("mask")), key=lambda name: int(name[4:]))
-    if missing := [name for name, path in chosen.items() if path is None] or ([] if numbers else ["mask1"]):
+    missing = [name for name, paths in found.items() if not paths]
+    if not numbers:
+        missing.append("mask1")
+    if missing:
         raise DataError(f"{config.src}: {stem} has no {missing[0]}")
+    chosen = {name: _preprocessed(paths) for name, paths in found.items()}
     volumes = {name: scaled(nifti(path), path) for name, path in chosen.items()}
-    return slices(
-        stem, volumes, [nifti(_preprocessed(files[name])) > 0 for name in numbers], stem.split("_")[0], config.axis
-    )
+    masks = [nifti(_preprocessed(files[name])) > 0 for name in numbers]
+    return slices(stem, volumes, masks, stem.split("_")[0], config.axis)
 
 
-def folders(config):
-    """Folders with one picture and masks of any names that say so (mask, label, seg, gt, rater, expert), PNG, JPEG, BMP or TIFF."""
+def folders(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
+    """Folders with a picture and masks whose names say so (mask, label, seg, gt, rater, expert).
+
+    PNG, JPEG, BMP or TIFF.
+    """
     return each(walk(config.src), partial(_pictures_of, config))
 
 
-def _pictures_of(config, item):
+def _pictures_of(config: "ConvertConfig", item: tuple[str, list[str], list[str]]) -> list[RawCase]:
     base, _, files = item
     pictures = [file for file in files if PICTURE.search(file)]
-    masks, images = ([file for file in pictures if bool(MASK.search(file)) == is_mask] for is_mask in (True, False))
+    masks = [file for file in pictures if MASK.search(file)]
+    images = [file for file in pictures if not MASK.search(file)]
     if not masks or not images:
         return []
     if len(images) > 1:
         raise DataError(
-            f"{base}: {len(images)} pictures whose names are no mask's, {images[0]} and {images[1]}; one is wanted"
+            f"{base}: {len(images)} pictures whose names are no mask's, {images[0]} and {images[1]}; one is needed"
         )
     name = os.path.relpath(base, config.src).replace(os.sep, "-")
     name = os.path.basename(os.path.abspath(base)) if name == "." else name
-    in_order = sorted(
-        masks, key=lambda file: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file)]
-    )
-    raters = [mask(os.path.join(base, file), config.label_threshold) for file in in_order]
+    raters = [mask(os.path.join(base, file), config.label_threshold) for file in sorted(masks, key=_in_natural_order)]
     return [RawCase(name, {"": picture(os.path.join(base, images[0]))}, raters, name)]
+
+
+def _in_natural_order(name: str) -> list[int | str]:
+    """A key by which rater10 comes after rater9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

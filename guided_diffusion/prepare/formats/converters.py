@@ -1,18 +1,19 @@
 """Published data sets and preparations -> folders of cases. docs/data.md says where each comes from.
 
-A converter takes a ConvertConfig and yields `RawCase`s; in the place of a case that is refused, the DataError that names the file;
-and lines to tell, as text. It raises a DataError where the whole source is refused.
+A converter takes a ConvertConfig and yields `RawCase`s; in the place of a case that is refused, the DataError that
+names the file; and notes to report, as text. It raises a DataError where the whole source is refused.
 """
 
 import os
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
 from ...flags.fields import Flag, config
-from ..case_writer import STAGE, CaseFolder
+from ..case_writer import STAGE, CaseFolder, ManifestRow
 from ..lidc import published
 from ..splits import assign_splits, read_split
 from . import challenge_sets
@@ -63,43 +64,65 @@ def check_convert_config(name, config):
         raise ConfigError(f"--out {config.out} holds converted cases already: name a new folder")
 
 
-def convert(name, config, tell=print):
-    """Write every case of a source of the format `name` into config.out. Returns the rows of the manifest, and the faults of the cases
-    that are refused. DataError: there is no other.
+class Staged(NamedTuple):
+    """A case that is written; `split` is its own, or None where it is to be drawn."""
+
+    row: ManifestRow
+    split: str | None
+
+
+def convert(
+    name: str, config: ConvertConfig, report: Callable[[str], None] = print
+) -> tuple[list[ManifestRow], list[str]]:
+    """Write every case of a source of the format `name` into config.out.
+
+    Returns the rows of the manifest, and the faults of the cases that are refused. DataError: there is no other case.
     """
     check_convert_config(name, config)
-    out, split, faults = CaseFolder(config.out, config.src), {}, []
+    out = CaseFolder(config.out, config.src)
+    faults: list[str] = []
     known, _ = read_split(config.out)
-    staged, passed_over = _stage(name, config, out, faults, tell)
+    staged, passed_over = _stage(name, config, out, faults, report)
     if not staged:
-        few = f" ({passed_over} have too few raters: --min_raters)" if passed_over else ""
-        more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        raise DataError(faults[0] + more if faults else f"{config.src}: no case of the format {name}{few}")
-    drawn = assign_splits({patient for patient, own, _ in staged if own is None}, config.seed, known)
+        raise DataError(_why_nothing_is_left(name, config, faults, passed_over))
+    drawn = assign_splits({row.patient for row, own in staged if own is None}, config.seed, known)
+    split_of: dict[str, str] = {}
     rows = []
-    for patient, own, row in staged:
-        if split.setdefault(patient, own or drawn[patient]) != (own or drawn[patient]):
+    for row, own in staged:
+        wanted = own or drawn[row.patient]
+        split = split_of.setdefault(row.patient, wanted)
+        if split != wanted:
             raise DataError(
-                f"{config.src}: patient {patient} is in {split[patient]} and {own}; put all cases of a patient into one split"
+                f"{config.src}: patient {row.patient} is in {split} and {own}; "
+                "put all cases of a patient into one split"
             )
-        rows.append(out.move(row, split[patient]))
-    out.finish(rows, split, config.seed)
-    counts = ", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in SPLITS)
-    tell(
-        f"{len(rows)} cases of {len(split)} {KEPT_TOGETHER.get(name, 'patients')} in {config.out}: {counts}"
-        + (f"; {passed_over} with too few raters passed over" if passed_over else "")
-    )
+        rows.append(out.move(row, split))
+    out.finish(rows, split_of, config.seed)
+    counts = ", ".join(f"{split} {sum(row.split == split for row in rows)}" for split in SPLITS)
+    few = f"; {passed_over} with too few raters passed over" if passed_over else ""
+    groups = KEPT_TOGETHER.get(name, "patients")
+    report(f"{len(rows)} cases of {len(split_of)} {groups} in {config.out}: {counts}{few}")
     for fault in faults:
-        tell(f"fault: {fault}")
+        report(f"fault: {fault}")
     return rows, faults
 
 
-def _stage(name, config, out, faults, tell):
-    """([(patient, own split, row)] of the cases that are written, how many have too few raters)."""
+def _why_nothing_is_left(name: str, config: ConvertConfig, faults: list[str], passed_over: int) -> str:
+    """The message for a source without a case that can be written."""
+    if faults:
+        return faults[0] + (f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else "")
+    few = f" ({passed_over} have too few raters: --min_raters)" if passed_over else ""
+    return f"{config.src}: no case of the format {name}{few}"
+
+
+def _stage(
+    name: str, config: ConvertConfig, out: CaseFolder, faults: list[str], report: Callable[[str], None]
+) -> tuple[list[Staged], int]:
+    """The cases that are written, and the number of those with too few raters."""
     staged, passed_over = [], 0
     for case in FORMATS[name](config):
         if isinstance(case, str):
-            tell(f"note: {case}")
+            report(f"note: {case}")
             continue
         if isinstance(case, DataError):
             faults.append(str(case))
@@ -110,7 +133,7 @@ def _stage(name, config, out, faults, tell):
             passed_over += 1
             continue
         try:
-            staged.append((case.patient, case.split, out.write(case, case.split or STAGE)))
+            staged.append(Staged(out.write(case, case.split or STAGE), case.split))
         except DataError as error:
             faults.append(str(error))
     return staged, passed_over

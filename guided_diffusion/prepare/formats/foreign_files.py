@@ -1,20 +1,25 @@
-"""Files of foreign formats as arrays, with limits; and cases one by one, a refused one no end to the others."""
+"""Files of foreign formats as arrays, with limits; and cases one by one, of which a refused one ends no others."""
 
 import math
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from ...data.image_files import is_jpeg, read_pixels
 from ...errors import DataError
 from ...system.storage import walk
+from ..case_writer import RawCase
 
 PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # the end of a picture's name
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
 
+Item = TypeVar("Item")
 
-def each(items, make):
+
+def each(items: Iterable[Item], make: Callable[[Item], Iterable[RawCase]]) -> Iterator[RawCase | DataError]:
     """The cases of `make(item)`, an iterable, for each item; in the place of those that it refuses, its DataError."""
     for item in items:
         try:
@@ -23,7 +28,7 @@ def each(items, make):
             yield error
 
 
-def refuse_huge(shape, source):
+def refuse_huge(shape: Sequence[int], source: str) -> None:
     """Refuse what no image of the field is before memory is taken for it."""
     if math.prod(shape) > MOST_PIXELS:
         raise DataError(
@@ -31,7 +36,7 @@ def refuse_huge(shape, source):
         )
 
 
-def scaled(values, source):
+def scaled(values: np.ndarray, source: str) -> np.ndarray:
     """Grey levels of any range as floats in [0, 1], by their own least and greatest."""
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
@@ -40,19 +45,19 @@ def scaled(values, source):
     return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
 
 
-def folders_in(path):
+def folders_in(path: str) -> list[str]:
     """The names of the folders in `path`, sorted."""
     if not os.path.isdir(path):
         raise DataError(f"{path}: no such folder")
     return sorted(name for name in os.listdir(path) if os.path.isdir(os.path.join(path, name)))
 
 
-def files_in(path):
+def files_in(path: str) -> list[str]:
     """The names in `path`, sorted; none where there is no such folder."""
     return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
 
-def folders_with(path, file):
+def folders_with(path: str, file: str) -> list[str]:
     """The folders below `path` that hold a file of that name, sorted."""
     found = [base for base, _, files in walk(path) if file in files]
     if not found:
@@ -60,13 +65,18 @@ def folders_with(path, file):
     return sorted(found)
 
 
-def picture(path):
-    """Grey levels [H, W] as they are stored, uint8 or uint16; those of 32 bits, which have no full scale, in [0, 1] by their own range."""
+def picture(path: str) -> np.ndarray:
+    """Grey levels [H, W] as they are stored, uint8 or uint16.
+
+    Those of 32 bits, which have no full scale, are in [0, 1] by their own range.
+    """
     pixels, full_scale = read_pixels(path)
-    return scaled(pixels, path) if full_scale is None else pixels.astype(np.uint8 if full_scale == 255 else np.uint16)
+    if full_scale is None:
+        return scaled(pixels, path)
+    return pixels.astype(np.uint8 if full_scale == 255 else np.uint16)
 
 
-def mask(path, label_threshold):
+def mask(path: str, label_threshold: float) -> np.ndarray:
     """A mask [H, W] bool: what lies above 0, or of a JPEG above that share of full scale."""
     pixels, full_scale = read_pixels(path)
     if not np.isfinite(pixels).all():
@@ -74,17 +84,18 @@ def mask(path, label_threshold):
     return pixels > (label_threshold * full_scale if is_jpeg(path) else 0)
 
 
-def nifti(path):
+def nifti(path: str) -> np.ndarray:
     """The array of a NIfTI file as it is stored; the affine is not applied.
 
-    Axes of length 1 fall away at the end, and all of them where two others are left. Viewers show [x, y]; rows first is its transpose.
+    Trailing axes of length 1 are removed, and all of them where two others are left. Viewers show [x, y]; rows first is
+    its transpose.
     """
     try:
         import nibabel
     except ImportError:
         raise DataError('NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
     try:
-        stored = nibabel.load(path).dataobj
+        stored = nibabel.load(path).dataobj  # type: ignore[attr-defined]  # of an image, which a NIfTI file is
         refuse_huge(stored.shape, path)
         array = np.asarray(stored)
     except DataError:

@@ -1,12 +1,16 @@
 """Pickles of numpy arrays and plain containers, read without calling anything that a file could choose.
 
-The pickle machine is given no real type of numpy: what it builds are holders that keep names and bytes, which are checked and turned
-into arrays by this module alone. It is the one in Python, whose memo grows with the file and not by what the file claims.
+The pickle machine is given no real type of numpy: what it builds are holders that keep names and bytes, which are
+checked and turned into arrays by this module alone. It is the one in Python, whose memo grows with the file and not by
+what the file claims.
 """
 
 import math
+import os
 import pickle
 import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,12 +22,12 @@ PLAIN_TYPE = re.compile(r"[<>|=]?[biufcSU?]\d*")
 class _Type:
     """A numpy type by its name; its state may say the byte order and nothing else."""
 
-    def __init__(self, name, *flags):
+    def __init__(self, name: object, *flags: object) -> None:
         if not isinstance(name, str) or not PLAIN_TYPE.fullmatch(name):
             raise pickle.UnpicklingError(f"arrays of the type {name!r}")
         self.dtype = np.dtype(name)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Sequence[Any]) -> None:
         _, order, *parts = state
         if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
             raise pickle.UnpicklingError("arrays of a composed type")
@@ -34,35 +38,33 @@ class _Type:
 class _Array:
     """An array that its state fills."""
 
-    value = None
+    value: np.ndarray | None = None
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Sequence[Any]) -> None:
         _, shape, kind, fortran, raw = state
         self.value = _array(raw, kind, shape, "F" if fortran else "C")
 
 
-def _array(raw, kind, shape, order="C"):
+def _array(raw: object, kind: object, shape: Sequence[object], order: Any = "C") -> np.ndarray:
+    """The array of bytes that a file gives, after a check of all that it claims."""
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    if (
-        not isinstance(kind, _Type)
-        or not isinstance(raw, (bytes, bytearray))
-        or not all(isinstance(n, int) and n >= 0 for n in shape)
-    ):
+    sizes = [n for n in shape if isinstance(n, int) and n >= 0]
+    if not isinstance(kind, _Type) or not isinstance(raw, (bytes, bytearray)) or len(sizes) < len(shape):
         raise pickle.UnpicklingError("an array without type, shape and bytes")
-    if len(raw) != math.prod(shape) * kind.dtype.itemsize:
-        raise pickle.UnpicklingError(f"an array of shape {shape} in {len(raw)} bytes")
-    return np.frombuffer(bytes(raw), kind.dtype).reshape(shape, order=order)
+    if len(raw) != math.prod(sizes) * kind.dtype.itemsize:
+        raise pickle.UnpicklingError(f"an array of shape {tuple(sizes)} in {len(raw)} bytes")
+    return np.frombuffer(bytes(raw), kind.dtype).reshape(sizes, order=order)
 
 
-def _scalar(kind, raw=b""):
+def _scalar(kind: object, raw: object = b"") -> Any:
     return _array(raw, kind, (1,))[0]
 
 
-def _encode(text, encoding="latin1"):  # bytes, in pickles of the oldest protocols
+def _encode(text: str, encoding: str = "latin1") -> bytes:  # bytes, in pickles of the oldest protocols
     return text.encode("latin1")
 
 
-ALLOWED = {
+ALLOWED: dict[tuple[str, str], str | Callable[..., Any]] = {
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): _Type,
     ("collections", "OrderedDict"): dict,
@@ -75,17 +77,18 @@ for package in ("numpy.core", "numpy._core"):
 
 
 class _Unpickler(pickle._Unpickler):
-    dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no numpy array or plain container")
         return ALLOWED[module, name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: object) -> None:
         raise pickle.UnpicklingError("it refers to things outside")
 
-    def load_build(self):
+    def load_build(self) -> None:
         """Fill a holder; nothing else has a state that a file may set."""
         state = self.stack.pop()
         if not isinstance(self.stack[-1], (_Type, _Array)):
@@ -95,7 +98,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
 
-def _filled(content, done):
+def _filled(content: Any, done: dict[int, tuple[Any, Any]]) -> Any:
     """The content with arrays in the place of their holders; a part that stands in several places is turned once."""
     if id(content) not in done:
         if isinstance(content, (_Array, _Type)):
@@ -110,7 +113,7 @@ def _filled(content, done):
     return done[id(content)][1]
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> Any:
     """The content of a pickle file. DataError: it holds anything else, or is damaged; nothing of it has been run."""
     try:
         with open(path, "rb") as file:

@@ -2,12 +2,17 @@
 
 import os
 import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...errors import DataError
 from ...system.storage import walk
+
+if TYPE_CHECKING:
+    from .readings import Outline
 
 MOST_SIDE = 4096  # pixels of a scan
 SAME_HEIGHT = 0.01  # mm: slices that are closer lie at one height
@@ -41,9 +46,11 @@ class Series:
     locations: list[float] = field(default_factory=list)  # mm, SliceLocation; nan where a file has none
     dropped: dict[str, int] = field(default_factory=dict)  # {UID of a slice left out: number of the one at its height}
 
-    def heights_for(self, outlines):
-        """The heights by which outlines of unknown UIDs are to be found, and whether these are SliceLocation's: in some scans its sign
-        differs from ImagePositionPatient's, and the readers' heights follow the one or the other.
+    def heights_for(self, outlines: Iterable["Outline"]) -> tuple[list[float], bool]:
+        """The heights by which outlines of unknown UIDs are to be found, and whether these are SliceLocation's.
+
+        In some scans its sign differs from ImagePositionPatient's, and the readers' heights follow the one or the
+        other.
         """
         unknown = [outline for outline in outlines if self._by_uid(outline) is None]
         found = [
@@ -51,25 +58,27 @@ class Series:
         ]
         return (self.locations, True) if found[1] > found[0] else (self.z, False)
 
-    def slice_of(self, outline, heights=None):
-        """The number of the slice that an outline is drawn on, by its UID or else by its z among `heights` (z); None: there is none."""
-        by_uid = self._by_uid(outline)
-        return _nearest(self.z if heights is None else heights, outline.z) if by_uid is None else by_uid
+    def slice_of(self, outline: "Outline", heights: Sequence[float] | None = None) -> int | None:
+        """The number of the slice that an outline is drawn on, by its UID or else by its z; None: there is none.
 
-    def _by_uid(self, outline):
+        heights  of the slices; None: `z`
+        """
+        by_uid = self._by_uid(outline)
+        if by_uid is not None:
+            return by_uid
+        return _nearest(self.z if heights is None else heights, outline.z)
+
+    def _by_uid(self, outline: "Outline") -> int | None:
         if outline.sop_uid in self.sop_uids:
             return self.sop_uids.index(outline.sop_uid)
         return self.dropped.get(outline.sop_uid)
 
-    def hounsfield(self, index):
+    def hounsfield(self, index: int) -> np.ndarray:
         """The slice number `index` in Hounsfield units, [H, W] float32. DataError: its pixels cannot be read."""
         path = self.files[index]
         try:
             data = read_dicom(path)
-            told = (("RescaleSlope", 1), ("RescaleIntercept", 0))
-            slope, intercept = (
-                float(default if data.get(tag) in (None, "") else data.get(tag)) for tag, default in told
-            )
+            slope, intercept = _number(data, "RescaleSlope", 1), _number(data, "RescaleIntercept", 0)
             claimed = (int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1))
             pixels = data.pixel_array if claimed == (*self.shape, 1) else None
         except DataError:
@@ -80,12 +89,19 @@ class Series:
             ) from error
         if pixels is None or pixels.shape != self.shape:
             raise DataError(
-                f"{path}: {claimed[1]}x{claimed[0]} pixels in {claimed[2]} frames, yet its series has {self.shape[1]}x{self.shape[0]} in one"
+                f"{path}: {claimed[1]}x{claimed[0]} pixels in {claimed[2]} frames, "
+                f"yet its series has {self.shape[1]}x{self.shape[0]} in one"
             )
         return pixels.astype(np.float32) * slope + intercept
 
 
-def _nearest(heights, z):
+def _number(data: Any, tag: str, default: float) -> float:
+    """The value of a tag, `default` where it is absent or empty."""
+    value = data.get(tag)
+    return float(default if value in (None, "") else value)
+
+
+def _nearest(heights: Sequence[float], z: float) -> int | None:
     """The number of the height, of a list in mm, that is z; None: none is."""
     distance = abs(np.array(heights) - z)
     if not np.isfinite(distance).any():
@@ -97,7 +113,7 @@ def _nearest(heights, z):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def read_dicom(path, **more):
+def read_dicom(path: str, **more: Any) -> Any:
     """Pydicom's dataset of a file. DataError: it is deflated, which would be inflated whole, whatever its size."""
     import pydicom
 
@@ -108,21 +124,33 @@ def read_dicom(path, **more):
     return pydicom.dcmread(path, **more)
 
 
-def series_of(path):
-    """(UID of its series, None) of a CT slice; (None, None) of another file; (None, fault) of one that is refused."""
+class Finding(NamedTuple):
+    """What a file turned out to be: a slice of a CT series, or refused by a fault, or neither."""
+
+    series_uid: str | None = None
+    fault: str | None = None
+
+
+def series_of(path: str) -> Finding:
+    """Whether a file is a slice of a CT series, and of which."""
     try:
         data = read_dicom(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
     except DataError as error:
-        return None, str(error)
+        return Finding(fault=str(error))
     except OSError as error:  # a link to nothing, or no permission
-        return None, f"{path}: cannot be read ({error.strerror or error})"
+        return Finding(fault=f"{path}: cannot be read ({error.strerror or error})")
     except Exception:  # no DICOM
-        return None, None
+        return Finding()
     uid = str(data.get("SeriesInstanceUID", ""))
-    return (uid if data.get("Modality", "CT") == "CT" and re.fullmatch(r"[0-9.]{1,64}", uid) else None), None
+    is_slice = data.get("Modality", "CT") == "CT" and re.fullmatch(r"[0-9.]{1,64}", uid)
+    return Finding(uid if is_slice else None)
 
 
-def find_series(folder, over=map, faults=None):
+def find_series(
+    folder: str | os.PathLike[str],
+    over: Callable[[Callable[[str], Finding], Sequence[str]], Iterable[Finding]] = map,
+    faults: list[str] | None = None,
+) -> dict[str, list[str]]:
     """{series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over.
 
     over    function of (function, list) that maps the one over the other, in several processes, say
@@ -132,13 +160,9 @@ def find_series(folder, over=map, faults=None):
         import pydicom  # noqa: F401
     except ImportError:
         raise DataError('DICOM needs pydicom; pip install "ambiguous-segmentation-diffusion[medical]"') from None
-    paths = [
-        os.path.join(base, name)
-        for base, _, files in walk(folder)
-        for name in files
-        if not name.lower().endswith(OTHER_FILES)
-    ]
-    found = {}
+    everything = [os.path.join(base, name) for base, _, files in walk(folder) for name in files]
+    paths = [path for path in everything if not path.lower().endswith(OTHER_FILES)]
+    found: dict[str, list[str]] = {}
     for path, (uid, fault) in zip(paths, over(series_of, paths), strict=True):
         if uid:
             found.setdefault(uid, []).append(path)
@@ -155,15 +179,17 @@ class _Slice:
     z: float
     sop_uid: str
     path: str
-    header: object
+    header: Any  # pydicom's dataset
     location: float
 
 
-def read_series(uid, files, drawn=frozenset()):
+def read_series(uid: str, files: Sequence[str], drawn: Collection[str] = frozenset()) -> Series:
     """`Series` of the files of one series, whatever their order.
 
-    Of files with one UID the first is taken. Of slices at one height the one is taken on which readers drew (`drawn`: the UIDs of
-    such), or else that with the lowest UID; outlines on the others are on it. DataError: the series cannot be used.
+    Of files with one UID the first is taken. Of slices at one height the one is taken on which readers drew, or else
+    that with the lowest UID; outlines on the others are on it. DataError: the series cannot be used.
+
+    drawn  UIDs of the slices on which readers drew
     """
     try:
         return _read_series(uid, files, drawn)
@@ -171,12 +197,14 @@ def read_series(uid, files, drawn=frozenset()):
         raise
     except Exception as error:  # tags that are empty, or no numbers
         raise DataError(
-            f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); download it again"
+            f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); "
+            "download it again"
         ) from error
 
 
-def _read_series(uid, files, drawn):
-    notes, slices = [], {}
+def _read_series(uid: str, files: Sequence[str], drawn: Collection[str]) -> Series:
+    notes: list[str] = []
+    slices: dict[str, _Slice] = {}
     for path in files:
         one = _read_slice(uid, path, notes)
         slices.setdefault(one.sop_uid, one)
@@ -188,20 +216,20 @@ def _read_series(uid, files, drawn):
     if len(spacing) != 2 or not all(0 < mm < 100 for mm in spacing) or not 0 < max(shape) <= MOST_SIDE:
         raise DataError(f"{files[0]}: series {uid} has {shape[1]}x{shape[0]} pixels of {spacing} mm, which no scan has")
     return Series(
-        uid,
-        str(first.get("PatientID", "") or uid),
-        spacing,
-        shape,
-        [one.path for one in kept],
-        [one.z for one in kept],
-        [one.sop_uid for one in kept],
-        list(dict.fromkeys(notes)),
-        [one.location for one in kept],
-        dropped,
+        uid=uid,
+        patient=str(first.get("PatientID", "") or uid),
+        spacing=(spacing[0], spacing[1]),
+        shape=shape,
+        files=[one.path for one in kept],
+        z=[one.z for one in kept],
+        sop_uids=[one.sop_uid for one in kept],
+        notes=list(dict.fromkeys(notes)),
+        locations=[one.location for one in kept],
+        dropped=dropped,
     )
 
 
-def _read_slice(uid, path, notes):
+def _read_slice(uid: str, path: str, notes: list[str]) -> _Slice:
     data = read_dicom(path, stop_before_pixels=True, specific_tags=TAGS)
     missing = [tag for tag in ("SOPInstanceUID", "PixelSpacing", "Rows", "Columns") if data.get(tag) in (None, "")]
     position, location = data.get("ImagePositionPatient"), data.get("SliceLocation")
@@ -215,15 +243,18 @@ def _read_slice(uid, path, notes):
     return _Slice(float(z), str(data.SOPInstanceUID), path, data, float("nan") if location is None else float(location))
 
 
-def _each_height_once(slices, drawn, notes):
-    """(slices by z from below, each height once; {UID of a slice left out: number of the one at its height})."""
-    heights = []  # slices at one height
+def _each_height_once(
+    slices: Iterable[_Slice], drawn: Collection[str], notes: list[str]
+) -> tuple[list[_Slice], dict[str, int]]:
+    """Slices by z from below, each height once; and {UID of a slice left out: number of the one at its height}."""
+    heights: list[list[_Slice]] = []  # slices at one height
     for one in sorted(slices, key=lambda one: one.z):
         if heights and one.z - heights[-1][0].z < SAME_HEIGHT:
             heights[-1].append(one)
         else:
             heights.append([one])
-    kept, dropped = [], {}
+    kept: list[_Slice] = []
+    dropped: dict[str, int] = {}
     for number, together in enumerate(heights):
         best, *rest = sorted(together, key=lambda one: (one.sop_uid not in drawn, one.sop_uid))
         kept.append(best)

@@ -4,10 +4,13 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from ...data.names import SPLITS
@@ -16,14 +19,19 @@ from ...flags.fields import Flag, config, lower_first
 from ...system import storage
 from ...system.storage import walk
 from ...system.workers import usable_cores, worker_pool
-from ..case_writer import CaseFolder, RawCase
+from ..case_writer import CaseFolder, ManifestRow, Origin, RawCase
 from ..splits import assign_splits, read_split, write_split
 from . import idri
-from .dicom import find_series, read_series
+from .crops import Square, crop, crop_mask, to_window
+from .dicom import Series, find_series, read_series
+from .readings import Reading, read_xml
 
 CHUNK = 64  # headers that a process reads at a time
 DONE = ".prepared"  # a folder of OUT with a file for each finished series
 SHOWN = 20  # notes and faults
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 
 @config()
@@ -55,211 +63,222 @@ def check_prepare_config(config):
             raise DataError(f"{folder}: no such folder")
 
 
-def prepare(config, tell=print):
-    """Write a case for each slice of each nodule that at least `min_raters` readers drew on, and a manifest; tell the counts.
+class SeriesJob(NamedTuple):
+    """A series to prepare."""
 
-    Series that are finished are passed over, so that an interrupted run goes on. Returns the rows of the manifest, and the faults.
+    patient: str
+    uid: str
+    files: list[str]
+    readings: list[Reading]
+
+
+@dataclass
+class Outcome:
+    """What became of one series, or of all."""
+
+    rows: list[ManifestRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, other: "Outcome") -> None:
+        """Append what became of another series."""
+        self.rows += other.rows
+        self.notes += other.notes
+        self.faults += other.faults
+
+
+def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tuple[list[ManifestRow], list[str]]:
+    """Write a case for each slice of each nodule that at least `min_raters` readers drew on, and a manifest.
+
+    Series that are finished are passed over, so that an interrupted run resumes. Reports the counts; returns the rows
+    of the manifest, and the faults.
     """
     check_prepare_config(config)
-    faults = []
-    readings = _readings(config.xml or config.dicom, faults)
+    outcome = Outcome()
+    readings = _readings(config.xml or config.dicom, outcome.faults)
     with worker_pool(config.processes or usable_cores()) as pool:
-        over = partial(_spread, pool)
-        files = find_series(config.dicom, over, faults)
-        jobs = _jobs(readings, files, over, faults)
+        files = find_series(config.dicom, partial(_spread, pool), outcome.faults)
+        jobs = _jobs(readings, files, pool, outcome.faults)
         if not jobs:
-            raise DataError(
-                f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of{'; ' + faults[0] if faults else ''}"
-            )
-        rows, notes, split = _write_cases(config, jobs, pool, faults)
-    CaseFolder(config.out, config.dicom).finish(rows, split, config.seed)
-    written = {"settings": _settings(config), "notes": notes, "faults": faults}
-    storage.write_atomically(
-        os.path.join(config.out, "prepared.json"),
-        lambda file: file.write((json.dumps(written, indent=1) + "\n").encode()),
+            problem = f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of"
+            raise DataError("; ".join([problem, *outcome.faults[:1]]))
+        split_of = _write_cases(config, jobs, pool, outcome)
+    CaseFolder(config.out, config.dicom).finish(outcome.rows, split_of, config.seed)
+    content = {"settings": _settings(config), "notes": outcome.notes, "faults": outcome.faults}
+    _write_json(os.path.join(config.out, "prepared.json"), content, indent=1)
+
+    if missing := sorted(readings.keys() - files.keys()):
+        note = f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one"
+        outcome.notes.insert(0, note)
+    _report_all(config, outcome, report)
+    return outcome.rows, outcome.faults
+
+
+def _report_all(config: PrepareConfig, outcome: Outcome, report: Callable[[str], None]) -> None:
+    rows = outcome.rows
+    nodules, series = {(row.series, row.nodule) for row in rows}, {row.series for row in rows}
+    report(
+        f"{len(rows)} slices of {len(nodules)} nodules in {len(series)} series of "
+        f"{len({row.patient for row in rows})} patients, in {config.out}; "
+        f"the whole of LIDC-IDRI has {idri.PUBLISHED_SLICES:,} in published preparations"
     )
-
-    missing = sorted(readings.keys() - files.keys())
-    if missing:
-        notes = [
-            f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one",
-            *notes,
-        ]
-    _tell_all(config, rows, notes, faults, tell)
-    return rows, faults
-
-
-def _tell_all(config, rows, notes, faults, tell):
-    tell(
-        f"{len(rows)} slices of {len({(row['series'], row['nodule']) for row in rows})} nodules in {len({row['series'] for row in rows})} series of "
-        f"{len({row['patient'] for row in rows})} patients, in {config.out}; the whole of LIDC-IDRI has {idri.PUBLISHED_SLICES:,} in published preparations"
-    )
-    tell(", ".join(f"{name} {sum(row['split'] == name for row in rows)}" for name in SPLITS))
-    for title, lines in (("note", notes), ("fault", faults)):
+    report(", ".join(f"{split} {sum(row.split == split for row in rows)}" for split in SPLITS))
+    for title, lines in (("note", outcome.notes), ("fault", outcome.faults)):
         for line in lines[:SHOWN]:
-            tell(f"{title}: {line}")
+            report(f"{title}: {line}")
         if len(lines) > SHOWN:
-            tell(f"... and {len(lines) - SHOWN} more {title}s, in {os.path.join(config.out, 'prepared.json')}")
+            report(f"... and {len(lines) - SHOWN} more {title}s, in {os.path.join(config.out, 'prepared.json')}")
 
 
-def _readings(folder, faults):
-    """{series UID: [Reading]} of all XML files below `folder`."""
-    readings = {}
-    paths = [
-        os.path.join(base, name) for base, _, names in walk(folder) for name in names if name.lower().endswith(".xml")
-    ]
+def _readings(folder: str, faults: list[str]) -> dict[str, list[Reading]]:
+    """{series UID: readings} of all XML files below `folder`."""
+    readings: dict[str, list[Reading]] = {}
+    files = [os.path.join(base, name) for base, _, names in walk(folder) for name in names]
+    paths = [path for path in files if path.lower().endswith(".xml")]
     for path in tqdm(paths, desc="reading XML", unit="file", dynamic_ncols=True, delay=1):
         try:
-            if reading := idri.read_xml(path):
+            if reading := read_xml(path):
                 readings.setdefault(reading.series_uid, []).append(reading)
         except DataError as error:
             faults.append(str(error))
     if not readings:
-        raise DataError(f"{folder}: no XML of LIDC's readers{'; ' + faults[0] if faults else ''}")
+        raise DataError("; ".join([f"{folder}: no XML of LIDC's readers", *faults[:1]]))
     return readings
 
 
-def _spread(pool, function, paths):
-    """map(function, paths) in the processes of the pool, with a progress bar: what finds the series reads a header of each file."""
-    return tqdm(
-        pool.map(function, paths, chunksize=CHUNK),
-        desc="reading headers",
-        total=len(paths),
-        unit="file",
-        dynamic_ncols=True,
-        delay=1,
-    )
+def _spread(pool: Executor, function: Callable[[Argument], Result], arguments: Sequence[Argument]) -> Iterable[Result]:
+    """map(function, arguments) in the processes of the pool, with a progress bar: each reads a header."""
+    results = pool.map(function, arguments, chunksize=CHUNK)
+    return tqdm(results, desc="reading headers", total=len(arguments), unit="file", dynamic_ncols=True, delay=1)
 
 
-def _jobs(readings, files, over, faults):
-    """[(patient, UID of the series, its files, readings)], by patient; a header of each series is read."""
-    jobs, uids = [], sorted(readings.keys() & files.keys())
-    for uid, (patient, fault) in zip(uids, over(_patient_of, [(uid, files[uid][0]) for uid in uids]), strict=True):
-        if fault:
-            faults.append(fault)
+def _jobs(
+    readings: Mapping[str, list[Reading]], files: Mapping[str, list[str]], pool: Executor, faults: list[str]
+) -> list[SeriesJob]:
+    """The series that have readings and files, by patient; a header of each is read."""
+    jobs: list[SeriesJob] = []
+    uids = sorted(readings.keys() & files.keys())
+    patients = _spread(pool, _patient_of, [(uid, files[uid][0]) for uid in uids])
+    for uid, patient in zip(uids, patients, strict=True):
+        if isinstance(patient, DataError):
+            faults.append(str(patient))
         else:
-            jobs.append((patient, uid, files[uid], readings[uid]))
-    return sorted(jobs, key=lambda job: job[:2])
+            jobs.append(SeriesJob(patient, uid, files[uid], readings[uid]))
+    return sorted(jobs, key=lambda job: (job.patient, job.uid))
 
 
-def _patient_of(series):
-    """(patient, None) of (UID, one of its files), or (None, fault)."""
+def _patient_of(series: tuple[str, str]) -> str | DataError:
+    """The patient of (UID of a series, one of its files), or why it cannot be used."""
     uid, path = series
     try:
-        return read_series(uid, [path]).patient, None
+        return read_series(uid, [path]).patient
     except DataError as error:
-        return None, str(error)
+        return error
 
 
-def _write_cases(config, jobs, pool, faults):
-    """(rows of the manifest, notes, {patient: split}) of the jobs, done in the processes of the pool."""
+def _write_cases(config: PrepareConfig, jobs: Sequence[SeriesJob], pool: Executor, outcome: Outcome) -> dict[str, str]:
+    """Do the jobs in the processes of the pool, and add what becomes of them; returns {patient: split}."""
     storage.make_folder(os.path.join(config.out, DONE))
     known, _ = read_split(config.out)
-    split = assign_splits({patient for patient, *_ in jobs}, config.seed, known)
-    write_split(config.out, split, config.seed)  # before any case: whatever happens, a patient stays where it is
-    work = partial(_prepare_series, config=config, settings=_settings(config))
-    rows, notes = [], []
-    waiting = [pool.submit(work, *job, split=split[job[0]]) for job in jobs]
+    split_of = assign_splits({job.patient for job in jobs}, config.seed, known)
+    write_split(config.out, split_of, config.seed)  # before any case: whatever happens, a patient stays where it is
+    waiting = [pool.submit(_prepare_series, job, config, split_of[job.patient]) for job in jobs]
     for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
-        told = future.result()
-        rows += told["rows"]
-        notes += told["notes"]
-        faults += told["faults"]
-    return rows, notes, split
+        outcome.add(future.result())
+    return split_of
 
 
-def _settings(config):
+def _settings(config: PrepareConfig) -> dict[str, Any]:
     """What decides the cases, beside the files; JSON-like."""
-    settings = {
-        name: value
-        for name, value in asdict(config).items()
-        if name in ("window", "pixel_mm", "crop", "min_raters", "seed")
-    }
+    settings = {name: getattr(config, name) for name in ("window", "pixel_mm", "crop", "min_raters", "seed")}
     return {**settings, "window": list(config.window)}
 
 
-def _source_hash(files, readings):
+def _write_json(path: str, content: object, indent: int | None = None) -> None:
+    text = json.dumps(content, indent=indent) + "\n"
+    storage.write_atomically(path, lambda file: file.write(text.encode()))
+
+
+# -- one series -------------------------------------------------------------------------------------------------------
+
+
+def _source_hash(job: SeriesJob) -> str:
     """What the series is made from: names and sizes of its files and of the readers' XML."""
-    paths = sorted([*files, *(reading.path for reading in readings)])
-    return hashlib.sha256(
-        repr([(os.path.basename(path), os.path.getsize(path)) for path in paths]).encode()
-    ).hexdigest()[:16]
+    paths = sorted([*job.files, *(reading.path for reading in job.readings)])
+    sizes = [(os.path.basename(path), os.path.getsize(path)) for path in paths]
+    return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
 
-def _told_before(path, source, config, settings):
-    """What the file `path` in DONE tells of a finished series; None where there is none, other files than now make the series, or a case
-    of it is gone. ConfigError: it was prepared with other settings.
+def _outcome_before(path: str, source: str, config: PrepareConfig) -> Outcome | None:
+    """What the file `path` in DONE keeps of a finished series.
+
+    None: there is no such file, other files than now make the series, or a case of it is gone. ConfigError: it was
+    prepared with other settings.
     """
     content = storage.read_bytes(path)
-    told = json.loads(content) if content is not None else None
-    if (
-        told is None
-        or told["source"] != source
-        or not all(os.path.isdir(os.path.join(config.out, row["split"], row["case"])) for row in told["rows"])
-    ):
+    if content is None:
         return None
-    if unlike := [name for name, value in settings.items() if told["settings"][name] != value]:
-        raise ConfigError(f"{config.out} was prepared with another --{unlike[0]}: give the same, or another --out")
-    return told
+    kept = json.loads(content)
+    rows = [ManifestRow(**row) for row in kept["rows"]]
+    if kept["source"] != source or not all(os.path.isdir(os.path.join(config.out, r.split, r.case)) for r in rows):
+        return None
+    if different := [name for name, value in _settings(config).items() if kept["settings"][name] != value]:
+        raise ConfigError(f"{config.out} was prepared with another --{different[0]}: give the same, or another --out")
+    return Outcome(rows, kept["notes"], kept["faults"])
 
 
-def _prepare_series(patient, uid, files, readings, *, config, settings, split):
-    """Write the cases of one series; {"rows", "notes", "faults"}, which a file in DONE keeps for the next time.
+def _prepare_series(job: SeriesJob, config: PrepareConfig, split: str) -> Outcome:
+    """Write the cases of one series; a file in DONE keeps what became of it for the next run."""
+    done, source = os.path.join(config.out, DONE, f"{job.uid}.json"), _source_hash(job)
+    if before := _outcome_before(done, source, config):
+        return before
+    try:
+        outlines = [o for reading in job.readings for annotation in reading.annotations for o in annotation.outlines]
+        series = read_series(job.uid, job.files, {outline.sop_uid for outline in outlines})
+        nodules, notes = idri.find_nodules(series, job.readings)
+    except DataError as error:
+        return Outcome(faults=[str(error)])
+    outcome = _write_nodules(job, config, split, series, nodules)
+    outcome.notes = [f"{job.patient}, series {job.uid}: {note}" for note in [*notes, *outcome.notes]]
+    if not outcome.faults:  # or else it is tried again
+        _write_json(done, {"settings": _settings(config), "source": source, **asdict(outcome)})
+    return outcome
+
+
+def _write_nodules(
+    job: SeriesJob, config: PrepareConfig, split: str, series: Series, nodules: Iterable[idri.Nodule]
+) -> Outcome:
+    """Write a case for each slice of each nodule.
 
     The name of a case has a hash of the series, which other series do not change.
     """
-    done, source = os.path.join(config.out, DONE, f"{uid}.json"), _source_hash(files, readings)
-    if before := _told_before(done, source, config, settings):
-        return before
-    out = CaseFolder(config.out, f"{files[0]}, patient {patient}")
-    told = {"settings": settings, "source": source, "rows": [], "notes": [], "faults": []}
-    try:
-        drawn = {
-            outline.sop_uid
-            for reading in readings
-            for annotation in reading.annotations
-            for outline in annotation.outlines
-        }
-        series = read_series(uid, files, drawn)
-        nodules, notes = idri.find_nodules(series, readings)
-    except DataError as error:
-        return {**told, "faults": [str(error)]}
-    told["notes"] = [f"{patient}, series {uid}: {note}" for note in notes]
-    stem = f"{re.sub(r'[^A-Za-z0-9_-]', '_', patient).lstrip('-') or 'patient'}_{hashlib.sha256(uid.encode()).hexdigest()[:6]}"
-    passed_over = 0
+    out, outcome, passed_over = CaseFolder(config.out, f"{job.files[0]}, patient {job.patient}"), Outcome(), 0
+    patient = re.sub(r"[^A-Za-z0-9_-]", "_", job.patient).lstrip("-") or "patient"
+    stem = f"{patient}_{hashlib.sha256(job.uid.encode()).hexdigest()[:6]}"
     for k, nodule in enumerate(nodules):
-        centre = nodule.centre
+        square = Square(nodule.centre, series.spacing, config.crop, config.pixel_mm)
         for index, masks in sorted(nodule.masks.items()):
             try:
-                case = _case(series, index, masks, centre, f"{stem}_n{k + 1}", config)
-                passed_over += case is None
-                if case:
-                    told["rows"].append(out.write(case, split))
+                raters = [crop_mask(mask, square) for mask in masks]
+                if sum(bool(mask.any()) for mask in raters) < config.min_raters:
+                    passed_over += 1
+                    continue
+                case = _case(series, index, raters, square, f"{stem}_n{k + 1}", config)
+                outcome.rows.append(out.write(case, split))
             except DataError as error:
-                told["faults"].append(str(error))
+                outcome.faults.append(str(error))
     if passed_over:
-        told["notes"].append(
-            f"{patient}, series {uid}: {passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop"
+        outcome.notes.append(
+            f"{passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop"
         )
-    if told["faults"]:
-        return told  # not kept, so that it is tried again
-    storage.write_atomically(done, lambda file: file.write(json.dumps(told).encode()))
-    return told
+    return outcome
 
 
-def _case(series, index, masks, centre, nodule, config):
-    """The RawCase of a nodule's slice; None where too few readers drew on what the crop shows."""
-    where = (centre, series.spacing, config.crop, config.pixel_mm)
-    raters = [idri.crop_mask(mask, *where) for mask in masks]
-    if sum(bool(mask.any()) for mask in raters) < config.min_raters:
-        return None
-    hounsfield = idri.crop(series.hounsfield(index), *where, config.window[0])
-    grey = idri.to_window(hounsfield, *config.window)
-    told = {
-        "series": series.uid,
-        "slice": index,
-        "z": series.z[index],
-        "sop_uid": series.sop_uids[index],
-        "nodule": nodule,
-    }
-    return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, told=told)
+def _case(
+    series: Series, index: int, raters: Sequence[np.ndarray], square: Square, nodule: str, config: PrepareConfig
+) -> RawCase:
+    """The case of a nodule's slice."""
+    low, high = config.window
+    grey = to_window(crop(series.hounsfield(index), square, low), low, high)
+    origin = Origin(series.uid, index, series.z[index], series.sop_uids[index], nodule)
+    return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, origin=origin)

@@ -2,57 +2,66 @@
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...data.names import SPLIT_NAMES
 from ...errors import DataError
-from ..case_writer import RawCase
+from ..case_writer import Origin, RawCase
 from ..formats import safe_pickle
 from ..formats.foreign_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
+
+if TYPE_CHECKING:
+    from ..formats.converters import ConvertConfig
 
 LONGEST_UID = 200  # bytes
 
 
-def _in_unit_range(image, source):
+def _in_unit_range(image: np.ndarray, source: str) -> np.ndarray:
     image = np.asarray(image, dtype=np.float64)
     if image.ndim != 2 or not np.isfinite(image).all() or image.min() < -1e-6 or image.max() > 1 + 1e-6:
-        raise DataError(f"{source}: images [H, W] with values in [0, 1] are wanted")
+        raise DataError(f"{source}: images [H, W] with values in [0, 1] are needed")
     return image
 
 
-def lidc_pickle(config):
+def lidc_pickle(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
     """data_lidc.pickle: {key: {image [H, W] in [0, 1], masks: arrays of 0 and 1, series_uid}}."""
     content = safe_pickle.load(config.src)
     if not isinstance(content, dict) or not content:
-        raise DataError(f"{config.src}: a dict of cases is wanted")
-    yield "the file tells series and no patients: it is split by series, so that two series of one patient may lie in two splits"
+        raise DataError(f"{config.src}: a dict of cases is needed")
+    yield (
+        "the file names series and no patients: it is split by series, so that two series of one patient may lie in "
+        "two splits"
+    )
     yield from each(content.items(), partial(_pickled_case, config.src))
 
 
-def _pickled_case(path, item):
+def _pickled_case(path: str, item: tuple[object, Any]) -> Iterator[RawCase]:
     key, entry = item
     source = f"{path}, {str(key)[:80]}"
     try:
         image, masks, series = entry["image"], list(entry["masks"]), str(entry["series_uid"])
-        if not masks or not all(
-            isinstance(array, np.ndarray) and array.shape == image.shape for array in (image, *masks)
-        ):
-            raise ValueError(
-                f"arrays of unlike shapes {sorted({np.shape(array) for array in (image, *masks)}, key=str)}"
-            )
+        arrays = (image, *masks)
+        if not masks or not all(isinstance(array, np.ndarray) and array.shape == image.shape for array in arrays):
+            raise ValueError(f"arrays of different shapes {sorted({np.shape(array) for array in arrays}, key=str)}")
         image = _in_unit_range(image, source)
     except DataError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(f"{source}: image, masks and series_uid are wanted ({error})") from error
-    return [RawCase(str(key), {"": image}, [mask > 0.5 for mask in masks], series, told={"series": series})]
+        raise DataError(f"{source}: image, masks and series_uid are needed ({error})") from error
+    raters = [array > 0.5 for array in masks]
+    yield RawCase(str(key), {"": image}, raters, series, origin=Origin(series=series))
 
 
-def lidc_hdf5(config):
-    """PHiSeg's and CCDM's files: groups train, val, test; images [N, H, W] less 0.5, labels [N, H, W, R] or [N, R, H, W], and uids [N],
-    by which patients are known, where there are some.
+def lidc_hdf5(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
+    """PHiSeg's and CCDM's files: groups train, val and test, each with the arrays of its cases.
+
+    images  [N, H, W], less 0.5
+    labels  [N, H, W, R] or [N, R, H, W]
+    uids    [N], by which patients are known; optional
     """
     try:
         import h5py
@@ -66,7 +75,7 @@ def lidc_hdf5(config):
         groups = [name for name in file if name in SPLIT_NAMES]
         if not groups:
             raise DataError(
-                f"{config.src}: groups train, val and test are wanted, {', '.join(file) or 'none'} are there"
+                f"{config.src}: groups train, val and test are needed, {', '.join(file) or 'none'} are there"
             )
         arrays_of = {group: _arrays_of(file, group, f"{config.src}, {group}") for group in groups}
         if without := [group for group, arrays in arrays_of.items() if "uids" not in arrays]:
@@ -75,12 +84,15 @@ def lidc_hdf5(config):
             yield from each(range(len(arrays["images"])), partial(_stored_case, config.src, group, arrays))
 
 
-def _arrays_of(file, group, source):
-    """{name: HDF5 dataset} of a group: images, labels, and uids if they are there. DataError: they cannot be used, or lie elsewhere."""
+def _arrays_of(file: Any, group: str, source: str) -> dict[str, Any]:
+    """{name: HDF5 dataset} of a group: images, labels, and uids if they are there.
+
+    DataError: they cannot be used, or lie elsewhere.
+    """
     try:
         arrays = {name: file[group][name] for name in ("images", "labels", "uids") if name in file[group]}
         if not {"images", "labels"} <= arrays.keys():
-            raise DataError(f"{source}: images and labels are wanted")
+            raise DataError(f"{source}: images and labels are needed")
         images, labels, uids = arrays["images"], arrays["labels"], arrays.get("uids", arrays["images"])
         fit = (
             images.ndim == 3
@@ -92,7 +104,7 @@ def _arrays_of(file, group, source):
             raise DataError(f"{source}: it takes its values from other files, which is refused")
         numbers = images.dtype.kind in "biuf" and labels.dtype.kind in "biuf" and uids.dtype.itemsize <= LONGEST_UID
     except (KeyError, OSError, TypeError, AttributeError) as error:  # no group, no arrays, links to nothing
-        raise DataError(f"{source}: images and labels are wanted ({' '.join(str(error).split())})") from error
+        raise DataError(f"{source}: images and labels are needed ({' '.join(str(error).split())})") from error
     if not fit or not numbers:
         shapes = ", ".join(f"{name} {array.shape} of {array.dtype}" for name, array in arrays.items())
         raise DataError(f"{source}: {shapes} do not belong together")
@@ -102,7 +114,7 @@ def _arrays_of(file, group, source):
     return arrays
 
 
-def _stored_case(path, group, arrays, k):
+def _stored_case(path: str, group: str, arrays: Mapping[str, Any], k: int) -> Iterator[RawCase]:
     """Case number k of a group, read alone: the files are large."""
     name = f"{group}{k:05d}"
     try:
@@ -113,12 +125,11 @@ def _stored_case(path, group, arrays, k):
     patient = patient.decode(errors="replace") if isinstance(patient, bytes) else str(patient)
     if arrays["labels"].shape[1:3] == arrays["images"].shape[1:]:
         masks = np.moveaxis(masks, -1, 0)
-    return [
-        RawCase(name, {"": _in_unit_range(image, f"{path}, {name}")}, masks, patient[:LONGEST_UID], SPLIT_NAMES[group])
-    ]
+    planes = {"": _in_unit_range(image, f"{path}, {name}")}
+    yield RawCase(name, planes, masks, patient[:LONGEST_UID], SPLIT_NAMES[group])
 
 
-def lidc_crops(config):
+def lidc_crops(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
     """The PNG crops: SPLIT/images/PATIENT/z-Z_cK.png, SPLIT/gt/PATIENT/z-Z_cK_lR.png."""
     for split in folders_in(config.src):
         if split not in SPLIT_NAMES:
@@ -128,15 +139,14 @@ def lidc_crops(config):
             yield from each(files, partial(_crop, config, split, patient))
 
 
-def _crop(config, split, patient, file):
+def _crop(config: "ConvertConfig", split: str, patient: str, file: str) -> Iterator[RawCase]:
     images, labels = (os.path.join(config.src, split, kind, patient) for kind in ("images", "gt"))
     stem, _ = os.path.splitext(file)
-    masks = [name for name in files_in(labels) if re.fullmatch(re.escape(stem) + r"_l\d+\.png", name)]
-    masks = sorted(masks, key=lambda name: int(re.search(r"_l(\d+)\.", name)[1]))
+    mask_name = re.compile(re.escape(stem) + r"_l(\d+)\.png")
+    masks = [(int(match[1]), name) for name in files_in(labels) if (match := mask_name.fullmatch(name))]
     if not masks:
         raise DataError(f"{os.path.join(labels, stem)}_l0.png: there is no mask for {os.path.join(images, file)}")
-    raters = [mask(os.path.join(labels, name), config.label_threshold) for name in masks]
+    raters = [mask(os.path.join(labels, name), config.label_threshold) for _, name in sorted(masks)]
     name = re.sub(r"[^A-Za-z0-9_.\-]", "_", f"{patient}_{stem}")
-    return [
-        RawCase(name, {"": picture(os.path.join(images, file))}, raters, patient, SPLIT_NAMES[split], {"slice": stem})
-    ]
+    planes = {"": picture(os.path.join(images, file))}
+    yield RawCase(name, planes, raters, patient, SPLIT_NAMES[split], Origin(slice=stem))

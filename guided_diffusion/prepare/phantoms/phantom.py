@@ -3,13 +3,15 @@
 A nodule has a solid core, a hazy halo around it, and a lobe that grows out of it on one side. A rater gives one of four
 answers: the core alone (tight), core and halo (loose), core and lobe (lobulated), or nothing at all (absent). How often
 each is given can be seen in the image: the brighter the halo the more often loose, the brighter the lobe the more often
-lobulated, the fainter the whole nodule the more often absent. Of several nodules each is answered by itself.
+lobulated, the fainter the whole nodule the more often absent. Several nodules are answered independently.
 """
 
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,22 @@ from scipy import ndimage
 MODES = ("tight", "loose", "lobulated", "absent")
 MAX_ABSENT = 0.2  # the largest probability of the answer "absent"
 LUNG, WALL = 0.16, 0.62  # grey of air-filled lung and of the chest wall, in [0, 1]
+
+
+class SceneOptions(TypedDict, total=False):
+    """What `make_phantom` takes beside seed, index, size and number of raters."""
+
+    num_nodules: int
+    modes: Sequence[str]
+    probabilities: Sequence[float] | None
+    num_modalities: int
+
+
+class Nodule(NamedTuple):
+    """A nodule's answers: {mode: mask [H, W] bool} and {mode: probability}."""
+
+    outlines: dict[str, np.ndarray]
+    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -30,17 +48,27 @@ class Phantom:
     drawn: list[str]  # the answer of each rater, R names
 
     @property
-    def image(self):
+    def image(self) -> np.ndarray:
         """The first modality's image."""
         return self.images[0]
 
     @property
-    def raters(self):
+    def raters(self) -> np.ndarray:
         """The raters' masks, [R, H, W]."""
         return np.stack([self.modes[name] for name in self.drawn])
 
 
-def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES, probabilities=None, num_modalities=1):
+def make_phantom(
+    seed: int,
+    index: int,
+    size: int = 128,
+    num_raters: int = 8,
+    *,
+    num_nodules: int = 1,
+    modes: Sequence[str] = MODES,
+    probabilities: Sequence[float] | None = None,
+    num_modalities: int = 1,
+) -> Phantom:
     """Case number `index` of the set `seed`: a function of its arguments alone.
 
     size            side, pixels
@@ -48,24 +76,20 @@ def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES
     probabilities   of these; None: they are drawn for each nodule, as the image shows them
     """
     rng = np.random.default_rng((seed, index))
-    nodules = []  # (outlines, probabilities) of each
+    nodules = []
     for place in range(num_nodules):
         chances = draw_probabilities(rng)
         if probabilities is not None:
             chances = dict.fromkeys(MODES, 0.0) | dict(zip(modes, probabilities, strict=True))
         chances = {name: chance if name in modes else 0.0 for name, chance in chances.items()}
         chances = {name: chance / sum(chances.values()) for name, chance in chances.items()}
-        nodules.append((draw_outlines(rng, size, *where(place, num_nodules)), chances))
+        nodules.append(Nodule(draw_outlines(rng, size, *where(place, num_nodules)), chances))
 
-    answers = list(itertools.product(modes, repeat=num_nodules))
-    masks = {
-        "+".join(answer): np.any([outlines[name] for name, (outlines, _) in zip(answer, nodules, strict=True)], axis=0)
-        for answer in answers
-    }
-    truth = {
-        "+".join(answer): float(np.prod([chances[name] for name, (_, chances) in zip(answer, nodules, strict=True)]))
-        for answer in answers
-    }
+    masks, truth = {}, {}
+    for answers in itertools.product(modes, repeat=num_nodules):  # of each nodule one
+        given = list(zip(nodules, answers, strict=True))
+        masks["+".join(answers)] = np.any([nodule.outlines[answer] for nodule, answer in given], axis=0)
+        truth["+".join(answers)] = float(np.prod([nodule.probabilities[answer] for nodule, answer in given]))
     drawn = rng.choice(list(masks), size=num_raters, p=list(truth.values()))
     images = [render(rng, nodules, size)]  # last, for only this draws more numbers for a larger image
     for k in range(1, num_modalities):  # the same scene, in turns dark and bright, with noise of its own
@@ -74,7 +98,7 @@ def make_phantom(seed, index, size=128, num_raters=8, num_nodules=1, modes=MODES
     return Phantom(images, masks, truth, [str(name) for name in drawn])
 
 
-def where(place, num_nodules):
+def where(place: int, num_nodules: int) -> tuple[tuple[float, float], float]:
     """The middle of a nodule, as a share of the image's side, and its size as a share of a lone one's."""
     if num_nodules == 1:
         return (0.5, 0.5), 1.0
@@ -82,40 +106,43 @@ def where(place, num_nodules):
     return (0.5 + 0.25 * np.sin(angle), 0.5 + 0.25 * np.cos(angle)), 1.2 / (1 + num_nodules)
 
 
-def draw_probabilities(rng):
+def draw_probabilities(rng: np.random.Generator) -> dict[str, float]:
     """{mode: probability}: nodules that all see in half of the cases, and the other answers in any proportion."""
     absent = max(0.0, rng.uniform(-MAX_ABSENT, MAX_ABSENT))
     present = (1 - absent) * rng.dirichlet([6, 6, 6])
     return {**{name: float(p) for name, p in zip(MODES, present, strict=False)}, "absent": float(absent)}
 
 
-def draw_outlines(rng, size, middle=(0.5, 0.5), scale=1.0):
+def draw_outlines(
+    rng: np.random.Generator, size: int, middle: tuple[float, float] = (0.5, 0.5), scale: float = 1.0
+) -> dict[str, np.ndarray]:
     """{mode: mask [H, W] bool} of a nodule near `middle`, a share of the side `size`; `scale` is its size."""
     centre = size * (np.array(middle) + scale * rng.uniform(-0.08, 0.08, size=2))
-    whole, size = size, scale * size
-    y, x = np.mgrid[:whole, :whole] + 0.5
+    unit = scale * size
+    y, x = np.mgrid[:size, :size] + 0.5
     rho, theta = np.hypot(y - centre[0], x - centre[1]), np.arctan2(y - centre[0], x - centre[1])
 
-    core = size * rng.uniform(0.12, 0.16) * (1 + wave(rng, theta, 0.10))
+    core = unit * rng.uniform(0.12, 0.16) * (1 + wave(rng, theta, 0.10))
     halo = core * (rng.uniform(1.5, 1.7) + wave(rng, theta, 0.08))
-    angle, reach, radius = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.20, 0.24), size * rng.uniform(0.11, 0.13)
+    angle, reach, radius = rng.uniform(0, 2 * np.pi), unit * rng.uniform(0.20, 0.24), unit * rng.uniform(0.11, 0.13)
     beyond = np.hypot(y - centre[0] - reach * np.sin(angle), x - centre[1] - reach * np.cos(angle))
     lobe = beyond < radius * (1 + wave(rng, theta, 0.08))
     return {
         "tight": rho < core,
         "loose": rho < halo,
         "lobulated": (rho < core) | lobe,
-        "absent": np.zeros((whole, whole), bool),
+        "absent": np.zeros((size, size), bool),
     }
 
 
-def wave(rng, theta, amplitude):
+def wave(rng: np.random.Generator, theta: np.ndarray, amplitude: float) -> np.ndarray:
     """A smooth closed curve of about `amplitude` around 0, over the angles theta."""
-    return sum(amplitude / k * rng.normal() * np.cos(k * theta + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
+    waves = [amplitude / k * rng.normal() * np.cos(k * theta + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)]
+    return waves[0] + waves[1] + waves[2]
 
 
-def render(rng, nodules, size):
-    """The image [H, W] in [0, 1]: on lung with vessels, each nodule (outlines, probabilities), whose grey levels show the latter."""
+def render(rng: np.random.Generator, nodules: Sequence[Nodule], size: int) -> np.ndarray:
+    """The image [H, W] in [0, 1]: on lung with vessels, each nodule, whose grey levels show its probabilities."""
     pixel = size / 128
     image = LUNG + 0.02 * smooth_noise(rng, size, 6 * pixel)
     for _ in range(rng.integers(3, 7)):
@@ -134,13 +161,13 @@ def render(rng, nodules, size):
     return np.clip(image + 0.012 * noise, 0, 1)
 
 
-def smooth_noise(rng, size, sigma):
+def smooth_noise(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
     """Smooth noise of unit deviation, [H, W]."""
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), sigma, mode="wrap")
     return noise / noise.std()
 
 
-def vessel(rng, size):
+def vessel(rng: np.random.Generator, size: int) -> np.ndarray:
     """A bright thin line across the image, [H, W], 0 elsewhere."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     angle, offset = rng.uniform(0, np.pi), rng.choice([-1, 1]) * rng.uniform(0.2, 0.5)
@@ -149,22 +176,25 @@ def vessel(rng, size):
     return rng.uniform(0.25, 0.5) * np.exp(-((distance / rng.uniform(0.008, 0.016)) ** 2))
 
 
-def half_plane(rng, size):
-    """The chest wall: what lies beyond a slightly bent line near one edge, [H, W] bool."""
+def half_plane(rng: np.random.Generator, size: int) -> np.ndarray:
+    """The chest wall: the side beyond a slightly bent line near one edge, [H, W] bool."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     return across > rng.uniform(0.38, 0.5) - 0.3 * along**2
 
 
-def write_set(out, num_cases, seed, size=128, num_raters=8, **more):
+def write_set(
+    out: str, num_cases: int, seed: int, size: int = 128, num_raters: int = 8, **more: Unpack[SceneOptions]
+) -> None:
     """Write cases into the folder `out`, and truth.json beside them. `more` are arguments of make_phantom.
 
-    CASE/image_CASE.png, CASE/label0_.png ...    what a program trains on
-    CASE/mode_tight.png ...                      the mask of every answer
-    truth.json                                   {seed, size, cases: {CASE: {modes: {name: {probability, mask}}, drawn}}}
+    CASE/image_CASE.png, CASE/label0_.png ...  what a program trains on
+    CASE/mode_tight.png ...                    the mask of every answer
+    truth.json                                 {seed, size, raters, cases: {CASE: {modes, drawn}}}, where `modes` is
+                                               {name: {probability, mask}}
     """
-    truth = {"seed": seed, "size": size, "raters": num_raters, "cases": {}}
+    cases: dict[str, dict[str, Any]] = {}
     for index in range(num_cases):
         name = f"phantom{index:04d}"
         phantom = make_phantom(seed, index, size, num_raters, **more)
@@ -177,7 +207,7 @@ def write_set(out, num_cases, seed, size=128, num_raters=8, **more):
             save_png(os.path.join(folder, f"label{rater}_.png"), mask)
         for mode, mask in phantom.modes.items():
             save_png(os.path.join(folder, f"mode_{mode}.png"), mask)
-        truth["cases"][name] = {
+        cases[name] = {
             "modes": {
                 mode: {"probability": round(phantom.probabilities[mode], 6), "mask": f"{name}/mode_{mode}.png"}
                 for mode in phantom.modes
@@ -185,10 +215,10 @@ def write_set(out, num_cases, seed, size=128, num_raters=8, **more):
             "drawn": phantom.drawn,
         }
     with open(os.path.join(out, "truth.json"), "w", encoding="utf-8") as file:
-        json.dump(truth, file, indent=1)
+        json.dump({"seed": seed, "size": size, "raters": num_raters, "cases": cases}, file, indent=1)
         file.write("\n")
 
 
-def save_png(path, array):
+def save_png(path: str, array: np.ndarray) -> None:
     """A bool array as a 1-bit PNG, an 8-bit one as grey."""
     Image.fromarray(array).save(path, optimize=True)

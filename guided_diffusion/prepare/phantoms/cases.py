@@ -1,0 +1,29 @@
+"""Cases on the way into foreign formats."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """A phantom under its name, and the patient that it belongs to."""
+
+    name: str
+    patient: str
+    planes: Mapping[str, np.ndarray]  # {modality: [H, W] in [0, 1]}
+    raters: np.ndarray  # [R, H, W] bool
+
+    @property
+    def grey(self) -> np.ndarray:
+        """The first modality's plane."""
+        return next(iter(self.planes.values()))
+
+
+def by_patient(cases: Sequence[PhantomCase]) -> dict[str, list[PhantomCase]]:
+    """{patient: cases}, in the order of the patients' names."""
+    own: dict[str, list[PhantomCase]] = {patient: [] for patient in sorted({case.patient for case in cases})}
+    for case in cases:
+        own[case.patient].append(case)
+    return own
