@@ -59,8 +59,6 @@ CHANGES = {
     "x_0, -1/1, cosine, no encoders": {**BETTER, **WITHOUT},
     "v, -1/1, cosine": {**BETTER, "prediction": "v"},
     "x_0, -1/1, cosine, mask scale 0.5": WEAKER,
-    "x_0, -1/1, cosine, mask scale 0.5, min-snr": {**WEAKER, "loss_weighting": "min-snr"},
-    "x_0, -1/1, cosine, mask scale 0.5, sigmoid": {**WEAKER, "loss_weighting": "sigmoid"},
     "x_0, -1/1, cosine, mask scale 0.5, 4 raters an image": {**WEAKER, "raters_per_image": 4},
 }
 # The tuned preset's network, of a size that learns in minutes
