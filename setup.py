@@ -1,3 +1,5 @@
+"""The distribution: its dependencies, extras and console commands."""
+
 from setuptools import find_packages, setup
 
 VISDOM = ["visdom>=0.2.4", "tornado<6.6"]  # tornado 6.6 answers 403 for Visdom's page
@@ -26,7 +28,15 @@ setup(
         ]
     },
     python_requires=">=3.11",
-    install_requires=["torch>=2.13", "numpy>=2.0", "pillow>=12", "scipy>=1.15", "blobfile>=3", "tqdm>=4.66", "jaxtyping>=0.3.11"],
+    install_requires=[
+        "torch>=2.13",
+        "numpy>=2.0",
+        "pillow>=12",
+        "scipy>=1.15",
+        "blobfile>=3",
+        "tqdm>=4.66",
+        "jaxtyping>=0.3.11",
+    ],
     extras_require={
         "visdom": VISDOM,
         "mpi": ["mpi4py>=4.1", "mpich>=5"],

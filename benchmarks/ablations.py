@@ -1,12 +1,13 @@
-"""What each part of the method does, one change at a time from a base setting, on phantoms with a known truth:
+r"""What each part of the method does, one change at a time from a base setting, on phantoms with a known truth.
 
     python scripts/make_phantom.py --out results/ablations/training --num_cases 1500 --size 32 --seed 11
     python scripts/make_phantom.py --out results/ablations/testing --num_cases 24 --size 32 --seed 12
     python benchmarks/ablations.py --work results/ablations --out benchmarks/results/ablations_cpu.json
-    python benchmarks/ablations.py --base tuned --train_steps 300 --work results/ablations --out benchmarks/results/ablations_tuned_cpu.json
+    python benchmarks/ablations.py --base tuned --train_steps 300 --work results/ablations \
+        --out benchmarks/results/ablations_tuned_cpu.json
 
-Every change is trained with every seed for the same number of steps and sampled alike; figures are means over the cases, and
-their spread is that over the seeds. Run again, it goes on where it was.
+Every change is trained with every seed for the same number of steps and sampled alike; figures are means over the
+cases, and their spread is that over the seeds. The same command resumes where it was interrupted.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from machine import machine_name
-from running import run
+from running import run, write_json
 
 from guided_diffusion.compare.stages import as_arguments
 from guided_diffusion.flags import command_line
@@ -41,11 +42,7 @@ BASE = {
     "eta": 1,
 }
 BETTER = {"prediction": "x0", "learn_sigma": False, "mask_low": -1, "noise_schedule": "cosine"}
-WITHOUT = {
-    "method": "implicit-ensemble",
-    "num_filters": None,
-    "no_convs_per_block": None,
-}  # flags of the encoders, which it refuses
+WITHOUT = {"method": "implicit-ensemble", "num_filters": None, "no_convs_per_block": None}  # it refuses encoders' flags
 WEAKER = {**BETTER, "mask_scale": 0.5}
 CHANGES = {
     "as published: eps, 0/1, linear": {},
@@ -87,7 +84,7 @@ TUNED_CHANGES = {
     "one guess, 1 rater an image": {**ONE, "raters_per_image": 1, "stable_target": False},
     "one guess, v-prediction": {**ONE, "prediction": "v"},
 }
-# What a change is told against, seed by seed, where that is not the paper's setting
+# What a change is compared with, seed by seed, where that is not the paper's setting
 AGAINST = {
     "x_0, -1/1": "x_0-prediction, fixed variance",
     "x_0, -1/1, cosine": "x_0, -1/1",
@@ -119,60 +116,30 @@ def figures_of(config, change, seed):
     data, samples = os.path.join(config.work, "testing"), os.path.join(folder, "samples")
     path = os.path.join(samples, "metrics.json")
     if not os.path.exists(path):
-        flags = as_arguments({flag: value for flag, value in {**base, **changes[change]}.items() if value is not None})
-        steps = (
-            "--iterations",
-            config.train_steps,
-            "--lr_anneal_steps",
-            config.train_steps,
-            "--save_interval",
-            config.train_steps,
-        )
-        run(
-            "segmentation_train",
-            *flags,
-            "--data_dir",
-            os.path.join(config.work, "training"),
-            "--log_dir",
-            folder,
-            "--seed",
-            seed,
-            *steps,
-        )
-        model = os.path.join(folder, "savedmodel.pt")
-        run(
-            "segmentation_sample",
-            "--data_dir",
-            data,
-            "--model_path",
-            model,
-            "--out_dir",
-            samples,
-            "--seed",
-            seed,
-            "--num_ensemble",
-            config.num_ensemble,
-            "--batch_size",
-            64,
-        )
-        run(
-            "segmentation_evaluate",
-            "--data_dir",
-            data,
-            "--samples",
-            samples,
-            "--truth",
-            os.path.join(data, "truth.json"),
-            "--report",
-            False,
-        )
+        flags = {flag: value for flag, value in {**base, **changes[change]}.items() if value is not None}
+        lengths = [f"--{name}={config.train_steps}" for name in ("iterations", "lr_anneal_steps", "save_interval")]
+        training = (f"--data_dir={os.path.join(config.work, 'training')}", f"--log_dir={folder}", f"--seed={seed}")
+        run("segmentation_train", *as_arguments(flags), *training, *lengths)
+        drawing = (f"--model_path={os.path.join(folder, 'savedmodel.pt')}", f"--out_dir={samples}", f"--seed={seed}")
+        ensemble = (f"--num_ensemble={config.num_ensemble}", "--batch_size=64")
+        run("segmentation_sample", f"--data_dir={data}", *drawing, *ensemble)
+        truth = f"--truth={os.path.join(data, 'truth.json')}"
+        run("segmentation_evaluate", f"--data_dir={data}", f"--samples={samples}", truth, "--report=False")
     with open(path, encoding="utf-8") as file:
-        told = json.load(file)["figures"]
-    return {figure: told[f"{figure}_{config.num_ensemble}"]["mean"] for figure in FIGURES}
+        means = json.load(file)["figures"]
+    return {figure: means[f"{figure}_{config.num_ensemble}"]["mean"] for figure in FIGURES}
+
+
+def table_row(change, seeds):
+    """A row of the table: of each figure the mean and the deviation over the seeds."""
+    cells = [np.array([seed[figure] for seed in seeds]) for figure in FIGURES]
+    spread = [cell.std(ddof=1) if len(cell) > 1 else 0 for cell in cells]
+    shown = (f"{cell.mean():.3f} ± {deviation:.3f}" for cell, deviation in zip(cells, spread, strict=True))
+    return f"| {change} | {' | '.join(shown)} |"
 
 
 def print_differences(rows):
-    """The first of FIGURES, less that of the setting it is told against: mean over the seeds and its standard error."""
+    """The first of FIGURES, less that of the setting in AGAINST: mean over the seeds and its standard error."""
     excess = {row["change"]: np.array([seed[FIGURES[0]] for seed in row["seeds"]]) for row in rows}
     for change in list(excess)[1:]:
         against = AGAINST.get(change, next(iter(excess)))
@@ -190,23 +157,9 @@ def main():
         for change in changes:
             seeds = [figures_of(config, change, seed) for seed in config.seeds]
             rows.append({"change": change, "seeds": seeds})
-            cells = [[seed[figure] for seed in seeds] for figure in FIGURES]
-            print(
-                f"| {change} | "
-                + " | ".join(f"{np.mean(x):.3f} ± {np.std(x, ddof=1) if len(x) > 1 else 0:.3f}" for x in cells)
-                + " |",
-                flush=True,
-            )
-            if config.out:
-                with open(config.out, "w", encoding="utf-8") as file:
-                    told = {
-                        "machine": machine_name(),
-                        "steps": config.train_steps,
-                        "num_ensemble": config.num_ensemble,
-                        "base": base,
-                        "rows": rows,
-                    }
-                    file.write(json.dumps(told, indent=1) + "\n")
+            print(table_row(change, seeds), flush=True)
+            setting = {"steps": config.train_steps, "num_ensemble": config.num_ensemble, "base": base}
+            write_json(config.out, {"machine": machine_name(), **setting, "rows": rows})
         print_differences(rows)
 
 

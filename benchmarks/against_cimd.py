@@ -1,11 +1,13 @@
-"""The tuned preset in 10 network calls against the paper's objective in 1000, trained for the same time:
+r"""The tuned preset in 10 network calls against the paper's objective in 1000, trained for the same time.
 
     python scripts/make_phantom.py --out results/against64/training --num_cases 1500 --size 64 --seed 11
     python scripts/make_phantom.py --out results/against64/testing --num_cases 8 --size 64 --seed 13
-    python benchmarks/against_cimd.py --work results/against64 --image_size 64 --out benchmarks/results/against_cimd64_cpu.json
+    python benchmarks/against_cimd.py --work results/against64 --image_size 64 \
+        --out benchmarks/results/against_cimd64_cpu.json
 
-Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before; each at a
-learning rate that trains it in so short a time. Then both draw, on all cores. Run again, it goes on where it was.
+Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before;
+each at a learning rate that trains it in such a short time. Then both draw, on all cores. The same command resumes
+where it was interrupted.
 """
 
 import csv
@@ -18,7 +20,7 @@ from typing import Annotated
 import numpy as np
 from ablations import TUNED
 from machine import machine_name
-from running import run
+from running import run, write_json
 
 from guided_diffusion.compare.stages import as_arguments, training_of
 from guided_diffusion.flags import command_line
@@ -57,21 +59,13 @@ class AgainstConfig:
 
 
 def train(config, method, name, steps):
-    """Train for so many steps, or go on; returns the folder."""
+    """Train for `steps` steps in all, or resume; returns the folder."""
     folder = os.path.join(config.work, f"{method}-{name}")
     data = ("--data_dir", os.path.join(config.work, "training"), "--log_dir", folder)
-    length = (
-        "--iterations",
-        steps,
-        "--lr_anneal_steps",
-        steps,
-        "--save_interval",
-        steps,
-        "--log_interval",
-        min(100, PROBE_STEPS // 2),
-    )
+    lengths = [f"--{name}={steps}" for name in ("iterations", "lr_anneal_steps", "save_interval")]
+    lengths.append(f"--log_interval={min(100, PROBE_STEPS // 2)}")
     size = {"image_size": config.image_size, "attention_resolutions": config.image_size // 4}
-    run("segmentation_train", *as_arguments({**METHODS[method], **size}), *data, *length, threads=1)
+    run("segmentation_train", *as_arguments({**METHODS[method], **size}), *data, *lengths, threads=1)
     return folder
 
 
@@ -83,19 +77,16 @@ def speed(config, method):
 
 def sample(config, folder):
     data = ("--data_dir", os.path.join(config.work, "testing"), "--out_dir", os.path.join(folder, "samples"))
-    more = (
-        "--model_path",
-        os.path.join(folder, "savedmodel.pt"),
-        "--num_ensemble",
-        config.num_ensemble,
-        "--batch_size",
-        16,
-    )
-    run("segmentation_sample", *data, *more, processes=usable_cores())
+    model = f"--model_path={os.path.join(folder, 'savedmodel.pt')}"
+    ensemble = (f"--num_ensemble={config.num_ensemble}", "--batch_size=16")
+    run("segmentation_sample", *data, model, *ensemble, processes=usable_cores())
 
 
 def ratio_of_means(path, tuned, cimd, name):
-    """{"mean", "low", "high"}: a figure's mean of one folder over that of the other, and its 95 % interval by drawing cases."""
+    """{"mean", "low", "high"}: a figure's mean of one folder over that of the other, and its 95 % interval.
+
+    The interval is found by drawing cases.
+    """
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     a, b = (np.array([float(row[name]) for row in rows if row["samples"] == folder]) for folder in (tuned, cimd))
@@ -105,26 +96,18 @@ def ratio_of_means(path, tuned, cimd, name):
 
 
 def compare(config, folders):
-    """{method: {"training_seconds", figure: {"mean", ...}}}, their differences and the ratio of their GED, from samples drawn before."""
+    """Figures of the samples drawn before: of each method, their differences, and the ratio of their GED.
+
+    A method's are {"training_seconds", figure: {"mean", ...}}.
+    """
     tuned, cimd = (os.path.join(folders[method], "samples") for method in ("tuned", "cimd"))
     data = os.path.join(config.work, "testing")
-    scored = (
-        "--data_dir",
-        data,
-        "--samples",
-        tuned,
-        "--compare",
-        cimd,
-        "--truth",
-        os.path.join(data, "truth.json"),
-        "--report",
-        False,
-    )
-    run("segmentation_evaluate", *scored)
+    scored = (f"--data_dir={data}", f"--samples={tuned}", f"--compare={cimd}")
+    run("segmentation_evaluate", *scored, f"--truth={os.path.join(data, 'truth.json')}", "--report=False")
     with open(os.path.join(tuned, "metrics.json"), encoding="utf-8") as file:
-        told = json.load(file)
+        scores = json.load(file)
     names = [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
-    parts = {"tuned": told, "cimd": told["compared"][0]}
+    parts = {"tuned": scores, "cimd": scores["compared"][0]}
     row = {method: {name: parts[method]["figures"][name] for name in names} for method in parts}
     for method, folder in folders.items():
         row[method]["training_seconds"] = training_of(folder)["training_seconds"]
@@ -154,16 +137,8 @@ def main():
             for minutes in config.minutes:
                 rows.append(measure(config, minutes, speeds, pool))
                 print(json.dumps(rows[-1]), flush=True)
-        if config.out:
-            with open(config.out, "w", encoding="utf-8") as file:
-                told = {
-                    "machine": machine_name(),
-                    "image_size": config.image_size,
-                    "num_ensemble": config.num_ensemble,
-                    "methods": METHODS,
-                    "rows": rows,
-                }
-                file.write(json.dumps(told, indent=1) + "\n")
+        setting = {"image_size": config.image_size, "num_ensemble": config.num_ensemble, "methods": METHODS}
+        write_json(config.out, {"machine": machine_name(), **setting, "rows": rows})
 
 
 if __name__ == "__main__":

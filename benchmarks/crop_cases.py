@@ -1,9 +1,9 @@
-"""Crop a set of cases around the middle of its images, and keep some of them for testing:
+"""Crop a set of cases around the middle of its images, and keep some of them for testing.
 
     python benchmarks/crop_cases.py --data_dir REAL/lidc/training --out results/lidc --crop 32 --test_every 3
 
-The nodules of the paper's LIDC slices lie in the middle quarter of their 128 pixels; made smaller as a whole, for a network
-that a CPU can train, most would be no more than a pixel or two.
+The nodules of the paper's LIDC slices lie in the middle quarter of their 128 pixels; made smaller as a whole, for a
+network that a CPU can train, most would be no more than a pixel or two.
 """
 
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ class CropConfig:
     out: Annotated[str, "folder to write: training/CASE and testing/CASE"] = ""
     image_size: Annotated[int, "side of the images, to which others are scaled first"] = 128
     crop: Annotated[int, "side of the crops, pixels; that of the images for none"] = 128
-    test_every: Annotated[int | None, "every so manieth case, by name, goes to testing; -1: none"] = None
+    test_every: Annotated[
+        int | None, "each case whose number, by name, is a multiple of this goes to testing; -1: none"
+    ] = None
 
 
 def main():
     with command_line.one_line_errors("benchmarks/crop_cases.py"):
         given, _ = command_line.parse_command_line((CropConfig,), __doc__)
         (config,) = configs_from_flags(given, CropConfig)
-        dataset, folder = (
-            LIDCDataset(config.data_dir, config.image_size, 1, DataConfig()),
-            CaseFolder(config.out, config.data_dir),
-        )
+        dataset = LIDCDataset(config.data_dir, config.image_size, 1, DataConfig())
+        folder = CaseFolder(config.out, config.data_dir)
         first = (config.image_size - config.crop) // 2
         window = (..., slice(first, first + config.crop), slice(first, first + config.crop))
         for k in range(len(dataset)):
             case = dataset[k]
-            raw = RawCase(
-                case.id, {"": case.image[0].numpy()[window]}, case.raters.numpy()[window] > 0.5, patient=case.id
-            )
-            folder.write(raw, "testing" if config.test_every and (k + 1) % config.test_every == 0 else "training")
+            planes = {"": case.image[0].numpy()[window]}
+            raw = RawCase(case.id, planes, case.raters.numpy()[window] > 0.5, patient=case.id)
+            is_testing = config.test_every and (k + 1) % config.test_every == 0
+            folder.write(raw, "testing" if is_testing else "training")
 
 
 if __name__ == "__main__":

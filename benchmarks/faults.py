@@ -2,15 +2,12 @@
 
     python benchmarks/faults.py --kills 30
 
-After each fault the run must go on by itself or with the same command, from no more steps back than since the last save,
-and end with weights, averages and optimizer bit for bit those of a run that nobody disturbed. Prints a table and exits
+After each fault the run must continue unaided or with the same command, from no more steps back than since the last
+save, and end with weights, averages and optimizer bit for bit those of an undisturbed run. Prints a table, and exits
 with status 1 if one did not.
 """
 
-import contextlib
-import json
 import os
-import pathlib
 import random
 import re
 import resource
@@ -23,23 +20,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+from fault_campaign import FLAGS, SAVE_INTERVAL, SCRIPT, STEPS, Campaign, Survival, children_of, equal
 from machine import machine_name
+from running import write_json
 
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.command_line import GAVE_UP
 from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.prepare.phantoms import phantom
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
-STEPS, SAVE_INTERVAL = 40, 2
-FLAGS = (
-    "--image_size=16 --image_channels=1 --num_channels=32 --num_res_blocks=1 --channel_mult=1,1 --attention_resolutions=8 "
-    "--num_heads=2 --diffusion_steps=40 --noise_schedule=cosine --num_filters=4,8 --learn_sigma=True --dropout=0.1 --batch_size=4 "
-    f"--iterations={STEPS} --save_interval={SAVE_INTERVAL} --log_interval=1"
-).split()
-
-# Trains like the script, but the loss of the steps after so many done ones is not finite
+# Trains like the script, but the loss is not finite once as many steps are done as the argument lists
 NAN_PROGRAM = """
 import runpy, sys
 from guided_diffusion.train_util import Trainer
@@ -64,92 +54,6 @@ class FaultsConfig:
     out: Annotated[str, "JSON file for the table"] = ""
 
 
-class Survival(AssertionError):
-    """A run that did not survive, and how."""
-
-
-class Campaign:
-    """Runs in folders below `work`, all of the same flags and cases."""
-
-    def __init__(self, work):
-        self.work = pathlib.Path(work)
-        self.data = self.work / "data"
-        phantom.write_set(self.data, num_cases=6, seed=5, size=16, num_raters=3)
-        self.environment = {"OMP_NUM_THREADS": "1", **os.environ, "XDG_CACHE_HOME": str(self.work / "cache")}
-        self.count = 0
-        started = time.monotonic()
-        self.wanted = self.finish(self.folder())
-        self.seconds = time.monotonic() - started
-
-    def folder(self):
-        self.count += 1
-        return self.work / f"run{self.count}"
-
-    def start(self, folder, *more, launcher=(), **options):
-        command = [
-            sys.executable,
-            *launcher,
-            str(SCRIPT),
-            f"--data_dir={self.data}",
-            f"--log_dir={folder}",
-            *FLAGS,
-            *more,
-        ]
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-        )
-
-    def finish(self, folder, *more):
-        """Run the command to its end; what it learnt."""
-        run = self.start(folder, *more)
-        text, _ = run.communicate()
-        if run.returncode:
-            raise Survival(f"the same command ended with {run.returncode}: {text[-500:]}")
-        return torch.load(folder / "savedmodel.pt", weights_only=True)
-
-    def survives(self, folder, *more):
-        """Nothing that was saved before is lost, and the run ends as if nobody had disturbed it."""
-        logged = self.logged(folder)
-        state, _, _ = CheckpointFolder(str(folder)).newest()
-        lost = logged - (state["step"] if state else 0)
-        if lost > SAVE_INTERVAL:
-            raise Survival(f"{lost} steps are lost, with a save every {SAVE_INTERVAL}")
-        self.same(self.finish(folder, *more))
-
-    def same(self, state):
-        for key in ("weights", "ema", "optimizer", "samples"):
-            if not equal(state[key], self.wanted[key]):
-                raise Survival(f"the {key} at the end differ from the undisturbed run's")
-
-    @staticmethod
-    def logged(folder):
-        """The last step of the run's table."""
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            return int((folder / "progress.csv").read_text().splitlines()[-1].split(",")[0])
-        return 0
-
-    def wait(self, condition, run):
-        while not condition():
-            if run.poll() is not None:
-                raise Survival(f"it ended before the fault: {run.communicate()[0][-500:]}")
-            time.sleep(0.005)
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
-
-def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
-
-
 # -- the faults: each a function of the campaign and a random generator, which returns or raises Survival --------------
 
 
@@ -161,9 +65,8 @@ def killed(campaign, chance):
         begun = campaign.logged(folder)
         wait = chance.random()
         if wait < 0.8:  # while it trains and saves; else while it starts
-            campaign.wait(
-                lambda: campaign.logged(folder) > begun or run.poll() is not None, run
-            ) if begun < STEPS else None
+            if begun < STEPS:
+                campaign.wait(lambda: campaign.logged(folder) > begun or run.poll() is not None, run)
             time.sleep(chance.random() * campaign.seconds * 0.3)
         else:
             time.sleep(chance.random() * campaign.seconds)
@@ -242,7 +145,10 @@ def process_killed(campaign, chance):
 
 
 def check_restart(log, logged):
-    """Survival: by its log, a run whose table had so many steps when it was killed did not start again, or lost steps that were saved."""
+    """Survival: by its log, a run that was killed did not start again, or lost steps that were saved.
+
+    logged  steps in its table when it was killed
+    """
     starts = re.findall(r"^(starting afresh|continuing .* at step (\d+)):", log, re.MULTILINE)
     if len(starts) < 2:
         raise Survival("it ended without having started again")
@@ -311,8 +217,8 @@ FAULTS = {
 }
 
 
-def run_campaign(config, tell=print):
-    """[{"fault", "tried", "survived", "failures"}]; the first fault is tried config.kills times, the others a tenth as often."""
+def run_campaign(config, report=print):
+    """[{"fault", "tried", "survived", "failures"}]; the first is tried config.kills times, others a tenth of it."""
     rows, chance = [], random.Random(config.seed)
     with tempfile.TemporaryDirectory() as work:
         campaign = Campaign(work)
@@ -324,7 +230,7 @@ def run_campaign(config, tell=print):
                 except Survival as failure:
                     failures.append(str(failure))
             rows.append({"fault": name, "tried": tries, "survived": tries - len(failures), "failures": failures})
-            tell(f"| {name} | {tries} | {tries - len(failures)} |")
+            report(f"| {name} | {tries} | {tries - len(failures)} |")
     return rows
 
 
@@ -334,9 +240,7 @@ def main():
         (config,) = configs_from_flags(given, FaultsConfig)
         print("| fault | tried | survived |\n|---|---|---|")
         rows = run_campaign(config, lambda line: print(line, flush=True))
-        if config.out:
-            with open(config.out, "w", encoding="utf-8") as file:
-                file.write(json.dumps({"machine": machine_name(), "rows": rows}, indent=1) + "\n")
+        write_json(config.out, {"machine": machine_name(), "rows": rows})
         failures = [f"{row['fault']}: {failure}" for row in rows for failure in row["failures"]]
         print("\n".join(failures))
         sys.exit(1 if failures else 0)

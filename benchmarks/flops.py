@@ -1,6 +1,8 @@
-"""What a preset's network costs, counted and not timed: floating-point operations of a network call, and what is done once for an image.
+"""What a preset's network costs, counted and not timed.
 
-python benchmarks/flops.py --networks tuned,cimd-small,cimd
+    python benchmarks/flops.py --networks tuned,cimd-small,cimd
+
+Counted are the floating-point operations of a network call, and those that are done once for an image.
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
 from guided_diffusion.methods.registry import PRESETS
 
-MASKS, CALLS = 100, 20  # of the ensemble whose cost is told
+MASKS, CALLS = 100, 20  # of the ensemble whose cost is printed
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,12 @@ def main():
     with command_line.one_line_errors("benchmarks/flops.py"):
         given, _ = command_line.parse_command_line((FlopsConfig,), __doc__)
         (config,) = configs_from_flags(given, FlopsConfig)
-        print(
-            f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |\n|---|---|---|---|---|"
-        )
+        print(f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |")
+        print("|---|---|---|---|---|")
         for preset in config.networks:
             once, call = count(preset)
-            print(
-                f"| {preset} | {once:.1f} | {call:.1f} | {once + CALLS * call:,.0f} | {once + MASKS * CALLS * call:,.0f} |"
-            )
+            one, all_masks = once + CALLS * call, once + MASKS * CALLS * call
+            print(f"| {preset} | {once:.1f} | {call:.1f} | {one:,.0f} | {all_masks:,.0f} |")
 
 
 if __name__ == "__main__":

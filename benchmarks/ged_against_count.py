@@ -1,4 +1,4 @@
-"""The biased energy distance against the number of samples, and what theory says of it:
+"""The biased energy distance against the number of samples, and what theory says of it.
 
     python benchmarks/ged_against_count.py --data_dir data/testing --samples results/demo/many
 
@@ -7,11 +7,11 @@ distances at N samples are measured on the first half, so that nothing holds by 
 matplotlib (pip install matplotlib).
 """
 
-import json
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from running import write_json
 
 from guided_diffusion.data.case_reader import CaseReader, find_cases
 from guided_diffusion.errors import ConfigError
@@ -56,19 +56,19 @@ def measure(config):
     return {"at_infinity": at_infinity, "diversity": diversity, "points": points}
 
 
-def draw(told, path):
+def draw(result, path):
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    N, mean, low, high = (np.array([p[key] for p in told["points"]]) for key in ("N", "mean", "low", "high"))
+    N, mean, low, high = (np.array([p[key] for p in result["points"]]) for key in ("N", "mean", "low", "high"))
     fine = np.geomspace(N[0], N[-1], 100)
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     axes.errorbar(
         N, mean, (mean - low, high - mean), fmt="o", capsize=3, label="measured, with 95 % interval over cases"
     )
-    axes.plot(fine, told["at_infinity"] + told["diversity"] / fine, label="GED_inf + E d(S, S') / N")
+    axes.plot(fine, result["at_infinity"] + result["diversity"] / fine, label="GED_inf + E d(S, S') / N")
     axes.set(
         xscale="log",
         xticks=N,
@@ -86,14 +86,12 @@ def main():
     with command_line.one_line_errors("benchmarks/ged_against_count.py"):
         given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
         (config,) = configs_from_flags(given, PlotConfig)
-        told = measure(config)
-        for point in told["points"]:
-            print(
-                f"N {point['N']:3d}  measured {point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})  theory {point['theory']:.4f}"
-            )
-        with open(config.json, "w", encoding="utf-8") as file:
-            file.write(json.dumps(told, indent=1) + "\n")
-        draw(told, config.out)
+        result = measure(config)
+        for point in result["points"]:
+            measured = f"{point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})"
+            print(f"N {point['N']:3d}  measured {measured}  theory {point['theory']:.4f}")
+        write_json(config.json, result)
+        draw(result, config.out)
 
 
 if __name__ == "__main__":

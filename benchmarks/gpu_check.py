@@ -1,4 +1,4 @@
-"""Checks and measures everything on a GPU, within seven minutes:
+"""Checks and measures everything on a GPU, within seven minutes.
 
     python benchmarks/gpu_check.py --out results/gpu_check
     python benchmarks/gpu_check.py --out results/dry_run --dry_run

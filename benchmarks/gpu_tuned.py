@@ -1,4 +1,4 @@
-"""One training of the preset `tuned` at 128x128 on phantoms, and the energy distance of its masks:
+"""One training of the preset `tuned` at 128x128 on phantoms, and the energy distance of its masks.
 
     python benchmarks/gpu_tuned.py --work results/gpu_tuned --out benchmarks/results/gpu_tuned.json
 

@@ -1,4 +1,4 @@
-"""How long the evaluation takes, and how much memory:
+"""How long the evaluation takes, and how much memory.
 
     python benchmarks/metrics.py --cases 1000 --samples 100 --raters 4 --size 128
 

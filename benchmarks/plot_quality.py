@@ -1,6 +1,7 @@
-"""Tables and a plot of what benchmarks/quality.py measured:
+r"""Tables and a plot of what benchmarks/quality.py measured.
 
-    python benchmarks/plot_quality.py --results benchmarks/results/quality_phantom.json,benchmarks/results/quality_lidc.json
+    python benchmarks/plot_quality.py \
+        --results benchmarks/results/quality_phantom.json,benchmarks/results/quality_lidc.json
 
 Prints a table for each file, with the cheapest settings whose energy distance is within one standard error of the
 reference, and draws with matplotlib (pip install matplotlib).
@@ -32,26 +33,28 @@ def figure_names(row):
     return [next(name for name in row if name.rsplit("_", 1)[0] == figure) for figure in FIGURES]
 
 
-def print_table(told):
-    """A row for each sampler, a column for each number of steps; bold is what lies within one standard error of the reference."""
-    ged, hm_iou, calibration = figure_names(told["rows"][0])
-    reference, counts = told["rows"][0][ged], list(dict.fromkeys(row["steps"] for row in told["rows"]))
-    within = [row for row in told["rows"] if row[ged]["mean"] <= reference["mean"] + reference["se"]]
-    print(
-        f"\n{ged} ± standard error (HM-IoU, calibration error), {told['cases']} cases of {told['data']}, {told['model']}, {told['machine']}\n"
-    )
+def print_table(result):
+    """A row for each sampler, a column for each number of steps.
+
+    Bold is what lies within one standard error of the reference.
+    """
+    rows = result["rows"]
+    ged, hm_iou, calibration = figure_names(rows[0])
+    reference, counts = rows[0][ged], list(dict.fromkeys(row["steps"] for row in rows))
+    within = [row for row in rows if row[ged]["mean"] <= reference["mean"] + reference["se"]]
+    setting = f"{result['cases']} cases of {result['data']}, {result['model']}, {result['machine']}"
+    print(f"\n{ged} ± standard error (HM-IoU, calibration error), {setting}\n")
     print(f"| sampler | {' | '.join(map(str, counts))} |\n|{'---|' * (len(counts) + 1)}")
-    for name in dict.fromkeys(map(label, told["rows"])):
+    for name in dict.fromkeys(map(label, rows)):
         cells = {}
-        for row in filter(lambda row: label(row) == name, told["rows"]):
+        for row in (row for row in rows if label(row) == name):
             score = f"{row[ged]['mean']:.3f} ± {row[ged]['se']:.3f}"
             score = f"**{score}**" if row in within else score
             cells[row["steps"]] = f"{score} ({row[hm_iou]['mean']:.2f}, {row[calibration]['mean']:.3f})"
         print(f"| {name} | {' | '.join(cells.get(count, '-') for count in counts)} |")
     least = min(row["steps"] for row in within)
-    print(
-        f"\nwithin one standard error at {least} steps: {'; '.join(label(row) for row in within if row['steps'] == least)}"
-    )
+    cheapest = "; ".join(label(row) for row in within if row["steps"] == least)
+    print(f"\nwithin one standard error at {least} steps: {cheapest}")
 
 
 def draw(results, path):
@@ -63,14 +66,14 @@ def draw(results, path):
     figure, axes = pyplot.subplots(
         1, len(results), figsize=(4.6 * len(results), 3.8), layout="constrained", squeeze=False
     )
-    for axis, told in zip(axes[0], results, strict=True):
-        ged = figure_names(told["rows"][0])[0]
-        for name in dict.fromkeys(map(label, told["rows"])):
-            rows = sorted((row for row in told["rows"] if label(row) == name), key=lambda row: row["steps"])
+    for axis, result in zip(axes[0], results, strict=True):
+        ged = figure_names(result["rows"][0])[0]
+        for name in dict.fromkeys(map(label, result["rows"])):
+            rows = sorted((row for row in result["rows"] if label(row) == name), key=lambda row: row["steps"])
             axis.plot(
                 [row["steps"] for row in rows], [row[ged]["mean"] for row in rows], "o-", label=name, markersize=3
             )
-        first = told["rows"][0][ged]
+        first = result["rows"][0][ged]
         axis.axhspan(
             first["mean"] - first["se"],
             first["mean"] + first["se"],
@@ -78,9 +81,15 @@ def draw(results, path):
             color="grey",
             label="reference, one s. e.",
         )
-        ticks = sorted({row["steps"] for row in told["rows"]})
+        ticks = sorted({row["steps"] for row in result["rows"]})
         axis.set(
-            xscale="log", xticks=ticks, xticklabels=ticks, xlabel="steps", ylabel=ged, ylim=(0, 0.8), title=told["name"]
+            xscale="log",
+            xticks=ticks,
+            xticklabels=ticks,
+            xlabel="steps",
+            ylabel=ged,
+            ylim=(0, 0.8),
+            title=result["name"],
         )
         axis.minorticks_off()
     axes[0][-1].legend(fontsize=8)
@@ -93,10 +102,9 @@ def main():
         (config,) = configs_from_flags(given, PlotConfig)
         results = []
         for path in config.results:
+            name = os.path.basename(path).removeprefix("quality_").removesuffix(".json")
             with open(path, encoding="utf-8") as file:
-                results.append(
-                    {**json.load(file), "name": os.path.basename(path).removeprefix("quality_").removesuffix(".json")}
-                )
+                results.append({**json.load(file), "name": name})
             print_table(results[-1])
         draw(results, config.out)
 

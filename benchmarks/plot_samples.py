@@ -1,6 +1,9 @@
-"""What several models draw for the same cases, below the raters' masks:
+r"""What several models draw for the same cases, below the raters' masks.
 
-python benchmarks/plot_samples.py --data_dir results/phantom/many --samples results/comparison_long/tuned/samples,results/comparison_long/ssn/samples
+    python benchmarks/plot_samples.py --data_dir results/phantom/many \
+        --samples results/comparison_long/tuned/samples,results/comparison_long/ssn/samples
+
+A case has a row for its image and raters, and one for each model.
 """
 
 import os
@@ -45,9 +48,9 @@ def main():
         given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
         (config,) = configs_from_flags(given, PlotConfig)
         cases = LIDCDataset(config.data_dir, image_channels=1)
-        rows = [
-            row for index in range(config.num_cases) for row in rows_of(cases[index], config.samples, config.num_shown)
-        ]
+        rows = []
+        for index in range(config.num_cases):
+            rows += rows_of(cases[index], config.samples, config.num_shown)
         grid(rows).save(config.out)
 
 

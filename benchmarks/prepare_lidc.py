@@ -1,6 +1,8 @@
-"""Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the size of the download's (512x512 pixels of 0.7 mm, resampled to 0.5 mm):
+"""Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the size of the download's.
 
-python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
+    python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
+
+The phantoms have 512x512 pixels of 0.7 mm, which are resampled to 0.5 mm.
 """
 
 import json
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from machine import machine_name
+from running import write_json
 
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import configs_from_flags
@@ -47,17 +50,15 @@ def main():
             ]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             seconds = time.monotonic() - started
-        told = {
+        result = {
             "machine": machine_name(),
             "slices": config.cases,
             "processes": config.processes,
             "seconds": round(seconds, 1),
             "slices a minute": round(60 * config.cases / seconds),
         }
-        print(json.dumps(told, indent=1))
-        if config.out:
-            with open(config.out, "w", encoding="utf-8") as file:
-                file.write(json.dumps(told, indent=1) + "\n")
+        print(json.dumps(result, indent=1))
+        write_json(config.out, result)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Quality against the number of steps, for every sampler:
+r"""Quality against the number of steps, for every sampler.
 
-    python benchmarks/quality.py --data_dir results/quality/phantom/testing --model_path results/quality/phantom/model/savedmodel.pt --out benchmarks/results/quality_phantom.json
+    python benchmarks/quality.py --data_dir results/quality/phantom/testing \
+        --model_path results/quality/phantom/model/savedmodel.pt --out benchmarks/results/quality_phantom.json
 
 Draws the same cases with each sampler at each number of steps, and scores them: energy distance, Hungarian-matched IoU,
-calibration. The first row is DDPM with every step; the others are also told as paired differences from it.
+calibration. The first row is DDPM with every step; the others are also given as paired differences from it.
 """
 
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from machine import machine_name
+from running import write_json
 
 from guided_diffusion import script_util
 from guided_diffusion.data.case_reader import DataConfig
@@ -30,6 +31,7 @@ from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("dpm++", 0.0), ("dpm++", 1.0))
+STEPS = (1000, 250, 100, 50, 20, 10, 5, 2)
 FIGURES = {
     "ged": lambda s, r: metrics.squared_ged(s, r).total,
     "hm_iou": metrics.hungarian_iou,
@@ -44,16 +46,7 @@ class QualityConfig:
     cases: Annotated[int, "cases, spread over the folder"] = 5
     num_ensemble: Annotated[int, "masks for each"] = 16
     batch_size: Annotated[int, "masks in flight"] = 40
-    steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = (
-        1000,
-        250,
-        100,
-        50,
-        20,
-        10,
-        5,
-        2,
-    )
+    steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = STEPS
     spacing: Annotated[str, "linear, quadratic or logsnr"] = "linear"
     out: Annotated[str, "JSON file for the figures"] = ""
 
@@ -81,9 +74,9 @@ def measure(config, compute_config, on_row):
                     values[figure].append(float(function(masks, raters)))
             values = {figure: np.array(v) for figure, v in values.items()}
             reference = reference or values
-            told = {f"{figure}_{config.num_ensemble}": mean_and_interval(v) for figure, v in values.items()}
-            told["ged_less_reference"] = mean_and_interval(values["ged"] - reference["ged"])
-            on_row({"sampler": name, "eta": eta, "steps": steps, "seconds": time.perf_counter() - start, **told})
+            scores = {f"{figure}_{config.num_ensemble}": mean_and_interval(v) for figure, v in values.items()}
+            scores["ged_less_reference"] = mean_and_interval(values["ged"] - reference["ged"])
+            on_row({"sampler": name, "eta": eta, "steps": steps, "seconds": time.perf_counter() - start, **scores})
 
 
 def main():
@@ -95,21 +88,12 @@ def main():
         def on_row(row):
             rows.append(row)
             figures = "  ".join(f"{name} {row[name]['mean']:.3f} +- {row[name]['se']:.3f}" for name in names)
-            print(
-                f"{row['sampler']:6s} eta {row['eta']:g} steps {row['steps']:4d}  {figures}  {row['seconds']:.0f} s",
-                flush=True,
-            )
+            setting = f"{row['sampler']:6s} eta {row['eta']:g} steps {row['steps']:4d}"
+            print(f"{setting}  {figures}  {row['seconds']:.0f} s", flush=True)
             if config.out:  # row by row, for the whole takes long
-                told = {
-                    "machine": machine_name(),
-                    "model": config.model_path,
-                    "data": config.data_dir,
-                    "cases": config.cases,
-                    "rows": rows,
-                }
                 os.makedirs(os.path.dirname(os.path.abspath(config.out)), exist_ok=True)
-                with open(config.out, "w", encoding="utf-8") as file:
-                    file.write(json.dumps(told, indent=1) + "\n")
+                given = {"model": config.model_path, "data": config.data_dir, "cases": config.cases}
+                write_json(config.out, {"machine": machine_name(), **given, "rows": rows})
 
         measure(config, compute_config, on_row)
 

@@ -1,5 +1,6 @@
-"""Running the project's scripts from a benchmark."""
+"""Running the project's scripts from a benchmark, and writing its figures."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,3 +22,10 @@ def run(script, *arguments, threads=None, processes=1):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise DataError((done.stderr.strip() or f"{script} ended with status {done.returncode}").splitlines()[-1])
+
+
+def write_json(path, content):
+    """Write figures to a JSON file; an empty path: to none."""
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")

@@ -3,20 +3,22 @@
     python benchmarks/sampling.py --out benchmarks/results/sampling_cpu.json
     python benchmarks/sampling.py --amp bf16 --compile --batches 1,16,64,128 --out benchmarks/results/sampling_gpu.json
 
-The network is the paper's README's at 128x128, its weights random. All variants are timed in turns; a time is the median
-over the rounds, and a ratio is the median of the ratios within a round. A variant runs a chain of --calls whole steps (network
-call, noise, update), and a step's share of that time stands for each step of the chain that it is scaled to. Wants diffusers (pip install diffusers); without, its rows are left out.
+The network is the paper's README's at 128x128, its weights random. All variants are timed in turns; a time is the
+median over the rounds, and a ratio is the median of the ratios within a round. A variant runs a chain of --calls whole
+steps (network call, noise, update), and a step's share of that time stands for each step of the chain that it is scaled
+to. The rows of diffusers need it (pip install diffusers), and are left out without.
 """
 
 import importlib.util
-import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from machine import machine_name
+from running import write_json
 from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion import script_util
@@ -26,6 +28,20 @@ from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.sampling.samplers import FAST, SamplerConfig, sample
 from guided_diffusion.system.device import ComputeConfig, compile_model, peak_memory, prepare, reset_peak_memory
+
+PLAIN = ("as published", "plain eager")  # names of the variants without anything of this project's
+TITLES = (
+    "",
+    "masks at a time",
+    "calls",
+    "ms a call",
+    "TFLOP/s",
+    "share",
+    "masks/s",
+    "times plain eager call",
+    "times published",
+    "GB beside the weights",
+)
 
 
 @dataclass(frozen=True)
@@ -112,17 +128,27 @@ def diffusers_unet(config, device, batch):
     return draw
 
 
+class Variant(NamedTuple):
+    """A way of drawing masks."""
+
+    name: str
+    batch: int  # masks at a time
+    steps: int  # of the whole chain
+    draw: Callable[[], object]
+
+
 def variants(config, device):
-    """[(name, batch, steps of the whole chain, function)]."""
-    rows = [("as published", 1, 1000, published(config, device, 1))]
+    """All of them, that which stands for the published code first."""
+    rows = [Variant("as published", 1, 1000, published(config, device, 1))]
     for batch in config.batches:
         if batch > 1:  # with one mask, that is the first row
-            rows.append(("plain eager", batch, 1000, published(config, device, batch)))
+            rows.append(Variant("plain eager", batch, 1000, published(config, device, batch)))
         if importlib.util.find_spec("diffusers"):
-            rows.append(("diffusers", batch, FAST["steps"], diffusers_unet(config, device, batch)))
-        rows.append(("this project", batch, FAST["steps"], ours(config, device, batch)))
+            rows.append(Variant("diffusers", batch, FAST["steps"], diffusers_unet(config, device, batch)))
+        rows.append(Variant("this project", batch, FAST["steps"], ours(config, device, batch)))
         if config.compile:
-            rows.append(("this project, --compile", batch, FAST["steps"], ours(config, device, batch, compiled=True)))
+            draw = ours(config, device, batch, compiled=True)
+            rows.append(Variant("this project, --compile", batch, FAST["steps"], draw))
     return rows
 
 
@@ -157,48 +183,29 @@ def matrix_products(dtype, device):
     return (lambda: a @ b), 2 * side**3
 
 
+class Timing(NamedTuple):
+    """What was measured of a variant."""
+
+    variant: Variant
+    seconds: list[float]  # of a call, for each round
+    peak: int  # bytes beside the weights
+
+
 def measure(config, device):
-    rows = variants(config, device)
+    """The figures of all variants."""
     product, product_flop = matrix_products(torch.bfloat16 if config.amp == "bf16" else torch.float32, device)
     flop = flop_of_call(config)
-    times, product_times, peaks = [[] for _ in rows], [], [0] * len(rows)
-    for k, (_, _, _, draw) in enumerate(rows):  # compiles, chooses kernels; tells the memory
+    timings, product_times = [], []
+    for variant in variants(config, device):  # compiles, chooses kernels; shows the memory
         reset_peak_memory(device)
         held = peak_memory(device)  # the networks of all variants
-        draw()
-        peaks[k] = peak_memory(device) - held
+        variant.draw()
+        timings.append(Timing(variant, [], peak_memory(device) - held))
     for _ in range(config.rounds):
         product_times.append(seconds(product, device))
-        for k, (_, _, _, draw) in enumerate(rows):
-            times[k].append(seconds(draw, device) / config.calls)
-
+        for variant, taken, _ in timings:
+            taken.append(seconds(variant.draw, device) / config.calls)
     rate = product_flop / statistics.median(product_times)
-    plain = {
-        batch: taken
-        for (name, batch, _, _), taken in zip(rows, times, strict=True)
-        if name in ("as published", "plain eager")
-    }
-    told = []
-    for (name, batch, steps, _), taken, peak in zip(rows, times, peaks, strict=True):
-        call = statistics.median(taken)
-        speedup = [1000 * first / (steps * own / batch) for first, own in zip(times[0], taken, strict=True)]
-        told.append(
-            {
-                "name": name,
-                "batch": batch,
-                "steps": steps,
-                "ms_per_call": 1000 * call,
-                "masks_per_second": batch / (steps * call),
-                "tflops": batch * flop / call / 1e12,
-                "share_of_matrix_products": batch * flop / call / rate,
-                "times_published": statistics.median(speedup),
-                "peak_memory_gb": peak / 1e9,  # beside the weights
-                "per_call_times_plain": statistics.median(
-                    eager / own for eager, own in zip(plain[batch], taken, strict=True)
-                ),
-                "seconds": taken,
-            }
-        )
     return {
         "machine": machine_name(device),
         "amp": config.amp,
@@ -206,7 +213,29 @@ def measure(config, device):
         "matrix_product_tflops": rate / 1e12,
         "rounds": config.rounds,
         "calls": config.calls,
-        "rows": told,
+        "rows": [figures_of(timing, timings, flop, rate) for timing in timings],
+    }
+
+
+def figures_of(timing, timings, flop, rate):
+    """The row of one of `timings`; a network call has `flop` operations, and the machine does `rate` a second."""
+    (_, batch, steps, _), taken, peak = timing
+    published = timings[0].seconds
+    plain = next(t.seconds for t in timings if t.variant.name in PLAIN and t.variant.batch == batch)
+    call = statistics.median(taken)
+    speedup = [1000 * first / (steps * own / batch) for first, own in zip(published, taken, strict=True)]
+    return {
+        "name": timing.variant.name,
+        "batch": batch,
+        "steps": steps,
+        "ms_per_call": 1000 * call,
+        "masks_per_second": batch / (steps * call),
+        "tflops": batch * flop / call / 1e12,
+        "share_of_matrix_products": batch * flop / call / rate,
+        "times_published": statistics.median(speedup),
+        "peak_memory_gb": peak / 1e9,  # beside the weights
+        "per_call_times_plain": statistics.median(eager / own for eager, own in zip(plain, taken, strict=True)),
+        "seconds": taken,
     }
 
 
@@ -217,22 +246,16 @@ def main():
         device = "cuda" if torch.cuda.is_available() else "cpu"
         config = replace(config, calls=config.calls or (FAST["steps"] if device == "cuda" else 2))
         result = measure(config, device)
-        print(
-            f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
-        )
-        print(
-            "| | masks at a time | calls | ms a call | TFLOP/s | share | masks/s | times plain eager call | times published | GB beside the weights |"
-        )
-        print("|---|---|---|---|---|---|---|---|---|---|")
+        products = f"matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
+        print(f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; {products}")
+        print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}")
         for row in result["rows"]:
             print(
                 f"| {row['name']} | {row['batch']} | {row['steps']} | {row['ms_per_call']:.0f} | {row['tflops']:.3f} | "
                 f"{100 * row['share_of_matrix_products']:.0f} % | {row['masks_per_second']:.4g} | "
                 f"{row['per_call_times_plain']:.2f} | {row['times_published']:.1f} | {row['peak_memory_gb']:.1f} |"
             )
-        if config.out:
-            with open(config.out, "w", encoding="utf-8") as file:
-                file.write(json.dumps(result, indent=1) + "\n")
+        write_json(config.out, result)
 
 
 if __name__ == "__main__":

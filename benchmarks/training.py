@@ -3,16 +3,15 @@
     python benchmarks/training.py --out benchmarks/results/training_cpu.json
     python benchmarks/training.py --batch_size 20 --amp bf16 --compile --out benchmarks/results/training_gpu.json
 
-The network is the paper's README's at 128x128. The plain loop is float32 and eager, computes attention again in the backward
-pass, has its encoders in float64, and steps and averages each weight by itself. The two take turns; a time is the median over
-the rounds, and a ratio is the median of the ratios within a round. Peak memory is that of a process with one loop alone: of
-its tensors on a GPU, of all of it on a CPU. The loader is timed from the cache of decoded cases; two processes of half the
-batch each are timed against one, by what their logs say.
+The network is the paper's README's at 128x128. The plain loop is float32 and eager, computes attention again in the
+backward pass, has its encoders in float64, and steps and averages each weight separately. The two take turns; a time is
+the median over the rounds, and a ratio is the median of the ratios within a round. Peak memory is that of a process
+with one loop alone: of its tensors on a GPU, of all of it on a CPU. The loader is timed from the cache of decoded
+cases; two processes of half the batch each are timed against one, by what their logs say.
 """
 
 import contextlib
 import csv
-import json
 import multiprocessing
 import os
 import pathlib
@@ -26,6 +25,7 @@ from typing import Annotated
 
 import torch
 from machine import machine_name
+from running import write_json
 from sampling import flop_of_call, matrix_products, seconds
 from torch.distributions import kl_divergence
 from torch.utils.checkpoint import checkpoint
@@ -187,7 +187,7 @@ def time_loops(config, device, dataset, folder):
 
 
 def time_loader(folder):
-    """Decoded 128x128 cases of 4 raters a second, from the cache, in batches of 20 in shuffled order, in this process."""
+    """Decoded 128x128 cases of 4 raters a second, from the cache, in shuffled batches of 20, in this process."""
     data = os.path.join(folder, "loaded")
     phantom.write_set(data, num_cases=LOADED, seed=2, size=128, num_raters=4)
     dataset = LIDCDataset(data, 128, 4, cache_dir=os.path.join(folder, "cache"))
@@ -241,30 +241,23 @@ def why_not_scaled(config, device):
     if not config.scaling:
         return "--scaling False"
     if device.type == "cuda" and torch.cuda.device_count() < 2:
-        return "this machine has one GPU, and each process wants its own"
+        return "this machine has one GPU, and each process needs its own"
     return None
 
 
-def tell(result):
+def print_tables(result):
     """The figures, as tables."""
-    print(
-        f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP an image; matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
-    )
-    print(
-        "| | images/s | s an image | TFLOP/s | share of matrix products | peak GB | times plain loop |\n|---|---|---|---|---|---|---|"
-    )
+    products = f"matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
+    print(f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP an image; {products}")
+    print("| | images/s | s an image | TFLOP/s | share of matrix products | peak GB | times plain loop |")
+    print("|---|---|---|---|---|---|---|")
     for row in result["rows"]:
         print(
-            f"| {row['name']} | {row['images_per_second']:.3f} | {row['seconds_per_image']:.2f} | {row['tflops']:.3f} | "
-            f"{100 * row['share_of_matrix_products']:.0f} % | {row['peak_memory_gb']:.1f} | {row['times_plain']:.2f} |"
+            f"| {row['name']} | {row['images_per_second']:.3f} | {row['seconds_per_image']:.2f} | "
+            f"{row['tflops']:.3f} | {100 * row['share_of_matrix_products']:.0f} % | "
+            f"{row['peak_memory_gb']:.1f} | {row['times_plain']:.2f} |"
         )
     print(f"loader: {result['loader_cases_per_second']:.0f} cases a second")
-
-
-def write(result, path):
-    if path:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(json.dumps(result, indent=1) + "\n")
 
 
 def main():
@@ -279,8 +272,8 @@ def main():
             result = {"machine": machine_name(device), **{k: v for k, v in vars(config).items() if k != "out"}}
             result |= time_loops(config, device, dataset, os.path.join(folder, "log"))
             result["loader_cases_per_second"] = time_loader(folder)
-            tell(result)
-            write(result, config.out)  # now, for what follows takes long
+            print_tables(result)
+            write_json(config.out, result)  # now, for what follows takes long
             if reason := why_not_scaled(config, device):
                 result["not_scaled"] = reason
                 print(f"two processes are not timed: {reason}")
@@ -288,7 +281,7 @@ def main():
                 result["images_per_second_by_processes"] = time_processes(config, folder, data)
         for processes, rate in result.get("images_per_second_by_processes", {}).items():
             print(f"{processes} processes: {rate:.3f} images a second")
-        write(result, config.out)
+        write_json(config.out, result)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """What Visdom windows cost a run: steps of a small network with and without 20 updates each, 10,000 updates in all.
 
-Stretches of steps with windows and without take turns. Each has windows of its own, so that what is sent in one does not slow the
-next; a stretch lasts as long as a round of sending, or longer.
-
     python -m guided_diffusion.visualize serve &
     python benchmarks/windows.py --out benchmarks/results/windows_cpu.json
+
+Stretches of steps with windows and without take turns. Each has windows of its own, so that what is sent in one does
+not slow the next; a stretch lasts as long as a round of sending, or longer.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from machine import machine_name
 from PIL import Image
+from running import write_json
 
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
@@ -35,47 +36,43 @@ class BenchmarkConfig:
     out: Annotated[str, "JSON file for the figures"] = ""
 
 
+def measure(config):
+    """What the windows add to the time of a step, as shares, and whether the server was lost."""
+    segmenter = script_util.create_segmenter(pick_flags(PRESETS["demo"], *MODEL_CONFIGS))
+    image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
+    page = Image.new("RGB", (800, 400))
+
+    def seconds(windows, numbers):
+        """What a stretch of steps takes, by the clock and of the processor."""
+        with windows() as shown:
+            started, cpu_started = time.perf_counter(), time.process_time()
+            for number in numbers:
+                segmenter(image, mask, torch.randint(0, 1000, (8,)))["loss"].mean().backward()
+                for window in range(19):
+                    shown.lines(f"window {window}", number, {"value": number})
+                shown.picture("sheet", page)
+            return np.array([time.perf_counter() - started, time.process_time() - cpu_started])
+
+    complaints, ratios = [], []
+    visdom = VisdomConfig(True, config.visdom_server, config.visdom_port, "benchmark")
+    ways = [NullSink, lambda: Windows(visdom, complaints.append)]
+    length = config.steps // config.stretches
+    seconds(ways[1], range(length))  # whatever is done once only
+    for start in range(0, config.steps, length):
+        numbers = range(start, start + length)
+        took = {way: seconds(way, numbers) for way in (ways if len(ratios) % 2 else ways[::-1])}
+        ratios.append(took[ways[1]] / took[ways[0]])
+    slower, more_cpu = (round(float(share), 4) for share in np.median(ratios, axis=0) - 1)
+    return {"slower": slower, "more processor time": more_cpu, "server lost": bool(complaints)}
+
+
 def main():
     with command_line.one_line_errors("benchmarks/windows.py"):
         given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
         (config,) = configs_from_flags(given, BenchmarkConfig)
-        segmenter = script_util.create_segmenter(pick_flags(PRESETS["demo"], *MODEL_CONFIGS))
-        image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
-        page = Image.new("RGB", (800, 400))
-
-        def seconds(windows, numbers):
-            """What a stretch of steps takes, by the clock and of the processor."""
-            with windows() as shown:
-                started, cpu_started = time.perf_counter(), time.process_time()
-                for number in numbers:
-                    segmenter(image, mask, torch.randint(0, 1000, (8,)))["loss"].mean().backward()
-                    for window in range(19):
-                        shown.lines(f"window {window}", number, {"value": number})
-                    shown.picture("sheet", page)
-                return np.array([time.perf_counter() - started, time.process_time() - cpu_started])
-
-        told = []
-        visdom = VisdomConfig(True, config.visdom_server, config.visdom_port, "benchmark")
-        ways = [NullSink, lambda: Windows(visdom, told.append)]
-        length = config.steps // config.stretches
-        seconds(ways[1], range(length))  # whatever is done once only
-        ratios = []
-        for start in range(0, config.steps, length):
-            numbers = range(start, start + length)
-            took = {way: seconds(way, numbers) for way in (ways if len(ratios) % 2 else ways[::-1])}
-            ratios.append(took[ways[1]] / took[ways[0]])
-        slower, more_cpu = (round(float(share), 4) for share in np.median(ratios, axis=0) - 1)
-        result = {
-            "machine": machine_name(),
-            "updates": 20 * config.steps,
-            "slower": slower,
-            "more processor time": more_cpu,
-            "server lost": bool(told),
-        }
+        result = {"machine": machine_name(), "updates": 20 * config.steps, **measure(config)}
         print(json.dumps(result, indent=1))
-        if config.out:
-            with open(config.out, "w", encoding="utf-8") as file:
-                file.write(json.dumps(result, indent=1) + "\n")
+        write_json(config.out, result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Cases per second that can be written: draw_ensembles and its writers with a stand-in for the network that costs nothing.
+"""Cases per second that can be written: draw_ensembles and its writers with a network that costs nothing.
 
     python benchmarks/writing.py --out benchmarks/results/writing_cpu.json
 
@@ -7,7 +7,6 @@ them, and waits for the disk after every file; the others are `write_case` in se
 rate is the median over the rounds, and a ratio is the median of the ratios within a round.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from machine import machine_name
+from running import write_json
 from scipy import ndimage
 
 from guided_diffusion.flags import command_line
@@ -92,8 +92,9 @@ def write_synced(out_dir, case, samples, drawn_by, finished_by):
 
 
 def seconds(config, count, write, writers):
-    """[time by the clock, time of the processor] that all cases take, with `count` masks for each, from the first noise to
-    the last file.
+    """[time by the clock, time of the processor] that all cases take, from the first noise to the last file.
+
+    count  masks for each case
     """
     segmenter, sampler = StandIn(config.batch_size, config.image_size), SamplerConfig(steps=20)
     dataset = [one_case(f"case{k:04d}", config.image_size) for k in range(config.cases)]
@@ -113,13 +114,13 @@ def measure(config):
     """A row for each size of ensemble and way of writing."""
     ways = [("every file synced, samples compressed twice", write_synced, 1)]
     ways += [("write_case", store.write_case, writers) for writers in config.writers]
-    told = []
+    rows = []
     for count in config.ensembles:
         turns = [[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)]
         turns = np.array(turns)  # [rounds, ways, 2]
         for k, (name, _, writers) in enumerate(ways):
             rate = config.cases / statistics.median(turns[:, k, 0])
-            told.append(
+            rows.append(
                 {
                     "name": name,
                     "writers": writers,
@@ -132,7 +133,7 @@ def measure(config):
                 }
             )
     setting = {"rounds": config.rounds, "cases": config.cases, "image_size": config.image_size}
-    return {"machine": machine_name(), **setting, "rows": told}
+    return {"machine": machine_name(), **setting, "rows": rows}
 
 
 def main():
@@ -149,9 +150,7 @@ def main():
                 f"| {row['name']} | {row['writers']} | {row['masks']} | {row['cases_per_second']:.1f} | "
                 f"{row['masks_per_second']:.0f} | {row['processor_ms_per_case']:.0f} | {row['times_first']:.1f} |"
             )
-        if config.out:
-            with open(config.out, "w", encoding="utf-8") as file:
-                file.write(json.dumps(result, indent=1) + "\n")
+        write_json(config.out, result)
 
 
 if __name__ == "__main__":

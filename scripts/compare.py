@@ -1,6 +1,7 @@
-"""Compare methods on the same cases, with the same effort for each:
+r"""Compare methods on the same cases, with the same effort for each.
 
-    python scripts/compare.py --data_dir data/training --test_dir data/testing --methods cimd-small,ssn --budget_minutes 10
+    python scripts/compare.py --data_dir data/training --test_dir data/testing \
+        --methods cimd-small,ssn --budget_minutes 10
 
 --help lists the flags.
 """

@@ -1,4 +1,4 @@
-"""Turn a published data set or preparation into cases to train on:
+"""Turn a published data set or preparation into cases to train on.
 
     python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
 

@@ -1,6 +1,7 @@
-"""Draw an ensemble of masks for every case of a folder:
+r"""Draw an ensemble of masks for every case of a folder.
 
-    python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --num_ensemble 4 --fast
+    python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt \
+        --num_ensemble 4 --fast
 
 --help lists the flags.
 """

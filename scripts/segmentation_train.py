@@ -1,4 +1,4 @@
-"""Train on a folder of cases:
+"""Train on a folder of cases.
 
     python scripts/segmentation_train.py --preset demo --data_dir data/training
 

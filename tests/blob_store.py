@@ -6,7 +6,7 @@ import blobfile as bf
 
 
 class BlobStore:
-    """Objects by path, whole ones only: an object is there when its file is closed without an error, as in a real store.
+    """Objects by path, whole ones only: an object is there once its file is closed without an error, as in real ones.
 
     log   the paths written and removed, in order, ("write" or "remove", path)
     read  the paths read, in order

@@ -38,7 +38,7 @@ def cache_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """made_once(name, make): the folder `name`, which make(folder) fills once for all workers of pytest-xdist.
+    """A function (name, make) -> the folder `name`, which make(folder) fills once for all workers of pytest-xdist.
 
     Tests only read it.
     """
@@ -65,8 +65,9 @@ def cases(made_once):
 
 @pytest.fixture(scope="session")
 def trained(made_once, cases):
-    """The log folder of a TINY model after four steps on `cases`, the same one for all tests that need some trained model:
-    savedmodel.pt, progress.csv, log.txt. Read it only; copy it to resume it.
+    """The log folder of a TINY model after four steps on `cases`: savedmodel.pt, progress.csv, log.txt.
+
+    It is the same one for all tests that need some trained model. Read it only; copy it to resume it.
     """
 
     def train(folder):
@@ -79,7 +80,7 @@ def trained(made_once, cases):
 
 @pytest.fixture
 def train(cases, tmp_path):
-    """train(name, **flags) trains the smallest model on `cases`, in the folder `name`, and returns the trainer."""
+    """A function (name, **flags) that trains the smallest model on `cases`, in the folder `name`: the trainer."""
     dataset = LIDCDataset(cases, LEAST["image_size"], LEAST["image_channels"])
     defaults = {"data_dir": str(cases)}
     return lambda name, **given: train_small(dataset, **{**defaults, "log_dir": str(tmp_path / name), **given})
@@ -102,7 +103,10 @@ def real_data():
 
 @pytest.fixture(scope="session")
 def browser():
-    """A headless Chromium: the system's, or Playwright's own. Without one tests are skipped, or fail if CIMD_REQUIRE_BROWSER is set."""
+    """A headless Chromium: the system's, or Playwright's own.
+
+    Without one tests are skipped, or fail if CIMD_REQUIRE_BROWSER is set.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as p:

@@ -100,7 +100,7 @@ def load_script(name):
 
 
 def call_script(name, *arguments, **more):
-    """The same as `run_script` in this process, which saves the seconds of importing torch; what is not caught is raised.
+    """The same as `run_script` in this process, which saves importing torch; an exception that is not caught is raised.
 
     more  arguments of its main
     """

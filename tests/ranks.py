@@ -1,4 +1,4 @@
-"""Two processes of one gloo group in place of a launch of torchrun: forked from a server that has imported torch already.
+"""Two processes of one gloo group in place of a launch of torchrun, forked from a server that has imported torch.
 
 Each run is given a fresh pair, so that nothing of one run is left for the next. As under torchrun, the processes are
 clients of a store that outlives them, and a run has its own prefix in it.

@@ -18,7 +18,7 @@ class PlainDescent(torch.optim.Optimizer):
 
 
 def main(*arguments):
-    """The script's main() in a process that does nothing else."""
+    """Run the script in a process that does nothing else."""
     torch.optim.AdamW = PlainDescent
     load_script("segmentation_train").main(list(arguments))
 

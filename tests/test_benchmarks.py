@@ -69,7 +69,10 @@ def test_two_processes_are_timed_only_where_each_has_its_gpu(out, monkeypatch, c
 @pytest.mark.nightly
 @pytest.mark.serial
 def test_the_memory_of_each_loop_is_its_own(cases, tmp_path):
-    """Neither has in it what this process, or the other loop, holds; each loop is built in a process of its own, and timed there."""
+    """Neither has in it what this process, or the other loop, holds.
+
+    Each loop is built, and timed, in a process of its own.
+    """
     held = torch.ones(2**28)
     config = training.BenchmarkConfig(batch_size=1, image_size=16, num_channels=32, rounds=2, steps=1)
     rows = training.time_loops(config, CPU, LIDCDataset(cases, 16, 4), str(tmp_path / "log"))["rows"]

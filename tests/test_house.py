@@ -40,7 +40,8 @@ def test_imports_point_one_way():
 @pytest.mark.parametrize("path", FILES, ids=title)
 def test_nothing_optional_is_imported_before_it_is_used(path):
     body = ast.parse(path.read_text()).body
-    names = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    imports = [node for node in body if isinstance(node, ast.Import)]
+    names = {alias.name for node in imports for alias in node.names}
     names |= {node.module for node in body if isinstance(node, ast.ImportFrom) and not node.level}
     assert not {name.split(".")[0] for name in names} & OPTIONAL
 

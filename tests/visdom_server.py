@@ -28,27 +28,27 @@ def unused_port():
 
 
 class Server:
-    """A Visdom server of the tests by the project's own command, on a free port, which it keeps when it is started again."""
+    """A Visdom server of the tests by the project's own command, on a free port, which a restart keeps."""
 
     def __init__(self, folder, *flags, environ=None):
         self.port, self.folder, self.process = None, folder, None
         self.flags_of_serve, self.environ = flags, environ
 
     def start(self):
-        """Return once the server listens. A new port may be taken before the server has it: then another one is tried."""
+        """Return once the server listens. A new port may be taken before the server has it: then another is tried."""
         for attempt in range(1 if self.port else 5):
             if self.port is None or attempt:
                 with unused_port() as self.port:
                     pass
-            told = self._launch()
-            if told is None:
+            output = self._launch()
+            if output is None:
                 return
-            if f"--port {self.port}" not in told:
+            if f"--port {self.port}" not in output:
                 break
-        self.does_not_start(told)
+        self.does_not_start(output)
 
     def _launch(self):
-        """Start the command; None once it says its address, or all that it said if it ended or takes more than 90 seconds."""
+        """Start the command; None once it prints its address, or its output if it ended or takes over 90 seconds."""
         command = [
             sys.executable,
             "-m",

@@ -4,7 +4,7 @@ import torch
 
 
 def relative_error(out, reference):
-    """||out - reference|| / ||reference||, in float64 on the CPU; infinite where `out` has an element that is not finite."""
+    """||out - reference|| / ||reference||, in float64 on the CPU; infinite where `out` is not finite."""
     out, reference = out.detach().double().cpu(), reference.detach().double().cpu()
     if not torch.isfinite(out).all():
         return float("inf")
@@ -15,7 +15,9 @@ def tensors_of(state, prefix=""):
     """{path: tensor} of a nested state of dicts and lists."""
     if isinstance(state, torch.Tensor):
         return {prefix: state}
-    parts = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
+    if isinstance(state, (list, tuple)):
+        state = dict(enumerate(state))
+    parts = state.items() if isinstance(state, dict) else ()
     return {path: tensor for key, part in parts for path, tensor in tensors_of(part, f"{prefix}.{key}").items()}
 
 

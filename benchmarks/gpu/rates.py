@@ -20,7 +20,7 @@ PRECISIONS = ("bf16", "tf32", "float32")
 
 
 def nominal(card):
-    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for one that is not known."""
+    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for an unknown one."""
     for pattern, *rates in NOMINAL:
         if re.search(pattern, card or ""):
             return dict(zip((*PRECISIONS, "memory"), rates, strict=True))
@@ -37,8 +37,9 @@ def lines(out):
 
 
 def measured(figures):
-    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`; None where one is
-    missing.
+    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`.
+
+    None stands where one is missing.
     """
     products = {name: figures.get("products", {}).get(name, {}).get("tflops") for name in PRECISIONS}
     return {**products, "memory": figures.get("copy", {}).get("gb_per_second")}

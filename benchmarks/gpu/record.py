@@ -22,8 +22,9 @@ def require(condition, message):
 
 
 class Record:
-    """The figures of a stage, written to `path` after each addition as {"figures", "errors"}, so that a stage that is
-    stopped loses none.
+    """The figures of a stage, written to `path` after each addition as {"figures", "errors"}.
+
+    So a stage that is stopped loses none.
     """
 
     def __init__(self, path):
@@ -37,8 +38,9 @@ class Record:
 
     @contextlib.contextmanager
     def part(self, name):
-        """A group of figures: yields a function that adds to it. An exception ends the part alone: it becomes an entry
-        of `errors`, and the stage continues with its next part.
+        """A group of figures: yields a function that adds to it.
+
+        An exception ends the part alone: it becomes an entry of `errors`, and the stage continues with its next part.
         """
         report = self.figures.setdefault(name, {})
         start = time.perf_counter()

@@ -27,7 +27,9 @@ TAIL = 20  # lines of a failed stage's output that its line keeps
 
 @dataclass(frozen=True)
 class Stage:
-    """name     of the module gpu.stages.NAME, whose run(record, settings) is called
+    """A stage and its limits.
+
+    name     of the module gpu.stages.NAME, whose run(record, settings) is called
     seconds  it may take
     least    seconds without which it is not started
     timed    it measures time on the device: compilation has ended before it
@@ -45,12 +47,20 @@ class Stage:
         run(record, settings)
 
 
+def status_of(code):
+    """The status of a stage by its process's exit code; None: it was stopped at its limit."""
+    if code is None:
+        return "timeout"
+    return "failed" if code else "ok"
+
+
 # -- one process ------------------------------------------------------------------------------------------------------
 
 
 class Child:
-    """function(record, settings) in a forked process that leads a process group; its output goes to a file, its figures
-    to another.
+    """function(record, settings) in a forked process that leads a process group.
+
+    Its output goes to a file, its figures to another.
     """
 
     def __init__(self, name, function, settings, figures):
@@ -193,7 +203,7 @@ class Runner:
         status = "interrupted"
         try:
             code = child.wait(min(stage.seconds, left))
-            status = "timeout" if code is None else "ok" if code == 0 else "failed"
+            status = status_of(code)
         finally:
             self.finish(child, status)
             with contextlib.suppress(OSError):
@@ -204,7 +214,7 @@ class Runner:
         figures, errors, text = {}, {}, []
         for child in self.compiling:
             code = child.wait(max(0.0, min(self.join_by, self.end - MARGIN) - time.monotonic()))
-            line = child.line("ok" if code == 0 else "timeout" if code is None else "failed")
+            line = child.line(status_of(code))
             child.stop()
             self._release(child)
             figures |= line["figures"]

@@ -1,4 +1,4 @@
-"""The project's scripts within the process of a stage, which saves the start of another, and lets a stage look inside."""
+"""The project's scripts within the process of a stage, which saves the start of another and can look inside."""
 
 import contextlib
 import importlib.util
@@ -9,8 +9,9 @@ from running import ROOT
 
 
 def call_script(name, *arguments):
-    """Run scripts/NAME.py with arguments of any type; returns what it wrote to stdout. RuntimeError: it ended with a
-    status that is not 0; the message is the end of its stderr.
+    """Run scripts/NAME.py with arguments of any type; returns what it wrote to stdout.
+
+    RuntimeError: it ended with a status that is not 0; the message is the end of its stderr.
     """
     spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, "scripts", f"{name}.py"))
     script = importlib.util.module_from_spec(spec)

@@ -46,7 +46,9 @@ DRY = Sizes(
 
 @dataclass(frozen=True)
 class Settings:
-    """out       folder of the results
+    """What a stage is given.
+
+    out       folder of the results
     work      folder for everything else: cases, runs, compiled kernels
     dry_run   small sizes on the CPU, nothing is compiled
     gpus      visible cards

@@ -56,8 +56,9 @@ def median_ms(function, device, repeats, sets=((),), warm_ups=2):
 
 
 def device_and_host_ms(function, device):
-    """{"device_ms", "issue_ms", "host_ms"} of one call: between its first and last kernel; until it returns; until its
-    work is done.
+    """{"device_ms", "issue_ms", "host_ms"} of one call.
+
+    They end at its last kernel, counted from the first; when it returns; when its work is done.
 
     Where issue_ms is close to device_ms, the host cannot issue work faster than the device does it.
     """
@@ -73,7 +74,7 @@ def device_and_host_ms(function, device):
 
 
 def sets_beyond_cache(make, device):
-    """As many results of make(), tuples of tensors, as are together three times the GPU's L2 cache; at most LARGEST_SETS."""
+    """As many results of make(), tuples of tensors, as fill the GPU's L2 cache three times; at most LARGEST_SETS."""
     first = make()
     size = sum(tensor.nbytes for tensor in first)
     cache = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda(device) else size

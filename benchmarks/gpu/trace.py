@@ -15,8 +15,9 @@ NAME = 120  # characters of a kernel's name
 
 
 def traced(function, device):
-    """[(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin; on a CPU,
-    PyTorch's operations, those within others included.
+    """[(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin.
+
+    On a CPU these are PyTorch's operations, those within others included.
     """
     kind = "cuda" if is_cuda(device) else "cpu"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if kind == "cuda" else [])]
@@ -43,9 +44,9 @@ def busy_time(events):
 
 
 def profile_of(function, device, calls, unprofiled_ms=None):
-    """{"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls; times are of one
-    call.
+    """{"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls.
 
+    Times are of one call.
     idle_share is of the span from the first kernel to the last, which the profiler itself stretches;
     `idle_share_unprofiled` is of `unprofiled_ms`, a call's time without it.
     """

@@ -29,7 +29,7 @@ def start_group(backend, store, rank, size, device):
 
 
 def training_segmenter(settings, device, amp="none", channels_last=None):
-    """The README's segmenter, ready to train, the same in every process; by default in the layout that a training has."""
+    """The README's segmenter, ready to train, the same in every process; by default in the layout of a training."""
     torch.manual_seed(0)
     segmenter = script_util.create_segmenter(readme_flags(settings))
     with torch.no_grad():
@@ -133,10 +133,9 @@ def _enter(function, settings, group, rank, results):
 
 
 def run_processes(function, settings, backend, devices, name):
-    """[what function(settings, rank, size, device) gave] of one process for each of `devices`. RuntimeError: one
-    failed, or they took too long.
+    """[what function(settings, rank, size, device) gave] of one process for each of `devices`.
 
-    They are forked, so this process must not have used CUDA.
+    They are forked, so this process must not have used CUDA. RuntimeError: one failed, or they took too long.
     """
     context = multiprocessing.get_context("fork")
     results, store = context.Queue(), settings.folder(f"store_{name}")

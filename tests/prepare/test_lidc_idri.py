@@ -1,4 +1,4 @@
-"""LIDC-IDRI's files: outlines against hand-drawn masks and another library's fill, nodules of several readers, DICOM."""
+"""LIDC-IDRI's files: outlines against hand-drawn masks and another library's fill, nodules of readers, DICOM."""
 
 import numpy as np
 import pytest
@@ -285,7 +285,7 @@ def test_slices_are_found_by_uid_or_else_by_height(tmp_path):
 
 
 def test_heights_are_slicelocations_where_more_outlines_lie_on_those():
-    """The sign differs in some scans; by ImagePositionPatient one of these outlines would be found, on the wrong slice."""
+    """The sign differs in some scans; by ImagePositionPatient one of these outlines would be found on a wrong slice."""
     series = Series(
         "1", "P", (1.0, 1.0), (40, 40), ["a", "b"], [-2.0, 0.0], ["1.1", "1.2"], locations=[2.0, float("nan")]
     )
@@ -401,8 +401,11 @@ def test_crops_are_centred_padded_and_resampled():
 
 
 def test_xml_that_would_expand_or_read_files_is_refused_by_name(hand_drawn, tmp_path):
-    bomb = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><LidcReadMessage>&b;</LidcReadMessage>'
-    leak = '<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><LidcReadMessage>&a;</LidcReadMessage>'
+    head = '<?xml version="1.0"?><!DOCTYPE x '
+    bomb = (
+        f'{head}[<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><LidcReadMessage>&b;</LidcReadMessage>'
+    )
+    leak = f'{head}[<!ENTITY a SYSTEM "file:///etc/passwd">]><LidcReadMessage>&a;</LidcReadMessage>'
     for name, text in (
         ("bomb", bomb),
         ("leak", leak),

@@ -1,6 +1,4 @@
-"""Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, and the golden
-cases.
-"""
+"""Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, golden cases."""
 
 import copy
 from functools import partial

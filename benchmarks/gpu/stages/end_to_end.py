@@ -43,8 +43,9 @@ def save_checkpoint(settings):
 
 @contextlib.contextmanager
 def observed(report, device):
-    """Meanwhile the loop that draws is warmed up before it begins. `report` gets "began", the clock at its begin, and
-    "alone", which draws the same once more and writes nothing.
+    """Meanwhile the loop that draws is warmed up before it begins.
+
+    report  gets "began", the clock at its begin, and "alone", which draws the same once more and writes nothing
     """
     original = sample.draw_ensembles
 

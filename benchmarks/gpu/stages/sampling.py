@@ -1,4 +1,4 @@
-"""Sampling at the README's flags with random weights: as published, eager and compiled; what a call is made of; memory."""
+"""Sampling at the README's flags with random weights: as published, eager, compiled; a call's parts; memory."""
 
 import gc
 import statistics

@@ -1,6 +1,4 @@
-"""Training steps at the README's flags: the published loop, this project eager and compiled; memory, and what fills a
-step.
-"""
+"""Training steps at the README's flags: the published loop, this project eager and compiled; a step's parts; memory."""
 
 import gc
 import statistics

@@ -1,6 +1,4 @@
-"""Trainings by scripts/segmentation_train.py: repeated, resumed, with a step that is not finite, validated, in other
-precisions.
-"""
+"""Trainings by scripts/segmentation_train.py: repeated, resumed, with a bad step, validated, in other precisions."""
 
 import contextlib
 import math
@@ -70,8 +68,7 @@ def compare(add, state, reference, limit):
 
 @contextlib.contextmanager
 def watched(nan_at, report):
-    """Trainings meanwhile have a loss of NaN in the step after `nan_at` done ones, and their first average is
-    recomputed in float64.
+    """Trainings meanwhile have a loss of NaN after `nan_at` steps, and their first average is recomputed in float64.
 
     report  gets "unchanged", {part: bool} over the bad step, and "average", {name: tensor}
     """
