@@ -157,7 +157,7 @@ def check_restart(log, logged):
 
 
 def image_damaged(campaign, chance):
-    """An image that becomes unreadable while the run goes on, and is mended afterwards."""
+    """An image that becomes unreadable during the run, and is mended afterwards."""
     folder = campaign.folder()
     image = chance.choice(sorted(campaign.data.glob("*/image_*.png")))
     content = image.read_bytes()

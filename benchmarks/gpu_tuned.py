@@ -49,7 +49,7 @@ class TunedConfig:
     cases: Annotated[int, "phantoms to train on"] = 1500
     test_cases: Annotated[int, "phantoms to sample"] = 20
     num_ensemble: Annotated[int, "masks for each of them"] = 100
-    counts: Annotated[tuple[int, ...], "of which so many are scored"] = (16, 100)
+    counts: Annotated[tuple[int, ...], "numbers of them that are scored"] = (16, 100)
     train_seconds: Annotated[int, "of training"] = 240
     probe_steps: Annotated[int, "steps of the training that measures the speed"] = 200
     amp: Annotated[str, "precision of the network"] = "bf16"
@@ -92,7 +92,7 @@ def make_phantoms(config, size):
 
 
 def train(config, name, steps, log_interval):
-    """Train for so many steps; returns the rows of the log."""
+    """Train for `steps` steps; returns the rows of the log."""
     folder = os.path.join(config.work, name)
     flags = {
         **(DRY if config.dry_run else {}),

@@ -20,6 +20,7 @@ from typing import Annotated
 import numpy as np
 from machine import machine_name
 from PIL import Image
+from running import write_json
 from scipy import ndimage
 
 from guided_diffusion.flags import command_line
@@ -137,7 +138,7 @@ def main():
             write_cases(folder, config)
             seconds, memory = time_evaluation(folder, report=False)
             seconds_with_report, memory_with_report = time_evaluation(folder, report=True)
-        told = {
+        result = {
             **{k: v for k, v in vars(config).items() if k != "out"},
             "machine": machine_name(),
             "seconds": round(seconds, 1),
@@ -148,10 +149,8 @@ def main():
                 name: round(ratio, 1) for name, ratio in time_against_loops(config).items()
             },
         }
-    print(json.dumps(told, indent=1))
-    if config.out:
-        with open(config.out, "w", encoding="utf-8") as file:
-            file.write(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    write_json(config.out, result)
 
 
 if __name__ == "__main__":

@@ -205,9 +205,9 @@ def time_loader(folder):
 
 def time_processes(config, folder, data):
     """{processes: images a second} of one process with the whole batch and of two with half of it each."""
-    told = {1: [], 2: []}
+    rates = {1: [], 2: []}
     for turn in range(3):
-        for processes in told:
+        for processes in rates:
             out = os.path.join(folder, f"scaling{processes}-{turn}")
             command = [
                 sys.executable,
@@ -230,10 +230,10 @@ def time_processes(config, folder, data):
             ]
             subprocess.run(command, check=True, capture_output=True)
             with open(os.path.join(out, "progress.csv"), encoding="utf-8") as file:
-                told[processes] += [float(row["samples_per_second"]) for row in csv.DictReader(file)][1:]
+                rates[processes] += [float(row["samples_per_second"]) for row in csv.DictReader(file)][1:]
             os.unlink(os.path.join(out, "savedmodel.pt"))
             os.unlink(os.path.join(out, "savedmodel000006.pt"))
-    return {processes: statistics.median(rates) for processes, rates in told.items()}
+    return {processes: statistics.median(measured) for processes, measured in rates.items()}
 
 
 def why_not_scaled(config, device):

@@ -98,7 +98,7 @@ class Child:
         faulthandler.register(signal.SIGTERM, file=sys.stderr, chain=True)  # where it was when its time was up
 
     def wait(self, seconds):
-        """The exit status, negative for a signal; None: it is still running after so many seconds."""
+        """The exit status, negative for a signal; None: it is still running after `seconds`."""
         end = time.monotonic() + seconds
         while self.code is None:
             pid, status, used = os.wait4(self.pid, os.WNOHANG)

@@ -155,7 +155,7 @@ def run_processes(function, settings, backend, devices, name):
 
 
 def _collect(results, processes, name, seconds):
-    """{rank: result} of all processes, within so many seconds."""
+    """{rank: result} of all processes, within `seconds`."""
     end, found = time.monotonic() + seconds, {}
     while len(found) < len(processes):
         try:

@@ -31,7 +31,7 @@ PROFILED = 2  # calls
 
 
 def measure_chain(add, settings, function, masks, precision, rounds):
-    """Time function(), a chain of `calls` network calls for so many masks; returns a call's median in milliseconds."""
+    """Time function(), a chain of `calls` calls for `masks` masks; returns a call's median in milliseconds."""
     device, calls = settings.device, settings.sizes.calls
     taken = [device_and_host_ms(function, device) for _ in range(rounds)]
     report = {name: statistics.median(row[name] for row in taken) / calls for name in taken[0]}

@@ -48,7 +48,7 @@ class Runs:
         return [f"--{flag}={value}" for flag, value in flags.items()]
 
     def train(self, name, steps=None, run=call_script, **more):
-        """The checkpoint at the end of a run of so many steps, by default all; `more` are flags."""
+        """The checkpoint at the end of a run of `steps` steps, by default all; `more` are flags."""
         run("segmentation_train", *self.arguments(name, steps, more))
         return load_checkpoint(self.settings.folder("runs", name, "savedmodel.pt"))
 
