@@ -12,7 +12,6 @@ cases, and their spread is that over the seeds. The same command resumes where i
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -21,7 +20,7 @@ from running import run, write_json
 
 from guided_diffusion.compare.stages import as_arguments
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 
 FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversity")
 
@@ -98,14 +97,14 @@ AGAINST = {
 BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}
 
 
-@dataclass(frozen=True)
+@config()
 class AblationConfig:
-    base: Annotated[Literal["paper", "tuned"], "the setting that is changed"] = "paper"
-    work: Annotated[str, "folder with training/ and testing/, where runs go"] = "results/ablations"
-    train_steps: Annotated[int, "steps of each training"] = 400
-    seeds: Annotated[tuple[int, ...], "seeds of weights, draws and masks"] = (0, 1, 2)
-    num_ensemble: Annotated[int, "masks for each case"] = 16
-    out: Annotated[str, "JSON file for the figures"] = ""
+    base: Annotated[Literal["paper", "tuned"], Flag("the setting that is changed")] = "paper"
+    work: Annotated[str, Flag("folder with training/ and testing/, where runs go")] = "results/ablations"
+    train_steps: Annotated[int, Flag("steps of each training")] = 400
+    seeds: Annotated[tuple[int, ...], Flag("seeds of weights, draws and masks")] = (0, 1, 2)
+    num_ensemble: Annotated[int, Flag("masks for each case")] = 16
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def figures_of(config, change, seed):
@@ -150,8 +149,7 @@ def print_differences(rows):
 
 def main():
     with command_line.one_line_errors("benchmarks/ablations.py"):
-        given, _ = command_line.parse_command_line((AblationConfig,), __doc__)
-        (config,) = configs_from_flags(given, AblationConfig)
+        config = command_line.parse_command_line((AblationConfig,), __doc__)[AblationConfig]
         rows, (base, changes) = [], BASES[config.base]
         print("| change | " + " | ".join(FIGURES) + " |")
         for change in changes:

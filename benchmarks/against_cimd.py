@@ -14,7 +14,6 @@ import csv
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -24,7 +23,7 @@ from running import run, write_json
 
 from guided_diffusion.compare.stages import as_arguments, training_of
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.logger import read_rows
 from guided_diffusion.system.workers import usable_cores
 
@@ -49,13 +48,13 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
+@config()
 class AgainstConfig:
-    work: Annotated[str, "folder with training/ and testing/, where runs go"] = "results/against_cimd"
-    image_size: Annotated[int, "side of the cases, a multiple of 4"] = 24
-    minutes: Annotated[tuple[int, ...], "of training on one core; each is a training of its own"] = (20,)
-    num_ensemble: Annotated[int, "masks for each case"] = 16
-    out: Annotated[str, "JSON file for the figures"] = ""
+    work: Annotated[str, Flag("folder with training/ and testing/, where runs go")] = "results/against_cimd"
+    image_size: Annotated[int, Flag("side of the cases, a multiple of 4")] = 24
+    minutes: Annotated[tuple[int, ...], Flag("of training on one core; each is a training of its own")] = (20,)
+    num_ensemble: Annotated[int, Flag("masks for each case")] = 16
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def train(config, method, name, steps):
@@ -129,8 +128,7 @@ def measure(config, minutes, speeds, pool):
 
 def main():
     with command_line.one_line_errors("benchmarks/against_cimd.py"):
-        given, _ = command_line.parse_command_line((AgainstConfig,), __doc__)
-        (config,) = configs_from_flags(given, AgainstConfig)
+        config = command_line.parse_command_line((AgainstConfig,), __doc__)[AgainstConfig]
         rows = []
         with ThreadPoolExecutor(len(METHODS)) as pool:
             speeds = dict(zip(METHODS, pool.map(lambda method: speed(config, method), METHODS), strict=True))

@@ -6,31 +6,30 @@ The nodules of the paper's LIDC slices lie in the middle quarter of their 128 pi
 network that a CPU can train, most would be no more than a pixel or two.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.prepare.case_writer import CaseFolder, RawCase
 
 
-@dataclass(frozen=True)
+@config()
 class CropConfig:
-    data_dir: Annotated[str, "folder of cases"] = ""
-    out: Annotated[str, "folder to write: training/CASE and testing/CASE"] = ""
-    image_size: Annotated[int, "side of the images, to which others are scaled first"] = 128
-    crop: Annotated[int, "side of the crops, pixels; that of the images for none"] = 128
+    data_dir: Annotated[str, Flag("folder of cases")] = ""
+    out: Annotated[str, Flag("folder to write: training/CASE and testing/CASE")] = ""
+    image_size: Annotated[int, Flag("side of the images, to which others are scaled first")] = 128
+    crop: Annotated[int, Flag("side of the crops, pixels; that of the images for none")] = 128
     test_every: Annotated[
-        int | None, "each case whose number, by name, is a multiple of this goes to testing; -1: none"
+        int | None,
+        Flag("each case whose number, by name, is a multiple of this goes to testing; -1: none", none="auto"),
     ] = None
 
 
 def main():
     with command_line.one_line_errors("benchmarks/crop_cases.py"):
-        given, _ = command_line.parse_command_line((CropConfig,), __doc__)
-        (config,) = configs_from_flags(given, CropConfig)
+        config = command_line.parse_command_line((CropConfig,), __doc__)[CropConfig]
         dataset = LIDCDataset(config.data_dir, config.image_size, 1, DataConfig())
         folder = CaseFolder(config.out, config.data_dir)
         first = (config.image_size - config.crop) // 2

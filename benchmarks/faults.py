@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -27,7 +26,7 @@ from running import write_json
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.command_line import GAVE_UP
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 
 # Trains like the script, but the loss is not finite once as many steps are done as the argument lists
 NAN_PROGRAM = """
@@ -47,11 +46,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@dataclass(frozen=True)
+@config()
 class FaultsConfig:
-    kills: Annotated[int, "how often a run is killed, at random moments"] = 30
-    seed: Annotated[int, "of the random moments"] = 0
-    out: Annotated[str, "JSON file for the table"] = ""
+    kills: Annotated[int, Flag("how often a run is killed, at random moments")] = 30
+    seed: Annotated[int, Flag("of the random moments")] = 0
+    out: Annotated[str, Flag("JSON file for the table")] = ""
 
 
 # -- the faults: each a function of the campaign and a random generator, which returns or raises Survival --------------
@@ -236,8 +235,7 @@ def run_campaign(config, report=print):
 
 def main():
     with command_line.one_line_errors("benchmarks/faults.py"):
-        given, _ = command_line.parse_command_line((FaultsConfig,), __doc__)
-        (config,) = configs_from_flags(given, FaultsConfig)
+        config = command_line.parse_command_line((FaultsConfig,), __doc__)[FaultsConfig]
         print("| fault | tried | survived |\n|---|---|---|")
         rows = run_campaign(config, lambda line: print(line, flush=True))
         write_json(config.out, {"machine": machine_name(), "rows": rows})

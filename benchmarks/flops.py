@@ -5,7 +5,6 @@
 Counted are the floating-point operations of a network call, and those that are done once for an image.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -13,21 +12,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
-from guided_diffusion.methods.registry import PRESETS
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
+from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 
 MASKS, CALLS = 100, 20  # of the ensemble whose cost is printed
 
 
-@dataclass(frozen=True)
+@config()
 class FlopsConfig:
-    networks: Annotated[tuple[str, ...], "presets of diffusions"] = ("tuned", "cimd-small", "cimd")
+    networks: Annotated[tuple[str, ...], Flag("presets of diffusions")] = ("tuned", "cimd-small", "cimd")
 
 
 @torch.inference_mode()
 def count(preset):
     """(GFLOP once for an image, GFLOP for a call of one mask) of a preset's network."""
-    segmenter = script_util.create_segmenter(PRESETS[preset]).eval()
+    segmenter = script_util.create_segmenter(configs_from_flags(PRESETS[preset], *MODEL_CONFIGS)).eval()
     unet = segmenter.model.config
     image = torch.zeros(1, unet.image_channels, unet.image_size, unet.image_size)
     with FlopCounterMode(display=False) as once:
@@ -39,8 +39,7 @@ def count(preset):
 
 def main():
     with command_line.one_line_errors("benchmarks/flops.py"):
-        given, _ = command_line.parse_command_line((FlopsConfig,), __doc__)
-        (config,) = configs_from_flags(given, FlopsConfig)
+        config = command_line.parse_command_line((FlopsConfig,), __doc__)[FlopsConfig]
         print(f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |")
         print("|---|---|---|---|---|")
         for preset in config.networks:

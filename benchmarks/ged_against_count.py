@@ -7,7 +7,6 @@ distances at N samples are measured on the first half, so that nothing holds by 
 matplotlib (pip install matplotlib).
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -17,19 +16,19 @@ from guided_diffusion.data.case_reader import CaseReader, find_cases
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.postprocess import binarise
 from guided_diffusion.sampling import store
 from guided_diffusion.sampling.config import postprocess_of
 
 
-@dataclass(frozen=True)
+@config()
 class PlotConfig:
-    data_dir: Annotated[str, "folder of cases with their raters"] = ""
-    samples: Annotated[str, "folder of their samples, many for each"] = ""
-    out: Annotated[str, "picture to write"] = "docs/ged_against_count.png"
-    json: Annotated[str, "figures to write"] = "benchmarks/results/ged_against_count.json"
+    data_dir: Annotated[str, Flag("folder of cases with their raters")] = ""
+    samples: Annotated[str, Flag("folder of their samples, many for each")] = ""
+    out: Annotated[str, Flag("picture to write")] = "docs/ged_against_count.png"
+    json: Annotated[str, Flag("figures to write")] = "benchmarks/results/ged_against_count.json"
 
 
 def measure(config):
@@ -84,8 +83,7 @@ def draw(result, path):
 
 def main():
     with command_line.one_line_errors("benchmarks/ged_against_count.py"):
-        given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
-        (config,) = configs_from_flags(given, PlotConfig)
+        config = command_line.parse_command_line((PlotConfig,), __doc__)[PlotConfig]
         result = measure(config)
         for point in result["points"]:
             measured = f"{point['mean']:.4f} ({point['low']:.4f} to {point['high']:.4f})"

@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -32,7 +32,7 @@ from gpu.settings import DRY, Settings
 
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.system.storage import refuse_remote
 
 STAGES = (
@@ -52,13 +52,13 @@ SLOW = ("torch._dynamo", "torch.distributed.fsdp")
 JOIN_BY = 0.53  # share of --seconds after which compilation is waited for no longer
 
 
-@dataclass(frozen=True)
+@config()
 class GpuCheckConfig:
-    out: Annotated[str, "folder of the results, new or empty"] = "results/gpu_check"
-    dry_run: Annotated[bool, "all stages at small sizes on the CPU, nothing is compiled"] = False
-    stages: Annotated[tuple[str, ...], "those to run, e.g. versions,ceilings; default: all"] = ()
-    seconds: Annotated[int, "for all stages together"] = 400  # seven minutes with the start of it
-    cache: Annotated[str, "folder that keeps compiled kernels for the next run; default: none are kept"] = ""
+    out: Annotated[str, Flag("folder of the results, new or empty")] = "results/gpu_check"
+    dry_run: Annotated[bool, Flag("all stages at small sizes on the CPU, nothing is compiled")] = False
+    stages: Annotated[tuple[str, ...], Flag("those to run, e.g. versions,ceilings; default: all")] = ()
+    seconds: Annotated[int, Flag("for all stages together")] = 400  # seven minutes with the start of it
+    cache: Annotated[str, Flag("folder that keeps compiled kernels for the next run; default: none are kept")] = ""
 
 
 def check(config):
@@ -138,8 +138,7 @@ def run(config, stages, work):
 
 def main():
     with command_line.one_line_errors("benchmarks/gpu_check.py"):
-        given, _ = command_line.parse_command_line((GpuCheckConfig,), __doc__)
-        (config,) = configs_from_flags(given, GpuCheckConfig)
+        config = command_line.parse_command_line((GpuCheckConfig,), __doc__)[GpuCheckConfig]
         stages = check(config)
         with contextlib.ExitStack() as stack:
             work = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))

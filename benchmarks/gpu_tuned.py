@@ -12,7 +12,6 @@ import json
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -22,7 +21,7 @@ from running import run
 from guided_diffusion.compare.stages import as_arguments
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.logger import read_rows
 from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.prepare.phantoms import phantom
@@ -43,18 +42,18 @@ DRY = {  # in place of the preset's
 }
 
 
-@dataclass(frozen=True)
+@config()
 class TunedConfig:
-    work: Annotated[str, "folder for the phantoms, the run and the samples, new or empty"] = "results/gpu_tuned"
-    cases: Annotated[int, "phantoms to train on"] = 1500
-    test_cases: Annotated[int, "phantoms to sample"] = 20
-    num_ensemble: Annotated[int, "masks for each of them"] = 100
-    counts: Annotated[tuple[int, ...], "numbers of them that are scored"] = (16, 100)
-    train_seconds: Annotated[int, "of training"] = 240
-    probe_steps: Annotated[int, "steps of the training that measures the speed"] = 200
-    amp: Annotated[str, "precision of the network"] = "bf16"
-    dry_run: Annotated[bool, "small, on the CPU, two steps"] = False
-    out: Annotated[str, "JSON file for the figures"] = ""
+    work: Annotated[str, Flag("folder for the phantoms, the run and the samples, new or empty")] = "results/gpu_tuned"
+    cases: Annotated[int, Flag("phantoms to train on")] = 1500
+    test_cases: Annotated[int, Flag("phantoms to sample")] = 20
+    num_ensemble: Annotated[int, Flag("masks for each of them")] = 100
+    counts: Annotated[tuple[int, ...], Flag("numbers of them that are scored")] = (16, 100)
+    train_seconds: Annotated[int, Flag("of training")] = 240
+    probe_steps: Annotated[int, Flag("steps of the training that measures the speed")] = 200
+    amp: Annotated[str, Flag("precision of the network")] = "bf16"
+    dry_run: Annotated[bool, Flag("small, on the CPU, two steps")] = False
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def small(config):
@@ -156,8 +155,7 @@ def measure(config, report):
 
 def main():
     with command_line.one_line_errors("benchmarks/gpu_tuned.py"):
-        given, _ = command_line.parse_command_line((TunedConfig,), __doc__)
-        (config,) = configs_from_flags(given, TunedConfig)
+        config = command_line.parse_command_line((TunedConfig,), __doc__)[TunedConfig]
         check(config)
         if config.dry_run:
             os.environ["CUDA_VISIBLE_DEVICES"], config = "", small(config)

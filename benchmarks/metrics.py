@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -24,19 +23,19 @@ from running import write_json
 from scipy import ndimage
 
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.masks import metrics
 
 ROUNDS = 7
 
 
-@dataclass(frozen=True)
+@config()
 class BenchmarkConfig:
-    cases: Annotated[int, "cases"] = 1000
-    samples: Annotated[int, "samples of each"] = 100
-    raters: Annotated[int, "raters of each"] = 4
-    size: Annotated[int, "side of the masks, pixels"] = 128
-    out: Annotated[str, "JSON file for the figures"] = ""
+    cases: Annotated[int, Flag("cases")] = 1000
+    samples: Annotated[int, Flag("samples of each")] = 100
+    raters: Annotated[int, Flag("raters of each")] = 4
+    size: Annotated[int, Flag("side of the masks, pixels")] = 128
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def blobs(rng, count, size):
@@ -132,8 +131,7 @@ def time_against_loops(config):
 
 def main():
     with command_line.one_line_errors("benchmarks/metrics.py"):
-        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = configs_from_flags(given, BenchmarkConfig)
+        config = command_line.parse_command_line((BenchmarkConfig,), __doc__)[BenchmarkConfig]
         with tempfile.TemporaryDirectory() as folder:
             write_cases(folder, config)
             seconds, memory = time_evaluation(folder, report=False)

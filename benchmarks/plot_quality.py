@@ -9,19 +9,18 @@ reference, and draws with matplotlib (pip install matplotlib).
 
 import json
 import os
-from dataclasses import dataclass
 from typing import Annotated
 
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 
 FIGURES = ("ged", "hm_iou", "calibration")
 
 
-@dataclass(frozen=True)
+@config()
 class PlotConfig:
-    results: Annotated[tuple[str, ...], "files of benchmarks/quality.py"] = ()
-    out: Annotated[str, "picture to write"] = "docs/quality.png"
+    results: Annotated[tuple[str, ...], Flag("files of benchmarks/quality.py")] = ()
+    out: Annotated[str, Flag("picture to write")] = "docs/quality.png"
 
 
 def label(row):
@@ -98,8 +97,7 @@ def draw(results, path):
 
 def main():
     with command_line.one_line_errors("benchmarks/plot_quality.py"):
-        given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
-        (config,) = configs_from_flags(given, PlotConfig)
+        config = command_line.parse_command_line((PlotConfig,), __doc__)[PlotConfig]
         results = []
         for path in config.results:
             name = os.path.basename(path).removeprefix("quality_").removesuffix(".json")

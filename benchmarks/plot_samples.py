@@ -7,27 +7,26 @@ A case has a row for its image and raters, and one for each model.
 """
 
 import os
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 
 from guided_diffusion.errors import DataError
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.pictures import grid
 from guided_diffusion.masks.postprocess import binarise
 from guided_diffusion.sampling.store import find_samples
 
 
-@dataclass(frozen=True)
+@config()
 class PlotConfig:
-    data_dir: Annotated[str, "folder of cases of one size"] = ""
-    samples: Annotated[tuple[str, ...], "folders of samples, METHOD/samples"] = ()
-    num_cases: Annotated[int, "the first cases"] = 2
-    num_shown: Annotated[int, "samples of each"] = 8
-    out: Annotated[str, "picture to write"] = "docs/samples.png"
+    data_dir: Annotated[str, Flag("folder of cases of one size")] = ""
+    samples: Annotated[tuple[str, ...], Flag("folders of samples, METHOD/samples")] = ()
+    num_cases: Annotated[int, Flag("the first cases")] = 2
+    num_shown: Annotated[int, Flag("samples of each")] = 8
+    out: Annotated[str, Flag("picture to write")] = "docs/samples.png"
 
 
 def rows_of(case, folders, num_shown):
@@ -45,8 +44,7 @@ def rows_of(case, folders, num_shown):
 
 def main():
     with command_line.one_line_errors("benchmarks/plot_samples.py"):
-        given, _ = command_line.parse_command_line((PlotConfig,), __doc__)
-        (config,) = configs_from_flags(given, PlotConfig)
+        config = command_line.parse_command_line((PlotConfig,), __doc__)[PlotConfig]
         cases = LIDCDataset(config.data_dir, image_channels=1)
         rows = []
         for index in range(config.num_cases):

@@ -11,31 +11,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 from machine import machine_name
 from running import write_json
 
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.prepare.phantoms.files import make_cases
 from guided_diffusion.prepare.phantoms.lidc_files import write_lidc
 
 SPACING = (0.7, 0.7)  # mm, of pixels; not that of the crops, so that they are resampled
 
 
-@dataclass(frozen=True)
+@config()
 class BenchmarkConfig:
-    cases: Annotated[int, "slices, two for each series"] = 600
-    processes: Annotated[int, "series at a time"] = 2
-    out: Annotated[str, "JSON file for the figures"] = ""
+    cases: Annotated[int, Flag("slices, two for each series")] = 600
+    processes: Annotated[int, Flag("series at a time")] = 2
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def main():
     with command_line.one_line_errors("benchmarks/prepare_lidc.py"):
-        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = configs_from_flags(given, BenchmarkConfig)
+        config = command_line.parse_command_line((BenchmarkConfig,), __doc__)[BenchmarkConfig]
         script = os.path.join(os.path.dirname(__file__), "..", "scripts", "prepare_lidc.py")
         with tempfile.TemporaryDirectory() as folder:
             write_lidc(folder, make_cases(config.cases, seed=1, size=96, num_raters=4), spacing=SPACING)

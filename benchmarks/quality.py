@@ -9,7 +9,6 @@ calibration. The first row is DDPM with every step; the others are also given as
 
 import os
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -21,7 +20,7 @@ from guided_diffusion import script_util
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import metrics
 from guided_diffusion.masks.postprocess import binarise
@@ -29,6 +28,7 @@ from guided_diffusion.sampling.config import SampleConfig
 from guided_diffusion.sampling.draw import draw_ensembles
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
+from guided_diffusion.unet import UNetConfig
 
 SAMPLERS = (("ddpm", 0.0), ("ddim", 0.0), ("dpm++", 0.0), ("dpm++", 1.0))
 STEPS = (1000, 250, 100, 50, 20, 10, 5, 2)
@@ -39,26 +39,26 @@ FIGURES = {
 }
 
 
-@dataclass(frozen=True)
+@config()
 class QualityConfig:
-    data_dir: Annotated[str, "folder of cases with their raters"] = ""
-    model_path: Annotated[str, "checkpoint"] = ""
-    cases: Annotated[int, "cases, spread over the folder"] = 5
-    num_ensemble: Annotated[int, "masks for each"] = 16
-    batch_size: Annotated[int, "masks in flight"] = 40
-    steps: Annotated[tuple[int, ...], "numbers of steps; the first for the reference"] = STEPS
-    spacing: Annotated[str, "linear, quadratic or logsnr"] = "linear"
-    out: Annotated[str, "JSON file for the figures"] = ""
+    data_dir: Annotated[str, Flag("folder of cases with their raters")] = ""
+    model_path: Annotated[str, Flag("checkpoint")] = ""
+    cases: Annotated[int, Flag("cases, spread over the folder")] = 5
+    num_ensemble: Annotated[int, Flag("masks for each")] = 16
+    batch_size: Annotated[int, Flag("masks in flight")] = 40
+    steps: Annotated[tuple[int, ...], Flag("numbers of steps; the first for the reference")] = STEPS
+    spacing: Annotated[str, Flag("linear, quadratic or logsnr")] = "linear"
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def measure(config, compute_config, on_row):
     """Call on_row(row) for each sampler at each number of steps."""
-    segmenter, flags, _ = script_util.load_segmenter(config.model_path, {})
+    model = script_util.load_segmenter(config.model_path, {})
+    segmenter, unet = model.segmenter, model.configs[UNetConfig]
     prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
     if compute_config.compile:
         compile_model(segmenter)
-    (data_config,) = configs_from_flags(flags, DataConfig)
-    dataset = LIDCDataset(config.data_dir, flags["image_size"], flags["image_channels"], data_config)
+    dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, model.configs[DataConfig])
     indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]
     drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
     reference = None
@@ -81,8 +81,7 @@ def measure(config, compute_config, on_row):
 
 def main():
     with command_line.one_line_errors("benchmarks/quality.py"):
-        given, _ = command_line.parse_command_line((QualityConfig, ComputeConfig), __doc__)
-        config, compute_config = configs_from_flags(given, QualityConfig, ComputeConfig)
+        config, compute_config = command_line.parse_command_line((QualityConfig, ComputeConfig), __doc__)
         rows, names = [], [f"{figure}_{config.num_ensemble}" for figure in FIGURES]
 
         def on_row(row):

@@ -13,7 +13,7 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, NamedTuple
 
 import torch
@@ -23,10 +23,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags, pick_flags
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
+from guided_diffusion.flags.presets import FAST
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.nn import seeded_generator
-from guided_diffusion.sampling.samplers import FAST, SamplerConfig, sample
+from guided_diffusion.sampling.samplers import SamplerConfig, sample
 from guided_diffusion.system.device import ComputeConfig, compile_model, peak_memory, prepare, reset_peak_memory
 
 PLAIN = ("as published", "plain eager")  # names of the variants without anything of this project's
@@ -44,18 +46,19 @@ TITLES = (
 )
 
 
-@dataclass(frozen=True)
+@config()
 class BenchmarkConfig:
-    batches: Annotated[tuple[int, ...], "masks at a time"] = (1, 4)
-    rounds: Annotated[int, "turns"] = 3
+    batches: Annotated[tuple[int, ...], Flag("masks at a time")] = (1, 4)
+    rounds: Annotated[int, Flag("turns")] = 3
     calls: Annotated[
-        int | None, "steps of a chain in each turn, each a network call; default: 20 on a GPU, 2 on a CPU"
+        int | None,
+        Flag("steps of a chain in each turn, each a network call; default: 20 on a GPU, 2 on a CPU", none="auto"),
     ] = None
-    amp: Annotated[str, "precision of diffusers' and this project's network: none or bf16"] = "none"
-    compile: Annotated[bool, "add rows with --compile"] = False
-    image_size: Annotated[int, "pixels; other sizes than 128 are for trying the script out"] = 128
-    num_channels: Annotated[int, "as above"] = 128
-    out: Annotated[str, "JSON file for the figures"] = ""
+    amp: Annotated[str, Flag("precision of diffusers' and this project's network: none or bf16")] = "none"
+    compile: Annotated[bool, Flag("add rows with --compile")] = False
+    image_size: Annotated[int, Flag("pixels; other sizes than 128 are for trying the script out")] = 128
+    num_channels: Annotated[int, Flag("as above")] = 128
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def build(config, device):
@@ -64,7 +67,7 @@ def build(config, device):
     if config.image_size != 128:
         flags["channel_mult"] = (1, 1, 2, 3, 4)
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(pick_flags(flags, *MODEL_CONFIGS)).eval()
+    segmenter = script_util.create_segmenter(configs_from_flags(flags, *MODEL_CONFIGS)).eval()
     for p in segmenter.parameters():
         if not p.any():
             torch.nn.init.normal_(p, std=0.02)
@@ -241,8 +244,7 @@ def figures_of(timing, timings, flop, rate):
 
 def main():
     with command_line.one_line_errors("benchmarks/sampling.py"):
-        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = configs_from_flags(given, BenchmarkConfig)
+        config = command_line.parse_command_line((BenchmarkConfig,), __doc__)[BenchmarkConfig]
         device = "cuda" if torch.cuda.is_available() else "cpu"
         config = replace(config, calls=config.calls or (FAST["steps"] if device == "cuda" else 2))
         result = measure(config, device)

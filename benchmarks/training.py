@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -34,7 +33,8 @@ from guided_diffusion import script_util
 from guided_diffusion.data.stream import EndlessSampler, collate, endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags, pick_flags
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.prepare.phantoms import phantom
@@ -47,17 +47,17 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation
 LOADED = 500  # cases that the loader reads
 
 
-@dataclass(frozen=True)
+@config()
 class BenchmarkConfig:
-    batch_size: Annotated[int, "masks per step"] = 2
-    rounds: Annotated[int, "turns"] = 5
-    steps: Annotated[int, "steps that are timed in each turn"] = 2
-    amp: Annotated[str, "precision of this project's network: none or bf16"] = "none"
-    compile: Annotated[bool, "compile this project's network"] = False
-    image_size: Annotated[int, "pixels; other sizes than 128 are for trying the script out"] = 128
-    num_channels: Annotated[int, "as above"] = 128
-    scaling: Annotated[bool, "time two processes against one"] = True
-    out: Annotated[str, "JSON file for the figures"] = ""
+    batch_size: Annotated[int, Flag("masks per step")] = 2
+    rounds: Annotated[int, Flag("turns")] = 5
+    steps: Annotated[int, Flag("steps that are timed in each turn")] = 2
+    amp: Annotated[str, Flag("precision of this project's network: none or bf16")] = "none"
+    compile: Annotated[bool, Flag("compile this project's network")] = False
+    image_size: Annotated[int, Flag("pixels; other sizes than 128 are for trying the script out")] = 128
+    num_channels: Annotated[int, Flag("as above")] = 128
+    scaling: Annotated[bool, Flag("time two processes against one")] = True
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def flags_of(config):
@@ -83,7 +83,7 @@ def attend_plainly(block, x):
 
 def plain_loop(config, device, dataset, folder):
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(pick_flags(flags_of(config), *MODEL_CONFIGS)).to(device)
+    segmenter = script_util.create_segmenter(configs_from_flags(flags_of(config), *MODEL_CONFIGS)).to(device)
     for block in segmenter.modules():
         if isinstance(block, AttentionBlock):
             block.forward = lambda x, block=block: checkpoint(attend_plainly, block, x, use_reentrant=False)
@@ -115,7 +115,7 @@ def plain_loop(config, device, dataset, folder):
 def our_loop(config, device, dataset, folder):
     torch.manual_seed(0)
     flags = {**flags_of(config), "log_dir": folder}
-    segmenter = script_util.create_segmenter(pick_flags(flags, *MODEL_CONFIGS))
+    segmenter = script_util.create_segmenter(configs_from_flags(flags, *MODEL_CONFIGS))
     (train,) = configs_from_flags(flags, TrainConfig)
     processes = Processes({})
     trainer = Trainer(segmenter, dataset, train, processes, flags, how=ComputeConfig(config.amp, config.compile))
@@ -262,8 +262,7 @@ def print_tables(result):
 
 def main():
     with command_line.one_line_errors("benchmarks/training.py"):
-        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = configs_from_flags(given, BenchmarkConfig)
+        config = command_line.parse_command_line((BenchmarkConfig,), __doc__)[BenchmarkConfig]
         device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         with tempfile.TemporaryDirectory() as folder:
             data = os.path.join(folder, "data")

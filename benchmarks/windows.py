@@ -9,7 +9,6 @@ not slow the next; a stretch lasts as long as a round of sending, or longer.
 
 import json
 import time
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -20,25 +19,26 @@ from running import write_json
 
 from guided_diffusion import script_util
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags, pick_flags
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.logger import NullSink
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.visualize.connection import VisdomConfig
 from guided_diffusion.visualize.windows import Windows
 
 
-@dataclass(frozen=True)
+@config()
 class BenchmarkConfig:
-    visdom_server: Annotated[str, "of the Visdom server"] = "http://localhost"
-    visdom_port: Annotated[int, "of the Visdom server"] = 8097
-    steps: Annotated[int, "steps with windows, and as many without"] = 500
-    stretches: Annotated[int, "into which each of them is divided"] = 25
-    out: Annotated[str, "JSON file for the figures"] = ""
+    visdom_server: Annotated[str, Flag("of the Visdom server")] = "http://localhost"
+    visdom_port: Annotated[int, Flag("of the Visdom server")] = 8097
+    steps: Annotated[int, Flag("steps with windows, and as many without")] = 500
+    stretches: Annotated[int, Flag("into which each of them is divided")] = 25
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 def measure(config):
     """What the windows add to the time of a step, as shares, and whether the server was lost."""
-    segmenter = script_util.create_segmenter(pick_flags(PRESETS["demo"], *MODEL_CONFIGS))
+    segmenter = script_util.create_segmenter(configs_from_flags(PRESETS["demo"], *MODEL_CONFIGS))
     image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
     page = Image.new("RGB", (800, 400))
 
@@ -68,8 +68,7 @@ def measure(config):
 
 def main():
     with command_line.one_line_errors("benchmarks/windows.py"):
-        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = configs_from_flags(given, BenchmarkConfig)
+        config = command_line.parse_command_line((BenchmarkConfig,), __doc__)[BenchmarkConfig]
         result = {"machine": machine_name(), "updates": 20 * config.steps, **measure(config)}
         print(json.dumps(result, indent=1))
         write_json(config.out, result)

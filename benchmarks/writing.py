@@ -11,7 +11,6 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from running import write_json
 from scipy import ndimage
 
 from guided_diffusion.flags import command_line
-from guided_diffusion.flags.fields import configs_from_flags
+from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import make_case
 from guided_diffusion.masks import pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
@@ -33,16 +32,16 @@ from guided_diffusion.sampling.writer_pool import CaseWriter
 from guided_diffusion.system import storage
 
 
-@dataclass(frozen=True)
+@config()
 class BenchmarkConfig:
-    ensembles: Annotated[tuple[int, ...], "masks for each case"] = (4, 16)
-    writers: Annotated[tuple[int, ...], "threads that write"] = (1, 2, 4)
-    cases: Annotated[int, "in each turn"] = 48
-    rounds: Annotated[int, "turns"] = 5
-    batch_size: Annotated[int, "masks that are drawn together"] = 128
-    image_size: Annotated[int, "pixels"] = 128
-    work: Annotated[str, "folder for the files, on the disk that is measured"] = "results"
-    out: Annotated[str, "JSON file for the figures"] = ""
+    ensembles: Annotated[tuple[int, ...], Flag("masks for each case")] = (4, 16)
+    writers: Annotated[tuple[int, ...], Flag("threads that write")] = (1, 2, 4)
+    cases: Annotated[int, Flag("in each turn")] = 48
+    rounds: Annotated[int, Flag("turns")] = 5
+    batch_size: Annotated[int, Flag("masks that are drawn together")] = 128
+    image_size: Annotated[int, Flag("pixels")] = 128
+    work: Annotated[str, Flag("folder for the files, on the disk that is measured")] = "results"
+    out: Annotated[str, Flag("JSON file for the figures")] = ""
 
 
 class StandIn(torch.nn.Module):
@@ -138,8 +137,7 @@ def measure(config):
 
 def main():
     with command_line.one_line_errors("benchmarks/writing.py"):
-        given, _ = command_line.parse_command_line((BenchmarkConfig,), __doc__)
-        (config,) = configs_from_flags(given, BenchmarkConfig)
+        config = command_line.parse_command_line((BenchmarkConfig,), __doc__)[BenchmarkConfig]
         os.makedirs(config.work, exist_ok=True)
         result = measure(config)
         print(f"{result['machine']}; {config.cases} cases of {config.image_size} pixels")

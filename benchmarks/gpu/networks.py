@@ -7,10 +7,11 @@ import sampling as benchmark
 import torch
 from sampling import BenchmarkConfig, build
 
+from guided_diffusion.flags.presets import FAST
 from guided_diffusion.methods.registry import PRESETS
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.prepare.phantoms import phantom
-from guided_diffusion.sampling.samplers import FAST, SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, compile_model, prepare
 
 

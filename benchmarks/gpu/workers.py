@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from guided_diffusion import script_util
 from guided_diffusion.dist_util import gradient_traffic
+from guided_diffusion.flags.configs import configs_from_flags
+from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.system.device import ComputeConfig, prepare
 
 from .compare import relative_error
@@ -31,7 +33,7 @@ def start_group(backend, store, rank, size, device):
 def training_segmenter(settings, device, amp="none", channels_last=None):
     """The README's segmenter, ready to train, the same in every process; by default in the layout of a training."""
     torch.manual_seed(0)
-    segmenter = script_util.create_segmenter(readme_flags(settings))
+    segmenter = script_util.create_segmenter(configs_from_flags(readme_flags(settings), *MODEL_CONFIGS))
     with torch.no_grad():
         for p in segmenter.parameters():
             if not p.any():

@@ -8,8 +8,9 @@ import sampling as benchmark
 import torch
 
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags.presets import FAST
 from guided_diffusion.methods.registry import PRESETS
-from guided_diffusion.sampling.samplers import FAST, SamplerConfig
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import (
     MOST_IN_FLIGHT,
     allow_tf32,
