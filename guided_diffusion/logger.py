@@ -118,7 +118,7 @@ class Logger(NullLogger):
             self.text.write(before)
         else:
             self.text = open(self._path("log.txt"), "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-            storage.write_atomically(self._path("progress.csv"), lambda file: file.write(kept.getvalue().encode()))
+            storage.write_text(self._path("progress.csv"), kept.getvalue())
             self.table = open(self._path("progress.csv"), "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
         self.events = TensorBoard(self._path("tensorboard"), start_step) if tensorboard else NullSink()
@@ -141,8 +141,7 @@ class Logger(NullLogger):
     def _upload(self):
         if storage.is_remote(self.folder):
             for name, content in (("log.txt", self.text), ("progress.csv", self.table)):
-                data = content.getvalue().encode()
-                storage.write_atomically(self._path(name), lambda file, data=data: file.write(data))
+                storage.write_text(self._path(name), content.getvalue())
 
     def progress(self, start, total, unit):
         return tqdm(initial=start, total=total, unit=unit, dynamic_ncols=True, mininterval=0.5)

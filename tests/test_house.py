@@ -67,12 +67,12 @@ def test_tests_mirror_the_rooms():
 @pytest.mark.parametrize("name", ["check_data", "convert_data", "make_phantom", "pack_data", "prepare_lidc"])
 def test_data_commands_answer_without_torch(name):
     """Whose import takes seconds; the others load it, and no more than it of what is slow to import."""
-    assert not loaded_by_help(name) & {"torch", "scipy.stats", "scipy.optimize"}
+    assert not loaded_by_help(name) & {"torch", "scipy.stats", "scipy.optimize", "blobfile", "filelock"}
 
 
 @pytest.mark.parametrize("name", ["train", "sample", "evaluate", "compare"])
 def test_other_commands_answer_without_what_few_calls_need(name):
-    assert not loaded_by_help(name) & {"scipy.stats", "scipy.optimize", "visdom", "torch._dynamo", "tensorboard"}
+    assert not loaded_by_help(name) & {"scipy.stats", "scipy.optimize", "visdom", "torch._dynamo", "tensorboard", "blobfile"}
 
 
 def loaded_by_help(name):

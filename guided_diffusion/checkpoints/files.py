@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 
-import blobfile as bf
 import torch
 
 from ..errors import CheckpointError
@@ -15,7 +14,7 @@ from .format import MANIFEST, NEWEST, NUMBERED
 def resolve(path):
     """`path`, or what the manifest beside it names where a blob store has no savedmodel.pt of its own."""
     folder, name = os.path.split(path)
-    if name != NEWEST or not storage.is_remote(path) or bf.exists(path):
+    if name != NEWEST or not storage.is_remote(path) or storage.exists(path):
         return path
     entries = read_manifest(folder)
     return os.path.join(folder, entries[-1]["file"]) if entries else path
@@ -34,12 +33,12 @@ def read_manifest(folder):
 
 def load_tensors(path):
     """What a file or a blob holds, its tensors on the CPU. CheckpointError: missing, a folder, truncated or unsafe."""
-    if not bf.exists(path):
+    if not storage.exists(path):
         raise CheckpointError(f"{path}: no such checkpoint; train first, or correct the path")
-    if bf.isdir(path):
+    if storage.is_folder(path):
         raise CheckpointError(f"{path}: a folder; name the checkpoint in it, e.g. {os.path.join(path, NEWEST)}")
     try:
-        with bf.BlobFile(path, "rb") as file:
+        with storage.open_to_read(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere in the reader
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
@@ -49,7 +48,7 @@ def load_tensors(path):
 def sha256(path):
     """The SHA-256 of a file or a blob, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with bf.BlobFile(path, "rb") as file:
+    with storage.open_to_read(path) as file:
         while chunk := file.read(2**22):
             digest.update(chunk)
     return digest.hexdigest()

@@ -7,7 +7,6 @@ manifest.json         {checkpoints: [{step, file, sha256}]}, the newest last
 """
 
 import hashlib
-import json
 import os
 
 import torch
@@ -59,8 +58,7 @@ class CheckpointFolder:
         storage.write_atomically(self.path(BEST), lambda file: torch.save(state, file))
 
     def _write_manifest(self, entries):
-        text = json.dumps({"checkpoints": entries}, indent=1) + "\n"
-        storage.write_atomically(self.path(MANIFEST), lambda file: file.write(text.encode()))
+        storage.write_json(self.path(MANIFEST), {"checkpoints": entries})
 
     def _numbered(self):
         """[(step, file name)] of the numbered checkpoints that are there."""
@@ -114,4 +112,4 @@ def _link(path, name):
         os.replace(aside, name)
     except OSError:
         with open(path, "rb") as whole:
-            storage.write_atomically(name, lambda file: file.write(whole.read()))
+            storage.write_bytes(name, whole.read())

@@ -3,9 +3,8 @@
 import os
 import re
 
-import blobfile as bf
-
 from ..errors import CheckpointError
+from ..system import storage
 from .files import load_tensors
 from .format import NUMBERED, is_weights
 
@@ -23,7 +22,7 @@ def read_published(path, weights):
         "optimizer": None,
     }
     if number:
-        for beside in sorted(bf.listdir(folder or ".")):
+        for beside in storage.names(folder or "."):
             if match := re.fullmatch(rf"emasavedmodel_([\d.]+)_{number[1]}\.pt", beside):
                 average = load_tensors(os.path.join(folder, beside))
                 if not is_weights(average):
@@ -32,7 +31,7 @@ def read_published(path, weights):
                     )
                 state["ema"][match[1]] = _unet_weights(average)
         optimizer = os.path.join(folder, f"optsavedmodel{number[1]}.pt")
-        if bf.exists(optimizer):
+        if storage.exists(optimizer):
             state["optimizer"] = load_tensors(optimizer)
     return state
 

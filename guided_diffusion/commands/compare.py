@@ -42,9 +42,7 @@ def main(argv: Sequence[str] | None = None, run_command: RunCommand = run_comman
             "comparison.html": page.page(table, config.num_ensemble, score),
         }
         for name, text in pages.items():
-            storage.write_atomically(
-                os.path.join(config.out_dir, name), lambda file, text=text: file.write(text.encode())
-            )
+            storage.write_text(os.path.join(config.out_dir, name), text)
         print(pages["comparison.md"])
 
 

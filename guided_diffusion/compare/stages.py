@@ -140,8 +140,7 @@ class Comparison:
                 f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): "
                 "name another --out_dir"
             )
-        text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-        storage.write_atomically(path, lambda file: file.write(text.encode()))
+        storage.write_json(path, settings)
 
     def path(self, method, *parts):
         return os.path.join(self.config.out_dir, method, *parts)
@@ -184,9 +183,7 @@ class Comparison:
             **self.measure(method),
             **training_of(self.path(method, "fold0")),
         }
-        storage.write_atomically(
-            self.path(method, "result.json"), lambda file: file.write((json.dumps(result, indent=1) + "\n").encode())
-        )
+        storage.write_json(self.path(method, "result.json"), result)
 
     def known(self, method, *classes):
         """{flag: value} of those flags of the config classes that were given and that the method knows."""

@@ -4,7 +4,6 @@ import collections
 import csv
 import io
 import itertools
-import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -61,7 +60,7 @@ def evaluate(config, flags, names=None):
             "data_dir": os.path.relpath(config.data_dir, out_dir),
         }  # both may move together
         write_csv(os.path.join(out_dir, "metrics.csv"), scores)
-        write_text(os.path.join(out_dir, "metrics.json"), json.dumps(summary, indent=1) + "\n")
+        storage.write_json(os.path.join(out_dir, "metrics.json"), summary)
         report.finish(summary, DESCRIPTIONS)
     print_summary(summary)
     return summary
@@ -235,11 +234,7 @@ def write_csv(path, scores):
     writer.writeheader()
     for score in scores:
         writer.writerows({"case": score.name, "samples": folder, **row} for folder, row in score.figures.items())
-    write_text(path, file.getvalue())
-
-
-def write_text(path, text):
-    storage.write_atomically(path, lambda file: file.write(text.encode()))
+    storage.write_text(path, file.getvalue())
 
 
 def print_summary(summary):

@@ -9,8 +9,6 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-import blobfile
-
 from ..errors import CheckpointError, ConfigError, DataError, TrainingError
 from .configs import Configs, configs_from_flags, parse_flags, refuse_unknown
 from .fields import FlagField, flag_fields
@@ -118,7 +116,7 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
     program = program or os.path.basename(sys.argv[0])
     try:
         yield
-    except (ConfigError, DataError, CheckpointError, OSError, blobfile.Error) as error:
+    except (ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingError as error:  # nothing in the command is wrong

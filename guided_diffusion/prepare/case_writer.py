@@ -129,7 +129,7 @@ class CaseFolder:
         writer = csv.DictWriter(file, [field.name for field in fields(ManifestRow)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.case))
-        storage.write_atomically(os.path.join(self.out, "manifest.csv"), lambda f: f.write(file.getvalue().encode()))
+        storage.write_text(os.path.join(self.out, "manifest.csv"), file.getvalue())
         write_split(self.out, split, seed)
 
 

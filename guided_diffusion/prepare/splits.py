@@ -156,5 +156,4 @@ def write_split(out: str, split_of: Mapping[str, str], seed: int) -> None:
     patients: dict[str, list[str]] = {name: [] for name in SPLITS}
     for patient, split in sorted(split_of.items()):
         patients[split].append(patient)
-    content = json.dumps({"seed": seed, "patients": patients}, indent=1) + "\n"
-    storage.write_atomically(os.path.join(out, "split.json"), lambda file: file.write(content.encode()))
+    storage.write_json(os.path.join(out, "split.json"), {"seed": seed, "patients": patients})

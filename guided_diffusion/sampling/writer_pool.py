@@ -34,7 +34,7 @@ class PackedArrays:
 
     def write(self, path, sync=True):
         """Write the file; `sync` as in storage.write_atomically."""
-        storage.write_atomically(path, lambda file: file.write(self.file.getbuffer()), sync)
+        storage.write_bytes(path, self.file.getbuffer(), sync)
 
 
 class CaseWriter:

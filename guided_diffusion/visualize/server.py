@@ -84,7 +84,7 @@ def install_assets(static, folder="", registry=REGISTRY):
                         fetched[package] = answer.read()
                 with tarfile.open(fileobj=io.BytesIO(fetched[package]), mode="r:gz") as archive:
                     content = archive.extractfile(member).read()
-            storage.write_atomically(path, lambda file, content=content: file.write(content))
+            storage.write_bytes(path, content)
         except (OSError, KeyError, tarfile.TarError) as error:
             raise DataError(
                 f"{path}: missing, and not to be had from {folder or f'{registry}/{package}'} ({error}); get {os.path.basename(member)} of that "

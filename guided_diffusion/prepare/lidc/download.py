@@ -105,7 +105,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tup
         split_of = _write_cases(config, jobs, pool, outcome)
     CaseFolder(config.out, config.dicom).finish(outcome.rows, split_of, config.seed)
     content = {"settings": _settings(config), "notes": outcome.notes, "faults": outcome.faults}
-    _write_json(os.path.join(config.out, "prepared.json"), content, indent=1)
+    storage.write_json(os.path.join(config.out, "prepared.json"), content)
 
     if missing := sorted(readings.keys() - files.keys()):
         note = f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one"
@@ -194,11 +194,6 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
     return {**settings, "window": list(config.window)}
 
 
-def _write_json(path: str, content: object, indent: int | None = None) -> None:
-    text = json.dumps(content, indent=indent) + "\n"
-    storage.write_atomically(path, lambda file: file.write(text.encode()))
-
-
 # -- one series -------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +236,7 @@ def _prepare_series(job: SeriesJob, config: PrepareConfig, split: str) -> Outcom
     outcome = _write_nodules(job, config, split, series, nodules)
     outcome.notes = [f"{job.patient}, series {job.uid}: {note}" for note in [*notes, *outcome.notes]]
     if not outcome.faults:  # or else it is tried again
-        _write_json(done, {"settings": _settings(config), "source": source, **asdict(outcome)})
+        storage.write_json(done, {"settings": _settings(config), "source": source, **asdict(outcome)})
     return outcome
 
 
