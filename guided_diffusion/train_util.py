@@ -82,7 +82,7 @@ class Trainer:
             processes.rank,
             processes.world_size,
             self.state.samples,
-            config.raters_per_image,
+            repeats=config.raters_per_image,
         )
         self.logger = NullLogger()
         if processes.is_main:

@@ -5,32 +5,81 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import FrameType
+from typing import NoReturn
 
 STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
+class WorkerDied(RuntimeError):
+    """A worker ended before its work did: killed, say, because memory was short."""
+
+
 @contextlib.contextmanager
-def worker_pool(processes):
-    """A ProcessPoolExecutor as a context. After an error, Ctrl-C or SIGTERM, which is raised as Ctrl-C is, its workers are ended at once;
-    should this process be killed, they end by themselves.
+def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A ProcessPoolExecutor as a context, in which SIGTERM is raised as Ctrl-C is.
+
+    After an error, Ctrl-C or SIGTERM its workers are ended at once. Should this process be killed, they end as well.
+    WorkerDied: one of them was killed.
+    """
+    with sigterm_as_interrupt(), _pool(processes, None, _stops_held_back()) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def background_pool(processes: int, prepare: Callable[[], object]) -> Iterator[ProcessPoolExecutor]:
+    """A ProcessPoolExecutor as a context, for a process that handles signals in its own way.
+
+    prepare  called in each worker before its first task
+
+    The workers end with the context, whatever they are at. WorkerDied: one of them was killed.
+    """
+    with _pool(processes, prepare, _stops_blocked()) as pool:
+        yield pool
+
+
+@contextlib.contextmanager
+def _pool(
+    processes: int, prepare: Callable[[], object] | None, no_stops: contextlib.AbstractContextManager[None]
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool as a context; `no_stops` is the context in which its workers are forked.
+
+    A worker that dies is noticed at once: the executor waits for results and for the end of any worker together.
     """
     others = set(multiprocessing.active_children())
     fork = multiprocessing.get_context(
         "fork"
     )  # at once, for they need nothing that is not imported yet, and hold no GPU
-    pool = ProcessPoolExecutor(processes, fork, initializer=_heed_the_parent_alone)
-    with sigterm_as_interrupt():
+    pool = ProcessPoolExecutor(processes, fork, initializer=_start_worker, initargs=(prepare,))
+    workers: set[multiprocessing.process.BaseProcess] = set()
+    try:
         try:
-            with _stops_held_back():
+            with no_stops:
                 pool.submit(int)  # all workers are forked at the first task
-            yield pool
-        except BaseException:
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
-            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            workers = set(multiprocessing.active_children()) - others
+        yield pool
+    except BrokenProcessPool as error:
+        pool.shutdown(wait=True)
+        raise WorkerDied(_how_it_ended(workers)) from error
+    except BaseException:
+        for worker in workers:
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _how_it_ended(workers: set[multiprocessing.process.BaseProcess]) -> str:
+    """The end, in words, of the worker that ended first: the executor ends the others by SIGTERM."""
+    codes = {worker.pid: worker.exitcode for worker in workers if worker.exitcode}
+    pid, code = min(codes.items(), key=lambda item: item[1] == -signal.SIGTERM, default=(None, None))
+    if pid is None or code is None:
+        return "it ended too early"
+    return f"process {pid}: {signal.strsignal(-code) if code < 0 else f'exit status {code}'}"
 
 
 class Terminated(KeyboardInterrupt):
@@ -38,10 +87,10 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def sigterm_as_interrupt():
+def sigterm_as_interrupt() -> Iterator[None]:
     """A context in which SIGTERM raises `Terminated`."""
 
-    def interrupt(number, frame):
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody set a handler
@@ -55,39 +104,55 @@ def sigterm_as_interrupt():
 
 
 @contextlib.contextmanager
-def _stops_held_back():
+def _stops_held_back() -> Iterator[None]:
     """Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process.
 
-    The mask holds for this thread and for the processes that it forks; a signal may reach another thread, and then the handler runs.
+    A signal may reach a thread that does not block it, and then its handler runs in the main thread; so that is
+    replaced, too, by one that takes note.
     """
-    came, own = [], threading.current_thread() is threading.main_thread()
+    came: list[int] = []
+    own = threading.current_thread() is threading.main_thread()
     before = (
         {number: signal.signal(number, lambda number, frame: came.append(number)) for number in STOPS} if own else {}
     )
+    try:
+        with _stops_blocked():
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in came:
+            signal.raise_signal(caught)
+
+
+@contextlib.contextmanager
+def _stops_blocked() -> Iterator[None]:
+    """Signals to stop are blocked meanwhile, for this thread and for the processes that it forks."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in came:
-            signal.raise_signal(number)
 
 
-def _heed_the_parent_alone():
-    """In a worker: Ctrl-C, which a terminal sends to all, is the parent's to answer; SIGTERM ends it, and so does the parent's end."""
+def _start_worker(prepare: Callable[[], object] | None) -> None:
+    """In a worker: leave Ctrl-C, which a terminal sends to all, to the parent; end by SIGTERM, and with the parent."""
+    signal.set_wakeup_fd(-1)  # a signal to this process is none to the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # held back as it was forked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # blocked as it was forked
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    if prepare:
+        prepare()
 
 
-def _end_with_the_parent():
-    multiprocessing.parent_process().join()
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent  # this is a worker
+    parent.join()
     os._exit(1)
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,12 +1,16 @@
 """Batches: raters picked evenly, and readers that may die."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
+import threading
 
 import pytest
 import torch
 
 from guided_diffusion.data.stream import Batch, EndlessSampler, endless_batches, pick_raters
+from guided_diffusion.errors import DataError, TrainingError
 from guided_diffusion.lidcloader import Case, LIDCDataset
 from guided_diffusion.nn import to_device
 
@@ -42,6 +46,9 @@ def test_the_stream_of_cases_is_the_same_for_any_number_of_raters():
     assert next(iter(second)) == [second.case_at(place) for place in (8, 12)]
 
 
+HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+
+
 class Killer(torch.utils.data.Dataset):
     """Twenty cases; reading number `fatal` kills the reader, `times` times."""
 
@@ -63,13 +70,14 @@ def take(count, dataset, num_workers):
     """The ids of the first batches of two, as a run would take them, and the lines that were told."""
     taken, told = [], []
     sampler = EndlessSampler(20, batch_size=2, seed=1)
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        batches = endless_batches(dataset, sampler, num_workers, lambda: 2 * len(taken), told.append)
+    handlers = [signal.getsignal(number) for number in HANDLED]
+    with contextlib.closing(
+        endless_batches(dataset, sampler, num_workers, lambda: 2 * len(taken), told.append)
+    ) as batches:
         while len(taken) < count:
             taken.append(next(batches).ids)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
+            assert [signal.getsignal(number) for number in HANDLED] == handlers
+    assert not multiprocessing.active_children()
     return taken, told
 
 
@@ -79,13 +87,43 @@ def test_readers_that_die_are_replaced_and_the_stream_stays_the_same(tmp_path):
     fatal = int(undisturbed[6][0].removeprefix("case"))
     taken, told = take(12, Killer(tmp_path, fatal, times=1), num_workers=2)
     assert taken == undisturbed
-    assert len(told) == 1 and "reads cases died" in told[0]
+    assert len(told) == 1 and "reads cases died (process" in told[0] and "Killed); new ones" in told[0]
 
 
 def test_readers_that_die_over_and_over_end_the_run(tmp_path):
     first = int(take(1, Killer(tmp_path, -1, 0), 0)[0][0][0].removeprefix("case"))
-    with pytest.raises(RuntimeError, match="DataLoader worker"):
+    with pytest.raises(TrainingError, match="died again before a batch was read .*Killed.*--num_workers 0"):
         take(1, Killer(tmp_path, first, times=99), num_workers=1)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+class Stuck(Killer):
+    """Every case but the fatal one waits for ever: only the end of a reader can end the wait."""
+
+    def __getitem__(self, index):
+        case = super().__getitem__(index)
+        if (self.folder / str(self.times - 1)).exists():
+            return case
+        return threading.Event().wait()
+
+
+def test_the_end_of_a_reader_is_noticed_while_the_others_read_on(tmp_path):
+    undisturbed, _ = take(2, Killer(tmp_path, -1, 0), 0)
+    fatal = int(undisturbed[1][0].removeprefix("case"))  # the second reader's; the first one waits for ever
+    taken, told = take(2, Stuck(tmp_path, fatal, times=1), num_workers=2)
+    assert taken == undisturbed and len(told) == 1
+
+
+class Broken(Killer):
+    def __getitem__(self, index):
+        raise DataError(f"case{index}: damaged")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_is_wrong_with_a_case_is_raised_as_it_is(tmp_path, num_workers):
+    with pytest.raises(DataError, match=r"^case\d+: damaged$"):
+        take(1, Broken(tmp_path, -1, 0), num_workers)
+    assert not multiprocessing.active_children()
 
 
 def test_cached_cases_come_through_reading_processes(cases, tmp_path):
