@@ -36,6 +36,7 @@ setup(
         "blobfile>=3",
         "tqdm>=4.66",
         "jaxtyping>=0.3.11",
+        "filelock>=3.13",
     ],
     extras_require={
         "visdom": VISDOM,
@@ -48,7 +49,6 @@ setup(
             "setuptools>=68",
             "pytest>=9",
             "pytest-xdist>=3.8",
-            "filelock>=3.13",
             "beartype>=0.23",
             *MEDICAL,
             "diffusers>=0.42",

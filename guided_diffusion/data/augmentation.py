@@ -1,12 +1,15 @@
 """Images changed at random together with their masks, so that a few cases stand for many: what --augment names."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from ..flags.words import AUGMENTATIONS, split_kind
-from .symmetry import symmetries, turn_and_mirror
+from .symmetry import Symmetry, symmetries, turn_and_mirror
 
 POINTS = 4  # a side, of the grid of which "elastic" moves the points and "bias" the brightness
 
@@ -26,13 +29,15 @@ GAMMA = math.log(1.5)
 BIAS = math.log(1.4)  # for each point
 
 
-def augment(image, masks, kind, u):
-    """Image [B, C, N, N] in [0, 1] and its masks [B, K, N, N], 0 or 1, changed at random by uniform numbers u [B, NUM_DRAWS] in [0, 1).
+def augment(
+    image: Float[Tensor, "B C N N"], masks: Float[Tensor, "B K N N"], kind: str, u: Float[Tensor, "B draws"]
+) -> tuple[Float[Tensor, "B C N N"], Float[Tensor, "B K N N"]]:
+    """Images in [0, 1] and their masks, 0 or 1, changed at random by NUM_DRAWS uniform numbers in [0, 1) for each.
 
-    kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right angles),
-          deform (turned, resized and moved a little), elastic (a coarse grid's points moved, each a little), contrast (of the
-          image, and its brightness), gamma (grey levels to a power), bias (a smooth field of light, as of the coils of MR);
-          a picture that is pulled in is mirrored where it ends
+    kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right
+          angles), deform (turned, resized and moved a little), elastic (a coarse grid's points moved, each a little),
+          contrast (of the image, and its brightness), gamma (grey levels to a power), bias (a smooth field of light, as
+          of the coils of MR); a picture that is pulled in is mirrored where it ends
     """
     parts = split_kind(kind, AUGMENTATIONS)
     both = change_symmetry(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
@@ -52,17 +57,21 @@ def augment(image, masks, kind, u):
     return image, masks
 
 
-def change_symmetry(pictures, choices, u):
-    """Pictures [B, C, N, N], each by one of the choices, as `symmetries` gives them; all equally likely, by u [B] in [0, 1)."""
+def change_symmetry(
+    pictures: Float[Tensor, "B C N N"], choices: Sequence[Symmetry], u: Float[Tensor, " B"]
+) -> Float[Tensor, "B C N N"]:
+    """Pictures, each changed by one of the choices of `symmetries`, all equally likely, by u in [0, 1)."""
     places = (u * len(choices)).long().clamp(max=len(choices) - 1)
     return torch.stack(
         [turn_and_mirror(picture, choices[place]) for picture, place in zip(pictures, places, strict=True)]
     )
 
 
-def affine_grid(shape, by):
-    """Where each pixel of pictures [B, C, N, N] of a shape comes from, [B, N, N, 2] in x and y from -1 to 1: turned, resized and
-    moved in x and y by shares [B, 4] in [-1, 1] of TURN, RESIZE, MOVE, MOVE.
+def affine_grid(shape: Sequence[int], by: Float[Tensor, "B 4"]) -> Float[Tensor, "B N N 2"]:
+    """Where each pixel of turned, resized and moved pictures comes from, in x and y from -1 to 1.
+
+    shape  of the pictures, [B, C, N, N]
+    by     shares in [-1, 1] of TURN, RESIZE, MOVE in x and MOVE in y
     """
     angle, size = by[:, 0] * TURN, torch.exp(by[:, 1] * RESIZE)
     cos, sin = angle.cos() / size, angle.sin() / size
@@ -71,32 +80,37 @@ def affine_grid(shape, by):
     return F.affine_grid(theta, list(shape), align_corners=False)
 
 
-def displacement(shape, by):
-    """What is added to such a grid, where POINTS x POINTS points move in x and y by shares [B, 2 POINTS^2] in [-1, 1] of STRETCH,
-    and what lies between them follows by bicubic interpolation (as in Ronneberger et al. 2015, section 3.1, on a grid of 3 x 3).
+def displacement(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B N N 2"]:
+    """What is added to such a grid where POINTS x POINTS points move, and what lies between them follows.
+
+    by  shares in [-1, 1] of STRETCH, in x for all points, then in y
+
+    The interpolation is bicubic (as in Ronneberger et al. 2015, section 3.1, on a grid of 3 x 3).
     """
     points = 2 * STRETCH * by.reshape(-1, 2, POINTS, POINTS)
     return F.interpolate(points, size=shape[2:], mode="bicubic", align_corners=True).movedim(1, -1)
 
 
-def resample(pictures, grid):
-    """Pictures [B, C, N, N], bilinear, at the places that a grid tells."""
+def resample(pictures: Float[Tensor, "B C N N"], grid: Float[Tensor, "B N N 2"]) -> Float[Tensor, "B C N N"]:
+    """Pictures at the places of a grid, by bilinear interpolation."""
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
 
-def change_contrast(image, by):
-    """Image [B, C, H, W] on [0, 1], about its mean, by shares [B, 2] in [-1, 1] of CONTRAST and BRIGHTNESS."""
-    contrast, brightness = (
-        torch.exp(by[:, 0] * CONTRAST)[:, None, None, None],
-        (by[:, 1] * BRIGHTNESS)[:, None, None, None],
-    )
+def change_contrast(image: Float[Tensor, "B C H W"], by: Float[Tensor, "B 2"]) -> Float[Tensor, "B C H W"]:
+    """Images in [0, 1], changed about their mean by shares in [-1, 1] of CONTRAST and BRIGHTNESS."""
+    contrast = torch.exp(by[:, 0] * CONTRAST)[:, None, None, None]
+    brightness = (by[:, 1] * BRIGHTNESS)[:, None, None, None]
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
     return ((image - mean) * contrast + mean + brightness).clamp(0, 1)
 
 
-def bias_field(shape, by):
-    """Factors of brightness [B, 1, N, N] for images [B, C, N, N] of a shape: e to the power of BIAS times shares [B, POINTS^2] in
-    [-1, 1] at a grid's points, and bicubic between them; the multiplicative nonuniformity of MR (Sled et al. 1998, equation 1).
+def bias_field(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B 1 N N"]:
+    """Factors of brightness for images of a shape [B, C, N, N].
+
+    by  shares in [-1, 1], at each of the POINTS x POINTS points of a grid
+
+    A factor is e to the power of BIAS times the share, bicubic between the points: the multiplicative nonuniformity of
+    MR (Sled et al. 1998, equation 1).
     """
     return torch.exp(
         F.interpolate(BIAS * by.reshape(-1, 1, POINTS, POINTS), size=shape[2:], mode="bicubic", align_corners=True)

@@ -3,18 +3,23 @@
 import dataclasses
 import os
 import re
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Bool, Shaped
 
 from ..errors import DataError
 from ..flags.fields import Flag, config, lower_first
 from ..system.storage import walk
-from .image_files import is_jpeg, read_image, read_levels, to_mask
+from .image_files import Pixels, is_jpeg, read_image, read_levels, to_mask
+from .packed import ImageArray, RatersArray
 from .resize import pad_to, resize, resize_masks
 
 IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
 LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
+
+T = TypeVar("T")
 
 
 @config(resume="new run")
@@ -55,56 +60,64 @@ class CaseReader:
     """Reads a case's files, and remembers what it changed on the way in.
 
     image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
-    image_channels  several modalities must be so many; None: any number
+    image_channels  the number that several modalities must have; None: any
     require_raters  a case without labels is an error (False: its raters are empty)
     levels          {label file: number of levels in it} of all labels that could be decoded
     """
 
-    def __init__(self, image_size=None, image_channels=None, config=DataConfig(), require_raters=True):
+    def __init__(
+        self,
+        image_size: int | None = None,
+        image_channels: int | None = None,
+        config: DataConfig = DataConfig(),
+        require_raters: bool = True,
+    ) -> None:
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
-        self.levels, self._resized = {}, {}
+        self.levels: dict[str, int] = {}
+        self._resized: dict[str, tuple[int, int]] = {}  # {case: its height and width}
 
     @property
-    def settings(self):
+    def settings(self) -> list[Any]:
         """What decides, beside the files, what is read; plain values."""
         return [self.image_size, self.image_channels, self.require_raters, dataclasses.astuple(self.config)]
 
-    def read(self, folder):
-        """Image [1 or C, H, W] float32 in [0, 1] and raters [R, H, W] bool of one case. DataError: the case is broken; a line for each
-        of its faults.
+    def read(self, folder: str) -> tuple[ImageArray, RatersArray]:
+        """One case's image in [0, 1], of one channel or one for each modality, and its raters' masks.
+
+        DataError: the case is broken; a line for each of its faults.
         """
         image_files, label_files, faults = list_files(folder)
         if not label_files and self.require_raters:
-            faults.append(f"{folder}: no label; each rater's mask is wanted as label0_*.png, label1_*.png, ...")
+            faults.append(f"{folder}: no label; each rater's mask is needed as label0_*.png, label1_*.png, ...")
         if self.image_channels and image_files and len(image_files) not in (1, self.image_channels):
             faults.append(
                 f"{folder}: {len(image_files)} images, but --image_channels {self.image_channels}; "
                 "give one grey image, or as many modalities as channels"
             )
-        planes = [_or_fault(faults, read_image, file, self.config.intensity_range) for file in image_files]
-        labels = [_or_fault(faults, read_levels, file) for file in label_files]
-        faults += size_faults(image_files + label_files, planes + [label and label[0] for label in labels])
-        masks = [
-            label and _or_fault(faults, self._to_mask, file, *label)
-            for file, label in zip(label_files, labels, strict=True)
-        ]
+        planes = _read_each(image_files, lambda file: read_image(file, self.config.intensity_range), faults)
+        labels = _read_each(label_files, read_levels, faults)
+        arrays = {**planes, **{file: array for file, (array, *_) in labels.items()}}
+        faults += size_faults(arrays)
+        masks = _read_each(labels, lambda file: self._to_mask(file, *labels[file]), faults)
         if faults:
             raise DataError("\n".join(faults))
-        image = np.stack(planes)
-        raters = np.stack(masks) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
+        image = np.stack(list(planes.values()))
+        raters = np.stack(list(masks.values())) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
         return self.fit(folder, image, raters)
 
-    def _to_mask(self, file, array, full_scale, levels):
+    def _to_mask(
+        self, file: str, array: Pixels, full_scale: int | None, levels: Shaped[np.ndarray, " levels"]
+    ) -> Bool[np.ndarray, "H W"]:
         self.levels[file] = len(levels)
         return to_mask(file, array, full_scale, levels, self.config.label_threshold, self.config.merge_labels)
 
-    def fit(self, name, image, raters):
-        """Image and raters at `image_size`, by padding and resizing where that is wanted."""
+    def fit(self, name: str, image: ImageArray, raters: RatersArray) -> tuple[ImageArray, RatersArray]:
+        """Image and raters at `image_size`, by padding and resizing as the config allows."""
         side = self.image_size
         if side is None or image.shape[1:] == (side, side):
             return image, raters
-        self.check_size(name, image.shape[1:])
+        self.check_size(name, (image.shape[1], image.shape[2]))
         if self.config.pad:
             square = max(*image.shape[1:], side)
             image, raters = pad_to(image, square), pad_to(raters, square)
@@ -112,19 +125,20 @@ class CaseReader:
             image, raters = np.stack([resize(plane, side) for plane in image]), resize_masks(raters, side)
         return image, raters
 
-    def check_size(self, name, size):
+    def check_size(self, name: str, size: tuple[int, int]) -> None:
         """Remember a case of another size (height, width) than image_size. DataError: it may not be brought to that."""
         side = self.image_size
-        if size == (side, side):
+        if side is None or size == (side, side):
             return
         if not self.config.resize and (max(size) > side or not self.config.pad):
             remedy = "or --pad True" if max(size) <= side else f"or --image_size {max(size)}"
             raise DataError(
-                f"{name}: {size[1]}x{size[0]} pixels, but --image_size {side} and --resize False: give --resize True, {remedy}"
+                f"{name}: {size[1]}x{size[0]} pixels, but --image_size {side} and --resize False: "
+                f"give --resize True, {remedy}"
             )
         self._resized[name] = size
 
-    def notes(self, num_cases):
+    def notes(self, num_cases: int) -> list[str]:
         """What was changed in the `num_cases` cases read, a line each."""
         notes = []
         if self._resized:
@@ -143,16 +157,23 @@ class CaseReader:
         return notes
 
 
-def find_cases(directory):
-    """[(name, folder)] of every folder at or below `directory` that holds an image or a label, in the order of their names.
+class CaseFiles(NamedTuple):
+    """The files of a case."""
+
+    images: list[str]  # by name
+    labels: list[str]  # by rater
+    faults: list[str]  # a line each
+
+
+def find_cases(directory: str) -> list[tuple[str, str]]:
+    """(name, folder) of every folder at or below `directory` that holds an image or a label, in the order of the names.
 
     Links to folders are followed, each folder once.
     """
     if not os.path.isdir(directory):
-        raise DataError(
-            f"{directory}: {'a file, where a folder of cases is wanted' if os.path.isfile(directory) else 'no such folder of cases'}"
-        )
-    cases = {}
+        what = "a file, where a folder of cases is needed" if os.path.isfile(directory) else "no such folder of cases"
+        raise DataError(f"{directory}: {what}")
+    cases: dict[str, str] = {}
     for folder, subfolders, files in walk(directory):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # half-written ones among them
         if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
@@ -163,16 +184,16 @@ def find_cases(directory):
             raise DataError(f"{folder}: its name {name} is also that of {cases[name]}; rename one")
         cases[name] = folder
     if not cases:
-        raise DataError(f"{directory}: no case; CASE/image*.png beside CASE/label0_*.png is wanted")
+        raise DataError(f"{directory}: no case; CASE/image*.png beside CASE/label0_*.png is needed")
     return sorted(cases.items())
 
 
-def list_files(folder):
-    """The image files, by name, the label files, by rater, and the faults of one case, a line each: none, twice one, or one left out."""
+def list_files(folder: str) -> CaseFiles:
+    """The files of one case; it is a fault to have no image, two labels of one rater, or to leave a rater out."""
     files = sorted(os.listdir(folder))
     images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
-    faults = [] if images else [f"{folder}: no image; one named image*.png, .jpg, .npy or .nii.gz is wanted"]
-    labels = {}
+    faults = [] if images else [f"{folder}: no image; one named image*.png, .jpg, .npy or .nii.gz is needed"]
+    labels: dict[int, str] = {}
     for file in files:
         if match := LABEL.match(file):
             rater = int(match[1])
@@ -185,24 +206,26 @@ def list_files(folder):
         faults.append(
             f"{folder}: label{min(missing)}_* is missing, yet label{max(labels)}_* is there; number the raters from 0"
         )
-    return images, [labels[rater] for rater in sorted(labels)], faults
+    return CaseFiles(images, [labels[rater] for rater in sorted(labels)], faults)
 
 
-def size_faults(files, arrays):
-    """A line for each file whose array has another shape than the first that could be read; None stands for what could not."""
-    read = [(file, array.shape) for file, array in zip(files, arrays, strict=True) if array is not None]
+def size_faults(arrays: Mapping[str, Pixels]) -> list[str]:
+    """A line for each file whose array has another shape than the first one's."""
+    sizes = {file: f"{array.shape[1]}x{array.shape[0]} in {os.path.basename(file)}" for file, array in arrays.items()}
     faults = []
-    for file, shape in read[1:]:
-        if shape != read[0][1]:
-            sizes = " but ".join(f"{w}x{h} in {os.path.basename(f)}" for f, (h, w) in (read[0], (file, shape)))
-            faults.append(f"{file}: {sizes}; all files of a case must have one size")
+    for file, array in arrays.items():
+        first = next(iter(arrays))
+        if array.shape != arrays[first].shape:
+            faults.append(f"{file}: {sizes[first]} but {sizes[file]}; all files of a case must have one size")
     return faults
 
 
-def _or_fault(faults, read, *arguments):
-    """What `read` returns; None where it raises a DataError, whose text then joins the faults."""
-    try:
-        return read(*arguments)
-    except DataError as error:
-        faults.append(str(error))
-        return None
+def _read_each(files: Iterable[str], read: Callable[[str], T], faults: list[str]) -> dict[str, T]:
+    """What `read` returns for each file; where it raises a DataError, its text joins the faults instead."""
+    found: dict[str, T] = {}
+    for file in files:
+        try:
+            found[file] = read(file)
+        except DataError as error:
+            faults.append(str(error))
+    return found

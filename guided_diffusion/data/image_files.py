@@ -1,8 +1,10 @@
 """Grey images and masks from PNG, JPEG, NPY and NIfTI files, and the faults that files can have."""
 
 import math
+import re
 
 import numpy as np
+from jaxtyping import Bool, Float32, Shaped
 from PIL import Image
 
 from ..errors import DataError
@@ -10,53 +12,64 @@ from ..errors import DataError
 MOST_PIXELS = 2**27  # of a NIfTI file; Pillow has a limit of its own
 JPEG = (".jpg", ".jpeg")
 
+Pixels = Shaped[np.ndarray, "H W"]
 
-def is_jpeg(file):
+
+def is_jpeg(file: str) -> bool:
+    """Whether a file is a JPEG, by its name."""
     return file.lower().endswith(JPEG)
 
 
-def read_pixels(file):
-    """The values of a grey image file, [H, W], and the full scale of its type (None for NPY, NIfTI, and TIFF of 32 bits).
+def read_pixels(file: str) -> tuple[Pixels, int | None]:
+    """The values of a grey image file, and the full scale of its type (None for NPY, NIfTI, and TIFF of 32 bits).
 
     Colour is turned into luminance. DataError: unreadable, or not a picture of two dimensions.
     """
     try:
-        if file.lower().endswith(".npy"):
-            array, full_scale = np.load(file, allow_pickle=False), None
-        elif file.lower().endswith((".nii", ".nii.gz")):
-            array, full_scale = _read_nifti(file), None
-        else:
-            array, full_scale = _read_picture(file)
+        array, full_scale = _decode(file)
     except DataError:
         raise
     except Exception as error:  # decoders raise anything at all on damaged files
-        raise DataError(f"{file}: cannot be read ({' '.join(str(error).split())}); replace or remove it") from error
+        raise DataError(f"{file}: cannot be read ({_reason(file, error)}); replace or remove it") from error
     array = np.squeeze(array)
     if array.ndim != 2 or array.size == 0:
-        raise DataError(f"{file}: its shape is {array.shape}; one slice of two dimensions is wanted")
+        raise DataError(f"{file}: its shape is {array.shape}; one slice of two dimensions is needed")
     return array, full_scale
 
 
-def _read_picture(file):
+def _decode(file: str) -> tuple[np.ndarray, int | None]:
+    if file.lower().endswith(".npy"):
+        return np.load(file, allow_pickle=False), None
+    if file.lower().endswith((".nii", ".nii.gz")):
+        return _read_nifti(file), None
+    return _read_picture(file)
+
+
+def _reason(file: str, error: Exception) -> str:
+    """The text of a decoder's error in one line, without the file's name, so that equal faults have equal texts."""
+    named = re.compile(rf"""\s+['"]?{re.escape(file)}['"]?""")
+    return " ".join(named.sub("", str(error)).split())
+
+
+def _read_picture(file: str) -> tuple[np.ndarray, int | None]:
     with Image.open(file) as picture:
         if picture.mode.startswith("I") or picture.mode == "F":
-            thirty_two_bits = picture.mode == "F" or (
-                picture.mode == "I" and picture.format != "PNG"
-            )  # some Pillows have 16 bits of PNG in mode I
+            # Some Pillows have 16 bits of PNG in mode I
+            thirty_two_bits = picture.mode == "F" or (picture.mode == "I" and picture.format != "PNG")
             return np.asarray(picture).astype(np.float64), None if thirty_two_bits else 65535
         if picture.mode == "1":
             return np.asarray(picture).astype(np.uint8) * 255, 255
         return np.asarray(picture.convert("L")), 255
 
 
-def _read_nifti(file):
+def _read_nifti(file: str) -> np.ndarray:
     try:
         import nibabel
     except ImportError:
         raise DataError(
             f'{file}: NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"'
         ) from None
-    stored = nibabel.load(file).dataobj
+    stored = nibabel.load(file).dataobj  # type: ignore[attr-defined]  # every image with voxels has it
     if math.prod(stored.shape) > MOST_PIXELS:
         raise DataError(
             f"{file}: {'x'.join(map(str, stored.shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?"
@@ -64,9 +77,11 @@ def _read_nifti(file):
     return np.asarray(stored).T
 
 
-def read_image(file, intensity_range=None):
-    """One modality [H, W], float32 in [0, 1]: 8 bit / 255, 16 bit / 65535, NPY and NIfTI by `intensity_range` (values
-    outside are clipped) or else by their own minimum and maximum.
+def read_image(file: str, intensity_range: tuple[float, ...] | None = None) -> Float32[np.ndarray, "H W"]:
+    """One modality, in [0, 1].
+
+    8 bits are divided by 255, 16 bits by 65535. NPY and NIfTI are mapped by `intensity_range`, (low, high), values
+    outside being clipped, or else by their own minimum and maximum.
     """
     array, full_scale = read_pixels(file)
     if not np.isfinite(array).all():
@@ -78,21 +93,28 @@ def read_image(file, intensity_range=None):
     return np.clip((array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
 
 
-def read_levels(file):
-    """The values of a label [H, W], the full scale of their type (None for NPY and NIfTI), and the levels among them, rising."""
+def read_levels(file: str) -> tuple[Pixels, int | None, Shaped[np.ndarray, " levels"]]:
+    """The values of a label, the full scale of their type as in `read_pixels`, and the levels among them, rising."""
     array, full_scale = read_pixels(file)
     if not np.isfinite(array).all():
         raise DataError(f"{file}: not all values are finite; repair or remove it")
     return array, full_scale, np.unique(array)
 
 
-def to_mask(file, array, full_scale, levels, label_threshold=0.5, merge_labels=False):
-    """What `read_levels` read of a label as one rater's mask [H, W] bool.
+def to_mask(
+    file: str,
+    array: Pixels,
+    full_scale: int | None,
+    levels: Shaped[np.ndarray, " levels"],
+    label_threshold: float = 0.5,
+    merge_labels: bool = False,
+) -> Bool[np.ndarray, "H W"]:
+    """What `read_levels` read of a label as one rater's mask.
 
     A lossless label has one or two levels and its foreground is the upper one (a single level: all of it, if it is not
-    0); more are classes and want merge_labels. A JPEG label is cut at label_threshold.
+    0); more are classes, and need merge_labels. A JPEG label is cut at label_threshold.
     """
-    if is_jpeg(file):
+    if is_jpeg(file) and full_scale:
         return array > label_threshold * full_scale
     if len(levels) > 2 and not merge_labels:
         raise DataError(
@@ -102,7 +124,9 @@ def to_mask(file, array, full_scale, levels, label_threshold=0.5, merge_labels=F
     return array != background
 
 
-def read_label(file, label_threshold=0.5, merge_labels=False):
-    """One rater's mask [H, W] bool, by the rules of `to_mask`, and the number of levels in the file."""
+def read_label(
+    file: str, label_threshold: float = 0.5, merge_labels: bool = False
+) -> tuple[Bool[np.ndarray, "H W"], int]:
+    """One rater's mask, by the rules of `to_mask`, and the number of levels in the file."""
     array, full_scale, levels = read_levels(file)
     return to_mask(file, array, full_scale, levels, label_threshold, merge_labels), len(levels)

@@ -1,6 +1,7 @@
 """Names of splits, and the patient that a case's path names."""
 
 import re
+from collections.abc import Sequence
 
 SPLITS = {"training": 0.6, "validation": 0.2, "testing": 0.2}
 SPLIT_NAMES = {
@@ -11,17 +12,20 @@ SPLIT_NAMES = {
     "test": "testing",
     "testing": "testing",
 }
-PATIENT_RULE = "the folder between split and case; or else LIDC-IDRI-NNNN; or else what stands before _z, _s or _slice and a number"
+PATIENT_RULE = (
+    "the folder between split and case; or else LIDC-IDRI-NNNN; "
+    "or else what stands before _z, _s or _slice and a number"
+)
 LIDC_PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SLICE_OF = re.compile(r"(.+?)(?:_[0-9a-f]{6})?(?:_n\d+)?[_-](?:z|s|slice)[_-]?\d[\d.]*(?:_c\d+)?", re.IGNORECASE)
 
 
-def patient_of(within):
-    """The patient that the names of the folders below a split's, the case's last, name by PATIENT_RULE; None: none."""
+def patient_of(within: Sequence[str]) -> str | None:
+    """The patient by PATIENT_RULE, from the names of the folders below that of a split, the case's last; None: none."""
     *above, case = within
     if above:
         return above[0]
     if match := LIDC_PATIENT.search(case):
         return match[0]
     match = SLICE_OF.fullmatch(case)
-    return match and match[1]
+    return match[1] if match else None

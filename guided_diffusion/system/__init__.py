@@ -1,1 +1,1 @@
-"""What the operating system and the device give: files, locks, workers, signals, threads, precision. Nothing of the domain."""
+"""The operating system and the device: files, locks, workers, signals, threads, precision. Nothing of the domain."""

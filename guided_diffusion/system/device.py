@@ -4,10 +4,12 @@ import os
 import re
 import shutil
 import sys
-from contextlib import contextmanager, nullcontext
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch import nn
 
 from ..errors import ConfigError
 from ..flags.fields import Flag, config
@@ -32,7 +34,29 @@ class ComputeConfig:
     ] = False
 
 
-def prepare(segmenter, config, device, channels_last=True):
+@runtime_checkable
+class HasNetwork(Protocol):
+    """What the functions below need of a segmenter."""
+
+    model: Any  # the nn.Module that is compiled, and that `autocast_dtype` and the channels-last layout belong to
+
+    @property
+    def num_timesteps(self) -> int:
+        """The length of its chain; 1: it has none."""
+
+    def to(self, device: torch.device, /) -> object:
+        """Move all of it to a device."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights."""
+
+
+AnySegmenter = TypeVar("AnySegmenter", bound=HasNetwork)
+
+
+def prepare(
+    segmenter: AnySegmenter, config: ComputeConfig, device: torch.device | str, channels_last: bool = True
+) -> AnySegmenter:
     """Put a segmenter on `device` in the layout and the precision to run in; returns it.
 
     channels_last  the layout that convolutions are fastest in
@@ -55,50 +79,59 @@ def prepare(segmenter, config, device, channels_last=True):
     return segmenter
 
 
-def allow_tf32(allowed):
-    """Whether float32 convolutions and matrix products may round their factors to TF32; PyTorch's default is the first alone."""
+def allow_tf32(allowed: bool) -> None:
+    """Set whether float32 convolutions and matrix products may round their factors to TF32.
+
+    By PyTorch's default the convolutions alone may.
+    """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def compile_model(segmenter, cuda_graphs=True):
+def compile_model(segmenter: AnySegmenter, cuda_graphs: bool = True) -> AnySegmenter:
     """Compile the U-Net where it is, for the one batch size that follows; returns the segmenter.
 
-    cuda_graphs  on a GPU, replay the kernels as one graph: for sampling, where no gradient is wanted
+    cuda_graphs  on a GPU, replay the kernels as one graph: for sampling, where no gradient is needed
 
     ConfigError: there is no compiler to compile with.
     """
     check_compiler()
     graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
-    dynamic = (
-        False if segmenter.num_timesteps > 1 else None
-    )  # without a chain it sees images, of which a batch has any number
+    # Without a chain it sees images, of which a batch has any number
+    dynamic = False if segmenter.num_timesteps > 1 else None
     segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
     return segmenter
 
 
-def eagerly():
-    """A context in which compiled networks run as they are written, for calls of other shapes or modes than they were compiled for."""
+def eagerly() -> AbstractContextManager[Any]:
+    """A context in which compiled networks run as they are written.
+
+    It is for calls of other shapes or modes than they were compiled for.
+    """
     if "torch._dynamo" not in sys.modules:  # nothing is compiled
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 
 
-def check_compiler():
+def check_compiler() -> None:
     """Refuse --compile where there is no compiler to compile with."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ConfigError("--compile wants a C++ compiler: apt-get install g++")
+        raise ConfigError("--compile needs a C++ compiler: apt-get install g++")
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def fitting_batch_size(one_call, image_shape, device, most):
+def fitting_batch_size(
+    one_call: Callable[[torch.Tensor], object], image_shape: Sequence[int], device: torch.device | str, most: int
+) -> int:
     """How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT; 1 where 3 do not.
 
-    one_call     called with images [B, C, H, W], as a segmenter's. The memory is extrapolated from that of one mask and of three
+    one_call     called with images [B, C, H, W], as a segmenter is
     image_shape  [C, H, W]
+
+    The memory is extrapolated from that of one mask and of three.
     Any error of `one_call` for a single mask, out of memory among them, is raised.
     """
     most = min(most, MOST_IN_FLIGHT[torch.device(device).type])
@@ -120,16 +153,17 @@ def fitting_batch_size(one_call, image_shape, device, most):
 
 
 @torch.inference_mode()
-def running_batch_size(one_call, image_shape, device, size):
-    """`size`, or less by quarters until a call of a compiled network fits into memory, whose need is known only when it runs.
+def running_batch_size(
+    one_call: Callable[[torch.Tensor], object], image_shape: Sequence[int], device: torch.device | str, size: int
+) -> int:
+    """`size`, or less by quarters until a call of a compiled network fits into memory: its need is known when it runs.
 
     one_call, image_shape  as in fitting_batch_size
     """
     while True:
         try:
-            for _ in range(
-                3
-            ):  # a CUDA graph is prepared by the first call, recorded by the second and replayed by the third
+            # A CUDA graph is prepared by the first call, recorded by the second and replayed by the third
+            for _ in range(3):
                 one_call(torch.zeros(size, *image_shape, device=device))
             peak_memory(device)  # waits for the GPU, whose errors arrive late
             return size
@@ -142,7 +176,7 @@ def running_batch_size(one_call, image_shape, device, size):
             torch.cuda.empty_cache()
 
 
-def reset_peak_memory(device):
+def reset_peak_memory(device: torch.device | str) -> None:
     """Begin to measure `peak_memory` anew; on a CPU only Linux can."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -151,7 +185,7 @@ def reset_peak_memory(device):
             file.write("5")
 
 
-def peak_memory(device):
+def peak_memory(device: torch.device | str) -> int:
     """The most bytes held at a time: by tensors on a GPU; by the process on a CPU (0 where the system does not say)."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
@@ -159,7 +193,7 @@ def peak_memory(device):
     return _field_of("/proc/self/status", "VmHWM")
 
 
-def free_memory(device):
+def free_memory(device: torch.device | str) -> int:
     """Bytes that may still be taken: on the GPU; on a CPU by the system and by the container's limit."""
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -169,7 +203,7 @@ def free_memory(device):
     return free if limit is None or used is None else min(free, limit - used)
 
 
-def _field_of(path, name):
+def _field_of(path: str, name: str) -> int:
     """A field of kilobytes of one of Linux's tables, in bytes; 0 where there is none."""
     if not os.path.exists(path):
         return 0
@@ -178,7 +212,7 @@ def _field_of(path, name):
     return int(found[1]) * 1024 if found else 0
 
 
-def _number_in(path):
+def _number_in(path: str) -> int | None:
     """The number that a file holds; None: there is no such file, or no limit in it."""
     try:
         with open(path) as file:
@@ -188,8 +222,8 @@ def _number_in(path):
 
 
 @contextmanager
-def out_of_memory_as_error(device, remedy):
-    """Out of memory becomes a ConfigError that says how much is in use, and the `remedy`: flags to change."""
+def out_of_memory_as_error(device: torch.device | str, remedy: str) -> Iterator[None]:
+    """A context in which out of memory becomes a ConfigError: the memory in use, and the `remedy`, flags to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -198,7 +232,7 @@ def out_of_memory_as_error(device, remedy):
         raise ConfigError(f"out of memory, {memory_in_use(device)}: {remedy}") from error
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception, or one that it was raised from, reports a lack of memory.
 
     Allocators raise torch.OutOfMemoryError or a plain RuntimeError, CUDA torch.AcceleratorError, cuBLAS and cuDNN a
@@ -213,8 +247,8 @@ def is_out_of_memory(error):
     return False
 
 
-def memory_in_use(device):
-    """In words."""
+def memory_in_use(device: torch.device | str) -> str:
+    """The memory in use, in words."""
     if torch.device(device).type == "cuda":
         try:
             free, total = torch.cuda.mem_get_info(device)

@@ -46,7 +46,7 @@ def time_threads(
     long that takes.
     """
     before = torch.get_num_threads()
-    seconds = {number: [] for number in numbers}
+    seconds: dict[int, list[float]] = {number: [] for number in numbers}
     try:
         torch.set_num_threads(numbers[0])
         step()  # the first one also chooses kernels and allocates memory
@@ -74,7 +74,7 @@ def choose_threads(seconds: dict[int, float]) -> int:
 
 
 def settle_by_time(step: Callable[[], object], most: int) -> str:
-    """Set the number of threads, of 1 to `most`, by the time of `step` with each; returns the line that reports the choice."""
+    """Set the number of threads, of 1 to `most`, by the time of `step` with each; returns a line on the choice."""
     seconds = time_threads(step, candidates(most))
     chosen = choose_threads(seconds)
     torch.set_num_threads(chosen)

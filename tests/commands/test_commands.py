@@ -522,7 +522,7 @@ def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path)
         (
             "segmentation_evaluate",
             ["--data_dir=packed", "--samples={0}"],
-            ["packed: a file, where a folder of cases is wanted"],
+            ["packed: a file, where a folder of cases is needed"],
         ),
         ("make_phantom", ["--out=made", "--modes=tight,loose", "--probabilities=0.5,nan"], ["--probabilities 0.5,nan"]),
     ],

@@ -7,7 +7,7 @@ from PIL import Image
 
 from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.stream import Batch, EndlessSampler, collate, pick_raters
-from guided_diffusion.errors import DataError
+from guided_diffusion.errors import FAULTS_SHOWN, DataError
 from guided_diffusion.lidcloader import LIDCDataset
 
 
@@ -116,6 +116,43 @@ def test_lossless_label_of_classes(tmp_path):
     with pytest.raises(DataError, match=r"label0_\.png.*merge_labels"):
         LIDCDataset(tmp_path)
     assert LIDCDataset(tmp_path, config=DataConfig(merge_labels=True))[0].raters.sum() == 13
+
+
+def test_the_same_fault_in_many_cases_is_one_line_with_the_flag_that_mends_it(tmp_path):
+    classes = square(value=2)
+    classes[0, 0] = 1
+    for k in range(20):
+        case(tmp_path, f"case{k:02d}", labels=(classes, classes, None))
+    case(tmp_path, "damaged", labels=(square(), square()))
+    for k in range(2):
+        (tmp_path / "damaged" / f"label{k}_.png").write_bytes(b"no picture")
+    case(tmp_path, "unlabelled", labels=())
+    with pytest.raises(DataError) as error:
+        LIDCDataset(tmp_path)
+    assert str(error.value).splitlines() == [
+        "20 cases (case00, case01, case02, case03, case04 and 15 more): 3 levels in a mask; several classes? "
+        "--merge_labels takes all but 0 as foreground",
+        f"{tmp_path}/damaged/label0_.png, {tmp_path}/damaged/label1_.png: "
+        "cannot be read (cannot identify image file); replace or remove it",
+        f"{tmp_path}/unlabelled: no label; each rater's mask is needed as label0_*.png, label1_*.png, ...",
+    ]
+
+
+def test_of_many_different_faults_the_first_are_shown_and_the_others_counted(tmp_path):
+    for k in range(FAULTS_SHOWN + 3):
+        case(tmp_path, f"case{k:02d}", labels=(None, square(9 + k)))
+    with pytest.raises(DataError) as error:
+        LIDCDataset(tmp_path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == FAULTS_SHOWN + 1 and "case00/label1_.png: 8x8 in image_case00.png" in lines[0]
+    assert lines[-1] == "... and 3 more faults"
+
+
+def test_a_file_whose_name_has_a_colon_is_named_whole(tmp_path):
+    case(tmp_path, "a: b")
+    (tmp_path / "a: b" / "label0_.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a: b/label0_\.png: cannot be read \(cannot identify image file\); replace"):
+        LIDCDataset(tmp_path)
 
 
 def test_full_and_empty_masks(tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import os
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -127,13 +128,11 @@ def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_written_is_named(ca
 def test_a_read_only_cache_is_read_or_else_done_without(cases, tmp_path, monkeypatch, decoded):
     plain = LIDCDataset(cases, 16)
 
-    def refuse(path, mode):
-        if mode == "w":
-            raise OSError(errno.EROFS, "Read-only file system", path)
-        return open(path, mode)
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system", path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(case_store, "open", refuse, raising=False)
+        patch.setattr(filelock, "FileLock", refuse)
         kept = LIDCDataset(cases, 16, cache_dir=tmp_path)
     assert len(kept.notes) == 1 and f"{tmp_path} is read-only" in kept.notes[0] and len(kept.fingerprint) == 16
     assert all(
@@ -142,7 +141,7 @@ def test_a_read_only_cache_is_read_or_else_done_without(cases, tmp_path, monkeyp
     )
     LIDCDataset(cases, 16, cache_dir=tmp_path)
     decoded.clear()
-    monkeypatch.setattr(case_store, "open", refuse, raising=False)
+    monkeypatch.setattr(filelock, "FileLock", refuse)
     assert LIDCDataset(cases, 16, cache_dir=tmp_path).notes == [] and decoded == []
 
 
@@ -161,6 +160,26 @@ def test_broken_cases_are_named_and_leave_no_cache(tmp_path):
     with pytest.raises(DataError, match=r"(?s)phantom0000.*phantom0002"):
         LIDCDataset(tmp_path / "data", 16, cache_dir=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*pack*"))
+
+
+def test_a_cache_is_decoded_by_whoever_has_its_lock(cases, tmp_path, monkeypatch, decoded):
+    """While a case is read the lock cannot be had; afterwards it can, and its file stays for others that wait."""
+    read, held = CaseReader.read, []
+
+    def look(self, folder):
+        (path,) = tmp_path.glob(".*.lock")
+        try:
+            with filelock.FileLock(path, blocking=False):
+                held.append(False)
+        except filelock.Timeout:
+            held.append(True)
+        return read(self, folder)
+
+    monkeypatch.setattr(CaseReader, "read", look)
+    LIDCDataset(cases, 16, cache_dir=tmp_path)
+    (path,) = tmp_path.glob(".*.lock")
+    with filelock.FileLock(path, blocking=False):
+        assert held == [True] * 6
 
 
 def count_readings(data_dir, cache_dir):
