@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float32, Shaped
 
 from ..errors import DataError
 from ..flags.fields import Flag, config, lower_first
@@ -112,7 +112,9 @@ class CaseReader:
         self.levels[file] = len(levels)
         return to_mask(file, array, full_scale, levels, self.config.label_threshold, self.config.merge_labels)
 
-    def fit(self, name: str, image: ImageArray, raters: RatersArray) -> tuple[ImageArray, RatersArray]:
+    def fit(
+        self, name: str, image: ImageArray, raters: RatersArray
+    ) -> tuple[Float32[np.ndarray, "C h w"], Bool[np.ndarray, "R h w"]]:
         """Image and raters at `image_size`, by padding and resizing as the config allows."""
         side = self.image_size
         if side is None or image.shape[1:] == (side, side):

@@ -64,7 +64,7 @@ def collate(cases: Sequence[CaseLike]) -> Batch:
     return Batch([case.id for case in cases], image, raters, counts)
 
 
-def pick_raters(batch: Batch, u: Float[Tensor, " B"], K: int) -> Float[Tensor, "B*K 1 H W"]:
+def pick_raters(batch: Batch, u: Float[Tensor, " B"], K: int) -> Float[Tensor, "B*{K} 1 H W"]:
     """K raters' masks of each case, [B K, 1, H, W], those of a case in a row, by uniform numbers u [B] in [0, 1).
 
     Each of its raters is equally likely, and none is taken twice unless the case has fewer than K.

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Self
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 
@@ -26,7 +25,7 @@ class Signals:
         self.stop: str | None = None  # the name of the signal that asked for the end
         self.save = False
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Signals":
         self._undo = contextlib.ExitStack()
         if threading.current_thread() is threading.main_thread():  # elsewhere Python lets nobody set a handler
             handlers = dict.fromkeys(STOP, self._on_stop)

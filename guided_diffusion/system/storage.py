@@ -12,7 +12,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from ..errors import ConfigError
 
@@ -172,7 +172,7 @@ class FolderLock:
         file.flush()
         self.file = file
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FolderLock":
         return self
 
     def __exit__(

@@ -65,7 +65,7 @@ def test_elastic_moves_what_lies_under_a_point_by_its_share_and_leaves_the_far_s
     before, by = disc(64, 63 / 3 + 0.5, 63 / 3 + 0.5, 4), torch.zeros(1, 2, augmentation.POINTS, augmentation.POINTS)
     still = moved_disc(before, affine_grid(before.shape, torch.zeros(1, 4)))
     by[0, 0, 1, 1] = 1  # in x, the point under the disc
-    grid = affine_grid(before.shape, torch.zeros(1, 4)) + displacement(before.shape, by)
+    grid = affine_grid(before.shape, torch.zeros(1, 4)) + displacement(before.shape, by.flatten(1))
     moved = moved_disc(before, grid)
     assert moved[0] == pytest.approx(still[0], abs=0.1)
     assert moved[1] == pytest.approx(still[1] - augmentation.STRETCH * 64, abs=0.3)
@@ -104,7 +104,7 @@ def test_contrast_and_brightness_stay_within_what_the_names_say():
 
 
 def draws(**shares):
-    """Uniform numbers [1, NUM_DRAWS] that change nothing but by the shares in [-1, 1] of the slices or indices named."""
+    """Uniform numbers [1, NUM_DRAWS] that change nothing but by shares in [-1, 1] of the slices or indices named."""
     u = torch.full((1, augmentation.NUM_DRAWS), 0.5)
     for name, share in shares.items():
         u[:, getattr(augmentation, name)] = (torch.as_tensor(share) + 1) / 2
@@ -136,7 +136,7 @@ def test_bias_makes_a_point_brighter_by_its_share_and_leaves_the_others():
 
 
 def test_each_part_takes_numbers_of_its_own():
-    """The places of u that a part reads, found by changing one at a time, are no other part's, and together they are all."""
+    """The places of u that a part reads, found by changing one at a time, are no other part's; together they are all."""
     image = 0.3 + 0.4 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     read = {}
     for part in ("mirror", "deform", "elastic", "contrast", "gamma", "bias"):

@@ -60,7 +60,7 @@ def test_16_bit_npy_and_nifti_images(tmp_path):
     torch.testing.assert_close(data[2].image, own_range)
     assert data[2].raters.sum() == 12
 
-    windowed = LIDCDataset(tmp_path, image_channels=1, config=DataConfig(intensity_range=(-1000, 0)))
+    windowed = LIDCDataset(tmp_path, image_channels=1, config=DataConfig(intensity_range=(-1000.0, 0.0)))
     torch.testing.assert_close(windowed[1].image, (own_range * 2).clamp(max=1))
 
 
@@ -101,7 +101,7 @@ def test_jpeg_labels_are_cut_at_half_of_full_scale_and_counted(tmp_path):
     data = LIDCDataset(folder)
     assert data[0].raters.sum() == 12 * 64
     assert len(data.notes) == 1 and "1 JPEG labels have more than two levels" in data.notes[0]
-    assert LIDCDataset(folder, config=DataConfig(label_threshold=0))[0].raters.sum() > 13 * 64
+    assert LIDCDataset(folder, config=DataConfig(label_threshold=0.0))[0].raters.sum() > 13 * 64
 
 
 @pytest.mark.parametrize("value", [1, 37, 255])

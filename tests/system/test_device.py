@@ -37,7 +37,7 @@ def tiny_segmenter(**flags):
 @pytest.mark.parametrize("new_order", [False, True])
 @pytest.mark.parametrize("heads", [1, 4])
 def test_a_fused_kernel_takes_the_attention(new_order, heads):
-    """Fused kernels refuse queries whose channels are not adjacent; the answer is that of the plain products, in channels-last layout."""
+    """Fused kernels refuse queries whose channels are not adjacent; the answer is that of the plain products."""
     block = AttentionBlock(64, heads, UNetConfig(use_new_attention_order=new_order))
     torch.nn.init.normal_(block.proj_out.weight)
     x = torch.randn(3, 64, 8, 8).to(memory_format=torch.channels_last)
@@ -102,7 +102,7 @@ def test_validation_compiles_nothing(cases):
 
 
 def test_a_compiled_predictor_is_compiled_once(cases):
-    """Whatever batch size later calls name; beyond a few recompilations PyTorch runs the network uncompiled without a word."""
+    """Whatever batch size later calls name; after a few recompilations PyTorch runs it uncompiled without a word."""
     segmenter, backend = tiny_segmenter().eval(), CountingBackend()
     flags = configs_from_flags(TINY, UNetConfig).flags() | {
         "diffusion_steps": 40,
