@@ -1,4 +1,4 @@
-"""What can go wrong in a way that a user can mend; commands show each as one line, without a traceback."""
+"""What can go wrong in a way that a user can fix; commands show each as one line, without a traceback."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
