@@ -5,9 +5,12 @@ plausible mode. Modes with the same mask count as one.
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import scipy  # its submodules load on first use
+from jaxtyping import Bool, Float, Float64, Int
+from numpy.typing import ArrayLike
 
 from .pairs import iou_matrix
 
@@ -19,35 +22,50 @@ CALIBRATION_BINS = 10
 class Truth:
     """The distribution that a case's raters were drawn from."""
 
-    modes: np.ndarray  # [K, H, W] bool, all different
-    probabilities: np.ndarray  # [K], summing to 1
+    modes: Bool[np.ndarray, "K H W"]  # all different
+    probabilities: Float[np.ndarray, "K"]  # summing to 1
 
 
-def assign_modes(samples, modes, min_iou):
-    """The mode of each sample: [M, H, W] and [K, H, W] bool -> [M] in 0 .. K - 1, or IMPLAUSIBLE."""
+class CalibrationPoint(TypedDict):
+    """Modes of similar true probability: how often they are drawn."""
+
+    probability: float  # mean of the true probabilities
+    frequency: float  # mean share of the samples
+    count: int  # of the modes
+
+
+def assign_modes(
+    samples: Bool[np.ndarray, "M H W"], modes: Bool[np.ndarray, "K H W"], min_iou: float
+) -> Int[np.ndarray, "M"]:
+    """The mode of each sample, in 0 .. K - 1, or IMPLAUSIBLE."""
     iou = iou_matrix(samples, modes)
     return np.where(iou.max(-1) >= min_iou, iou.argmax(-1), IMPLAUSIBLE)
 
 
-def mode_frequencies(assigned, num_modes):
+def mode_frequencies(assigned: Int[np.ndarray, "M"], num_modes: int) -> Float64[np.ndarray, "K"]:
     """Share of the samples that show each mode, [K]; they sum to 1 less the share of implausible ones."""
     return np.bincount(assigned[assigned != IMPLAUSIBLE], minlength=num_modes) / len(assigned)
 
 
-def total_variation(frequencies, probabilities):
-    """Total variation distance of mode frequencies [K] to the probabilities [K], in [0, 1]; implausible samples are a mode of their own."""
-    return (abs(frequencies - probabilities).sum() + 1 - frequencies.sum()) / 2
+def total_variation(frequencies: Float[np.ndarray, "K"], probabilities: Float[np.ndarray, "K"]) -> float:
+    """Total variation distance of mode frequencies to the probabilities, in [0, 1].
+
+    Implausible samples are a mode of their own.
+    """
+    return float(abs(frequencies - probabilities).sum() + 1 - frequencies.sum()) / 2
 
 
-def expected_total_variation(probabilities, num_samples):
+def expected_total_variation(probabilities: Float[np.ndarray, "K"], num_samples: int) -> float:
     """What a perfect sampler's total variation distance is on average: its counts are multinomial."""
     counts = np.arange(num_samples + 1)[:, None]
     drawn = scipy.stats.binom.pmf(counts, num_samples, probabilities)
     return float((drawn * abs(counts / num_samples - probabilities)).sum() / 2)
 
 
-def expected_squared_ged(truth, raters, num_samples, unbiased=False):
-    """The squared energy distance that a perfect sampler has on average with `num_samples` samples to these raters [R, H, W].
+def expected_squared_ged(
+    truth: Truth, raters: Bool[np.ndarray, "R H W"], num_samples: int, unbiased: bool = False
+) -> float:
+    """The squared energy distance to these raters that a perfect sampler has on average with `num_samples` samples.
 
     unbiased  of the form without self-pairs, which does not depend on num_samples
     """
@@ -60,8 +78,10 @@ def expected_squared_ged(truth, raters, num_samples, unbiased=False):
     return float(2 * cross - own * (num_samples - 1) / num_samples - within_raters)
 
 
-def calibration_curve(probabilities, frequencies, bins=CALIBRATION_BINS):
-    """[{"probability", "frequency", "count"}]: means over the modes of all cases, by bins of the true probability.
+def calibration_curve(
+    probabilities: ArrayLike, frequencies: ArrayLike, bins: int = CALIBRATION_BINS
+) -> list[CalibrationPoint]:
+    """Means over the modes of all cases, by bins of the true probability; a bin without modes is left out.
 
     A calibrated sampler has the two equal in every bin.
     """

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy  # its submodules load on first use
+from jaxtyping import Bool, Float64, Num
 
-from .pairs import Pairs, as_masks, dice_matrix, iou_matrix
+from .pairs import Figure, Pairs, Raters, Samples, as_masks, dice_matrix, iou_matrix
 
 CALIBRATION_BINS = 10
 
@@ -30,18 +31,18 @@ CALIBRATION_BINS = 10
 class EnergyDistance:
     """Squared generalised energy distance and its three parts, each [...]."""
 
-    total: np.ndarray  # 2 * cross - within_samples - within_raters
-    cross: np.ndarray  # E d(S, Y)
-    within_samples: np.ndarray  # E d(S, S')
-    within_raters: np.ndarray  # E d(Y, Y')
+    total: Figure  # 2 * cross - within_samples - within_raters
+    cross: Figure  # E d(S, Y)
+    within_samples: Figure  # E d(S, S')
+    within_raters: Figure  # E d(Y, Y')
 
 
-def squared_ged(samples, raters, unbiased=False, pairs=None):
+def squared_ged(samples: Samples, raters: Raters, unbiased: bool = False, pairs: Pairs | None = None) -> EnergyDistance:
     """Squared generalised energy distance, 2 E d(S, Y) - E d(S, S') - E d(Y, Y') (Kohl et al. 2018): EnergyDistance.
 
-    unbiased  leave out a mask's distance to itself; this wants two samples and two raters at least, and may be
+    unbiased  leave out a mask's distance to itself; this needs two samples and two raters at least, and may be
               below 0. The biased figure shrinks with the number of samples: E[GED_M] = GED_inf + E d(S, S') / M.
-    pairs     Pairs.of(samples, raters), where it is at hand
+    pairs     Pairs.of(samples, raters), where it is computed already
     """
     pairs = pairs or Pairs.of(samples, raters)
     samples_iou, cross_iou, raters_iou = pairs.split(pairs.iou)
@@ -51,15 +52,15 @@ def squared_ged(samples, raters, unbiased=False, pairs=None):
     return EnergyDistance(2 * cross - within_samples - within_raters, cross, within_samples, within_raters)
 
 
-def _mean_distance_within(iou, unbiased):
+def _mean_distance_within(iou: Float64[np.ndarray, "*batch N N"], unbiased: bool) -> Figure:
     count = iou.shape[-1]
     if unbiased and count < 2:
-        raise ValueError("the unbiased energy distance wants at least two masks in each set")
+        raise ValueError("the unbiased energy distance needs at least two masks in each set")
     biased = 1 - iou.mean((-2, -1))
     return biased * count / (count - 1) if unbiased else biased  # the self-pairs add nothing to the sum
 
 
-def diversity(masks):
+def diversity(masks: Samples) -> Figure:
     """Mean distance of the pairs of distinct masks of a set [..., N, H, W], in [0, 1]; 0 for a single mask."""
     iou = iou_matrix(masks, masks)
     return _mean_distance_within(iou, unbiased=iou.shape[-1] > 1)
@@ -68,7 +69,7 @@ def diversity(masks):
 # -- matching ---------------------------------------------------------------------------------------------------------
 
 
-def hungarian_iou(samples, raters, pairs=None):
+def hungarian_iou(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> Figure:
     """Hungarian-matched IoU (HM-IoU; Kohl et al. 2019), in [0, 1].
 
     Both sets are repeated to the least common multiple of their sizes, matched one to one so that the total IoU is the
@@ -85,7 +86,7 @@ def hungarian_iou(samples, raters, pairs=None):
     return np.reshape(matched, iou.shape[:-2])
 
 
-def max_dice(samples, raters, pairs=None):
+def max_dice(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> Figure:
     """Maximum Dice matching D_max (CIMD): the mean over raters of the best Dice among the samples, in [0, 1]."""
     pairs = pairs or Pairs.of(samples, raters)
     return pairs.split(pairs.dice)[1].max(-2).mean(-1)
@@ -94,18 +95,18 @@ def max_dice(samples, raters, pairs=None):
 # -- collective insight -----------------------------------------------------------------------------------------------
 
 
-def combined_sensitivity(samples, raters):
+def combined_sensitivity(samples: Samples, raters: Raters) -> Figure:
     """S_c (CIMD): the share of the raters' union that the samples' union covers, in [0, 1].
 
     Where no rater marks anything: 1 if no sample does either, else 0.
     """
-    found, wanted = as_masks(samples).any(-3), as_masks(raters).any(-3)
-    area = wanted.sum((-2, -1))
-    covered = (found & wanted).sum((-2, -1))
-    return np.where(area > 0, covered / np.maximum(area, 1), ~found.any((-2, -1)))
+    found, marked = as_masks(samples).any(-3), as_masks(raters).any(-3)
+    area = marked.sum((-2, -1))
+    covered = (found & marked).sum((-2, -1))
+    return np.where(area > 0, covered / np.maximum(area, 1), ~np.any(found, axis=(-2, -1)))
 
 
-def diversity_agreement(samples, raters, variance="dice", pairs=None):
+def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice", pairs: Pairs | None = None) -> Figure:
     """D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1].
 
     Vmax and Vmin are the largest and the smallest V over the pairs of distinct members of a set, 0 for a single mask.
@@ -121,10 +122,10 @@ def diversity_agreement(samples, raters, variance="dice", pairs=None):
         raise ValueError(f"variance {variance}: choose one of {', '.join(tables)}")
     within_samples, _, within_raters = pairs.split(tables[variance]())
     (high_S, low_S), (high_Y, low_Y) = _extremes(within_samples), _extremes(within_raters)
-    return 1 - (abs(high_Y - high_S) + abs(low_Y - low_S)) / 2
+    return 1 - (np.abs(high_Y - high_S) + np.abs(low_Y - low_S)) / 2
 
 
-def _extremes(table):
+def _extremes(table: Float64[np.ndarray, "*batch N N"]) -> tuple[Figure, Figure]:
     """The largest and the smallest value off the diagonal, each [...]."""
     count = table.shape[-1]
     if count == 1:
@@ -133,7 +134,9 @@ def _extremes(table):
     return values.max(-1), values.min(-1)
 
 
-def collective_insight(sensitivity, max_dice, agreement, harmonic=False):
+def collective_insight(
+    sensitivity: Figure | float, max_dice: Figure | float, agreement: Figure | float, harmonic: bool = False
+) -> Figure:
     """CI score (CIMD) of S_c, D_max and D_a, in [0, 1].
 
     harmonic  False: the paper's expression, 3 S_c D_max D_a / (S_c + D_max + D_a). True: the harmonic mean that the
@@ -147,36 +150,37 @@ def collective_insight(sensitivity, max_dice, agreement, harmonic=False):
 # -- the ensemble as one map ------------------------------------------------------------------------------------------
 
 
-def majority_vote(masks):
+def majority_vote(masks: Samples) -> Bool[np.ndarray, "*batch H W"]:
     """The pixels that more than half of the masks mark: [..., N, H, W] -> [..., H, W] bool."""
     masks = as_masks(masks)
     return 2 * masks.sum(-3) > masks.shape[-3]
 
 
-def mean_mask_dice(samples, raters):
+def mean_mask_dice(samples: Samples, raters: Raters) -> Figure:
     """Dice of the samples' majority (the mean mask above one half) against the raters' majority, in [0, 1]."""
     a, b = majority_vote(samples)[..., None, :, :], majority_vote(raters)[..., None, :, :]
     return dice_matrix(a, b)[..., 0, 0]
 
 
-def variability_correlation(samples, raters):
-    """S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1]: the mean over raters of the normalised cross-correlation
-    of the samples' cross-entropy to their own mean with the samples' cross-entropy to the rater.
+def variability_correlation(samples: Samples, raters: Raters) -> Figure:
+    """S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1].
 
-    For masks, whose cross-entropies have the same constant, these maps are m (1 - m) and |y - m| with m the mean mask.
-    A flat map correlates with nothing: 0; but where all samples are the rater's own mask, both being flat: 1.
+    The mean over raters of the normalised cross-correlation of the samples' cross-entropy to their own mean with the
+    samples' cross-entropy to the rater. For masks, whose cross-entropies have the same constant, these maps are
+    m (1 - m) and |y - m| with m the mean mask. A flat map correlates with nothing: 0; but where all samples are the
+    rater's own mask, both being flat: 1.
     """
     samples, raters = as_masks(samples), as_masks(raters)
-    M, votes = (
-        samples.shape[-3],
-        samples.sum(-3)[..., None, :, :],
-    )  # whole numbers, so that a flat map is seen to be flat
+    M = samples.shape[-3]
+    votes = samples.sum(-3)[..., None, :, :]  # whole numbers, so that a flat map is seen to be flat
     own, error = votes * (M - votes), np.where(raters, M - votes, votes)
     correlation = _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error)))
     return np.where(error.any((-2, -1)), correlation, 1.0).mean(-1)
 
 
-def _correlation(a, b):
+def _correlation(
+    a: Num[np.ndarray, "*#rows pixels"], b: Num[np.ndarray, "*#rows pixels"]
+) -> Float64[np.ndarray, "*rows"]:
     """Normalised cross-correlation over the last dimension; 0 where one of the rows is flat."""
     flat = (np.ptp(a, axis=-1) == 0) | (np.ptp(b, axis=-1) == 0)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
@@ -184,7 +188,7 @@ def _correlation(a, b):
     return np.where(flat, 0.0, (a * b).sum(-1) / np.where(flat, 1, scale))
 
 
-def calibration_error(samples, raters, bins=CALIBRATION_BINS):
+def calibration_error(samples: Samples, raters: Raters, bins: int = CALIBRATION_BINS) -> Figure:
     """Expected calibration error of the mean mask against the raters' frequency, in [0, 1].
 
     The pixels fall by the value of the mean mask into equal bins (the last one holds 1); the absolute differences of
@@ -195,10 +199,10 @@ def calibration_error(samples, raters, bins=CALIBRATION_BINS):
     votes, count = samples.sum(-3), samples.shape[-3]
     bin_of = np.minimum(bins * votes // count, bins - 1)  # whole numbers, so that no bin's edge is missed by rounding
     excess = votes / count - as_masks(raters).mean(-3)
-    return sum(abs(np.where(bin_of == b, excess, 0).mean((-2, -1))) for b in range(bins))
+    return sum((abs(np.where(bin_of == b, excess, 0).mean((-2, -1))) for b in range(bins)), np.float64(0))
 
 
-def brier_score(samples, raters):
+def brier_score(samples: Samples, raters: Raters) -> Figure:
     """Mean over the pixels of (mean mask - raters' frequency)^2, in [0, 1].
 
     The mean squared difference to each single rater is greater by the raters' own variance, which no model changes.
@@ -206,11 +210,11 @@ def brier_score(samples, raters):
     return ((as_masks(samples).mean(-3) - as_masks(raters).mean(-3)) ** 2).mean((-2, -1))
 
 
-def area_agreement(samples, raters):
-    """Agreement of the areas, in [0, 1]: 1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas).
+def area_agreement(samples: Samples, raters: Raters) -> Figure:
+    """Agreement of the areas, in [0, 1].
 
-    W_1 is the Wasserstein distance. Of two single masks this is volumetric similarity (Taha and Hanbury 2015). 1 where
-    all masks are empty.
+    1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas); W_1 is the Wasserstein distance.
+    Of two single masks this is volumetric similarity (Taha and Hanbury 2015). 1 where all masks are empty.
     """
     a, b = (as_masks(masks).sum((-2, -1)).astype(np.float64) for masks in (samples, raters))
     length = np.lcm(a.shape[-1], b.shape[-1])
@@ -243,7 +247,7 @@ FIGURES = {
 }
 
 
-def all_figures(samples, raters, pairs=None):
+def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> dict[str, Figure]:
     """{name: figure [...]} of FIGURES; without ged_unbiased where one of the sets has a single mask."""
     pairs = pairs or Pairs.of(samples, raters)
     biased = squared_ged(samples, raters, pairs=pairs)
@@ -275,7 +279,7 @@ def all_figures(samples, raters, pairs=None):
     return {name: figures[name] for name in FIGURES if name in figures}
 
 
-def split_count(name):
+def split_count(name: str) -> tuple[str, int | None]:
     """A figure and its number of samples: ("ged", 16) of "ged_16", ("rater_diversity", None) of "rater_diversity"."""
     figure, _, count = name.rpartition("_")
     return (figure, int(count)) if count.isdigit() else (name, None)

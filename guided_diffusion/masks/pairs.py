@@ -1,27 +1,39 @@
 """Every pair within and between sets of masks: overlaps, IoU, Dice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float64, Shaped, UInt64
+
+# Sets of masks: arrays or tensors, bool or of another type with 0 and 1 only, or (nested) sequences of them
+Samples = Shaped[Any, "*#batch M H W"] | Sequence[Any]
+Raters = Shaped[Any, "*#batch R H W"] | Sequence[Any]
+# A number for each set of a batch; for a single set it is NumPy's scalar or an array without dimensions
+Figure = Float64[np.ndarray, "*batch"] | np.float64
 
 
-def as_masks(masks):
-    """`masks` as a bool array [..., N, H, W]. ValueError: soft values, NaN, no mask, or not so many dimensions."""
-    masks = (
-        masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
-    )  # a tensor of torch, or an array
+def as_masks(masks: Any) -> Bool[np.ndarray, "*batch N H W"]:
+    """`masks` as a bool array [..., N, H, W].
+
+    ValueError: soft values, NaN, no mask, or fewer dimensions.
+    """
+    masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
     if masks.ndim < 3 or 0 in masks.shape[-3:]:
-        raise ValueError(f"shape {masks.shape}: masks [..., N, H, W] are wanted, at least one")
+        raise ValueError(f"shape {masks.shape}: masks [..., N, H, W] are needed, at least one")
     if masks.dtype == bool:
         return masks
     binary = masks.astype(bool)
     if not np.array_equal(masks, binary):
-        raise ValueError("values other than 0 and 1: masks are wanted; postprocess.binarise makes them")
+        raise ValueError("values other than 0 and 1: masks are needed; postprocess.binarise makes them")
     return binary
 
 
-def overlaps(a, b):
-    """Pixels in common [..., M, R], and the areas [..., M, 1] and [..., 1, R], of masks [..., M, H, W] and [..., R, H, W]."""
+def overlaps(
+    a: Samples, b: Raters
+) -> tuple[Float64[np.ndarray, "*batch M R"], Float64[np.ndarray, "*#batch M 1"], Float64[np.ndarray, "*#batch 1 R"]]:
+    """Pixels in common, and the areas of both, of masks [..., M, H, W] and [..., R, H, W]."""
     a, b = as_masks(a), as_masks(b)
     if a.shape[-2:] != b.shape[-2:]:
         raise ValueError(f"masks of {a.shape[-2:]} and of {b.shape[-2:]} pixels cannot be compared")
@@ -30,50 +42,59 @@ def overlaps(a, b):
     return common, _count(a)[..., :, None], _count(b)[..., None, :]
 
 
-def _as_words(masks):
-    """Masks [..., N, H, W] bool as bits, 64 pixels a word: [..., N, words] uint64."""
+def _as_words(masks: Bool[np.ndarray, "*batch N H W"]) -> UInt64[np.ndarray, "*batch N words"]:
+    """Masks as bits, 64 pixels a word."""
     bits = np.packbits(masks.reshape(*masks.shape[:-2], -1), axis=-1)
     return np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)]).view(np.uint64)
 
 
-def _count(words):
-    """The set bits of each row, [..., words] -> [...] float64."""
+def _count(words: UInt64[np.ndarray, "*rows words"]) -> Float64[np.ndarray, "*rows"]:
+    """The set bits of each row."""
     return np.bitwise_count(words).sum(-1, dtype=np.float64)
 
 
-def iou_matrix(a, b):
+def iou_matrix(a: Samples, b: Raters) -> Float64[np.ndarray, "*batch M R"]:
     """Intersection over union of every pair, [..., M, R] in [0, 1]."""
     return _iou(*overlaps(a, b))
 
 
-def dice_matrix(a, b):
+def dice_matrix(a: Samples, b: Raters) -> Float64[np.ndarray, "*batch M R"]:
     """Dice coefficient of every pair, [..., M, R] in [0, 1]."""
     return _dice(*overlaps(a, b))
 
 
-def _iou(common, area_a, area_b):
+def _iou(
+    common: Float64[np.ndarray, "*batch M R"],
+    area_a: Float64[np.ndarray, "*#batch M 1"],
+    area_b: Float64[np.ndarray, "*#batch 1 R"],
+) -> Float64[np.ndarray, "*batch M R"]:
     union = area_a + area_b - common
     return np.where(union > 0, common / np.maximum(union, 1), 1.0)
 
 
-def _dice(common, area_a, area_b):
+def _dice(
+    common: Float64[np.ndarray, "*batch M R"],
+    area_a: Float64[np.ndarray, "*#batch M 1"],
+    area_b: Float64[np.ndarray, "*#batch 1 R"],
+) -> Float64[np.ndarray, "*batch M R"]:
     total = area_a + area_b
     return np.where(total > 0, 2 * common / np.maximum(total, 1), 1.0)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every pair within and between samples and raters, from one matrix product, for figures that share them.
+    """Every pair within and between samples and raters, from one pass over the pixels, for figures that share them.
 
-    The tables are [..., M + R, M + R], samples first; `split` cuts them up.
+    The tables are [..., M + R, M + R], samples first; `split` divides them.
     """
 
-    common: np.ndarray  # pixels in common; on the diagonal each mask's area
+    common: Float64[np.ndarray, "*batch N N"]  # pixels in common; on the diagonal each mask's area
     num_samples: int
     num_pixels: int
 
     @classmethod
-    def of(cls, samples, raters):
+    def of(cls, samples: Samples, raters: Raters) -> "Pairs":
+        """The pairs of samples [..., M, H, W] and raters [..., R, H, W]."""
         samples, raters = as_masks(samples), as_masks(raters)
         if samples.shape[-2:] != raters.shape[-2:]:
             raise ValueError(f"masks of {samples.shape[-2:]} and of {raters.shape[-2:]} pixels cannot be compared")
@@ -81,31 +102,35 @@ class Pairs:
         both = np.concatenate([np.broadcast_to(x, batch + x.shape[-3:]) for x in (samples, raters)], axis=-3)
         return cls(overlaps(both, both)[0], samples.shape[-3], int(np.prod(samples.shape[-2:])))
 
-    def first(self, count):
+    def first(self, count: int) -> "Pairs":
         """The pairs of the first `count` samples and all raters."""
         kept = np.r_[0:count, self.num_samples : self.common.shape[-1]]
         return Pairs(self.common[..., kept[:, None], kept], count, self.num_pixels)
 
     @property
-    def areas(self):
+    def areas(self) -> Float64[np.ndarray, "*batch N"]:
         """Pixels of every mask, [..., M + R]."""
         return np.diagonal(self.common, axis1=-2, axis2=-1)
 
     @property
-    def iou(self):
+    def iou(self) -> Float64[np.ndarray, "*batch N N"]:
+        """Intersection over union of every pair."""
         return _iou(self.common, self.areas[..., :, None], self.areas[..., None, :])
 
     @property
-    def dice(self):
+    def dice(self) -> Float64[np.ndarray, "*batch N N"]:
+        """Dice coefficient of every pair."""
         return _dice(self.common, self.areas[..., :, None], self.areas[..., None, :])
 
     @property
-    def difference_variance(self):
+    def difference_variance(self) -> Float64[np.ndarray, "*batch N N"]:
         """Variance over the pixels of the difference of two masks, in [0, 1]."""
         a, b = self.areas[..., :, None], self.areas[..., None, :]
         return (a + b - 2 * self.common) / self.num_pixels - ((a - b) / self.num_pixels) ** 2
 
-    def split(self, table):
-        """(samples with samples [..., M, M], samples with raters [..., M, R], raters with raters [..., R, R]) of a table."""
+    def split(
+        self, table: Float64[np.ndarray, "*batch N N"]
+    ) -> tuple[Float64[np.ndarray, "*batch M M"], Float64[np.ndarray, "*batch M R"], Float64[np.ndarray, "*batch R R"]]:
+        """A table's parts: samples with samples, samples with raters, raters with raters."""
         M = self.num_samples
         return table[..., :M, :M], table[..., :M, M:], table[..., M:, M:]

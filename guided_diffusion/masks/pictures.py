@@ -1,20 +1,19 @@
-"""Picture sheets: a case's image, its raters and samples as masks and as outlines, their mean and their uncertainty; movies."""
+"""Sheets of a case's image, raters and samples, with their mean and uncertainty; movies of a chain."""
 
 import functools
 import io
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
 MARGIN = 4
-LABEL_SIZE, LABEL_HEIGHT = (
-    11,
-    14,
-)  # pixels, of the letters and of their line, on tiles of TILE; on larger ones in proportion
+LABEL_SIZE, LABEL_HEIGHT = 11, 14  # pixels, of letters and line, on tiles of TILE; on larger ones in proportion
 COLUMNS = 8
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
@@ -22,15 +21,21 @@ PAPER, INK = (255, 255, 255), (0, 0, 0)
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
 MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
 
+Plane = Shaped[np.ndarray, "H W"]  # in [0, 1], or bool
+Tile = Plane | UInt8[np.ndarray, "H W 3"]
 
-def to_grey(values):
-    """[H, W] in [0, 1], or bool -> 8-bit grey picture."""
+
+def to_grey(values: Plane) -> Image.Image:
+    """An 8-bit grey picture."""
     return Image.fromarray(np.round(np.clip(np.asarray(values, dtype=np.float32), 0, 1) * 255).astype(np.uint8))
 
 
-def outlines(image, masks, scale=1):
-    """The image [H, W] in [0, 1], enlarged by a whole factor, with a line around each mask [N, H, W] bool, in the colours of
-    PALETTE in turn: [H', W', 3] uint8. A line is the outermost pixel of the enlarged mask.
+def outlines(
+    image: Plane, masks: Iterable[Bool[np.ndarray, "H W"]], scale: int = 1
+) -> UInt8[np.ndarray, "{scale}*H {scale}*W 3"]:
+    """The image, enlarged by a whole factor, with a line around each mask, in the colours of PALETTE in turn.
+
+    A line is the outermost pixel of the enlarged mask.
     """
     page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
     for k, mask in enumerate(masks):
@@ -41,18 +46,20 @@ def outlines(image, masks, scale=1):
     return page
 
 
-def enlargement(shape):
+def enlargement(shape: tuple[int, ...]) -> int:
     """The whole factor by which pictures of `shape` (height, width) are enlarged on a sheet."""
     return max(1, TILE // max(shape))
 
 
-def sheet(image, raters, masks, num_shown=None):
-    """A picture sheet, PIL image in colour.
+def sheet(
+    image: Plane, raters: Bool[np.ndarray, "R H W"], masks: Bool[np.ndarray, "M H W"], num_shown: int | None = None
+) -> Image.Image:
+    """A picture sheet, in colour.
 
-    image      [H, W] in [0, 1]
-    raters     [R, H, W] bool; R may be 0
-    masks      [M, H, W] bool, the samples; their variance is shown four times enhanced, so that white is the most possible
-    num_shown  show only so many of the samples; mean, uncertainty and entropy are of all
+    image      in [0, 1]
+    raters     R may be 0
+    masks      the samples; their variance is shown four times enhanced, so that white is the most possible
+    num_shown  show only the first `num_shown` samples; mean, uncertainty and entropy are of all
     """
     shown, scale = masks[:num_shown], enlargement(image.shape)
     rows = [
@@ -71,19 +78,20 @@ def sheet(image, raters, masks, num_shown=None):
 
 
 @functools.lru_cache(maxsize=1000)  # drawing one takes as long as a tile, and sheets have the same ones
-def label_picture(label, zoom):
-    """A label as a PIL image as wide as its letters; not to be changed, for others get the same one."""
+def label_picture(label: str, zoom: int) -> Image.Image:
+    """A label, as wide as its letters; not to be changed: the picture is shared."""
     font = ImageFont.load_default(size=LABEL_SIZE * zoom)
-    width = max(math.ceil(font.getlength(label)), font.getbbox(label)[2])  # the last letter may lean over its end
+    end = math.ceil(font.getbbox(label)[2])
+    width = max(math.ceil(font.getlength(label)), end)  # the last letter may lean over its end
     picture = Image.new("RGB", (width, LABEL_HEIGHT * zoom), PAPER)
     ImageDraw.Draw(picture).text((0, 0), label, fill=INK, font=font)
     return picture
 
 
-def grid(rows):
-    """Labelled tiles side by side, PIL image in colour.
+def grid(rows: Sequence[Sequence[tuple[str, Tile]]]) -> Image.Image:
+    """Labelled tiles side by side, in colour.
 
-    rows  [[(label, tile)]]; a tile is [H, W] in [0, 1] or bool, all of one size, or what `outlines` gave at their `enlargement`
+    rows  of (label, tile); tiles are planes, all of one size, or what `outlines` returned at their `enlargement`
     """
     height, width = rows[0][0][1].shape[:2]
     scale = enlargement((height, width))
@@ -107,16 +115,16 @@ def grid(rows):
 # -- movies -----------------------------------------------------------------------------------------------------------
 
 
-def movie_steps(num_steps):
-    """Which of the steps 0 .. num_steps - 1 of a chain are frames of its movie: at most MOVIE_FRAMES, the last among them."""
+def movie_steps(num_steps: int) -> set[int]:
+    """Which of the steps 0 .. num_steps - 1 of a chain are frames of its movie: at most MOVIE_FRAMES, with the last."""
     return {int(k) for k in np.linspace(0, num_steps - 1, min(MOVIE_FRAMES, num_steps)).round()}
 
 
-def movie(image, frames):
-    """A chain as an animated GIF, bytes.
+def movie(image: Plane, frames: Sequence[Plane]) -> bytes:
+    """A chain as an animated GIF.
 
-    image   [H, W] in [0, 1], shown beside
-    frames  [[H, W]]: x_t on the scale on which masks are 0 and 1, from noise to the mask
+    image   in [0, 1], shown beside
+    frames  x_t on the scale on which masks are 0 and 1, from noise to the mask
     """
     pages = [grid([[("image", image), (f"{k + 1} of {len(frames)}", frame)]]) for k, frame in enumerate(frames)]
     pages += [pages[-1]] * 5  # the result stays for a while

@@ -1,10 +1,12 @@
 """From soft samples to masks, and from an ensemble of masks to one: its consensus, and maps of its uncertainty."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import scipy  # its submodules load on first use
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from ..flags.fields import Flag, config, odd
 
@@ -28,8 +30,10 @@ class PostprocessConfig:
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
-def binarise(samples, config=PostprocessConfig()):
-    """Masks from soft samples, [..., H, W] -> bool of the same shape.
+def binarise(
+    samples: Shaped[Any, "*batch H W"], config: PostprocessConfig = PostprocessConfig()
+) -> Bool[np.ndarray, "*batch H W"]:
+    """Masks from soft samples, an array or a tensor.
 
     In this order: median filter (it commutes with the threshold, so it is also the median of the mask), threshold,
     largest component, holes.
@@ -46,14 +50,16 @@ def binarise(samples, config=PostprocessConfig()):
     return masks
 
 
-def each(function, masks):
-    """`function` of each mask [H, W] of [..., H, W]."""
+def each(
+    function: Callable[[Bool[np.ndarray, "H W"]], Bool[np.ndarray, "H W"]], masks: Bool[np.ndarray, "*batch H W"]
+) -> Bool[np.ndarray, "*batch H W"]:
+    """`function` of each of the masks."""
     flat = masks.reshape(-1, *masks.shape[-2:])
     return np.array([function(mask) for mask in flat], dtype=bool).reshape(masks.shape)
 
 
-def largest_component(mask):
-    """The largest 4-connected part of a mask [H, W]; of several as large, the first from the top left."""
+def largest_component(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """The largest 4-connected part of a mask; of several as large, the first from the top left."""
     parts, count = scipy.ndimage.label(mask)
     return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else mask
 
@@ -61,33 +67,36 @@ def largest_component(mask):
 # -- consensus --------------------------------------------------------------------------------------------------------
 
 
-def mean_mask(masks):
-    """Share of the masks that mark each pixel: [M, H, W] bool -> [H, W] in [0, 1]."""
+def mean_mask(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
+    """Share of the masks that mark each pixel, in [0, 1]."""
     return np.asarray(masks, dtype=np.float32).mean(0)
 
 
 @dataclass(frozen=True)
 class Staple:
-    probability: np.ndarray  # [H, W]: that the pixel belongs to the hidden truth
-    sensitivity: np.ndarray  # [M]: share of the truth's foreground that each mask marks
-    specificity: np.ndarray  # [M]: share of the truth's background that each mask leaves
+    """The hidden truth behind a set of masks, and how well each of them shows it, as `staple` estimates."""
+
+    probability: Float[np.ndarray, "H W"]  # that the pixel belongs to the hidden truth
+    sensitivity: Float[np.ndarray, "M"]  # share of the truth's foreground that each mask marks
+    specificity: Float[np.ndarray, "M"]  # share of the truth's background that each mask does not mark
 
 
-def staple(masks):
-    """Simultaneous truth and performance level estimation (Warfield et al. 2004), [M, H, W] bool -> Staple.
+def staple(masks: Bool[np.ndarray, "M H W"]) -> Staple:
+    """Simultaneous truth and performance level estimation (Warfield et al. 2004).
 
     The prior of the foreground is its share of all masks. Expectation maximisation finds a local maximum, so the start
-    matters: it is the mean mask, as in ITK. The paper's other start, masks that are all but infallible, ends in maxima of
-    far lower likelihood where an ensemble is large. The steps end, as published, when the sum of the probabilities is
-    settled, and besides when the masks' sensitivities and specificities are: by itself the sum can rest too early.
+    matters: it is the mean mask, as in ITK. The paper's other start, masks that are all but infallible, ends in maxima
+    of far lower likelihood where an ensemble is large. The iteration ends, as published, when the sum of the
+    probabilities has converged and, in addition, the sensitivities and specificities have: the sum alone can converge
+    too early.
     """
     D = np.asarray(masks, dtype=bool).reshape(len(masks), -1)
     shape, prior = np.shape(masks)[1:], D.mean()
-    if prior in (0, 1):  # nobody marks, or everybody marks, every pixel: there is nothing to estimate
+    if prior in (0, 1):  # no mask marks any pixel, or all mark all: there is nothing to estimate
         return Staple(np.full(shape, prior), np.ones(len(D)), np.ones(len(D)))
 
     patterns, inverse, counts = np.unique(D, axis=1, return_inverse=True, return_counts=True)
-    W, before = patterns.mean(0), np.inf
+    W, before = patterns.mean(0), np.full(1 + 2 * len(D), np.inf)
     for _ in range(STAPLE_MAX_STEPS):
         weight, rest = W * counts, (1 - W) * counts
         p = np.clip(patterns @ weight / max(weight.sum(), STAPLE_EDGE), STAPLE_EDGE, 1 - STAPLE_EDGE)
@@ -100,29 +109,31 @@ def staple(masks):
     return Staple(W[inverse.ravel()].reshape(shape), p, q)
 
 
-def _staple_expectation(D, prior, p, q):
-    """Probability of the foreground at each of the pixels with decisions D [M, N], in logarithms."""
+def _staple_expectation(
+    D: Bool[np.ndarray, "M N"], prior: float, p: Float[np.ndarray, "M"], q: Float[np.ndarray, "M"]
+) -> Float[np.ndarray, "N"]:
+    """Probability of the foreground at each of the pixels with decisions D, in logarithms."""
     a = np.log(prior) + np.where(D, np.log(p)[:, None], np.log1p(-p)[:, None]).sum(0)
     b = np.log(1 - prior) + np.where(D, np.log1p(-q)[:, None], np.log(q)[:, None]).sum(0)
     return scipy.special.expit(a - b)
 
 
-CONSENSUS = {
+CONSENSUS: dict[str, Callable[[Bool[np.ndarray, "M H W"]], np.ndarray]] = {  # each to one mask [H, W]
     "mean": mean_mask,
     "majority": lambda masks: mean_mask(masks) > 0.5,
     "staple": lambda masks: staple(masks).probability > 0.5,
 }
 
 
-# -- uncertainty, each [M, H, W] bool -> [H, W] -----------------------------------------------------------------------
+# -- uncertainty ------------------------------------------------------------------------------------------------------
 
 
-def variance_map(masks):
+def variance_map(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
     """Variance of the masks at each pixel, in [0, 0.25]."""
     return np.asarray(masks, dtype=np.float32).var(0)
 
 
-def entropy_map(masks):
+def entropy_map(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
     """Entropy of the mean mask at each pixel, in bits, in [0, 1]."""
     m = mean_mask(masks)
     inside = (m > 0) & (m < 1)

@@ -242,10 +242,10 @@ def test_collective_insight_by_hand():
     # LEFT - RIGHT is (1, -1): variance 1; LEFT - FULL is (0, -1): variance 1/4
     assert metrics.diversity_agreement([LEFT, RIGHT], [LEFT, FULL], "pixels") == pytest.approx(1 - (0.75 + 0.75) / 2)
     assert metrics.diversity_agreement([LEFT], [RIGHT]) == 1  # no pair in either
-    assert metrics.collective_insight(1, 1, 1) == metrics.collective_insight(1, 1, 1, harmonic=True) == 1
+    assert metrics.collective_insight(1.0, 1.0, 1.0) == metrics.collective_insight(1.0, 1.0, 1.0, harmonic=True) == 1
     assert metrics.collective_insight(0.5, 0.5, 0.5) == pytest.approx(0.25)  # no mean at all
     assert metrics.collective_insight(0.5, 0.5, 0.5, harmonic=True) == pytest.approx(0.5)
-    assert metrics.collective_insight(0, 0, 0) == metrics.collective_insight(0, 1, 1, harmonic=True) == 0
+    assert metrics.collective_insight(0.0, 0.0, 0.0) == metrics.collective_insight(0.0, 1.0, 1.0, harmonic=True) == 0
     with pytest.raises(ValueError, match="dice, pixels"):
         metrics.diversity_agreement([LEFT], [LEFT], "areas")
 
@@ -288,8 +288,8 @@ def test_what_is_no_mask_is_refused():
         with pytest.raises(ValueError, match=words):
             as_masks(masks)
     with pytest.raises(ValueError, match="cannot be compared"):
-        iou_matrix(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
+        iou_matrix([np.zeros((2, 2))], [LEFT])
     with pytest.raises(ValueError, match="cannot be compared"):
-        metrics.squared_ged(np.zeros((1, 2, 2)), np.zeros((1, 1, 2)))
+        metrics.squared_ged([np.zeros((2, 2))], [LEFT])
     with pytest.raises(ValueError, match="two masks"):
         metrics.squared_ged([LEFT], [LEFT, FULL], unbiased=True)
