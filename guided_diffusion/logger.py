@@ -1,164 +1,244 @@
-"""What a run says: lines to the console and to log.txt, metrics to progress.csv, and the sinks that show them elsewhere."""
+"""The log of a run: lines to console and log.txt, metrics to progress.csv, and sinks that show them elsewhere."""
 
 import contextlib
 import csv
 import io
 import os
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Self, TextIO
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from .system import storage
 
-QUARTILES = 4  # of the timesteps, in which losses are told apart
+if TYPE_CHECKING:
+    from .dist_util import Processes
+
+QUARTILES = 4  # of the timesteps, in which losses are reported apart
 
 
-class NullSink:
-    """Shows nothing: the null form of what shows a run besides its log, such as Visdom windows and TensorBoard.
+class Sink(ABC):
+    """What shows a run besides its log, such as Visdom windows and TensorBoard.
 
     A sink never stops the run that it shows.
     """
 
-    shown = False  # whether somebody may be looking, so that making pictures is worth while
+    @property
+    @abstractmethod
+    def shown(self) -> bool:
+        """Whether somebody may be looking, so that making pictures is worthwhile."""
 
-    def lines(self, window: str, step: int, values: dict[str, float]) -> None:
+    @abstractmethod
+    def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
         """Continue the lines of a window: {series: value} at a step."""
 
-    def show_metrics(self, values: dict[str, float]) -> None:
+    @abstractmethod
+    def show_metrics(self, values: Mapping[str, float]) -> None:
         """Show a row of the log, {column: number}, with its "step"."""
 
+    @abstractmethod
     def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
         """Show a picture, in place of what the window showed."""
 
+    @abstractmethod
     def close(self) -> None:
         """Show what is left, and end."""
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-class TensorBoard(NullSink):
+class NullSink(Sink):
+    """Shows nothing."""
+
+    shown = False
+
+    def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def show_metrics(self, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class TensorBoard(Sink):
     """Writes TensorBoard events into `folder`.
 
-    start_step  events beyond it, which a run left when it broke off, are dropped
+    start_step  events beyond it, which an interrupted run left, are dropped
     """
 
     shown = True
 
-    def __init__(self, folder, start_step):
+    def __init__(self, folder: str, start_step: int):
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer, self.step = SummaryWriter(folder, purge_step=start_step + 1), start_step
 
-    def lines(self, window, step, values):
+    def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
+        """Write a scalar for each series, named window/series."""
         for series, value in values.items():
             self.writer.add_scalar(f"{window}/{series}", value, step)
 
-    def show_metrics(self, values):
-        self.step = values["step"]
+    def show_metrics(self, values: Mapping[str, float]) -> None:
+        """Write a scalar for each column."""
+        self.step = int(values["step"])
         for name, value in values.items():
             if name != "step":
                 self.writer.add_scalar(name, value, self.step)
 
-    def picture(self, window, picture, caption=""):
+    def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
+        """Write an image at the step of the last row."""
         self.writer.add_image(window, np.asarray(picture.convert("RGB")), self.step, dataformats="HWC")
 
-    def close(self):
+    def close(self) -> None:
+        """Flush the events."""
         self.writer.close()
 
 
-class NullLogger:
-    """Says nothing: for every process but the first."""
+class BaseLogger(ABC):
+    """The log of a run.
+
+    events   the sink of the log itself, closed with it
+    earlier  the numbers of the steps before, {column: number} for each row of progress.csv
+    """
+
+    events: Sink
+    earlier: Sequence[Mapping[str, float]]
+
+    @abstractmethod
+    def info(self, text: str) -> None:
+        """Write a line."""
+
+    @abstractmethod
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Write a row: {column: number}; a column without a number stays empty."""
+
+    @abstractmethod
+    def progress(self, start: int, total: int | None, unit: str) -> tqdm:
+        """A progress bar from `start` to `total`, open-ended if that is None."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the files and the sink."""
+
+
+class NullLogger(BaseLogger):
+    """Writes nothing: for every process but the first."""
 
     events = NullSink()
-    earlier = ()  # the numbers of the steps before, {column: number} for each row of progress.csv
+    earlier = ()
 
-    def info(self, text):
-        pass
+    def info(self, text: str) -> None:
+        """Do nothing."""
 
-    def metrics(self, values):
-        pass
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Do nothing."""
 
-    def progress(self, start, total, unit):
-        """A progress bar; here one that is not shown."""
+    def progress(self, start: int, total: int | None, unit: str) -> tqdm:
+        """A progress bar that is not shown."""
         return tqdm(initial=start, total=total, disable=True)
 
-    def close(self):
-        pass
+    def close(self) -> None:
+        """Do nothing."""
 
 
-class Logger(NullLogger):
-    """Writes log.txt and progress.csv into `folder`, which is made if need be; a run that continues appends.
+class Logger(BaseLogger):
+    """Writes log.txt and progress.csv into `folder`, which is made if need be; a run that resumes appends.
 
     A blob store cannot append: there, both are held in memory and written whole at each line of metrics.
 
     columns      the columns of progress.csv, "step" first
-    start_step   rows of progress.csv beyond this step, which a run left when it broke off, are dropped
+    start_step   rows of progress.csv beyond this step, which an interrupted run left, are dropped
     tensorboard  write events for TensorBoard too, into the folder `tensorboard`
     """
 
-    def __init__(self, folder, columns, start_step=0, tensorboard=False):
+    def __init__(self, folder: str, columns: Sequence[str], start_step: int = 0, tensorboard: bool = False):
         self.folder, self.columns = folder, columns
         storage.make_folder(folder)
         rows = [row for row in read_rows(self._path("progress.csv")) if int(row["step"]) <= start_step]
-        kept = io.StringIO(newline="")
-        writer = csv.DictWriter(kept, columns, restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
         self.earlier = [numbers(row) for row in rows]
-        if storage.is_remote(folder):
-            before = (storage.read_bytes(self._path("log.txt")) or b"").decode()
-            self.text, self.table = io.StringIO(), kept
-            self.text.write(before)
-        else:
-            self.text = open(self._path("log.txt"), "a", buffering=1, encoding="utf-8")  # noqa: SIM115
-            storage.write_text(self._path("progress.csv"), kept.getvalue())
-            self.table = open(self._path("progress.csv"), "a", buffering=1, newline="", encoding="utf-8")  # noqa: SIM115
+        self.held: dict[str, io.StringIO] = {}  # {name: file} in a blob store
+        self.text, self.table = self._open_files(as_csv(rows, columns))
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
-        self.events = TensorBoard(self._path("tensorboard"), start_step) if tensorboard else NullSink()
+        self.events: Sink = TensorBoard(self._path("tensorboard"), start_step) if tensorboard else NullSink()
 
-    def _path(self, name):
+    def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 
-    def info(self, text):
+    def _open_files(self, table: str) -> tuple[TextIO, TextIO]:
+        """log.txt and progress.csv, to append to; `table` is what the latter has so far."""
+        log, path = self._path("log.txt"), self._path("progress.csv")
+        if storage.is_remote(self.folder):
+            held_log, held_table = io.StringIO(), io.StringIO(newline="")
+            held_log.write((storage.read_bytes(log) or b"").decode())
+            held_table.write(table)
+            self.held = {"log.txt": held_log, "progress.csv": held_table}
+            return held_log, held_table
+        storage.write_text(path, table)
+        return (
+            open(log, "a", buffering=1, encoding="utf-8"),  # noqa: SIM115
+            open(path, "a", buffering=1, newline="", encoding="utf-8"),  # noqa: SIM115
+        )
+
+    def info(self, text: str) -> None:
+        """Write a line to the console and to log.txt."""
         tqdm.write(text)
         self.text.write(text + "\n")
 
-    def metrics(self, values):
-        """One row: {column: number}; a column without a number stays empty. The line leaves the quartiles to the table."""
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Write a row of progress.csv, and as a line of the log, without its quartiles."""
         texts = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
         self.writer.writerow(texts)
         self.info(", ".join(f"{key} {text}" for key, text in texts.items() if not re.search(r"_q\d$", key)))
         self.events.show_metrics(values)
         self._upload()
 
-    def _upload(self):
-        if storage.is_remote(self.folder):
-            for name, content in (("log.txt", self.text), ("progress.csv", self.table)):
-                storage.write_text(self._path(name), content.getvalue())
+    def _upload(self) -> None:
+        for name, content in self.held.items():
+            storage.write_text(self._path(name), content.getvalue())
 
-    def progress(self, start, total, unit):
+    def progress(self, start: int, total: int | None, unit: str) -> tqdm:
+        """A progress bar on the console."""
         return tqdm(initial=start, total=total, unit=unit, dynamic_ncols=True, mininterval=0.5)
 
-    def close(self):
+    def close(self) -> None:
+        """Close the files and the sink."""
         self._upload()
         for file in (self.text, self.table, self.events):
             file.close()
 
 
-def read_rows(path):
-    """The rows of a CSV file as dicts; none if there is no file."""
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """The rows of a progress.csv that have a step; none if there is no file."""
     text = (storage.read_bytes(path) or b"").decode(errors="replace")
     return [row for row in csv.DictReader(io.StringIO(text, newline="")) if (row.get("step") or "").isdigit()]
 
 
-def numbers(row):
+def as_csv(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
+    """The text of a CSV file with these columns; a row may lack some, and others that it has are dropped."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def numbers(row: Mapping[str, str]) -> dict[str, float]:
     """The columns of a row that hold a number, as {column: number}."""
     found = {}
     for column, text in row.items():
@@ -168,15 +248,15 @@ def numbers(row):
 
 
 class LossMeter:
-    """Means of loss terms between two lines of the log, overall and by quartile of t, without waiting for the device."""
+    """Means of loss terms between two lines of the log, in all and by quartile of t, without waiting for the device."""
 
-    def __init__(self, num_timesteps, device):
+    def __init__(self, num_timesteps: int, device: torch.device | str):
         self.num_timesteps = num_timesteps
         self.weight = torch.zeros(QUARTILES, device=device)
-        self.sums = {}
+        self.sums: dict[str, Tensor] = {}  # {term: [QUARTILES]}
 
-    def add(self, terms, t, weights):
-        """Take in terms {name: [B]} at timesteps t [B] with their importance weights [B]; draws without a finite loss are left out."""
+    def add(self, terms: Mapping[str, Float[Tensor, "B"]], t: Int[Tensor, "B"], weights: Float[Tensor, "B"]) -> None:
+        """Take in terms at timesteps t with their importance weights; draws without a finite loss are left out."""
         quartile = t * QUARTILES // self.num_timesteps
         finite = torch.isfinite(terms["loss"])
         self.weight.index_add_(0, quartile, weights * finite)
@@ -184,8 +264,8 @@ class LossMeter:
             total = self.sums.setdefault(name, torch.zeros_like(self.weight))
             total.index_add_(0, quartile, torch.where(finite, values.detach() * weights, 0.0))
 
-    def read(self, processes):
-        """{name: mean, name_q0 .. name_q3: mean of the quartile, where any t fell into it}, and start afresh."""
+    def read(self, processes: "Processes") -> dict[str, float]:
+        """{name: mean, name_q0 .. name_q3: mean of the quartile, where any t fell into it}, and start again."""
         weight = processes.sum(self.weight).cpu()
         means = {}
         for name, total in self.sums.items():

@@ -22,7 +22,7 @@ PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 1
 MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
 
 Plane = Shaped[np.ndarray, "H W"]  # in [0, 1], or bool
-Tile = Plane | UInt8[np.ndarray, "H W 3"]
+Tile = Shaped[np.ndarray, "_ _"] | UInt8[np.ndarray, "_ _ 3"]
 
 
 def to_grey(values: Plane) -> Image.Image:

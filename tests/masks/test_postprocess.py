@@ -28,7 +28,7 @@ def test_threshold_and_median_blur():
     with pytest.raises(ConfigError, match="--median_blur 2"):
         PostprocessConfig(median_blur=2)
     with pytest.raises(ConfigError, match="--threshold 1"):
-        PostprocessConfig(threshold=1)
+        PostprocessConfig(threshold=1.0)
 
 
 def test_largest_component_and_holes():
