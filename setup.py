@@ -21,7 +21,7 @@ setup(
     version="0.2.0",
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
-    package_data={"guided_diffusion.evaluation": ["*.html"]},
+    package_data={"guided_diffusion.evaluation": ["*.html"], "guided_diffusion.compare": ["*.html"]},
     entry_points={
         "console_scripts": [
             f"cimd-{name} = guided_diffusion.commands.{name.replace('-', '_')}:main" for name in COMMANDS
@@ -37,6 +37,7 @@ setup(
         "tqdm>=4.66",
         "jaxtyping>=0.3.11",
         "filelock>=3.13",
+        "jinja2>=3.1",
     ],
     extras_require={
         "visdom": VISDOM,

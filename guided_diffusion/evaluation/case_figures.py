@@ -2,14 +2,19 @@
 
 import io
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Annotated
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
 from ..data.case_reader import CaseReader, DataConfig
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
 from ..lidcloader import make_case
 from ..masks import fidelity, metrics, pictures
+from ..masks.fidelity import Truth
 from ..masks.pairs import Pairs
 from ..masks.postprocess import binarise
 from ..sampling import store
@@ -73,7 +78,7 @@ def check_evaluate_config(config):
 
 @dataclass
 class CaseScore:
-    """What is known of one case: in each folder its figures, and what stood in the way of some."""
+    """What is known of one case: in each folder its figures, and what was wrong."""
 
     name: str
     figures: dict[str, dict[str, float]] = field(default_factory=dict)  # {folder: {figure: value}}
@@ -89,13 +94,13 @@ class Scorer:
     flags  the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
     """
 
-    def __init__(self, config, flags):
+    def __init__(self, config: EvaluateConfig, flags: Mapping[str, Any]):
         self.config, self.flags = config, flags
         self.truth = read_truth(config.truth) if config.truth else None
-        self.readers = {}  # {(side, DataConfig): CaseReader}
+        self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}  # by the side of the images
 
-    def __call__(self, case):
-        """`CaseScore` of a case (name, folder)."""
+    def __call__(self, case: tuple[str, str]) -> CaseScore:
+        """The score of a case (name, folder)."""
         score = CaseScore(case[0])
         for folder in self.config.folders:
             try:
@@ -104,11 +109,11 @@ class Scorer:
                 score.faults.append(str(error))
         return score
 
-    def notes(self, num_cases):
+    def notes(self, num_cases: int) -> list[str]:
         """What was changed in the `num_cases` cases on the way in, a line each."""
         return list(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes(num_cases)))
 
-    def _score(self, score, case_folder, folder):
+    def _score(self, score: CaseScore, case_folder: str, folder: str) -> None:
         found = store.find_samples(folder, score.name)
         if found is None:
             raise DataError(f"no samples in {folder}")
@@ -118,7 +123,7 @@ class Scorer:
         masks = binarise(samples, postprocess_of(made_by))
         truth = self._truth(score.name, raters, made_by.get("pad", False))
 
-        figures = {}
+        figures: dict[str, float] = {}
         for count, scored in self._figures(score, folder, masks, raters, truth):
             figures |= {f"{name}_{count}": float(value) for name, value in scored.items()}
         if not figures:
@@ -128,19 +133,24 @@ class Scorer:
         if self.config.report:
             file = io.BytesIO()
             pictures.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
-            shown = (
-                f"{folder}, the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else folder
-            )
-            score.pictures[shown] = file.getvalue()
+            more = f", the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else ""
+            score.pictures[f"{folder}{more}"] = file.getvalue()
 
-    def _figures(self, score, folder, masks, raters, truth):
+    def _figures(
+        self,
+        score: CaseScore,
+        folder: str,
+        masks: Bool[np.ndarray, "M H W"],
+        raters: Bool[np.ndarray, "R H W"],
+        truth: Truth | None,
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (count, {figure: value}) for each of --counts, all pairs of masks being compared once."""
         pairs = Pairs.of(masks, raters)
         for count in self.config.counts or (len(masks),):
             if count > len(masks):
                 score.faults.append(f"only {len(masks)} samples in {folder}, too few for --counts {count}")
                 continue
-            scored = metrics.all_figures(masks[:count], raters, pairs.first(count))
+            scored: dict[str, Any] = metrics.all_figures(masks[:count], raters, pairs.first(count))
             scored["ged_less_majority"] = scored["ged"] - ged_of_majority(raters)
             if truth:
                 own, frequencies = truth_figures(masks[:count], raters, truth, scored)
@@ -148,8 +158,10 @@ class Scorer:
                 score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies, strict=True))
             yield count, scored
 
-    def _read(self, name, case_folder, folder, shape, made_by):
-        """Image [C, H, W] and raters [R, H, W] of a case at the samples' size. DataError: they do not belong together."""
+    def _read(
+        self, name: str, case_folder: str, folder: str, shape: tuple[int, ...], made_by: Mapping[str, Any]
+    ) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "R H W"]]:
+        """Image and raters of a case at the samples' size. DataError: they do not belong together."""
         known = {f.name: made_by[f.name] for f in fields(DataConfig) if f.name in made_by}
         if known.get("intensity_range") is not None:
             known["intensity_range"] = tuple(known["intensity_range"])
@@ -169,7 +181,7 @@ class Scorer:
             )
         return image, raters
 
-    def _truth(self, name, raters, pad):
+    def _truth(self, name: str, raters: Bool[np.ndarray, "R H W"], pad: bool) -> Truth | None:
         if not self.truth:
             return None
         if name not in self.truth:
@@ -180,15 +192,20 @@ class Scorer:
         return truth
 
 
-def ged_of_majority(raters):
+def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:
     """The squared energy distance of always answering the raters' majority."""
     return float(metrics.squared_ged(metrics.majority_vote(raters)[None], raters).total)
 
 
-def truth_figures(masks, raters, truth, scored):
-    """The figures of samples [M, H, W] that the true distribution allows, and the share of the samples in each mode.
+def truth_figures(
+    masks: Bool[np.ndarray, "M H W"],
+    raters: Bool[np.ndarray, "R H W"],
+    truth: Truth,
+    scored: Mapping[str, Any],
+) -> tuple[dict[str, float], Float[np.ndarray, "K"]]:
+    """The figures of samples that the true distribution allows, and the share of the samples in each mode.
 
-    scored  what metrics.all_figures gave
+    scored  what metrics.all_figures returned
     """
     M, R = len(masks), len(raters)
     assigned = fidelity.assign_modes(masks, truth.modes, MODE_IOU)

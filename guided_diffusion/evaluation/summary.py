@@ -6,10 +6,13 @@ import io
 import itertools
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import scipy  # its submodules load on first use
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from ..data.case_reader import find_cases
@@ -17,19 +20,19 @@ from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
 from ..system import storage
 from ..system.workers import usable_cores
-from .case_figures import MORE_FIGURES, Scorer, check_evaluate_config
-from .report import LETTERS, NullReport, Report, as_table, legend
+from .case_figures import MORE_FIGURES, CaseScore, EvaluateConfig, Scorer, check_evaluate_config
+from .faults import group_faults
+from .report import BaseReport, NullReport, Report
+from .table import LETTERS, FolderSummary, Interval, Summary, as_table, legend
 
 BOOTSTRAP_DRAWS = 10_000
-NAMES_SHOWN = 5  # cases of one fault that are named
 FAULTS_SHOWN = 20
 DESCRIPTIONS = {**metrics.FIGURES, **MORE_FIGURES}
 
 
-def evaluate(config, flags, names=None):
+def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection[str] | None = None) -> Summary:
     """Score the cases, write the figures into config.out_dir or else beside the samples, print and return the summary.
 
-    config  EvaluateConfig
     flags   the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
     names   the cases to score; None: all
     DataError: not a single case could be scored.
@@ -42,7 +45,7 @@ def evaluate(config, flags, names=None):
     os.makedirs(out_dir, exist_ok=True)
 
     scorer, scores = Scorer(config, flags), []
-    with (Report if config.report else NullReport)(os.path.join(out_dir, "report.html")) as report:
+    with open_report(config, out_dir) as report:
         bar = tqdm(cases, unit="case", delay=3, leave=False, dynamic_ncols=True)
         for score in score_in_threads(scorer, bar):
             if score.figures:
@@ -51,14 +54,11 @@ def evaluate(config, flags, names=None):
             scores.append(score)
         notes = [
             *scorer.notes(len(cases)),
-            *unlike_counts(config, scores),
+            *different_counts(config, scores),
             *strangers(config, find_cases(config.data_dir)),
         ]
-        summary = {
-            **summarise(config, scores),
-            "notes": notes,
-            "data_dir": os.path.relpath(config.data_dir, out_dir),
-        }  # both may move together
+        data_dir = os.path.relpath(config.data_dir, out_dir)  # both may move together
+        summary = summarise(config, scores, notes, data_dir)
         write_csv(os.path.join(out_dir, "metrics.csv"), scores)
         storage.write_json(os.path.join(out_dir, "metrics.json"), summary)
         report.finish(summary, DESCRIPTIONS)
@@ -66,11 +66,17 @@ def evaluate(config, flags, names=None):
     return summary
 
 
-def score_in_threads(scorer, cases):
-    """Yield the CaseScore of each case, in order, with a few computed ahead: NumPy and zlib let threads run side by side."""
+def open_report(config: EvaluateConfig, out_dir: str) -> BaseReport:
+    """report.html in `out_dir`, or its null form without --report."""
+    return Report(os.path.join(out_dir, "report.html")) if config.report else NullReport()
+
+
+def score_in_threads(scorer: Scorer, cases: Iterable[tuple[str, str]]) -> Iterator[CaseScore]:
+    """Yield the score of each case, in order, with a few computed ahead: NumPy and zlib let threads run in parallel."""
     threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
-        waiting, left = [], iter(cases)
+        waiting: list[Future[CaseScore]] = []
+        left = iter(cases)
         while True:
             waiting += [pool.submit(scorer, case) for case in itertools.islice(left, 2 * threads - len(waiting))]
             if not waiting:
@@ -81,13 +87,13 @@ def score_in_threads(scorer, cases):
 # -- figures over the cases -------------------------------------------------------------------------------------------
 
 
-def mean_and_interval(values):
-    """{"mean", "se", "low", "high", "cases"} of a figure's values, one for each case.
+def mean_and_interval(values: ArrayLike) -> Interval:
+    """Mean of a figure's values, one for each case, with standard error and 95 % interval.
 
-    Standard error, and 95 % interval by the percentile bootstrap over the cases; None with a single case.
+    The interval is of the percentile bootstrap over the cases. None with a single case.
     """
     values = np.asarray(values, dtype=np.float64)
-    told = {"mean": float(values.mean()), "se": None, "low": None, "high": None, "cases": len(values)}
+    found = Interval(mean=float(values.mean()), se=None, low=None, high=None, cases=len(values))
     if len(values) > 1:
         drawn = scipy.stats.bootstrap(
             (values,),
@@ -98,18 +104,17 @@ def mean_and_interval(values):
             rng=np.random.default_rng(0),
         )
         low, high = map(float, drawn.confidence_interval)
-        told |= {"se": float(values.std(ddof=1) / len(values) ** 0.5), "low": low, "high": high}
-    return told
+        found |= {"se": float(values.std(ddof=1) / len(values) ** 0.5), "low": low, "high": high}
+    return found
 
 
-def summarise(config, scores):
-    """The summary of all CaseScores, JSON-like: `samples`, `of` (cases in all), `cases` (scored, in every folder), `figures`
-    {name: mean_and_interval}, `mode_calibration` {count: curve} where the truth is known, `compared` (the same for each
-    further folder, and the paired `differences` from the first), `faults`.
+def summarise(config: EvaluateConfig, scores: Sequence[CaseScore], notes: list[str], data_dir: str) -> Summary:
+    """The summary of all scores.
 
     With several folders a figure stands for the same cases in all: those that have it in every one.
+    DataError: not a single case could be scored.
     """
-    faults = group_faults(scores)
+    faults = group_faults((score.name, fault) for score in scores for fault in score.faults)
     common = [score for score in scores if set(config.folders) <= score.figures.keys()]
     if not common:
         where = " in every folder" if config.compare else ""
@@ -119,68 +124,78 @@ def summarise(config, scores):
     for other in others:
         pairs = zip(rows[other["samples"]], rows[config.samples], strict=True)
         other["differences"] = _summarise_rows([difference(*pair) for pair in pairs])
-    return {**first, "of": len(scores), "compared": others, "faults": faults}
+    return {**first, "of": len(scores), "compared": others, "faults": faults, "notes": notes, "data_dir": data_dir}
 
 
-def _shared(score, row):
+def _shared(score: CaseScore, row: Mapping[str, float]) -> dict[str, float]:
     """Those figures of a case's row that it has in every folder."""
     return {name: value for name, value in row.items() if all(name in other for other in score.figures.values())}
 
 
-def _summarise_folder(folder, rows, scores):
-    told = {"samples": folder, "cases": len(rows), "figures": _summarise_rows(rows)}
-    modes = {}  # {count: [(probability, frequency)] of all cases}
+def _summarise_folder(folder: str, rows: Sequence[Mapping[str, float]], scores: Sequence[CaseScore]) -> FolderSummary:
+    summary: FolderSummary = {"samples": folder, "cases": len(rows), "figures": _summarise_rows(rows)}
+    modes: dict[int, list[tuple[float, float]]] = {}  # {count: [(probability, frequency)] of all cases}
     for score in scores:
         for count, pairs in score.modes.get(folder, {}).items():
             modes.setdefault(count, []).extend(pairs)
     if modes:
-        told["mode_calibration"] = {
-            str(count): fidelity.calibration_curve(*zip(*modes[count], strict=True)) for count in sorted(modes)
+        summary["mode_calibration"] = {
+            str(count): fidelity.calibration_curve(*np.transpose(pairs)) for count, pairs in sorted(modes.items())
         }
-    return told
+    return summary
 
 
-def _summarise_rows(rows):
+def _summarise_rows(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     names = in_order({name for row in rows for name in row})
     return {name: mean_and_interval([row[name] for row in rows if name in row]) for name in names}
 
 
-def difference(a, b):
+def difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
     """{figure: a less b} of the figures that both have."""
     return {name: a[name] - b[name] for name in a if name in b}
 
 
-def in_order(names):
+def in_order(names: Iterable[str]) -> list[str]:
     """Figures in the order of DESCRIPTIONS, the counts of one figure in a row."""
     order = list(DESCRIPTIONS)
 
-    def key(name):
+    def key(name: str) -> tuple[int, int]:
         figure, count = metrics.split_count(name)
         return order.index(figure), count or 0
 
     return sorted(names, key=key)
 
 
-def unlike_counts(config, scores):
-    """A note for each folder whose cases have unlike numbers of samples, or else one if the folders have: their figures have unlike names."""
+def different_counts(config: EvaluateConfig, scores: Sequence[CaseScore]) -> list[str]:
+    """A note for each folder whose cases differ in their number of samples, or else one if the folders do.
+
+    Their figures have different names, and so do not compare.
+    """
     notes, found = [], {}
     for folder in config.folders if not config.counts else ():
-        named = [re.fullmatch(r"ged_(\d+)", name) for score in scores for name in score.figures.get(folder, {})]
-        found[folder] = counts = collections.Counter(int(match[1]) for match in named if match)
+        found[folder] = counts = _numbers_of_samples(folder, scores)
         if len(counts) > 1:
-            told = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items()))
+            shown = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items()))
             notes.append(
-                f"the cases in {folder} have unlike numbers of samples ({told}): --counts {min(counts)} scores all alike"
+                f"the cases in {folder} have different numbers of samples ({shown}): "
+                f"--counts {min(counts)} scores all alike"
             )
-    if not notes and len(everywhere := {count for counts in found.values() for count in counts}) > 1:
-        told = ", ".join(f"{max(counts)} in {folder}" for folder, counts in found.items() if counts)
+    if not notes and len(everywhere := set(itertools.chain(*found.values()))) > 1:
+        shown = ", ".join(f"{max(counts)} in {folder}" for folder, counts in found.items() if counts)
         notes.append(
-            f"the folders have unlike numbers of samples ({told}), whose figures do not compare: --counts {min(everywhere)} does"
+            f"the folders have different numbers of samples ({shown}), whose figures do not compare: "
+            f"--counts {min(everywhere)} does"
         )
     return notes
 
 
-def strangers(config, cases):
+def _numbers_of_samples(folder: str, scores: Iterable[CaseScore]) -> collections.Counter[int]:
+    """{number of samples: cases that have it}, as the names of their figures say."""
+    names = itertools.chain.from_iterable(score.figures.get(folder, {}) for score in scores)
+    return collections.Counter(int(match[1]) for name in names if (match := re.fullmatch(r"ged_(\d+)", name)))
+
+
+def strangers(config: EvaluateConfig, cases: Iterable[tuple[str, str]]) -> list[str]:
     """A note for each folder that holds samples of other cases than these."""
     known, notes = {name for name, _ in cases}, []
     for folder in config.folders:
@@ -196,27 +211,14 @@ def strangers(config, cases):
     return notes
 
 
-def group_faults(scores):
-    """A line for each fault: the cases that have it, and what it is."""
-    cases = {}
-    for score in scores:
-        for fault in score.faults:
-            cases.setdefault(fault, []).append(score.name)
-    lines = []
-    for fault, names in cases.items():
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        lines.append(f"{', '.join(names[:NAMES_SHOWN])}{more}: {fault}")
-    return lines
-
-
 # -- what is written --------------------------------------------------------------------------------------------------
 
 
-def side_by_side(figures, folders):
+def side_by_side(figures: Mapping[str, Mapping[str, float]], folders: Sequence[str]) -> dict[str, float]:
     """The figures of one case in one dict: as they are for one folder; else by folder, and less those of the first."""
     if len(folders) == 1:
         return {name: figures[folders[0]][name] for name in in_order(figures[folders[0]])}
-    flat = {}
+    flat: dict[str, float] = {}
     for folder in folders:
         row = figures.get(folder, {})
         flat |= {f"{name} of {folder}": row[name] for name in in_order(row)}
@@ -226,7 +228,7 @@ def side_by_side(figures, folders):
     return flat
 
 
-def write_csv(path, scores):
+def write_csv(path: str, scores: Sequence[CaseScore]) -> None:
     """A row for each case and folder; a figure that a case does not have stays empty."""
     names = in_order({name for score in scores for row in score.figures.values() for name in row})
     file = io.StringIO(newline="")
@@ -237,7 +239,7 @@ def write_csv(path, scores):
     storage.write_text(path, file.getvalue())
 
 
-def print_summary(summary):
+def print_summary(summary: Summary) -> None:
     """The summary as one table on the console, notes, and every fault, or the first ones of many."""
     for line in legend(summary):
         print(line)

@@ -185,7 +185,7 @@ def test_cases_that_differ_by_rounding_alone_have_a_page(data, samples):
     assert done.returncode == 0, done.stderr
     assert 'aria-label="histogram of mode_tv_6"' in (samples / "report.html").read_text()
     for values in ([1.0, 1 - 1e-16], [0.0, 0.0], [0.3]):
-        assert report.histogram("x", values).count("<rect") == report.BINS
+        assert len(report.histogram("x", values).bars) == report.BINS
 
 
 def test_what_lies_beside_the_cases_is_told(data, samples):
@@ -195,16 +195,16 @@ def test_what_lies_beside_the_cases_is_told(data, samples):
     (samples / f"{names(data)[1]}_output2.png").unlink()
     done = evaluate(data, samples, "--report=False")
     assert f"{samples} has samples of 1 cases that are not in {data}, stranger for one" in done.stdout
-    assert "unlike numbers of samples (1 of 4, 3 of 6): --counts 4" in done.stdout
+    assert "different numbers of samples (1 of 4, 3 of 6): --counts 4" in done.stdout
     assert f"{names(data)[1]}: {samples}/{names(data)[1]}_output2.png is missing" in done.stdout
 
 
-def test_folders_with_unlike_numbers_of_samples_are_told(data, samples, tmp_path):
+def test_folders_with_different_numbers_of_samples_are_reported(data, samples, tmp_path):
     for name in names(data):
         write_masks(tmp_path, name, masks_of(samples, name, 4))
     done = evaluate(data, samples, f"--compare={tmp_path}", "--report=False")
     assert (
-        f"unlike numbers of samples (6 in {samples}, 4 in {tmp_path}), whose figures do not compare: --counts 4"
+        f"different numbers of samples (6 in {samples}, 4 in {tmp_path}), whose figures do not compare: --counts 4"
         in done.stdout
     )
     assert (
