@@ -198,10 +198,7 @@ def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:
 
 
 def truth_figures(
-    masks: Bool[np.ndarray, "M H W"],
-    raters: Bool[np.ndarray, "R H W"],
-    truth: Truth,
-    scored: Mapping[str, Any],
+    masks: Bool[np.ndarray, "M H W"], raters: Bool[np.ndarray, "R H W"], truth: Truth, scored: Mapping[str, Any]
 ) -> tuple[dict[str, float], Float[np.ndarray, "K"]]:
     """The figures of samples that the true distribution allows, and the share of the samples in each mode.
 

@@ -1,13 +1,14 @@
-"""Looking at runs in Visdom:
+"""Look at runs in Visdom.
 
-    python -m guided_diffusion.visualize serve                              a server on this machine, also without internet
+    python -m guided_diffusion.visualize serve                     a server on this machine, also without internet
     python -m guided_diffusion.visualize inspect --samples results/samples --data_dir data/testing
-    python -m guided_diffusion.visualize replay results/windows.log         what --visdom_log recorded
+    python -m guided_diffusion.visualize replay results/windows.log                     what --visdom_log recorded
 
 `--visdom` of training and sampling shows them while they run.
 """
 
 import sys
+from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError, DataError
 from ..flags import command_line
@@ -16,26 +17,26 @@ from .inspector import InspectConfig
 from .server import ReplayConfig, ServeConfig, inspect, replay, serve
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one of the three commands."""
     with command_line.one_line_errors("guided_diffusion.visualize"):
         words = list(sys.argv[1:] if argv is None else argv)
-        commands = {
-            "serve": (ServeConfig,),
-            "inspect": (InspectConfig, VisdomConfig),
-            "replay": (ReplayConfig, VisdomConfig),
+        commands: dict[str, tuple[Callable[..., None], tuple[type, ...]]] = {
+            "serve": (serve, (ServeConfig,)),
+            "inspect": (inspect, (InspectConfig, VisdomConfig)),
+            "replay": (replay, (ReplayConfig, VisdomConfig)),
         }
-        if not words or words[0] not in commands:
-            raise ConfigError(
-                f"serve, inspect or replay comes first\n{__doc__}"
-                if words[:1] in ([], ["--help"])
-                else f"{words[0]} is unknown: serve, inspect or replay"
-            )
+        if words[:1] in ([], ["--help"]):
+            raise ConfigError(f"serve, inspect or replay comes first\n{__doc__}")
+        if words[0] not in commands:
+            raise ConfigError(f"{words[0]} is unknown: serve, inspect or replay")
         command = words.pop(0)
         if command == "replay" and words and not words[0].startswith("-"):
             words[0] = f"--file={words[0]}"
-        configs = list(command_line.parse_command_line(commands[command], __doc__, words).replace(visdom=True))
+        run, classes = commands[command]
+        configs = list(command_line.parse_command_line(classes, __doc__, words).replace(visdom=True))
         try:
-            {"serve": serve, "inspect": inspect, "replay": replay}[command](*configs)
+            run(*configs)
         except ConnectionError as error:
             where = f"{configs[-1].visdom_server}:{configs[-1].visdom_port}"
             raise DataError(

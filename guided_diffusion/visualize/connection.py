@@ -3,19 +3,20 @@
 import logging
 import os
 import time
-from typing import Annotated
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
 
 from ..errors import ConfigError
 from ..flags.fields import Flag, config
 
 PACKAGE = (
-    "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install 'ambiguous-segmentation-diffusion[visdom]' "
-    "(pip 25.3 or newer: --build-constraint build-constraints.txt)"
+    "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install "
+    "'ambiguous-segmentation-diffusion[visdom]' (pip 25.3 or newer: --build-constraint build-constraints.txt)"
 )
 TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
-PATIENCE = (
-    20  # seconds until the server must have taken the connection by which it tells of what is done in its windows
-)
+PATIENCE = 20  # seconds until the server must have taken the connection by which it reports events of its windows
 CAPTION_ROOM = 50  # pixels above and below a picture, together
 
 
@@ -35,61 +36,53 @@ class VisdomConfig:
 
 
 class WindowsGone(Exception):
-    """The server answers, and lacks a window that was sent: it was started afresh, or somebody closed the window."""
+    """The server answers, and lacks a window that was sent: it was restarted, or somebody closed the window."""
 
 
-def connect(config, listening=False):
-    """A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT; without
-    --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
+class Client(Protocol):
+    """What is used of a Visdom client."""
 
-    listening  for what is done in the windows, by a thread; ConnectionError where the server does not tell of it within PATIENCE
+    env: str
+    env_list: set[str]
+
+    def win_exists(self, win: str) -> bool:
+        """Whether a window is there."""
+
+    def line(self, Y: np.ndarray, X: np.ndarray, **options: Any) -> object:
+        """Draw or continue a line."""
+
+    def image(self, img: np.ndarray, **options: Any) -> object:
+        """Show a picture."""
+
+    def text(self, text: str, **options: Any) -> object:
+        """Show HTML."""
+
+    def properties(self, data: list[dict[str, Any]], **options: Any) -> object:
+        """Show a table of choices."""
+
+    def register_event_handler(self, handler: Any, target: str) -> None:
+        """Call handler(event) for each event of a window."""
+
+    def replay_log(self, log_filename: str) -> None:
+        """Send a recording."""
+
+
+def connect(config: VisdomConfig, listening: bool = False) -> Client:
+    """A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT.
+
+    Without --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
+
+    listening  for events of the windows, by a thread; ConnectionError where the server reports none within PATIENCE
     """
     try:
-        import requests
-        import visdom
+        import visdom  # noqa: F401
     except ImportError as error:
         raise ConfigError(PACKAGE) from error
     logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of every session that it sets up
     username, password = os.environ.get("VISDOM_USERNAME"), os.environ.get("VISDOM_PASSWORD")
     if config.visdom and username and not password:
         raise ConfigError("VISDOM_USERNAME is set, and VISDOM_PASSWORD is not")
-
-    class Client(visdom.Visdom):
-        @property
-        def session(self):
-            """Visdom's own logs in without a limit of time."""
-            if self._session is None:
-                session = requests.Session()
-                if username:
-                    login = {"username": username, "password": self.password}
-                    self._post(session, f"{self.server}:{self.port}", json=login)
-                self._session = session
-            return self._session
-
-        def _handle_post(self, url, data=None):
-            return self._post(self.session, url, data=data or {})
-
-        def _post(self, session, url, **content):
-            try:
-                response = session.post(url, timeout=TIMEOUT, **content)
-                response.raise_for_status()
-            except requests.HTTPError as error:
-                raise ConnectionError(
-                    f"it answers {error.response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in"
-                ) from error
-            except requests.RequestException as error:
-                raise ConnectionError(
-                    "no answer" if isinstance(error, requests.Timeout) else "no server there"
-                ) from error
-            return response.text
-
-        def win_exists(self, win, env=None):
-            """Asked before points are appended to a window."""
-            if self._win_exists_wrap(win, env) == "false":
-                raise WindowsGone(win)
-            return True
-
-    client = Client(
+    client = _client_class()(
         server=config.visdom_server,
         port=config.visdom_port,
         env=config.visdom_env,
@@ -103,12 +96,56 @@ def connect(config, listening=False):
     end = time.monotonic() + PATIENCE
     while listening and not client.socket_alive:  # what is chosen before that is lost
         if time.monotonic() > end:
-            raise ConnectionError("it does not tell of what is chosen in its windows")
+            raise ConnectionError("it does not report what is chosen in its windows")
         time.sleep(0.05)
     return client
 
 
-def send_picture(client, window, pixels, caption):
-    """Show a picture [3, H, W] uint8 in a window with room for its caption, which the page lays over the picture's last rows."""
+def _client_class() -> Any:
+    """Visdom's client, with limits of time, and errors in place of lines."""
+    import requests
+    import visdom
+
+    base: Any = visdom.Visdom  # whose own types lack most of what it has
+
+    class LimitedClient(base):
+        _session: requests.Session | None
+
+        @property
+        def session(self) -> requests.Session:
+            """Visdom's own logs in without a limit of time."""
+            if self._session is None:
+                session = requests.Session()
+                if self.username:
+                    login = {"username": self.username, "password": self.password}
+                    self._post(session, f"{self.server}:{self.port}", json=login)
+                self._session = session
+            return self._session
+
+        def _handle_post(self, url: str, data: Any = None) -> str:
+            return self._post(self.session, url, data=data or {})
+
+        def _post(self, session: requests.Session, url: str, **content: Any) -> str:
+            try:
+                response = session.post(url, timeout=TIMEOUT, **content)
+            except requests.Timeout as error:
+                raise ConnectionError("no answer") from error
+            except requests.RequestException as error:
+                raise ConnectionError("no server there") from error
+            if not response.ok:
+                raise ConnectionError(f"it answers {response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in")
+            return response.text
+
+        def win_exists(self, win: str, env: str | None = None) -> bool:
+            """Called before points are appended to a window."""
+            if self._win_exists_wrap(win, env) == "false":
+                raise WindowsGone(win)
+            return True
+
+    return LimitedClient
+
+
+def send_picture(client: Client, window: str, pixels: UInt8[np.ndarray, "3 H W"], caption: str) -> None:
+    """Show a picture in a window with room for its caption, which the page lays over the picture's last rows."""
     height = pixels.shape[1] + CAPTION_ROOM
     client.image(pixels, win=window, opts={"title": window, "caption": caption, "height": height})

@@ -9,13 +9,14 @@ import sys
 import tarfile
 import time
 import urllib.request
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, NoReturn
 
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
 from ..system import storage
-from .connection import PACKAGE, connect
-from .inspector import Inspector
+from .connection import PACKAGE, VisdomConfig, connect
+from .inspector import InspectConfig, Inspector
 
 BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"
 # The parts of Visdom's page that its package does not bring: file below its folder static -> (npm package, file in it)
@@ -23,7 +24,7 @@ ASSETS = {
     "js/jquery.min.js": ("jquery/-/jquery-3.7.1.tgz", "package/dist/jquery.min.js"),
     "js/plotly-plotly.min.js": ("plotly.js-dist-min/-/plotly.js-dist-min-2.35.2.tgz", "package/plotly.min.js"),
     "js/layout_bin_packer.js": ("layout-bin-packer/-/layout-bin-packer-1.4.0.tgz", "package/dist/layout-bin-packer.js"),
-    "js/sjcl.js": ("sjcl/-/sjcl-1.0.8.tgz", "package/sjcl.js"),  # the login wants it
+    "js/sjcl.js": ("sjcl/-/sjcl-1.0.8.tgz", "package/sjcl.js"),  # the login needs it
     "js/bootstrap.min.js": (BOOTSTRAP, "package/dist/js/bootstrap.min.js"),
     "css/bootstrap.min.css": (BOOTSTRAP, "package/dist/css/bootstrap.min.css"),
     "fonts/glyphicons-halflings-regular.woff2": (BOOTSTRAP, "package/dist/fonts/glyphicons-halflings-regular.woff2"),
@@ -54,7 +55,7 @@ class ReplayConfig:
     file: Annotated[str, Flag("what --visdom_log recorded", required=True)] = ""
 
 
-def static_folder():
+def static_folder() -> str:
     """Where the installed Visdom looks for its page. ConfigError: it is not installed."""
     try:
         import visdom
@@ -63,12 +64,13 @@ def static_folder():
     return os.path.join(os.path.dirname(visdom.__file__), "static")
 
 
-def install_assets(static, folder="", registry=REGISTRY):
-    """Put what is missing of ASSETS into `static`, from a folder or else from the npm registry. Returns the files' names.
+def install_assets(static: str, folder: str = "", registry: str = REGISTRY) -> list[str]:
+    """Put what is missing of ASSETS into `static`, from a folder or else from the npm registry. Returns their names.
 
     DataError: a file can be had from neither; the message says where to put it.
     """
-    done, fetched = [], {}
+    done = []
+    fetched: dict[str, bytes] = {}  # {package: archive}
     for name, (package, member) in ASSETS.items():
         path = os.path.join(static, name)
         if os.path.exists(path):
@@ -82,45 +84,48 @@ def install_assets(static, folder="", registry=REGISTRY):
                 if package not in fetched:
                     with urllib.request.urlopen(f"{registry}/{package}", timeout=60) as answer:
                         fetched[package] = answer.read()
-                with tarfile.open(fileobj=io.BytesIO(fetched[package]), mode="r:gz") as archive:
-                    content = archive.extractfile(member).read()
+                content = _member(fetched[package], member)
             storage.write_bytes(path, content)
         except (OSError, KeyError, tarfile.TarError) as error:
             raise DataError(
-                f"{path}: missing, and not to be had from {folder or f'{registry}/{package}'} ({error}); get {os.path.basename(member)} of that "
-                f"package, name it {os.path.basename(name)}, and give its folder as --assets"
+                f"{path}: missing, and not to be had from {folder or f'{registry}/{package}'} ({error}); "
+                f"get {os.path.basename(member)} of that package, name it {os.path.basename(name)}, "
+                "and give its folder as --assets"
             ) from error
         done.append(name)
     return done
 
 
-def serve(config, environ=os.environ):
+def _member(archive: bytes, name: str) -> bytes:
+    """A file of a .tgz archive. KeyError: it has none of that name."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
+        file = opened.extractfile(name)
+        if file is None:
+            raise KeyError(f"{name} is not a file")
+        return file.read()
+
+
+def serve(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
     """Start a Visdom server in this process, which ends with it. ConfigError: open to others without a login."""
-    credential = None
-    if config.public:
-        username, password = environ.get("VISDOM_USERNAME"), environ.get("VISDOM_PASSWORD")
-        if not username or not password:
-            raise ConfigError(
-                "--public needs a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine"
-            )
+    username, password = environ.get("VISDOM_USERNAME", ""), environ.get("VISDOM_PASSWORD", "")
+    if config.public and not (username and password):
+        raise ConfigError(
+            "--public needs a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine"
+        )
     for name in install_assets(static_folder(), config.assets):
         print(f"installed {name}")
     from visdom.server.app import tornado_settings
     from visdom.server.run_server import start_server
-    from visdom.utils.server_utils import hash_password, set_cookie
 
     env_path = os.path.join(os.path.expanduser(config.env_path), "")
     os.makedirs(env_path, exist_ok=True)
-    if config.public:
-        os.makedirs(os.path.expanduser("~/.visdom"), exist_ok=True)
-        set_cookie(secrets.token_hex(32))
-        credential = {"username": username, "password": hash_password(hash_password(password))}
-    where, told = "all interfaces, with a login" if config.public else "this machine only", sys.stdout
+    credential = _credential(username, password) if config.public else None
+    where, console = "all interfaces, with a login" if config.public else "this machine only", sys.stdout
 
-    def tell(port):  # called once it listens
-        print(f"Visdom at http://localhost:{port} ({where}); Ctrl-C ends it", file=told, flush=True)
+    def greet(port: int) -> None:  # called once it listens
+        print(f"Visdom at http://localhost:{port} ({where}); Ctrl-C ends it", file=console, flush=True)
 
-    # Else it starts afresh, without its windows, whenever a file of the code changes
+    # With autoreload it would restart, without its windows, whenever a file of the code changes
     tornado_settings.update(autoreload=False, serve_traceback=False)
     logging.disable(logging.ERROR)  # it complains of scripts that its page can do without
     try:
@@ -129,7 +134,7 @@ def serve(config, environ=os.environ):
                 config.port,
                 base_url="",
                 env_path=env_path,
-                print_func=tell,
+                print_func=greet,
                 bind_local=not config.public,
                 user_credential=credential,
             )
@@ -137,27 +142,37 @@ def serve(config, environ=os.environ):
         raise ConfigError(f"--port {config.port}: {error.strerror}") from error
 
 
-def replay(config, visdom_config):
+def _credential(username: str, password: str) -> dict[str, str]:
+    """The login that the server takes; its cookies are signed with a new secret."""
+    from visdom.utils.server_utils import hash_password, set_cookie
+
+    os.makedirs(os.path.expanduser("~/.visdom"), exist_ok=True)
+    set_cookie(secrets.token_hex(32))
+    return {"username": username, "password": hash_password(hash_password(password))}
+
+
+def replay(config: ReplayConfig, visdom_config: VisdomConfig) -> None:
     """Send what --visdom_log recorded to a server."""
     if not os.path.isfile(config.file):
-        raise DataError(f"{config.file or 'replay'}: the file that --visdom_log recorded is wanted")
+        raise DataError(f"{config.file or 'replay'}: the file that --visdom_log recorded is needed")
     client = connect(visdom_config)
     try:
         client.replay_log(config.file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{config.file}: not what --visdom_log recorded ({error})") from error
-    print(
-        f"{config.file} is shown at {visdom_config.visdom_server}:{visdom_config.visdom_port}, environments {', '.join(sorted(client.env_list))}"
-    )
+    environments = ", ".join(sorted(client.env_list))
+    print(f"{config.file} is shown at {_address(visdom_config)}, environments {environments}")
 
 
-def inspect(config, visdom_config):
+def inspect(config: InspectConfig, visdom_config: VisdomConfig) -> NoReturn:
     """Show finished samples until interrupted."""
     inspector = Inspector(connect(visdom_config, listening=True), config)
     inspector.start()
-    print(
-        f"{len(inspector.names)} cases at {visdom_config.visdom_server}:{visdom_config.visdom_port}/env/{visdom_config.visdom_env}; Ctrl-C ends it",
-        flush=True,
-    )
+    where = f"{_address(visdom_config)}/env/{visdom_config.visdom_env}"
+    print(f"{len(inspector.names)} cases at {where}; Ctrl-C ends it", flush=True)
     while True:
         time.sleep(1)
+
+
+def _address(config: VisdomConfig) -> str:
+    return f"{config.visdom_server}:{config.visdom_port}"

@@ -1,22 +1,25 @@
 """Visdom windows of a run: named, updated in place, sent by a thread of their own, and never in the way of the run.
 
-What a window should show is kept here, once for each name: lines as points, a picture as the latest. The thread brings the server
-up to that. So there is nothing to queue up: a picture that comes before the last one was sent takes its place, and a server that
-comes back is sent everything again.
+What a window should show is kept here, once for each name: lines as points, a picture as the latest. The thread brings
+the server up to that. So there is nothing to queue: a picture that comes before the last one was sent takes its place,
+and a server that comes back is sent everything again.
 """
 
 import contextlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from ..errors import ConfigError
-from ..logger import NullSink
+from ..logger import NullSink, Sink
 from ..system.storage import refuse_remote
-from .connection import PACKAGE, WindowsGone, connect, send_picture
+from .connection import PACKAGE, Client, VisdomConfig, WindowsGone, connect, send_picture
 
 INTERVAL = 3.0  # seconds between two rounds of sending: what comes meanwhile goes together
 MOST_POINTS = 4000  # of a line; beyond that every other one goes
@@ -25,38 +28,45 @@ MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
 
 @dataclass
 class _Lines:
-    steps: dict[str, list] = field(default_factory=dict)  # of each series
-    values: dict[str, list] = field(default_factory=dict)
+    steps: dict[str, list[int]] = field(default_factory=dict)  # of each series
+    values: dict[str, list[float]] = field(default_factory=dict)
     sent: dict[str, int] = field(default_factory=dict)  # points that the server has
 
-    def forget_sent(self):
+    def forget_sent(self) -> None:
         self.sent = {}
 
 
 @dataclass
 class _Picture:
-    pixels: np.ndarray  # [3, H, W] uint8
+    pixels: UInt8[np.ndarray, "3 H W"]
     caption: str
     sent: bool = False
 
-    def forget_sent(self):
+    def forget_sent(self) -> None:
         self.sent = False
 
 
-class Windows(NullSink):
-    """Windows on the server that a VisdomConfig names, or else in its recording; connected to when there is something to show.
+class Windows(Sink):
+    """Windows on the server that the config names, or else in its recording; connected to when there is news to show.
 
-    tell     called with one line when the server does not take them, once
+    log      called with one line when the server does not take them, once
     retry    seconds until a lost server is tried again
     connect  config -> client; called by the thread
     """
 
     shown = True
 
-    def __init__(self, config, tell=print, retry=5.0, connect=connect):
-        self.config, self.tell, self.retry, self.connect = config, tell, retry, connect
-        self.content = OrderedDict()  # {window: _Lines or _Picture}
-        self.client, self.told = None, False
+    def __init__(
+        self,
+        config: VisdomConfig,
+        log: Callable[[str], object] = print,
+        retry: float = 5.0,
+        connect: Callable[[VisdomConfig], Client] = connect,
+    ):
+        self.config, self.log, self.retry, self.connect = config, log, retry, connect
+        self.content: OrderedDict[str, _Lines | _Picture] = OrderedDict()  # by window
+        self.client: Client | None = None
+        self.reported = False  # that the server is lost
         self.lock, self.news, self.closing = threading.Lock(), threading.Event(), threading.Event()
         try:
             import visdom  # noqa: F401
@@ -67,10 +77,12 @@ class Windows(NullSink):
 
     # -- for the run: these return at once ----------------------------------------------------------------------------
 
-    def lines(self, window, step, values):
+    def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
         """Continue the lines of a window: {series: value} at a step."""
         with self.lock:
-            lines = self.content.setdefault(window, _Lines())
+            lines = self.content.get(window)
+            if not isinstance(lines, _Lines):
+                self.content[window] = lines = _Lines()
             for series, value in values.items():
                 steps, points = lines.steps.setdefault(series, []), lines.values.setdefault(series, [])
                 steps.append(step)
@@ -80,30 +92,30 @@ class Windows(NullSink):
                     lines.sent.pop(series, None)
         self.news.set()
 
-    def show_metrics(self, values):
-        """A line of the log {column: number} as a window for each column, the quartiles of a loss term together in one."""
+    def show_metrics(self, values: Mapping[str, float]) -> None:
+        """Show a row of the log in a window for each column, the quartiles of a loss term together in one."""
         show_metrics(self, values)
 
-    def picture(self, window, picture, caption=""):
-        """Show a PIL image, in place of what the window showed."""
+    def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
+        """Show a picture, in place of what the window showed."""
         pixels = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
         with self.lock:
             self.content.pop(window, None)
             self.content[window] = _Picture(pixels, caption)
-            pictures = [name for name, what in self.content.items() if isinstance(what, _Picture)]
+            pictures = [name for name, content in self.content.items() if isinstance(content, _Picture)]
             for name in pictures[:-MOST_PICTURES]:
                 del self.content[name]
         self.news.set()
 
-    def close(self, seconds=5.0):
-        """Send what is left, for so long at most."""
+    def close(self, seconds: float = 5.0) -> None:
+        """Send what is left, for `seconds` at most."""
         self.closing.set()
         self.news.set()
         self.thread.join(seconds)
 
     # -- for the thread -----------------------------------------------------------------------------------------------
 
-    def _run(self):
+    def _run(self) -> None:
         while not self.closing.is_set():
             self.news.wait()
             last = self.closing.is_set()
@@ -111,57 +123,53 @@ class Windows(NullSink):
             try:
                 self._send_all()
                 pause = INTERVAL
-            except Exception as error:  # the client raises anything at all, of requests, sockets and its own
+            except Exception as error:  # the client raises errors of requests, of sockets and its own
                 self._lost(error)
                 pause = self.retry
-                self.news.set()  # the run goes on, and its news wait
+                self.news.set()  # the run continues, and its news wait
             if last:
                 return
             self.closing.wait(pause)
         with contextlib.suppress(Exception):
             self._send_all()
 
-    def _lost(self, error):
+    def _lost(self, error: Exception) -> None:
         self.client = None
         self._forget_sent()
-        if not self.told:
-            where = (
-                f"Visdom at {self.config.visdom_server}:{self.config.visdom_port}"
-                if self.config.visdom
-                else self.config.visdom_log
-            )
-            self.tell(
-                f"{where} does not take pictures ({error or type(error).__name__}); the run goes on, and it is tried again"
-            )
-        self.told = True
+        if not self.reported:
+            config = self.config
+            where = f"Visdom at {config.visdom_server}:{config.visdom_port}" if config.visdom else config.visdom_log
+            reason = error or type(error).__name__
+            self.log(f"{where} does not take pictures ({reason}); the run continues, and tries it again")
+        self.reported = True
 
-    def _forget_sent(self):
+    def _forget_sent(self) -> None:
         with self.lock:
-            for what in self.content.values():
-                what.forget_sent()
+            for content in self.content.values():
+                content.forget_sent()
 
-    def _send_all(self):
-        self.client = self.client or self.connect(self.config)
+    def _send_all(self) -> None:
+        client = self.client = self.client or self.connect(self.config)
         try:
-            self._send_news()
+            self._send_news(client)
         except WindowsGone:
             self._forget_sent()
-            self._send_news()
+            self._send_news(client)
 
-    def _send_news(self):
+    def _send_news(self, client: Client) -> None:
         with self.lock:
-            content = list(self.content.items())
-        known = next((name for name, what in content if what.sent), None)
-        if known is not None:  # pictures are sent without being asked for, and are gone all the same
-            self.client.win_exists(known)
-        for name, what in content:
-            if isinstance(what, _Lines):
-                self._send_lines(name, what)
-            elif not what.sent:
-                send_picture(self.client, name, what.pixels, what.caption)
-                what.sent = True
+            windows = list(self.content.items())
+        known = next((name for name, content in windows if content.sent), None)
+        if known is not None:  # sending a picture does not show whether its window is still there
+            client.win_exists(known)
+        for name, content in windows:
+            if isinstance(content, _Lines):
+                self._send_lines(client, name, content)
+            elif not content.sent:
+                send_picture(client, name, content.pixels, content.caption)
+                content.sent = True
 
-    def _send_lines(self, name, lines):
+    def _send_lines(self, client: Client, name: str, lines: _Lines) -> None:
         with self.lock:
             waiting = {
                 series: (steps, len(steps), lines.values[series], lines.sent.get(series, 0))
@@ -170,60 +178,64 @@ class Windows(NullSink):
         for series, (steps, count, values, first) in waiting.items():
             if first == count:
                 continue
-            update = "append" if first else "replace" if lines.sent else None
-            self.client.line(
+            another = "replace" if lines.sent else None  # a line of a window that is there, or its first
+            client.line(
                 Y=np.array(values[first:count]),
                 X=np.array(steps[first:count]),
                 win=name,
                 name=series,
-                update=update,
+                update="append" if first else another,
                 opts={"title": name, "xlabel": "step", "showlegend": len(waiting) > 1},
             )
             with self.lock:
-                if (
-                    lines.steps[series] is steps
-                ):  # else they were thinned out meanwhile, and are sent whole the next time
+                if lines.steps[series] is steps:  # else thinned out meanwhile, and sent whole the next time
                     lines.sent[series] = count
 
 
-class BothWindows(NullSink):
-    """Windows on a server and in a recording, each at its own pace: one that is lost is not missed by the other."""
+class BothWindows(Sink):
+    """Windows on a server and in a recording, each at its own pace: when one is lost, the other does not wait."""
 
     shown = True
 
-    def __init__(self, *parts):
+    def __init__(self, *parts: Sink):
         self.parts = parts
 
-    def lines(self, window, step, values):
+    def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
+        """Continue the lines of a window in both."""
         for part in self.parts:
             part.lines(window, step, values)
 
-    def show_metrics(self, values):
-        show_metrics(self, values)
+    def show_metrics(self, values: Mapping[str, float]) -> None:
+        """Show a row of the log in both."""
+        for part in self.parts:
+            part.show_metrics(values)
 
-    def picture(self, window, picture, caption=""):
+    def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
+        """Show a picture in both."""
         for part in self.parts:
             part.picture(window, picture, caption)
 
-    def close(self):
+    def close(self) -> None:
+        """Send what is left to both."""
         for part in self.parts:
             part.close()
 
 
-def open_windows(config, is_main=True, tell=print):
-    """Windows for the first process of a run that wants them; a NullSink otherwise. ConfigError: the package is missing, or the
-    recording cannot be written.
+def open_windows(config: VisdomConfig, is_main: bool = True, log: Callable[[str], object] = print) -> Sink:
+    """Windows for the first process of a run that asks for them, else a NullSink.
+
+    ConfigError: the package is missing, or the recording cannot be written.
     """
     if not is_main or not (config.visdom or config.visdom_log):
         return NullSink()
     if not config.visdom_log:
-        return Windows(config, tell)
+        return Windows(config, log)
     _check_writable(config.visdom_log)
-    recording = Windows(replace(config, visdom=False), tell)
-    return BothWindows(Windows(config, tell), recording) if config.visdom else recording
+    recording = Windows(replace(config, visdom=False), log)
+    return BothWindows(Windows(config, log), recording) if config.visdom else recording
 
 
-def _check_writable(path):
+def _check_writable(path: str) -> None:
     refuse_remote("visdom_log", path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -233,15 +245,16 @@ def _check_writable(path):
         raise ConfigError(f"--visdom_log {path} cannot be written ({error})") from error
 
 
-def show_metrics(windows, values):
-    """A line of the log {column: number} as a window for each column, the quartiles of a loss term together in one."""
-    grouped = {}
+def show_metrics(windows: Sink, values: Mapping[str, float]) -> None:
+    """A row of the log as a window for each column, the quartiles of a loss term together in one."""
+    grouped: dict[str, dict[str, float]] = {}
     for column, value in values.items():
+        if column in ("step", "samples"):
+            continue
         term, _, quartile = column.rpartition("_q")
-        window, series = (
-            (f"{term} by quartile of t", f"q{quartile}") if term and quartile.isdigit() else (column, column)
-        )
-        if column not in ("step", "samples"):
-            grouped.setdefault(window, {})[series] = value
+        if term and quartile.isdigit():
+            grouped.setdefault(f"{term} by quartile of t", {})[f"q{quartile}"] = value
+        else:
+            grouped.setdefault(column, {})[column] = value
     for window, series in grouped.items():
-        windows.lines(window, values["step"], series)
+        windows.lines(window, int(values["step"]), series)

@@ -1,4 +1,4 @@
-"""Scoring folders of samples: the figures written, the faults named, folders compared, and the page in a real browser."""
+"""Scoring folders of samples: figures written, faults named, folders compared, and the page in a real browser."""
 
 import csv
 import io
@@ -275,6 +275,7 @@ def test_faults_are_named_and_the_other_cases_are_scored(data, samples, tmp_path
     assert summary["figures"]["ged_6"]["se"] is None
     assert "1 of 5 cases" in done.stdout
     expected = ["no samples", "no label", f"{SIZE}x7", "_output1.png"]
+    assert len(summary["faults"]) == 4
     for name, words, fault in zip(names_[:4], expected, summary["faults"], strict=True):
         assert fault.startswith(name) and words in fault and fault in done.stdout
     assert summary["faults"][0] in (samples / "report.html").read_text()
@@ -390,10 +391,11 @@ def test_pictures_on_the_page_are_the_cases_sheets(page, data, samples):
         """async image => {
             image.loading = "eager";
             await image.decode();
-            const canvas = Object.assign(document.createElement("canvas"), {width: image.naturalWidth, height: image.naturalHeight});
+            const [width, height] = [image.naturalWidth, image.naturalHeight];
+            const canvas = Object.assign(document.createElement("canvas"), {width, height});
             const context = canvas.getContext("2d");
             context.drawImage(image, 0, 0);
-            return [canvas.width, canvas.height, Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data)];
+            return [width, height, Array.from(context.getImageData(0, 0, width, height).data)];
         }"""
     )
     width, height, pixels = encoded
