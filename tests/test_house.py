@@ -72,7 +72,7 @@ def test_data_commands_answer_without_torch(name):
 
 @pytest.mark.parametrize("name", ["train", "sample", "evaluate", "compare"])
 def test_other_commands_answer_without_what_few_calls_need(name):
-    few = {"scipy.stats", "scipy.optimize", "visdom", "torch._dynamo", "tensorboard", "blobfile"}
+    few = {"scipy.stats", "scipy.optimize", "visdom", "torch._dynamo", "tensorboard", "blobfile", "jinja2"}
     assert not loaded_by_help(name) & few
 
 

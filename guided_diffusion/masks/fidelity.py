@@ -1,6 +1,6 @@
 """Samples against a known truth: the modes of a phantom, each with its mask and its probability (truth.json).
 
-A sample is taken for the mode with which its IoU is largest, if that is at least `min_iou`; otherwise it is no
+A sample is taken for the mode with which its IoU is largest, if that is at least `min_iou`; else it is no
 plausible mode. Modes with the same mask count as one.
 """
 

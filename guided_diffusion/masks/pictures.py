@@ -17,7 +17,7 @@ LABEL_SIZE, LABEL_HEIGHT = 11, 14  # pixels, of letters and line, on tiles of TI
 COLUMNS = 8
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
-# Colours that the colour-blind tell apart (Okabe and Ito), bright ones first: they lie on dark images
+# Colours that the colour-blind can distinguish (Okabe and Ito), bright ones first: they lie on dark images
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
 MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
 

@@ -13,6 +13,7 @@ from PIL import Image
 from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.errors import DataError
 from guided_diffusion.evaluation import report
+from guided_diffusion.evaluation.faults import group_faults
 from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.masks import metrics, pictures
 from guided_diffusion.prepare.phantoms import phantom
@@ -85,18 +86,18 @@ def test_figures_at_several_counts(data, samples):
         assert float(row["ged_less_majority_6"]) == pytest.approx(float(row["ged_6"]) - majority)
 
     values = np.array([float(row["ged_6"]) for row in rows])
-    told = summary["figures"]["ged_6"]
-    assert told["mean"] == pytest.approx(values.mean()) and told["cases"] == CASES
-    assert told["se"] == pytest.approx(values.std(ddof=1) / np.sqrt(CASES))
-    assert values.min() <= told["low"] < told["mean"] < told["high"] <= values.max()
-    assert f"{told['mean']:.4f}" in done.stdout and "5 of 5 cases" in done.stdout
+    figure = summary["figures"]["ged_6"]
+    assert figure["mean"] == pytest.approx(values.mean()) and figure["cases"] == CASES
+    assert figure["se"] == pytest.approx(values.std(ddof=1) / np.sqrt(CASES))
+    assert values.min() <= figure["low"] < figure["mean"] < figure["high"] <= values.max()
+    assert f"{figure['mean']:.4f}" in done.stdout and "5 of 5 cases" in done.stdout
     assert not (samples / "report.html").exists()
 
 
 def test_the_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    told = [mean_and_interval(rng.exponential(size=60)) for _ in range(200)]
-    covered = np.mean([t["low"] <= 1 <= t["high"] for t in told])
+    intervals = [mean_and_interval(rng.exponential(size=60)) for _ in range(200)]
+    covered = np.mean([t["low"] <= 1 <= t["high"] for t in intervals])
     assert 0.88 <= covered <= 0.99
 
 
@@ -115,7 +116,7 @@ def test_known_truth(data, samples):
     done = evaluate(data, samples, "--counts=6", f"--truth={data / 'truth.json'}", "--report=False")
     assert done.returncode == 0, done.stderr
     summary = json.loads((samples / "metrics.json").read_text())
-    figures = {name: told["mean"] for name, told in summary["figures"].items()}
+    figures = {name: figure["mean"] for name, figure in summary["figures"].items()}
     assert figures["implausible_6"] == 0  # the samples are modes
     assert figures["ged_excess_6"] == pytest.approx(figures["ged_6"] - figures["ged_of_truth_6"])
     assert (
@@ -126,8 +127,8 @@ def test_known_truth(data, samples):
     for name in names(data):  # noise is no mode
         write_masks(samples, name, np.random.default_rng(1).random((6, SIZE, SIZE)) > 0.5)
     assert evaluate(data, samples, f"--truth={data / 'truth.json'}", "--report=False").returncode == 0
-    told = json.loads((samples / "metrics.json").read_text())["figures"]
-    assert told["implausible_6"]["mean"] == 1 and told["mode_tv_6"]["mean"] == 1
+    figures = json.loads((samples / "metrics.json").read_text())["figures"]
+    assert figures["implausible_6"]["mean"] == 1 and figures["mode_tv_6"]["mean"] == 1
     assert_refused(evaluate(data, samples, "--truth=/nowhere.json"), "/nowhere.json", "--truth")
 
 
@@ -143,14 +144,14 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     assert other["figures"]["ged_6"]["mean"] == pytest.approx(0)
     ged = {(row["case"], row["samples"]): float(row["ged_6"]) for row in rows}
     differences = [ged[name, str(better)] - ged[name, str(samples)] for name in names(data)[:4]]
-    told = other["differences"]["ged_6"]
-    assert told["mean"] == pytest.approx(np.mean(differences)) and told["cases"] == 4
-    assert told == mean_and_interval(differences)
+    paired = other["differences"]["ged_6"]
+    assert paired["mean"] == pytest.approx(np.mean(differences)) and paired["cases"] == 4
+    assert paired == mean_and_interval(differences)
     titles, cells = report.as_table(summary)
     assert list(titles) == ["A", "s. e.", "B", "s. e.", "B - A", "95 % from", "to", "cases"]
     own = summary["figures"]["ged_6"]
     assert own["mean"] == pytest.approx(np.mean([ged[name, str(samples)] for name in names(data)[:4]]))
-    shown = [own["mean"], own["se"], 0, 0, told["mean"], told["low"], told["high"]]
+    shown = [own["mean"], own["se"], 0, 0, paired["mean"], paired["low"], paired["high"]]
     assert cells["ged_6"] == [*(f"{value or 0:.4f}" for value in shown), "4"]
     assert f"A: {samples}: 4 of 5 cases" in done.stdout and f"B: {better}" in done.stdout
     assert "".join(f"{cell:>10s}" for cell in cells["ged_6"]) in done.stdout
@@ -172,7 +173,7 @@ def test_a_figure_is_compared_over_the_cases_that_have_it_in_every_folder(data, 
     (other,) = summary["compared"]
     for count, cases in ((3, 5), (6, 4)):
         a, b, difference = (
-            told[f"ged_{count}"] for told in (summary["figures"], other["figures"], other["differences"])
+            part[f"ged_{count}"] for part in (summary["figures"], other["figures"], other["differences"])
         )
         assert a["cases"] == b["cases"] == difference["cases"] == cases
         assert b["mean"] - a["mean"] == pytest.approx(difference["mean"])
@@ -188,7 +189,7 @@ def test_cases_that_differ_by_rounding_alone_have_a_page(data, samples):
         assert len(report.histogram("x", values).bars) == report.BINS
 
 
-def test_what_lies_beside_the_cases_is_told(data, samples):
+def test_what_lies_beside_the_cases_is_reported(data, samples):
     write_masks(samples, "stranger", np.zeros((2, SIZE, SIZE), dtype=bool))
     for k in (4, 5):
         (samples / f"{names(data)[0]}_output{k}.png").unlink()
@@ -236,7 +237,7 @@ def test_a_truth_that_cannot_be_is_the_cases_fault(data, samples, tmp_path, faul
     assert line.startswith(names(data)[0]) and fault.split()[-1] in line
 
 
-def test_the_truth_of_another_set_is_told(data, samples, tmp_path):
+def test_the_truth_of_another_set_is_reported(data, samples, tmp_path):
     phantom.write_set(tmp_path / "other", CASES, seed=10, size=SIZE, num_raters=1)
     done = evaluate(data, samples, f"--truth={tmp_path / 'other' / 'truth.json'}", "--report=False")
     assert (
@@ -405,6 +406,13 @@ def test_pictures_on_the_page_are_the_cases_sheets(page, data, samples):
     np.testing.assert_array_equal(
         np.array(pixels, dtype=np.uint8).reshape(height, width, 4)[..., :3], np.asarray(expected)
     )
+
+
+def test_the_same_fault_of_many_cases_is_one_line_with_their_number():
+    cases = [(f"case{k}", "no samples") for k in range(20)] + [("case3", "no raters"), ("case9", "no raters")]
+    many, few = group_faults(cases)
+    assert many == "20 cases (case0, case1, case2, case3, case4, ...): no samples"
+    assert few == "case3, case9: no raters"
 
 
 def test_page_is_safe_with_any_name(browser, data, tmp_path):

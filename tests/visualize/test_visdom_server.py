@@ -1,4 +1,4 @@
-"""The server of `visualize serve`, with and without a login; windows that vanish from it; recordings beside it; cases that cannot be shown."""
+"""The server of `visualize serve`, with and without a login; windows that vanish; recordings; cases without pictures."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def quick_rounds(monkeypatch):
 
 @pytest.fixture
 def own_server(tmp_path):
-    """own_server(...) starts a server for one test, which it does not outlive."""
+    """The function own_server(...) starts a server for one test, which it does not outlive."""
     started = []
 
     def start(**how):
@@ -73,16 +73,16 @@ def test_a_public_server_takes_windows_from_those_who_log_in(guarded, monkeypatc
     for name, word, reason in ((None, None, "400"), ("ann", "another", "400"), ("ann", None, "VISDOM_PASSWORD is not")):
         for variable, value in (("VISDOM_USERNAME", name), ("VISDOM_PASSWORD", word)):
             monkeypatch.setenv(variable, value) if value else monkeypatch.delenv(variable, raising=False)
-        told = []
-        with Windows(config, told.append, retry=0.1) as windows:
+        lines = []
+        with Windows(config, lines.append, retry=0.1) as windows:
             windows.lines("loss", 0, {"mse": 1})
-            wait_for(lambda told=told: told)
-        assert len(told) == 1 and reason in told[0]
+            wait_for(lambda lines=lines: lines)
+        assert len(lines) == 1 and reason in lines[0]
         assert_refused(command("inspect", *guarded.flags("guarded")[1:]), reason)
     monkeypatch.setenv("VISDOM_PASSWORD", "her own")
-    with Windows(config, told.append) as windows:
+    with Windows(config, lines.append) as windows:
         windows.lines("loss", 0, {"mse": 1})
-    assert len(told) == 1 and points_of(windows_of(connect(config))["loss"]) == {"mse": ([0], [1])}
+    assert len(lines) == 1 and points_of(windows_of(connect(config))["loss"]) == {"mse": ([0], [1])}
 
 
 def test_the_page_of_a_public_server_lets_those_in_who_log_in(guarded, browser):
@@ -98,7 +98,7 @@ def test_the_page_of_a_public_server_lets_those_in_who_log_in(guarded, browser):
     page.close()
 
 
-def test_a_port_that_is_taken_is_refused_before_an_address_is_told(server):
+def test_a_port_that_is_taken_is_refused_before_an_address_is_printed(server):
     line = [sys.executable, "-m", "guided_diffusion.visualize", "serve", f"--port={server.port}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert_refused(done, f"--port {server.port}")
@@ -106,7 +106,7 @@ def test_a_port_that_is_taken_is_refused_before_an_address_is_told(server):
 
 
 def test_a_server_watches_no_file_of_the_code(tmp_path, monkeypatch):
-    """It would start afresh, without its windows, whenever one changes. All but the endless loop is the real server's."""
+    """It would restart, without its windows, whenever one changes. All but the endless loop is the real server's."""
     run_server = pytest.importorskip("visdom.server.run_server")
     watched, listened = [], []
     monkeypatch.setattr("tornado.autoreload.start", lambda *arguments: watched.append(True))
@@ -128,10 +128,10 @@ def test_a_server_watches_no_file_of_the_code(tmp_path, monkeypatch):
 
 
 def test_windows_come_back_on_a_server_that_was_started_afresh_unnoticed(own_server, tmp_path):
-    """So fast that no message was lost on the way: pictures, which are sent without being asked for, and lines in other windows."""
-    server, told = own_server(), []
+    """Back before a message was lost: pictures, whose windows are not checked first, and lines in other windows."""
+    server, lines = own_server(), []
     configs = {kind: server.config(kind) for kind in ("pictures", "lines")}
-    shown = {kind: Windows(config, told.append, retry=0.2) for kind, config in configs.items()}
+    shown = {kind: Windows(config, lines.append, retry=0.2) for kind, config in configs.items()}
     shown["lines"].lines("loss", 0, {"mse": 1})
     for name in ("first", "second"):  # one after the other, lest the second's news outlive its sending
         shown["pictures"].picture(name, RED)
@@ -147,32 +147,32 @@ def test_windows_come_back_on_a_server_that_was_started_afresh_unnoticed(own_ser
     )
     for windows in shown.values():
         windows.close()
-    assert not told and points_of(windows_of(connect(configs["lines"]))["loss"])["mse"] == ([0, 1], [1, 2])
+    assert not lines and points_of(windows_of(connect(configs["lines"]))["loss"])["mse"] == ([0, 1], [1, 2])
 
 
 def test_a_window_that_is_closed_in_the_page_comes_back_whole_and_without_a_word(server):
-    config, told = server.config("closed"), []
-    windows, client = Windows(config, told.append), connect(config)
+    config, lines = server.config("closed"), []
+    windows, client = Windows(config, lines.append), connect(config)
     for name in ("loss", "lr"):
         windows.lines(name, 0, {name: 1})
     wait_for(lambda: there(client, "loss", "lr"))
     client.close(win="lr")
     windows.lines("lr", 1, {"lr": 2})
     windows.close()
-    assert points_of(windows_of(client)["lr"]) == {"lr": ([0, 1], [1, 2])} and not told
+    assert points_of(windows_of(client)["lr"]) == {"lr": ([0, 1], [1, 2])} and not lines
 
 
 def test_what_an_absent_server_misses_is_recorded(server, tmp_path):
-    log, told = tmp_path / "new" / "windows.log", []
+    log, lines = tmp_path / "new" / "windows.log", []
     with unused_port() as port:
         config = VisdomConfig(
             visdom=True, visdom_server="http://127.0.0.1", visdom_port=port, visdom_env="missed", visdom_log=str(log)
         )
-        with open_windows(config, tell=told.append) as windows:
+        with open_windows(config, log=lines.append) as windows:
             windows.lines("loss", 1, {"mse": 2})
             windows.picture("sheet", RED)
-            wait_for(lambda: told)
-    assert len(told) == 1
+            wait_for(lambda: lines)
+    assert len(lines) == 1
     done = command("replay", log, *server.flags("missed")[1:])
     assert done.returncode == 0 and "missed" in done.stdout
     content = windows_of(connect(server.config("missed")))
@@ -193,7 +193,7 @@ def test_recordings_that_cannot_be_are_refused(server, tmp_path):
 
 
 class Kept:
-    """A client that keeps what it is told."""
+    """A client that keeps what it is sent."""
 
     env = "inspect"
 
@@ -215,7 +215,7 @@ class Kept:
 
 @pytest.fixture
 def odd(cases, tmp_path):
-    """Samples and cases: one with a name that is markup, one with an image that is none, one with an image of another size."""
+    """Samples and cases: one whose name is markup, one whose image is none, one whose image is of another size."""
     samples, data = tmp_path / "samples", tmp_path / "data"
     samples.mkdir()
     for name in ("<b>&", "broken", "large"):
@@ -232,7 +232,7 @@ def odd(cases, tmp_path):
     return InspectConfig(str(samples), str(data))
 
 
-def test_cases_that_cannot_be_shown_are_told_of_and_others_can_be_chosen(odd):
+def test_cases_that_cannot_be_shown_are_reported_and_others_can_be_chosen(odd):
     client = Kept()
     inspector = Inspector(client, odd)
     inspector.show()
@@ -269,10 +269,10 @@ def test_what_was_chosen_is_sent_again_to_a_busy_server(odd):
         client.choose(inspector, 2, 3)
 
 
-def test_a_server_that_does_not_tell_of_choices_is_not_waited_for_without_end(server, monkeypatch):
+def test_a_server_that_does_not_report_choices_is_not_waited_for_without_end(server, monkeypatch):
     monkeypatch.setattr("guided_diffusion.visualize.connection.PATIENCE", 0.2)
     monkeypatch.setattr(visdom.Visdom, "setup_socket", lambda self: setattr(self, "use_socket", False))
-    with pytest.raises(ConnectionError, match="does not tell of what is chosen"):
+    with pytest.raises(ConnectionError, match="does not report what is chosen"):
         connect(server.config("deaf"), listening=True)
 
 

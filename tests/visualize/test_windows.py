@@ -1,4 +1,4 @@
-"""Visdom: windows on a real server, which may be absent, die, hang or come back; recorded and replayed; the page in a browser."""
+"""Visdom: windows on a real server, which may be absent, die, hang or come back; recordings; the page in a browser."""
 
 import base64
 import contextlib
@@ -131,23 +131,23 @@ def test_lines_that_are_thinned_out_while_they_are_sent_are_sent_whole_the_next_
 
 
 def test_a_server_that_dies_and_comes_back_is_sent_everything_again(tmp_path):
-    server, told = Server(tmp_path), []
+    server, reported = Server(tmp_path), []
     server.start()
     config = server.config("back")
-    windows = Windows(config, told.append, retry=0.2)
+    windows = Windows(config, reported.append, retry=0.2)
     windows.lines("loss", 0, {"mse": 1})
     windows.picture("sheet", RED)
     wait_for(lambda: there(connect(config), "loss", "sheet"))
     server.kill()
     windows.lines("loss", 1, {"mse": 2})
-    wait_for(lambda: told)
+    wait_for(lambda: reported)
     shutil.rmtree(tmp_path)  # what the server had kept
     server.start()
     wait_for(lambda: there(connect(config), "loss", "sheet"))
     assert points_of(windows_of(connect(config))["loss"])["mse"] == ([0, 1], [1, 2])
     windows.close()
     server.kill()
-    assert len(told) == 1 and str(server.port) in told[0]
+    assert len(reported) == 1 and str(server.port) in reported[0]
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -181,7 +181,7 @@ def test_a_server_that_is_none_costs_one_line(kind, capfd, monkeypatch):
     if kind == "silent at the login":
         monkeypatch.setenv("VISDOM_USERNAME", "somebody")
         monkeypatch.setenv("VISDOM_PASSWORD", "something")
-    told, attempts = [], []
+    reported, attempts = [], []
 
     def count_and_connect(config):
         attempts.append(config)
@@ -189,14 +189,14 @@ def test_a_server_that_is_none_costs_one_line(kind, capfd, monkeypatch):
 
     with no_server(kind) as port:
         config = VisdomConfig(visdom=True, visdom_server="http://127.0.0.1", visdom_port=port)
-        windows = Windows(config, told.append, retry=0.01, connect=count_and_connect)
+        windows = Windows(config, reported.append, retry=0.01, connect=count_and_connect)
         windows.lines("loss", 0, {"mse": 0})
         windows.picture("sheet", RED)
-        wait_for(lambda: len(attempts) >= 4)  # the first of which is told of
+        wait_for(lambda: len(attempts) >= 4)  # the first of which is reported
         windows.close(seconds=60)
         assert not windows.thread.is_alive()
     reason = {"absent": "no server there", "refusing": "it answers 403"}.get(kind, "no answer")
-    assert len(told) == 1 and f"127.0.0.1:{port} does not take pictures ({reason}" in told[0]
+    assert len(reported) == 1 and f"127.0.0.1:{port} does not take pictures ({reason}" in reported[0]
     assert capfd.readouterr() == ("", "")
 
 
@@ -291,9 +291,11 @@ def test_training_shows_its_numbers_and_validation_samples(server, trained):
     with open(trained / "progress.csv") as file:
         rows = list(csv.DictReader(file))
     for column in ("loss", "grad_norm", "ged_4"):
-        told = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        logged = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         steps, values = points_of(content[column])[column]
-        assert list(zip(steps, values, strict=True)) == [(step, pytest.approx(value, rel=1e-4)) for step, value in told]
+        assert list(zip(steps, values, strict=True)) == [
+            (step, pytest.approx(value, rel=1e-4)) for step, value in logged
+        ]
     assert (
         picture_of(content["validation samples"]).shape[0] > 100
         and content["validation samples"]["caption"] == "step 6"
@@ -323,7 +325,7 @@ def test_the_curves_of_a_run_that_continues_begin_where_it_did(server, cases, tm
     assert steps == [2, 4] and steps_again == [2, 4, 6] and values_again[:2] == pytest.approx(values, rel=1e-4)
     assert train(6, "third") == (steps_again, pytest.approx(values_again, rel=1e-4))  # with nothing left to train
     validation = (f"--eval_data_dir={cases}", "--eval_cases=2", "--eval_steps=2")
-    assert train(6, "fourth", *validation, column="ged_4")[0] == [6]  # but a validation that is made up
+    assert train(6, "fourth", *validation, column="ged_4")[0] == [6]  # but a validation that was missed
 
 
 def test_what_was_recorded_is_replayed(server, trained, tmp_path):
@@ -429,7 +431,7 @@ def test_windows_change_nothing_of_a_run(cases, trained, sampled, tmp_path):
 
 
 class Recorder:
-    """A client that keeps what it is told."""
+    """A client that keeps what it is sent."""
 
     env = "inspect"
 
@@ -477,7 +479,7 @@ def test_cases_are_chosen_by_their_figures_and_masks_follow_the_threshold(cases,
     before = dict(client.shown)
     for place, value in ((2, "99"), (2, "x"), (1, "99"), (0, None)):  # passed over
         client.change(place, value)
-    client.change(2, "3", env="another")  # the server tells everybody of it
+    client.change(2, "3", env="another")  # the server sends it to everybody
     assert client.shown["masks"][1] == before["masks"][1]
 
 
@@ -510,7 +512,7 @@ def test_refusals(tmp_path, monkeypatch):
     with unused_port() as port:
         for arguments, words in [
             (["show"], ["show is unknown: serve, inspect or replay"]),
-            (["serve", "--public"], ["--public wants a login", "VISDOM_USERNAME"]),
+            (["serve", "--public"], ["--public needs a login", "VISDOM_USERNAME"]),
             (["serve", "--port=0"], ["--port 0"]),
             (["replay", "/nowhere"], ["/nowhere"]),
             (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no server there", str(port), "visualize serve"]),
@@ -548,7 +550,7 @@ def test_the_server_listens_on_this_machine_only(server):
 
 @pytest.fixture
 def visit(browser, server):
-    """visit(env) opens the environment's page."""
+    """The function visit(env) opens the environment's page."""
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
 
     def open_page(env):
@@ -564,7 +566,8 @@ def test_the_page_shows_training(visit, server, trained):
     page = visit("training")
     page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length >= 8", timeout=30_000)
     drawn = page.evaluate(
-        "Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')].map(plot => [plot.layout.title.text ?? plot.layout.title, [...plot.data[0].y]]))"
+        """Object.fromEntries([...document.querySelectorAll('.js-plotly-plot')].map(
+            plot => [plot.layout.title.text ?? plot.layout.title, [...plot.data[0].y]]))"""
     )
     sent = points_of(windows_of(connect(server.config("training")))["loss"])["loss"][1]
     assert drawn["loss"] == pytest.approx(sent)
@@ -650,8 +653,8 @@ def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(ca
             stderr=subprocess.STDOUT,
             timeout=120,
         )
-    told = done.stdout.decode()
-    assert done.returncode == 0 and "Traceback" not in told, told
-    assert told.count("does not take pictures") == 1 and re.search(
-        r"[\r\n]Visdom at", told
+    output = done.stdout.decode()
+    assert done.returncode == 0 and "Traceback" not in output, output
+    assert output.count("does not take pictures") == 1 and re.search(
+        r"[\r\n]Visdom at", output
     )  # not behind the bar of progress
