@@ -1,4 +1,4 @@
-"""Methods side by side: cases are split by patient, every method gets the same, and the command resumes where it was."""
+"""Methods side by side: cases are split by patient, every method gets the same, and the command resumes."""
 
 import csv
 import importlib

@@ -15,6 +15,7 @@ from guided_diffusion.errors import DataError
 from guided_diffusion.evaluation import report
 from guided_diffusion.evaluation.faults import group_faults
 from guided_diffusion.evaluation.summary import mean_and_interval
+from guided_diffusion.evaluation.table import as_table
 from guided_diffusion.masks import metrics, pictures
 from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.sampling import store
@@ -147,7 +148,7 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     paired = other["differences"]["ged_6"]
     assert paired["mean"] == pytest.approx(np.mean(differences)) and paired["cases"] == 4
     assert paired == mean_and_interval(differences)
-    titles, cells = report.as_table(summary)
+    titles, cells = as_table(summary)
     assert list(titles) == ["A", "s. e.", "B", "s. e.", "B - A", "95 % from", "to", "cases"]
     own = summary["figures"]["ged_6"]
     assert own["mean"] == pytest.approx(np.mean([ged[name, str(samples)] for name in names(data)[:4]]))

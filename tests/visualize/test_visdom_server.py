@@ -1,4 +1,4 @@
-"""The server of `visualize serve`, with and without a login; windows that vanish; recordings; cases without pictures."""
+"""The server of `visualize serve`, with and without a login; windows that vanish; recordings; odd cases."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ def quick_rounds(monkeypatch):
 
 @pytest.fixture
 def own_server(tmp_path):
-    """The function own_server(...) starts a server for one test, which it does not outlive."""
+    """Starts a server for one test, which it does not outlive."""
     started = []
 
     def start(**how):

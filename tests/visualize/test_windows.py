@@ -550,7 +550,7 @@ def test_the_server_listens_on_this_machine_only(server):
 
 @pytest.fixture
 def visit(browser, server):
-    """The function visit(env) opens the environment's page."""
+    """Opens the page of an environment."""
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
 
     def open_page(env):
