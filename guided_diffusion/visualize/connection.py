@@ -3,13 +3,16 @@
 import logging
 import os
 import time
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
 from ..errors import ConfigError
 from ..flags.fields import Flag, config
+
+if TYPE_CHECKING:
+    import requests
 
 PACKAGE = (
     "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install "
@@ -118,23 +121,12 @@ def _client_class() -> Any:
                 session = requests.Session()
                 if self.username:
                     login = {"username": self.username, "password": self.password}
-                    self._post(session, f"{self.server}:{self.port}", json=login)
+                    _post(session, f"{self.server}:{self.port}", json=login)
                 self._session = session
             return self._session
 
         def _handle_post(self, url: str, data: Any = None) -> str:
-            return self._post(self.session, url, data=data or {})
-
-        def _post(self, session: requests.Session, url: str, **content: Any) -> str:
-            try:
-                response = session.post(url, timeout=TIMEOUT, **content)
-            except requests.Timeout as error:
-                raise ConnectionError("no answer") from error
-            except requests.RequestException as error:
-                raise ConnectionError("no server there") from error
-            if not response.ok:
-                raise ConnectionError(f"it answers {response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in")
-            return response.text
+            return _post(self.session, url, data=data or {})
 
         def win_exists(self, win: str, env: str | None = None) -> bool:
             """Called before points are appended to a window."""
@@ -143,6 +135,21 @@ def _client_class() -> Any:
             return True
 
     return LimitedClient
+
+
+def _post(session: "requests.Session", url: str, **content: Any) -> str:
+    """The server's answer. ConnectionError: there is none within TIMEOUT, or a refusal."""
+    import requests
+
+    try:
+        response = session.post(url, timeout=TIMEOUT, **content)
+    except requests.Timeout as error:
+        raise ConnectionError("no answer") from error
+    except requests.RequestException as error:
+        raise ConnectionError("no server there") from error
+    if not response.ok:
+        raise ConnectionError(f"it answers {response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in")
+    return response.text
 
 
 def send_picture(client: Client, window: str, pixels: UInt8[np.ndarray, "3 H W"], caption: str) -> None:
