@@ -77,7 +77,7 @@ def test_modes_with_one_mask_count_as_one(tmp_path):
     truth = read_truth(str(tmp_path / "truth.json"))["phantom0000"]
     case = case_truth(truth, (16, 16))
     assert len(case.modes) == 3
-    assert max(case.probabilities) >= truth["tight"]["probability"] + truth["loose"]["probability"] - 1e-6
+    assert max(case.probabilities) >= truth["tight"].probability + truth["loose"].probability - 1e-6
 
 
 def test_what_is_no_truth(tmp_path):
