@@ -10,27 +10,30 @@ from ..data.case_reader import find_cases
 from ..data.names import SPLIT_NAMES, patient_of
 from ..errors import DataError
 from ..system import storage
+from .config import CompareConfig
 
-PARTS = ("training", "validation", "testing")
+Cases = dict[str, str]  # {name: folder}
+Split = dict[str, Cases]  # of "training", "validation" and "testing"
 
 
-def split_cases(config):
-    """([{part: {case: folder}} of PARTS for each fold], lines to tell), a function of the cases' names and the seed.
+def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
+    """(the Split of each fold, lines to report), a function of the cases' names and the seed.
 
-    Cases of one patient, as a manifest.csv or their names tell, are never on two sides; of the others each is taken for a patient.
+    Cases of one patient, as a manifest.csv or their names say, are never on two sides; each other case counts as a patient.
 
-    config  CompareConfig
     DataError: too few for the folds, or cases or patients of test_dir that are in data_dir too.
     """
     cases = dict(find_cases(config.data_dir))
-    patients, groups = find_patients(config.data_dir, cases), {}
+    patients = find_patients(config.data_dir, cases)
+    groups: dict[str, list[str]] = {}
     for name in cases:
         groups.setdefault(patients.get(name, name), []).append(name)
     order = [str(group) for group in np.random.default_rng(config.seed).permutation(sorted(groups))]
     lines = [f"{len(groups)} patients or single cases: of {len(patients)} of {len(cases)} cases the patient is known"]
     tested = _tested(config, cases, patients)
 
-    splits, folds = [], 1 if tested else config.folds
+    splits: list[Split] = []
+    folds = 1 if tested else config.folds
     for fold in range(folds):
         part = [] if tested else order[fold::folds]
         left = [group for group in order if group not in set(part)]
@@ -40,12 +43,16 @@ def split_cases(config):
                 f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)"
             )
         chosen = {"validation": left[:count], "training": left[count:], "testing": part}
-        split = {name: {case: cases[case] for group in of for case in groups[group]} for name, of in chosen.items()}
+        split = {part: _cases_of(chosen[part], groups, cases) for part in chosen}
         splits.append({**split, "testing": tested} if tested else split)
     return splits, lines
 
 
-def _tested(config, cases, patients):
+def _cases_of(chosen: list[str], groups: dict[str, list[str]], cases: Cases) -> Cases:
+    return {case: cases[case] for group in chosen for case in groups[group]}
+
+
+def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Cases:
     """{case: folder} of test_dir; none where there is none. DataError: some are in data_dir too."""
     if not config.test_dir:
         return {}
@@ -62,33 +69,33 @@ def _tested(config, cases, patients):
     return tested
 
 
-def find_patients(directory, cases):
-    """{case: patient} of those cases {name: folder} whose patient a manifest.csv, in the folder or above it, or else their name tells."""
-    told = {}
+def find_patients(directory: str, cases: Cases) -> dict[str, str]:
+    """{case: patient} of the cases whose patient is known: by a manifest.csv, in the folder or above it, or by their name."""
+    listed: dict[str, str] = {}
     for folder in (directory, os.path.dirname(os.path.abspath(directory))):
         text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
         for row in csv.DictReader(io.StringIO(text, newline="")):
-            told.setdefault(row.get("case"), row.get("patient"))
+            listed.setdefault(row.get("case") or "", row.get("patient") or "")
     patients = {}
     for name, folder in cases.items():
         within = os.path.relpath(folder, directory).split(os.sep)
         within = within[1:] if within[0] in SPLIT_NAMES and len(within) > 1 else within
-        if patient := told.get(os.path.basename(folder)) or patient_of(within):
+        if patient := listed.get(os.path.basename(folder)) or patient_of(within):
             patients[name] = patient
     return patients
 
 
-def check_links(folder):
-    """Refuse a folder, which there may be, that holds anything but links: link_cases would mix them. DataError."""
+def check_links(folder: str) -> None:
+    """DataError: the folder, if it exists, holds more than links, which link_cases would mix with its own."""
     for where, _, files in os.walk(folder):
         if own := [name for name in files if not os.path.islink(os.path.join(where, name))]:
-            raise DataError(f"{os.path.join(where, own[0])} is no link of a comparison: name another --out_dir")
+            raise DataError(f"{os.path.join(where, own[0])} is not a link of a comparison: name another --out_dir")
 
 
-def link_cases(splits, folder):
-    """Folders FOLDER/foldK/PART and FOLDER/testing of links to the cases, and of no others. Nothing but links is ever removed."""
+def link_cases(splits: list[Split], folder: str) -> None:
+    """Folders FOLDER/foldK/PART and FOLDER/testing of links to the cases, and of no others. Only links are ever removed."""
     check_links(folder)
-    wanted = {}
+    wanted: dict[str, str] = {}
     for k, split in enumerate(splits):
         for part, cases in split.items():
             for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):

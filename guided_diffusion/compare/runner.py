@@ -1,9 +1,12 @@
 """How a comparison runs the commands of its stages."""
 
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 
+from ..errors import DataError
 from ..system.workers import Terminated
 
 COMMANDS = "guided_diffusion.commands"
@@ -27,3 +30,23 @@ def run_command(command: str, arguments: list[str], log: str) -> int:
                 process.terminate()
             process.wait()
             raise
+
+
+class Runner:
+    """Runs the commands of a comparison in `folder`: their lines go to commands.txt, their text to console.log."""
+
+    def __init__(self, folder: str, run: RunCommand = run_command) -> None:
+        self.folder, self.run = folder, run
+
+    def __call__(self, command: str, *arguments: object, may_end: int = 0) -> int:
+        """Run a command; returns its status, 0 or may_end. DataError: another status, with its last line."""
+        words = [str(argument) for argument in arguments]
+        log = os.path.join(self.folder, "console.log")
+        with open(os.path.join(self.folder, "commands.txt"), "a", encoding="utf-8") as file:
+            file.write(shlex.join(["python", "-m", f"{COMMANDS}.{command}", *words]) + "\n")
+        status = self.run(command, words, log)
+        if status not in (0, may_end):
+            with open(log, encoding="utf-8") as file:
+                last = ([""] + file.read().strip().splitlines())[-1]
+            raise DataError(f"{command} ended with status {status}: {last} ({log}; rerun the command to resume)")
+        return status

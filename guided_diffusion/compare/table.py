@@ -3,24 +3,27 @@
 import json
 import math
 import os
+from collections.abc import Sequence
+from typing import Any
 
 from ..logger import read_rows
+from .page import Method, Table
 
 SCORED = 8  # masks for each case of a validation
 
 
-def tabulate(out_dir, methods):
-    """{"cases", "rows": [result of each method with its "figures" and "differences" from the first]}, JSON-like."""
+def tabulate(out_dir: str, methods: Sequence[str]) -> Table:
+    """The results of all methods, with the figures of each and their differences from the first's."""
     with open(os.path.join(out_dir, "metrics.json"), encoding="utf-8") as file:
         summary = json.load(file)
-    rows = []
-    for method, told in zip(methods, (summary, *summary["compared"]), strict=True):
+    rows: list[Method] = []
+    for method, scored in zip(methods, (summary, *summary["compared"]), strict=True):
         with open(os.path.join(out_dir, method, "result.json"), encoding="utf-8") as file:
-            rows.append({**json.load(file), "figures": told["figures"], "differences": told.get("differences", {})})
+            rows.append({**json.load(file), "figures": scored["figures"], "differences": scored.get("differences", {})})
     return {"cases": summary["cases"], "rows": rows}
 
 
-def training_of(folder):
+def training_of(folder: str) -> dict[str, Any]:
     """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
     rows = read_rows(os.path.join(folder, "progress.csv"))
     seconds, before = 0.0, 0
@@ -28,9 +31,6 @@ def training_of(folder):
         seconds += (int(row["samples"]) - before) / float(row["samples_per_second"])
         before = int(row["samples"])
     score = f"ged_{SCORED}"
-    curve = [
-        {name: float(row[name]) for name in ("samples", score)}
-        for row in rows
-        if math.isfinite(float(row.get(score) or "nan"))
-    ]
+    scored = [row for row in rows if math.isfinite(float(row.get(score) or "nan"))]
+    curve = [{name: float(row[name]) for name in ("samples", score)} for row in scored]
     return {"training_seconds": seconds, "curve": curve}

@@ -101,7 +101,7 @@ def test_links_are_those_of_the_split_alone(patients, tmp_path):
 
 def test_nothing_but_links_is_ever_removed(patients, tmp_path):
     splits, _ = split_cases(CompareConfig(data_dir=str(patients), folds=3))
-    with pytest.raises(DataError, match="manifest.csv is no link of a comparison: name another --out_dir"):
+    with pytest.raises(DataError, match="manifest.csv is not a link of a comparison: name another --out_dir"):
         link_cases(splits, str(tmp_path))
     with pytest.raises(ConfigError, match="--out_dir .* lies in --data_dir"):
         check_folders(CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")))
@@ -189,15 +189,14 @@ def test_a_learning_rate_with_which_training_diverges_is_passed_over(cases, tmp_
         return run_command
 
     def comparison(diverging):
-        made = Comparison(config, {}, tell=lambda line: None, run_command=runner(diverging))
-        made.splits, _ = split_cases(config)
-        return made
+        return Comparison(config, {}, report=lambda line: None, run_command=runner(diverging)).methods[0]
 
-    assert comparison({"0.001"}).choose_lr("unet", 0, 10) == (0.01, {"0.001": None, "0.01": 0.25})
+    (first, second), _ = split_cases(config)
+    assert comparison({"0.001"}).choose_lr(0, first, 10) == (0.01, {"0.001": None, "0.01": 0.25})
     with pytest.raises(DataError, match="none of --lrs 0.001,0.01 trains it"):
-        comparison({"0.001", "0.01"}).choose_lr("unet", 1, 10)
+        comparison({"0.001", "0.01"}).choose_lr(1, second, 10)
     with pytest.raises(DataError, match="unet: training diverged with learning rate 0.01"):
-        comparison({"0.01"}).train("unet", 0, str(tmp_path / "whole"), 10, lr=0.01)
+        comparison({"0.01"}).train(0, str(tmp_path / "whole"), 10, {"lr": 0.01})
 
 
 def test_a_command_that_fails_is_named_with_its_last_line(cases, tmp_path):
@@ -300,9 +299,7 @@ def test_a_given_flag_takes_the_place_of_a_presets_that_says_the_same(cases, tmp
     config = CompareConfig(
         data_dir=str(cases), methods=("demo",), budget_images=8, folds=2, batch_size=2, out_dir=str(tmp_path)
     )
-    comparison = Comparison(config, {"prediction": "v"})
-    comparison.splits, _ = split_cases(config)
-    comparison.check_methods()
+    Comparison(config, {"prediction": "v"}).check_methods(split_cases(config)[0])
 
 
 def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_path):
