@@ -68,8 +68,8 @@ class Campaign:
     def survives(self, folder, *more):
         """Nothing that was saved before is lost, and the run ends as if nobody had disturbed it."""
         logged = self.logged(folder)
-        state, _, _ = CheckpointFolder(str(folder)).newest()
-        lost = logged - (state["step"] if state else 0)
+        newest = CheckpointFolder(str(folder)).newest()
+        lost = logged - (newest.checkpoint.step if newest else 0)
         if lost > SAVE_INTERVAL:
             raise Survival(f"{lost} steps are lost, with a save every {SAVE_INTERVAL}")
         self.same(self.finish(folder, *more))

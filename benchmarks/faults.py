@@ -195,7 +195,7 @@ def asked_to_end(number):
         campaign.wait(lambda: campaign.logged(folder) >= step, run)
         run.send_signal(number)
         text, _ = run.communicate()
-        if run.returncode or (CheckpointFolder(str(folder)).newest()[0]["step"] != campaign.logged(folder)):
+        if run.returncode or CheckpointFolder(str(folder)).newest().checkpoint.step != campaign.logged(folder):
             raise Survival(f"it ended with {run.returncode}: {text[-500:]}")
         campaign.survives(folder)
 

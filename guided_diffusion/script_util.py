@@ -90,15 +90,15 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
     ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
     """
     classes = (DataConfig, *MODEL_CONFIGS)
-    state = load_checkpoint(path)
-    stored, given = state["flags"] or {}, parse_flags(given, *classes)
+    checkpoint = load_checkpoint(path, to_sample=True)
+    stored, given = checkpoint.flags, parse_flags(given, *classes)
     free = free_in_sampling(stored.get("method", MethodConfig.method))
     if stored and (different := differences(stored, json_like(given), *classes, free=free)):
         raise CheckpointError(f"{path} was trained with {', '.join(different)}: remove the flag or the preset")
     configs = configs_from_flags({**stored, **given}, *classes)
     segmenter = create_segmenter(configs)
-    averages = list(state["ema"].values())
-    chosen = averages[0] if averages and weights == "ema" else state["weights"]
+    averages = list(checkpoint.ema.values())
+    chosen = averages[0] if averages and weights == "ema" else checkpoint.weights
     load_weights(segmenter, chosen, path, "model." if METHODS[configs[MethodConfig].method].has_chain else "")
     return LoadedModel(segmenter.eval(), configs, pick_flags(stored, SamplerConfig))
 

@@ -12,6 +12,7 @@ from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.training.config import TrainConfig
+from guided_diffusion.training.run_log import open_logger
 from guided_diffusion.training.start import find_start
 from guided_diffusion.training.validation import ValidationConfig, Validator
 
@@ -45,7 +46,8 @@ def train_small(dataset, **given):
         if "eval_steps" in given
         else None
     )
-    trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator)
+    logger = open_logger(segmenter, config, processes, start, validator)
+    trainer = Trainer(segmenter, dataset, config, processes, flags, start, validator=validator, logger=logger)
     trainer.run()
     return trainer
 
@@ -58,7 +60,8 @@ def rows_of(folder):
 
 def learnt(trainer):
     """All that a checkpoint has but the flags."""
-    return {key: value for key, value in trainer.state.whole(trainer.described).items() if key != "flags"}
+    content = trainer.state.checkpoint(trainer.info).content()
+    return {key: value for key, value in content.items() if key != "flags"}
 
 
 def same(a, b):

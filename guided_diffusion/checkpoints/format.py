@@ -5,53 +5,110 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     format, version      what this file is
     step, samples        optimizer steps done, and masks drawn from the data over all processes
     processes, data      how many processes there were, and the hash of the cases that they trained on
-    threads              that each process computed with; None: on a GPU. Checkpoints made before it was stored lack it
+    threads              that each process computed with; None: on a GPU. Older checkpoints lack it
     flags                every flag of the run, by name
     weights              the segmenter: model.*, prior.*, posterior.*
     ema                  {rate: weights}, averaged
     optimizer, schedule_sampler, scaler
     random               the seed; each step's randomness follows from it and the place in the data
     best                 {settings, step, score} of the best validation so far; None: there was none
-    bad_steps            [steps left out so far, because a loss or a gradient was not finite; the last ones of them in a row]
+    bad_steps            [steps skipped so far, because a loss or a gradient was not finite; in a row at the end]
 
 Bare state dicts of the published code, and of the implicit-ensembles code, are read too.
 """
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeGuard
 
 import torch
 
-from ..errors import CheckpointError
+from ..flags.configs import Flags
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
 NUMBERED = re.compile(r"savedmodel(\d+)\.pt$")
 
-
-def check_complete(state, path):
-    """CheckpointError: the checkpoint lacks parts that are needed to resume; sampling may still work."""
-    if state["flags"] is not None and (missing := [name for name in TO_GO_ON if name not in state]):
-        raise CheckpointError(f"{path}: a run cannot go on from it, for it lacks {', '.join(missing)}; use another one")
+Weights = dict[str, torch.Tensor]  # a state dict
 
 
-# -- what its parts must be, so that no reader of a damaged one fails ---------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint in memory; its fields are the keys described above. What a file lacks has the default.
+
+    is_published  of the published code: its weights are the U-Net's alone, and it has no flags
+    """
+
+    flags: Flags = field(default_factory=dict)
+    processes: int | None = None
+    threads: int | None = None
+    data: str | None = None
+    random: dict[str, Any] = field(default_factory=dict)
+    step: int
+    samples: int | None = None
+    weights: Weights
+    ema: dict[str, Weights] = field(default_factory=dict)
+    optimizer: dict[str, Any] | None = None
+    scaler: dict[str, Any] | None = None
+    schedule_sampler: Weights | None = None
+    best: dict[str, Any] | None = None
+    bad_steps: tuple[int, int] = (0, 0)
+    is_published: bool = False
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> "Checkpoint":
+        """The checkpoint that a file holds, whose parts are sound."""
+        parts = {f.name: content[f.name] for f in fields(cls) if f.name in PARTS and f.name in content}
+        return cls(**{**parts, "bad_steps": tuple(parts.get("bad_steps", (0, 0)))})
+
+    def content(self) -> dict[str, Any]:
+        """What a file of it holds: plain tensors and JSON-like values."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name in PARTS}
+        parts = {name: part for name, part in parts.items() if part is not None or name in MAY_BE_NONE}
+        return {"format": FORMAT, "version": VERSION, **parts, "bad_steps": list(self.bad_steps)}
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the segmenter's weights start with, as far as the checkpoint has them."""
+        return "model." if self.is_published else ""
+
+    def missing_to_resume(self) -> list[str]:
+        """The names of the parts that are missing and that a run needs to continue; sampling may still work."""
+        return [] if self.is_published else [name for name in TO_RESUME if getattr(self, name) is None]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a checkpoint records of the run that writes it, besides the run's state."""
+
+    flags: Flags
+    processes: int
+    threads: int | None
+    data: str | None
+    seed: int
+
+
+# -- what its parts must be, so that no reader of a damaged one fails --------------------------------------------------
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 
 
-def is_tensor(value):
+def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
     """Whether a value is a plain tensor in main memory."""
-    dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-    return dense and value.dtype in DTYPES
+    if not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and value.dtype in DTYPES
 
 
-def is_weights(value):
+def is_weights(value: object) -> TypeGuard[Weights]:
+    """Whether a value is a state dict: tensors in main memory, by their names."""
     return isinstance(value, dict) and all(isinstance(k, str) and is_tensor(v) for k, v in value.items())
 
 
-def _is_plain(value, depth=8):
-    """Whether a value is JSON-like, and nested no deeper."""
+def _is_plain(value: object, depth: int = 8) -> bool:
+    """Whether a value is JSON-like, nested to `depth` at most."""
     if isinstance(value, dict):
         return depth > 0 and all(isinstance(k, str) and _is_plain(v, depth - 1) for k, v in value.items())
     if isinstance(value, list):
@@ -59,45 +116,54 @@ def _is_plain(value, depth=8):
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _is_count(value, least=0):
+def _is_count(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and value >= least
 
 
-def _is_scaler(value):
+def _is_plain_dict(value: object) -> bool:
+    return isinstance(value, dict) and _is_plain(value)
+
+
+def _is_scaler(value: object) -> bool:
     """Whether a value is the state of a GradScaler; an empty one is that of a scaler that is not used."""
-    if value == {}:
-        return True
+    if not isinstance(value, dict) or not value:
+        return value == {}
     names = ("scale", "growth_factor", "backoff_factor")
     return (
         _is_plain(value)
-        and isinstance(value, dict)
         and all(isinstance(value.get(n), float) and 0 < value[n] < math.inf for n in names)
         and _is_count(value.get("growth_interval"), 1)
         and _is_count(value.get("_growth_tracker"))
     )
 
 
-def _is_best(value):
-    if value is None:
-        return True
-    right = _is_plain(value) and isinstance(value, dict) and isinstance(value.get("settings"), dict)
+def _is_best(value: object) -> bool:
+    if not isinstance(value, dict):
+        return value is None
+    right = _is_plain(value) and isinstance(value.get("settings"), dict)
     return right and _is_count(value.get("step")) and isinstance(value.get("score"), float)
 
 
-PARTS = {
+def _is_pair_of_counts(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+PARTS: dict[str, Callable[[object], bool]] = {
     "step": _is_count,
     "samples": _is_count,
     "processes": lambda value: _is_count(value, 1),
     "threads": lambda value: value is None or _is_count(value, 1),
     "data": lambda value: value is None or isinstance(value, str),
-    "flags": lambda value: isinstance(value, dict) and _is_plain(value),
+    "flags": _is_plain_dict,
+    "random": _is_plain_dict,
     "weights": is_weights,
     "ema": lambda value: isinstance(value, dict) and all(map(is_weights, value.values())),
     "optimizer": lambda value: value is None or isinstance(value, dict),
     "schedule_sampler": is_weights,
     "scaler": _is_scaler,
     "best": _is_best,
-    "bad_steps": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)),
+    "bad_steps": _is_pair_of_counts,
 }
 TO_SAMPLE = ("step", "flags", "weights", "ema")
-TO_GO_ON = (*TO_SAMPLE, "samples", "optimizer", "schedule_sampler", "scaler")
+TO_RESUME = (*TO_SAMPLE, "samples", "optimizer", "schedule_sampler", "scaler")
+MAY_BE_NONE = ("threads", "data", "best")  # with a meaning

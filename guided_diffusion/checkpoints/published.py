@@ -2,39 +2,46 @@
 
 import os
 import re
+from typing import Any
 
 from ..errors import CheckpointError
 from ..system import storage
 from .files import load_tensors
-from .format import NUMBERED, is_weights
+from .format import NUMBERED, Checkpoint, Weights, is_weights
 
 
-def read_published(path, weights):
-    """The state of the bare weights at `path`, with the average and the optimizer that lie beside it."""
+def read_published(path: str, weights: Weights, to_sample: bool = False) -> Checkpoint:
+    """The bare weights at `path` as a checkpoint, with the average and the optimizer that lie beside them.
+
+    to_sample  without the optimizer; the average is mapped into memory
+    """
     folder, name = os.path.split(path)
     number = NUMBERED.search(name)
-    state = {
-        "step": int(number[1]) if number else 0,
-        "samples": 0,
-        "flags": None,
-        "weights": _unet_weights(weights),
-        "ema": {},
-        "optimizer": None,
-    }
+    averages: dict[str, Weights] = {}
+    optimizer: Any = None
     if number:
         for beside in storage.names(folder or "."):
             if match := re.fullmatch(rf"emasavedmodel_([\d.]+)_{number[1]}\.pt", beside):
-                average = load_tensors(os.path.join(folder, beside))
-                if not is_weights(average):
-                    raise CheckpointError(
-                        f"{os.path.join(folder, beside)}: not an average of the published code; move it away"
-                    )
-                state["ema"][match[1]] = _unet_weights(average)
-        optimizer = os.path.join(folder, f"optsavedmodel{number[1]}.pt")
-        if storage.exists(optimizer):
-            state["optimizer"] = load_tensors(optimizer)
-    return state
+                averages[match[1]] = _read_average(os.path.join(folder, beside), to_sample)
+        stored = os.path.join(folder, f"optsavedmodel{number[1]}.pt")
+        if not to_sample and storage.exists(stored):
+            optimizer = load_tensors(stored)
+    return Checkpoint(
+        step=int(number[1]) if number else 0,
+        samples=0,
+        weights=_unet_weights(weights),
+        ema=averages,
+        optimizer=optimizer,
+        is_published=True,
+    )
 
 
-def _unet_weights(weights):
+def _read_average(path: str, mapped: bool) -> Weights:
+    average = load_tensors(path, mapped)
+    if not is_weights(average):
+        raise CheckpointError(f"{path}: not an average of the published code; move it away")
+    return _unet_weights(average)
+
+
+def _unet_weights(weights: Weights) -> Weights:
     return {f"model.{key.removeprefix('module.')}": value for key, value in weights.items()}

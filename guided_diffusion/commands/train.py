@@ -27,7 +27,8 @@ from ..system import storage
 from ..system.device import ComputeConfig, check_compiler, out_of_memory_as_error
 from ..train_util import Trainer
 from ..training.config import TrainConfig, check_log_dir, check_num_cases, check_processes
-from ..training.start import check_cases, find_start, load_start
+from ..training.run_log import open_logger
+from ..training.start import check_cases, check_start, find_start
 from ..training.thread_choice import settle_threads
 from ..training.validation import ValidationConfig, Validator
 from ..unet import UNetConfig
@@ -79,24 +80,37 @@ def train(configs: Configs) -> None:
     lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
     lock.take()  # before it is read, where it is there
     start = find_start(configs, flags, processes.world_size)
-    load_start(segmenter, start)
+    check_start(segmenter, start)
     dataset, *eval_dataset = open_datasets(configs)
     check_num_cases(config, len(dataset), processes.world_size)
-    check_cases(start, config, flags, dataset.fingerprint)
+    check_cases(start, flags, dataset.fingerprint)
     storage.make_folder(config.log_dir)
     lock.take()
 
     remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
     image_shape = (unet.image_channels, unet.image_size, unet.image_size)
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
-        start = (*start[:2], start[2] + settle_threads(segmenter, image_shape, config, how, processes, start))
-        validation, sampler = configs[ValidationConfig], configs[SamplerConfig]
-        validators = [
-            Validator(d, validation, sampler, processes, config.seed, config.batch_size, not config.shard)
-            for d in eval_dataset
-        ]
+        lines = settle_threads(segmenter, image_shape, config, how, processes, start)
+        validator = None
+        if eval_dataset:
+            options = (configs[ValidationConfig], configs[SamplerConfig], processes, config.seed, config.batch_size)
+            validator = Validator(eval_dataset[0], *options, shared=not config.shard)
         windows = open_windows(configs[VisdomConfig], processes.is_main, tqdm.write)
-        trainer = Trainer(segmenter, dataset, config, processes, flags, start, *validators, how=how, windows=windows)
+        logger = open_logger(segmenter, config, processes, start, validator)
+        for line in lines:
+            logger.info(line)
+        trainer = Trainer(
+            segmenter,
+            dataset,
+            config,
+            processes,
+            flags,
+            start,
+            validator=validator,
+            how=how,
+            logger=logger,
+            windows=windows,
+        )
         del start  # all of its tensors, of which the trainer has its own by now
         trainer.run()
 

@@ -1,10 +1,12 @@
 """The exponential moving average of a module's weights."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
-from ..dist_util import like, local
+from ..dist_util import like, local, reshard_all
 
 
 class EMA:
@@ -13,14 +15,14 @@ class EMA:
     rates  {name: rate}, the one to sample with first
     """
 
-    def __init__(self, module, rates):
+    def __init__(self, module: nn.Module, rates: Mapping[str, float]) -> None:
         self.module, self.rates = module, rates
         self.live = list(module.state_dict().values())  # these follow the module's weights
         self.weights = {name: {k: v.clone() for k, v in module.state_dict().items()} for name in rates}
 
     @torch.no_grad()
-    def update(self, step, moved=True):
-        """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged too.
+    def update(self, step: int, moved: torch.Tensor | bool = True) -> None:
+        """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged.
 
         moved  whether there is anything to take in; a tensor [] on the weights' device, or a bool
         """
@@ -33,27 +35,25 @@ class EMA:
             torch._foreach_add_(averages, change)
 
     @contextmanager
-    def applied(self):
+    def applied(self) -> Iterator[None]:
         """For as long as the context lasts, the module has the first averages, and these its weights."""
         averages = list(next(iter(self.weights.values())).values())
         self._swap(averages)
         try:
             yield
         finally:
-            for part in self.module.modules():  # a sharded one may hold on to whole weights, which are averages now
-                if hasattr(part, "reshard"):
-                    part.reshard()
+            reshard_all(self.module)  # a sharded one may hold on to whole weights, which are averages now
             self._swap(averages)
 
     @torch.no_grad()
-    def _swap(self, averages):
+    def _swap(self, averages: Sequence[torch.Tensor]) -> None:
         for live, average in zip(map(local, self.live), map(local, averages), strict=True):
             kept = live.clone()
             live.copy_(average)
             average.copy_(kept)
 
     @torch.no_grad()
-    def load(self, live, averages):
+    def load(self, live: Mapping[str, torch.Tensor], averages: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
         """Start from stored averages, and from the live weights for a name that was not averaged."""
         for name, weights in self.weights.items():
             stored = {**live, **averages.get(name, {})}

@@ -1,50 +1,87 @@
 """Everything of a training run that has a state, as its checkpoints keep it."""
 
-import torch
+from collections.abc import Mapping
+from typing import Any
 
-from ..checkpoints.format import FORMAT, VERSION
+import torch
+from torch import nn
+
+from ..checkpoints.format import Checkpoint, RunInfo
 from ..checkpoints.weights import check_schedule_sampler
-from ..dist_util import full, like, whole
+from ..dist_util import Processes, full, like, whole
+from ..flags.configs import Flags
+from ..lidcloader import LIDCDataset
 from ..resample import create_named_schedule_sampler
+from ..sampling.protocol import Segmenter
+from ..system.device import ComputeConfig, compile_model, prepare
+from .config import TrainConfig
 from .ema import EMA
+
+
+def as_module(segmenter: Segmenter) -> nn.Module:
+    """The segmenter as the module that it is."""
+    assert isinstance(segmenter, nn.Module)
+    return segmenter
+
+
+def place(segmenter: Segmenter, config: TrainConfig, how: ComputeConfig, processes: Processes) -> nn.Module:
+    """Put a segmenter on the device, sharded or replicated over the processes; returns the module to call."""
+    module = as_module(segmenter)
+    if config.shard:  # before anything whole goes to the device
+        processes.shard(segmenter.shardable())
+    # Sharded weights cannot lie channels-last, and on a CPU the backward pass and the norms are slower so.
+    channels_last = processes.device.type == "cuda" and not config.shard
+    prepare(module.train(), how, processes.device, channels_last)
+    if how.compile:
+        compile_model(module, cuda_graphs=False)
+    return module if config.shard else processes.wrap(module)
+
+
+def describe_run(flags: Flags, config: TrainConfig, processes: Processes, dataset: LIDCDataset) -> RunInfo:
+    """What the checkpoints of a run record of it."""
+    # On a GPU threads do not decide how results are rounded.
+    threads = torch.get_num_threads() if processes.device.type == "cpu" else None
+    return RunInfo(flags, processes.world_size, threads, dataset.fingerprint, config.seed)
 
 
 class RunState:
     """Weights, averages, optimizer, schedule sampler, loss scale and counters of a run.
 
     segmenter       on its device, sharded or not
-    config          TrainConfig
     masks_per_step  over all processes
     """
 
-    def __init__(self, segmenter, config, masks_per_step):
-        device = next(segmenter.parameters()).device
+    def __init__(self, segmenter: Segmenter, config: TrainConfig, masks_per_step: int) -> None:
+        module = as_module(segmenter)
+        device = next(module.parameters()).device
         self.segmenter, self.masks_per_step = segmenter, masks_per_step
-        self.trained = [p for p in segmenter.parameters() if p.requires_grad]
+        self.trained = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(segmenter, config.averages)
+        self.ema = EMA(module, config.averages)
         self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.num_timesteps)
         is_float16 = segmenter.model.autocast_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_float16)
         self.steps_done = self.samples = 0  # optimizer steps, and masks drawn from the data over all processes
         self.bad_steps = self.bad_in_a_row = 0
-        self.best = None  # {settings, step, score} of the best validation
+        self.best: dict[str, Any] | None = None  # {settings, step, score} of the best validation
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def unscale(self):
+    def unscale(self) -> torch.Tensor:
         """Take the loss scale out of the gradients; returns their norm over all parameters, a tensor []."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained]
-        assert not any(gradient is None for gradient in gradients), "a trained part had no part in the loss"
-        return full(torch.nn.utils.get_total_norm(gradients))
+        found = [gradient for gradient in gradients if gradient is not None]
+        assert len(found) == len(gradients), "a trained part had no part in the loss"
+        return full(nn.utils.get_total_norm(found))
 
-    def move(self, learning_rate, bad):
+    def move(self, learning_rate: float, bad: torch.Tensor) -> None:
         """One step of optimizer and averages, which leaves them as they are where `bad`, a bool tensor [], is true."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         bad = bad.float()
-        self.optimizer.found_inf = bad  # the fused kernel leaves everything as it is where this is 1
+        # The fused kernel leaves everything as it is where this is 1; GradScaler, too, passes it as an attribute.
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -52,13 +89,13 @@ class RunState:
         self.steps_done += 1
         self.samples += self.masks_per_step
 
-    def count(self, bad):
+    def count(self, bad: bool) -> None:
         """Take in whether a step that is done was a bad one."""
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         self.bad_steps += bad
 
-    def rewind(self, more):
-        """Go back to before the last bad steps in a row: those counted, and `more` that are not. They moved no weight."""
+    def rewind(self, more: int) -> None:
+        """Go back to before the last bad steps in a row, those counted and `more` others; they moved no weight."""
         self.bad_steps -= self.bad_in_a_row
         undone = self.bad_in_a_row + more
         self.steps_done -= undone
@@ -67,50 +104,49 @@ class RunState:
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def whole(self, described, keep=True):
-        """The content of a checkpoint, with whole tensors on the CPU. Every process that has a shard must call this.
+    def checkpoint(self, info: RunInfo, keep: bool = True) -> Checkpoint:
+        """A checkpoint of whole tensors on the CPU. Every process that has a shard must call this.
 
-        described  its flags, processes, threads, data and seed, by the names in checkpoints/format.py
-        keep       False: no tensors, for a process that does not write them
+        keep  False: no tensors, for a process that does not write them
         """
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            **described,
-            "step": self.steps_done,
-            "samples": self.samples,
-            "weights": whole(self.segmenter.state_dict(), keep),
-            "ema": whole(self.ema.weights, keep),
-            "optimizer": whole(self.optimizer.state_dict(), keep),
-            "scaler": self.scaler.state_dict(),
-            "schedule_sampler": self.schedule_sampler.state_dict(),
-            "best": self.best,
-            "bad_steps": [self.bad_steps, self.bad_in_a_row],
-        }
+        return Checkpoint(
+            flags=info.flags,
+            processes=info.processes,
+            threads=info.threads,
+            data=info.data,
+            random={"seed": info.seed},
+            step=self.steps_done,
+            samples=self.samples,
+            weights=whole(as_module(self.segmenter).state_dict(), keep),
+            ema=whole(self.ema.weights, keep),
+            optimizer=whole(self.optimizer.state_dict(), keep),
+            scaler=self.scaler.state_dict(),
+            schedule_sampler=self.schedule_sampler.state_dict(),
+            best=self.best,
+            bad_steps=(self.bad_steps, self.bad_in_a_row),
+        )
 
-    def resume(self, stored, path, schedule_sampler, own):
-        """Take over the checkpoint `stored` at `path`, or as much of it as a published one has. Its weights are the
-        segmenter's already.
+    def resume(self, checkpoint: Checkpoint, path: str, schedule_sampler: str, own: bool) -> None:
+        """Take over the checkpoint at `path`, or as much of it as a published one has; its weights are loaded already.
 
-        schedule_sampler  the run's --schedule_sampler: the history of another one is left out
-        own               whether it is of the same run, whose counts of bad steps and best score go on
+        schedule_sampler  the run's --schedule_sampler: the history of another one is dropped
+        own               whether it is of the same run, whose counts of bad steps and best score continue
         """
-        self.ema.load(stored["weights"], stored["ema"])
-        self.steps_done, self.samples = stored["step"], stored["samples"]
-        if stored["optimizer"] is not None:
-            self._resume_optimizer(stored["optimizer"]["state"])
-        if stored["flags"] is None:
-            return
+        self.ema.load(checkpoint.weights, checkpoint.ema)
+        self.steps_done, self.samples = checkpoint.step, checkpoint.samples or 0
+        if checkpoint.optimizer is not None:
+            self._resume_optimizer(checkpoint.optimizer["state"])
         if own:
-            self.best = stored.get("best")
-            self.bad_steps, self.bad_in_a_row = stored.get("bad_steps", (0, 0))
-        if stored["scaler"]:  # the run before had one
-            self.scaler.load_state_dict(stored["scaler"])
-        if stored["flags"].get("schedule_sampler") == schedule_sampler:
-            check_schedule_sampler(stored["schedule_sampler"], self.schedule_sampler.state_dict(), path)
-            self.schedule_sampler.load_state_dict(stored["schedule_sampler"])
+            self.best = checkpoint.best
+            self.bad_steps, self.bad_in_a_row = checkpoint.bad_steps
+        if checkpoint.scaler:  # the run before had one
+            self.scaler.load_state_dict(checkpoint.scaler)
+        history = checkpoint.schedule_sampler
+        if history is not None and checkpoint.flags.get("schedule_sampler") == schedule_sampler:
+            check_schedule_sampler(history, self.schedule_sampler.state_dict(), path)
+            self.schedule_sampler.load_state_dict(history)
 
-    def _resume_optimizer(self, entries):
+    def _resume_optimizer(self, entries: Mapping[int, Mapping[str, Any]]) -> None:
         """The moments of the parameters that are trained; the optimizer's settings are this run's."""
         # The U-Net's parameters come first, the encoders' are missing where they are not trained.
         kept = {

@@ -1,162 +1,203 @@
 """What a run starts from: its own newest checkpoint, another one, or nothing."""
 
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from ..checkpoints.folder import CheckpointFolder
-from ..checkpoints.format import check_complete
+from ..checkpoints.format import Checkpoint, RunInfo
 from ..checkpoints.load import load_checkpoint
-from ..checkpoints.weights import check_optimizer, load_weights
+from ..checkpoints.weights import check_optimizer, check_weights, load_weights
+from ..dist_util import Processes
 from ..errors import CheckpointError, ConfigError
-from ..flags.configs import differences
+from ..flags.configs import Configs, Flags, differences
 from ..flags.fields import flag_fields
 from ..flags.retired import other_constants
+from ..sampling.protocol import Segmenter
 from ..system import storage
 from ..system.device import ComputeConfig
 from ..unet import UNetConfig
 from .config import TrainConfig
+from .run_state import RunState, as_module
+
+NOT_THE_SAME = "the result is not bit for bit that of the run as it was"
 
 
-def find_start(configs, flags, world_size=1):
-    """The checkpoint that the run starts from, its path, and lines to tell; (None, None, []) for a fresh start.
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from; without a checkpoint, from initial weights.
 
-    The newest of log_dir comes before --resume_checkpoint, so that running the same command again continues.
+    path   of the checkpoint
+    own    whether it is of the run in log_dir, and not one that another run starts from
+    lines  to report
+    """
+
+    checkpoint: Checkpoint | None = None
+    path: str = ""
+    own: bool = False
+    lines: Sequence[str] = ()
+
+    @property
+    def step(self) -> int:
+        """The number of steps that are done."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+
+def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
+    """The checkpoint that the run starts from, if there is any.
+
+    The newest of log_dir comes before --resume_checkpoint, so that running the same command again resumes the run.
 
     configs  of the run
     flags    {name: value} of it, as they are stored
-
-    CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to check_cases.
+    CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to
+    check_cases.
     """
-    config = configs[TrainConfig]
+    config, classes = configs[TrainConfig], configs.classes
     if config.resume == "never":
-        empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
-        if used := [name for name in storage.names(config.log_dir) if name not in empty]:
-            raise CheckpointError(f"{config.log_dir}: --resume never wants an empty folder, yet it holds {used[0]}")
-    else:
-        state, path, lines = CheckpointFolder(config.log_dir).newest()
-        if state is not None:
-            free = names_that_resume(configs.classes, "free", "rounding")
-            if _same_step(state, config, world_size):
-                free.add("batch_size")
-            _refuse_other_flags(
-                state, path, flags, configs.classes, free, "use another --log_dir, or the folder's flags"
-            )
-            if (
-                config.resume_checkpoint
-                and state["flags"]
-                and config.resume_checkpoint != state["flags"].get("resume_checkpoint")
-            ):
-                raise CheckpointError(
-                    f"{config.log_dir} holds a run that did not start from --resume_checkpoint {config.resume_checkpoint}: "
-                    "use another --log_dir"
-                )
-            return state, path, lines
-
-    if not config.resume_checkpoint:
-        return None, None, []
-    state = load_checkpoint(config.resume_checkpoint)
-    free = names_that_resume(configs.classes, "free", "rounding", "new run")
-    _refuse_other_flags(state, config.resume_checkpoint, flags, configs.classes, free, "give the checkpoint's flags")
-    return state, config.resume_checkpoint, []
+        _refuse_used_folder(config.log_dir)
+    elif newest := CheckpointFolder(config.log_dir).newest():
+        checkpoint, path, lines = newest
+        start = Start(checkpoint, path, is_own(path, config), lines)
+        free = names_that_resume(classes, "free", "rounding")
+        if _same_step(checkpoint, config, world_size):
+            free.add("batch_size")
+        _refuse_other_flags(start, flags, classes, free, "use another --log_dir, or the folder's flags")
+        if config.resume_checkpoint:
+            _refuse_other_origin(checkpoint, config)
+        return start
+    path = config.resume_checkpoint
+    if not path:
+        return Start()
+    start = Start(load_checkpoint(path), path, is_own(path, config))
+    free = names_that_resume(classes, "free", "rounding", "new run")
+    _refuse_other_flags(start, flags, classes, free, "give the checkpoint's flags")
+    return start
 
 
-def names_that_resume(classes, *rules):
+def names_that_resume(classes: Iterable[type], *rules: str) -> set[str]:
     """Names of the flags of these classes whose `resume` is one of the rules."""
     return {name for name, field in flag_fields(*classes).items() if field.flag.resume in rules}
 
 
-def is_own(path, config):
-    """Whether the checkpoint at `path` is of the run in log_dir, and not one that another run starts from."""
+def is_own(path: str, config: TrainConfig) -> bool:
+    """Whether the checkpoint at `path` lies in log_dir."""
     return os.path.dirname(path) == os.path.dirname(os.path.join(config.log_dir, ""))
 
 
-def _same_step(state, config, world_size):
-    """Whether a step has as many masks, over all processes, as those of the run of a checkpoint."""
-    each, rest = divmod(config.batch_size * world_size, state.get("processes", world_size))
-    return bool(state["flags"]) and rest == 0 and state["flags"].get("batch_size") == each
+def _refuse_used_folder(folder: str) -> None:
+    empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
+    if used := [name for name in storage.names(folder) if name not in empty]:
+        raise CheckpointError(f"{folder}: --resume never needs an empty folder, but it holds {used[0]}")
 
 
-def check_cases(start, config, flags, fingerprint):
-    """CheckpointError: the run goes on with another --data_dir, whose cases are not, by their hash, those that it began with."""
-    state, path, _ = start
-    if state is None or not is_own(path, config) or (fingerprint and state.get("data") == fingerprint):
-        return
-    _refuse_other_flags(
-        state,
-        path,
-        {"data_dir": flags["data_dir"]},
-        (),
-        (),
-        "it has other cases; use another --log_dir, or the run's cases",
-    )
-
-
-def _refuse_other_flags(state, path, flags, classes, free, remedy):
-    """CheckpointError: the checkpoint was made with other flags than these, or with what is no longer possible."""
-    if state["flags"] is None:
-        return
-    if different := differences(state["flags"], flags, *classes, free=free):
-        raise CheckpointError(f"{path} was made with {', '.join(different)}: {remedy}")
-    if removed := other_constants(state["flags"]):
+def _refuse_other_origin(checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """CheckpointError: the run in log_dir did not start from --resume_checkpoint."""
+    given = config.resume_checkpoint
+    if checkpoint.flags and checkpoint.flags.get("resume_checkpoint") != given:
         raise CheckpointError(
-            f"{path} was made with {', '.join(removed)}, which is no longer possible: train a new run"
+            f"{config.log_dir} holds a run that did not start from --resume_checkpoint {given}: use another --log_dir"
         )
 
 
-def load_start(segmenter, start):
-    """Put the weights of what find_start gave into `segmenter`. CheckpointError: they, or the averages, or the optimizer's
-    state, do not fit it, or something is missing that a run wants.
-    """
-    state, path, _ = start
-    if state is None:
+def _refuse_other_flags(start: Start, flags: Flags, classes: Iterable[type], free: Iterable[str], remedy: str) -> None:
+    """CheckpointError: a checkpoint was made with other flags than these, or with what is no longer possible."""
+    if start.checkpoint is None or start.checkpoint.is_published:
         return
-    check_complete(state, path)
-    prefix = "model." if state["flags"] is None else ""  # published ones hold the U-Net alone
-    for weights in (*state["ema"].values(), state["weights"]):  # the averages only to see that they fit
-        load_weights(segmenter, weights, path, prefix)
-    if state["optimizer"] is not None:
-        check_optimizer(state["optimizer"], list(segmenter.parameters()), path)
+    stored = start.checkpoint.flags
+    if different := differences(stored, flags, *classes, free=free):
+        raise CheckpointError(f"{start.path} was made with {', '.join(different)}: {remedy}")
+    if removed := other_constants(stored):
+        raise CheckpointError(
+            f"{start.path} was made with {', '.join(removed)}, which is no longer possible: train a new run"
+        )
 
 
-def what_changed(state, described, config):
+def _same_step(checkpoint: Checkpoint, config: TrainConfig, world_size: int) -> bool:
+    """Whether a step has as many masks, over all processes, as those of the run of a checkpoint."""
+    each, rest = divmod(config.batch_size * world_size, checkpoint.processes or world_size)
+    return rest == 0 and checkpoint.flags.get("batch_size") == each
+
+
+def check_cases(start: Start, flags: Flags, fingerprint: str | None) -> None:
+    """Check the cases of a run that is resumed with another --data_dir.
+
+    CheckpointError: by their hash, they are not those that the run began with.
+    """
+    if start.checkpoint is None or not start.own or (fingerprint and start.checkpoint.data == fingerprint):
+        return
+    remedy = "it has other cases; use another --log_dir, or the run's cases"
+    _refuse_other_flags(start, {"data_dir": flags["data_dir"]}, (), (), remedy)
+
+
+# -- into the segmenter ------------------------------------------------------------------------------------------------
+
+
+def check_start(segmenter: Segmenter, start: Start) -> None:
+    """Compare names and shapes of what a run starts from with the segmenter's; nothing is copied.
+
+    CheckpointError: weights, averages or the optimizer's state do not fit, or something is missing that a run needs.
+    """
+    if (checkpoint := start.checkpoint) is None:
+        return
+    if missing := checkpoint.missing_to_resume():
+        raise CheckpointError(
+            f"{start.path}: a run cannot resume from it without {', '.join(missing)}; use another one"
+        )
+    module = as_module(segmenter)
+    for weights in (*checkpoint.ema.values(), checkpoint.weights):
+        check_weights(module, weights, start.path, checkpoint.prefix)
+    if checkpoint.optimizer is not None:
+        check_optimizer(checkpoint.optimizer, list(module.parameters()), start.path)
+
+
+def load_start(segmenter: Segmenter, start: Start) -> None:
+    """Copy the weights of what a run starts from into `segmenter`. CheckpointError: as check_start."""
+    check_start(segmenter, start)
+    if start.checkpoint is not None:
+        load_weights(as_module(segmenter), start.checkpoint.weights, start.path, start.checkpoint.prefix)
+
+
+# -- what differs ------------------------------------------------------------------------------------------------------
+
+
+def what_changed(checkpoint: Checkpoint, info: RunInfo, config: TrainConfig) -> list[str]:
     """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop.
 
-    state      the checkpoint that the run resumes from
-    described  flags, processes, threads and data of the run, by those names, as its own checkpoints will have them
+    info  the run's, as its own checkpoints will record it
     """
-    flags, world_size, threads, fingerprint = (described[name] for name in ("flags", "processes", "threads", "data"))
-    rounding = names_that_resume((TrainConfig, ComputeConfig, UNetConfig), "rounding")
-    unlike = differences(state["flags"], {name: flags[name] for name in sorted(rounding & flags.keys())})
-    lines = (
-        [f"the run was made with {', '.join(unlike)}: its result is not bit for bit that of the run as it was"]
-        if unlike
-        else []
-    )
-    if state.get("processes", world_size) != world_size:
-        draws = f"a step has now {world_size * config.batch_size} masks; the draws go on in their order"
-        if _same_step(state, config, world_size):
-            draws = (
-                "the draws are the same but for dropout's"
-                if flags.get("dropout")
-                else "the draws are the same, only rounding differs"
-            )
+    names = names_that_resume((TrainConfig, ComputeConfig, UNetConfig), "rounding")
+    rounding = {name: info.flags[name] for name in sorted(names & info.flags.keys())}
+    lines = []
+    if different := differences(checkpoint.flags, rounding):
+        lines.append(f"the run was made with {', '.join(different)}: {NOT_THE_SAME}")
+    if checkpoint.processes not in (None, info.processes):
+        lines.append(_other_processes(checkpoint, info, config))
+    elif info.threads and checkpoint.threads not in (None, info.threads):
         lines.append(
-            f"{world_size} processes go on with a run of {state['processes']}: {draws}; "
-            "the result is not bit for bit that of the run as it was"
+            f"the number of threads was {checkpoint.threads} and is {info.threads} (OMP_NUM_THREADS, or fewer usable "
+            f"cores): {NOT_THE_SAME}"
         )
-    elif threads and state.get("threads") not in (None, threads):
-        lines.append(
-            f"the number of threads was {state['threads']} and is {threads} (OMP_NUM_THREADS, or fewer usable cores): "
-            "its result is not bit for bit that of the run as it was"
-        )
-    if state.get("data", fingerprint) != fingerprint:
-        lines.append(f"the cases of {config.data_dir} are not those that the run began with: it goes on with these")
+    if checkpoint.data not in (None, info.data):
+        lines.append(f"the cases of {config.data_dir} are not those that the run began with: it continues with these")
     return lines
 
 
-def check_same_start(processes, state, fingerprint):
+def _other_processes(checkpoint: Checkpoint, info: RunInfo, config: TrainConfig) -> str:
+    """What another number of processes means for a resumed run."""
+    draws = f"a step now has {info.processes * config.batch_size} masks; the draws continue in their order"
+    if _same_step(checkpoint, config, info.processes):
+        draws = "the draws are the same, only rounding differs"
+        if info.flags.get("dropout"):
+            draws = "the draws are the same but for dropout's"
+    return f"a run of {checkpoint.processes} processes is resumed by {info.processes}: {draws}; {NOT_THE_SAME}"
+
+
+def check_same_start(processes: Processes, state: RunState, fingerprint: str | None) -> None:
     """ConfigError: the processes are at different steps, draws or cases."""
     starts = processes.gather_objects([state.steps_done, state.samples, fingerprint])
     if any(other != starts[0] for other in starts):
         raise ConfigError(
-            f"the processes start from unlike steps, draws and cases, {starts}: do all see the same --log_dir and --data_dir?"
+            f"the processes start from different steps, draws and cases, {starts}: do all see the same --log_dir and "
+            "--data_dir?"
         )

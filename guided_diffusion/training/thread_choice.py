@@ -2,17 +2,28 @@
 
 import torch
 
+from ..dist_util import Processes
+from ..sampling.protocol import Segmenter
 from ..system import threads
-from ..system.device import prepare
-from .start import is_own
+from ..system.device import ComputeConfig, prepare
+from .config import TrainConfig
+from .run_state import as_module
+from .start import Start
 
 # Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so,
-# and gains from threads with few masks as with many.
+# and gains as much from threads with few masks as with many.
 TIMED_PIXELS = 2**14
 
 
-def settle_threads(segmenter, image_shape, config, how, processes, start):
-    """Set the number of threads of this process; returns lines to log.
+def settle_threads(
+    segmenter: Segmenter,
+    image_shape: tuple[int, int, int],
+    config: TrainConfig,
+    how: ComputeConfig,
+    processes: Processes,
+    start: Start,
+) -> list[str]:
+    """Set the number of threads of this process; returns lines to report.
 
     OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another
     number sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts
@@ -21,25 +32,19 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
 
     segmenter    in training mode
     image_shape  [C, H, W]
-    how          ComputeConfig
-    start        what find_start gave
     """
-    state, path, _ = start
     threads.share_cores(processes.local_size)
     if processes.device.type != "cpu" or (processes.local_size == 1 and threads.set_by_user()):
         return []
     most = threads.share_of_cores(processes.local_size)
-    if (
-        state is not None
-        and is_own(path, config)
-        and state.get("processes", processes.world_size) == processes.world_size
-    ):
-        if state.get("threads"):  # checkpoints made before the number was stored have none
-            torch.set_num_threads(min(state["threads"], most))
+    stored = start.checkpoint
+    if stored and start.own and stored.processes in (None, processes.world_size):
+        if stored.threads:  # older checkpoints have none
+            torch.set_num_threads(min(stored.threads, most))
         return []
     if processes.world_size > 1 or how.compile or most == 1:
         return []
-    prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
+    prepare(as_module(segmenter), how, processes.device, channels_last=False)  # in the precision to train in
     raters = config.raters_per_image
     num_images = min(
         (config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2])
@@ -47,19 +52,17 @@ def settle_threads(segmenter, image_shape, config, how, processes, start):
     return [threads.settle_by_time(lambda: blank_step(segmenter, image_shape, max(1, num_images), raters), most)]
 
 
-def blank_step(segmenter, image_shape, num_images, raters_per_image):
+def blank_step(segmenter: Segmenter, image_shape: tuple[int, int, int], num_images: int, raters_per_image: int) -> None:
     """Compute and drop losses and gradients for blank images; neither weights nor random states change."""
-    num_masks, size = num_images * raters_per_image, image_shape[1:]
+    module, num_masks, size = as_module(segmenter), num_images * raters_per_image, image_shape[1:]
     rows = None if raters_per_image == 1 else torch.arange(num_masks) // raters_per_image
     timesteps = torch.zeros(num_masks, dtype=torch.long)
     with torch.random.fork_rng(devices=[]):  # of dropout
-        terms = segmenter(
+        terms = module(
             torch.zeros(num_images, *image_shape),
             torch.zeros(num_masks, 1, *size),
             timesteps,
             torch.zeros(num_masks, *segmenter.noise_shape(size)),
             rows,
         )
-        torch.autograd.grad(
-            terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True
-        )
+        torch.autograd.grad(terms["loss"].sum(), [p for p in module.parameters() if p.requires_grad], allow_unused=True)

@@ -1,18 +1,26 @@
 """Validation while a run trains: the same few cases, sampled in few steps from the averaged weights and scored."""
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from ..dist_util import Processes
 from ..flags.fields import Flag, config
+from ..lidcloader import Case, LIDCDataset
 from ..masks.metrics import mean_mask_dice, squared_ged
 from ..masks.pictures import sheet
 from ..masks.postprocess import binarise
 from ..sampling.config import SampleConfig
 from ..sampling.draw import draw_ensembles
+from ..sampling.protocol import Segmenter
+from ..sampling.samplers import SamplerConfig
 from ..system.device import eagerly
+from .run_state import as_module
 
 
 @config(resume="free")
@@ -31,25 +39,34 @@ class ValidationConfig:
 
 
 class Validator:
-    """Scores a segmenter on cases of `dataset`, a LIDCDataset; the processes share them.
+    """Scores a segmenter on cases of `dataset`; the processes share them.
 
-    config      ValidationConfig
-    sampler     SamplerConfig; ValidationConfig.eval_steps comes before its steps
+    sampler     ValidationConfig.eval_steps comes before its steps
     seed        of the masks: every validation starts from the same noise, so that scores differ by the weights alone
     batch_size  masks in flight
     shared      each process takes a part of the cases; False: each takes all, for processes that share the weights
     """
 
-    def __init__(self, dataset, config, sampler, processes, seed, batch_size, shared=True):
+    def __init__(
+        self,
+        dataset: LIDCDataset,
+        config: ValidationConfig,
+        sampler: SamplerConfig,
+        processes: Processes,
+        seed: int,
+        batch_size: int,
+        *,
+        shared: bool = True,
+    ) -> None:
         self.dataset, self.config, self.processes = dataset, config, processes
         self.sampler = replace(sampler, steps=config.eval_steps or sampler.steps or 50)
         self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
-        self.sheet = None  # of the last validation's first case, on its process
+        self.sheet: Image.Image | None = None  # of the last validation's first case, on its process
         self.mine = [int(index) for index in (chosen[processes.rank :: processes.world_size] if shared else chosen)]
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """What scores of two validations must share to be comparable, JSON-like."""
         cases = {
             "data": self.dataset.fingerprint or self.dataset.directory,
@@ -59,22 +76,28 @@ class Validator:
         return {**cases, "ensemble": self.config.eval_ensemble, "seed": self.sampling.seed, **asdict(self.sampler)}
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """Names of the scores, the one that a best model has the least of first."""
         M = self.config.eval_ensemble
         return [f"ged_{M}", f"dice_{M}"]
 
-    def score(self, segmenter, give_up=lambda: False):
+    def improves(self, scores: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
+        """Whether scores are better than the best so far, {settings, step, score}; other settings do not compare."""
+        score = scores[self.names[0]]
+        if not math.isfinite(score):
+            return False
+        return best is None or best["settings"] != self.settings or score < best["score"]
+
+    def score(self, segmenter: Segmenter, give_up: Callable[[], object] = lambda: False) -> dict[str, float]:
         """{name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities.
 
-        give_up  () -> whether to end early; then, if it said so on some process, there are no scores: {}
+        give_up  () -> whether to end early; if that is so on some process, there are no scores: {}
         """
-        segmenter.eval()
-        spaced = segmenter.spaced(replace(self.sampler, steps=min(self.sampler.steps, segmenter.max_steps)))
+        as_module(segmenter).eval()
+        steps = min(self.sampler.steps or segmenter.max_steps, segmenter.max_steps)
+        spaced = segmenter.spaced(replace(self.sampler, steps=steps))
         self.sheet = None
-        total = torch.zeros(
-            4, dtype=torch.float64
-        )  # of both scores, the number of cases, and of processes that gave up
+        total = torch.zeros(4, dtype=torch.float64)  # both scores, number of cases, number of processes that gave up
         with eagerly():  # a network that is compiled for training would be compiled twice more
             try:
                 for case, samples in draw_ensembles(
@@ -83,30 +106,28 @@ class Validator:
                     total[:3] += torch.tensor(self._score_case(case, samples))
             except GivenUp:
                 total[3] = 1
-        segmenter.train()
+        as_module(segmenter).train()
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 
-    def _score_case(self, case, samples):
-        """(energy distance, Dice of the two majorities, 1) of a case; NaN where a sample is not finite."""
+    def _score_case(self, case: Case, samples: np.ndarray) -> list[float]:
+        """[energy distance, Dice of the two majorities, 1] of a case; NaN where a sample is not finite."""
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
         if self.sheet is None:
             self.sheet = sheet(case.image[0].numpy(), raters, masks)
         soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
-        return [
-            soundness * score
-            for score in (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)
-        ]
+        scores = (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)
+        return [soundness * score for score in scores]
 
 
 class GivenUp(Exception):
     """A validation that somebody does not want to wait for."""
 
 
-def _until(give_up):
+def _until(give_up: Callable[[], object]) -> Callable[[int], None]:
     """An `on_mask` that ends the drawing, between two batches of masks, once give_up() says so."""
 
-    def on_mask(count):
+    def on_mask(count: int) -> None:
         if give_up():
             raise GivenUp
 

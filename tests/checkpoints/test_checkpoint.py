@@ -1,14 +1,16 @@
 """Checkpoints: what they hold, what is refused, and those of the published code."""
 
 import errno
+import os
 import pathlib
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers import TINY, segmenter_of
 
 from guided_diffusion.checkpoints.folder import CheckpointFolder
-from guided_diffusion.checkpoints.format import FORMAT, VERSION
+from guided_diffusion.checkpoints.format import Checkpoint
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.distribution import EncoderConfig
 from guided_diffusion.errors import CheckpointError, ConfigError
@@ -112,14 +114,7 @@ def state(step, value=0.0):
     segmenter = segmenter_of(TINY)
     with torch.no_grad():
         next(segmenter.parameters()).fill_(value)
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "step": step,
-        "flags": dict(TINY),
-        "weights": segmenter.state_dict(),
-        "ema": {},
-    }
+    return Checkpoint(step=step, flags=dict(TINY), weights=segmenter.state_dict())
 
 
 def test_saving_keeps_every_step_and_renews_the_newest(tmp_path):
@@ -131,8 +126,8 @@ def test_saving_keeps_every_step_and_renews_the_newest(tmp_path):
         "savedmodel000003.pt",
         "savedmodel000012.pt",
     ]
-    newest, path, skipped = CheckpointFolder(str(tmp_path)).newest()
-    assert newest["step"] == 12 and path.endswith("savedmodel000012.pt") and skipped == []
+    newest = CheckpointFolder(str(tmp_path)).newest()
+    assert newest.checkpoint.step == 12 and newest.path.endswith("savedmodel000012.pt") and newest.skipped == []
     for name, step in (("savedmodel.pt", 12), ("savedmodel000003.pt", 3)):
         plain = torch.load(tmp_path / name, weights_only=True)
         assert plain["step"] == step and plain["weights"]["model.time_embed.0.weight"].eq(step).all()
@@ -157,11 +152,93 @@ def test_the_newest_whole_one_is_found_behind_a_damaged_one(tmp_path):
         CheckpointFolder(str(tmp_path)).save(state(step))
     newest = tmp_path / "savedmodel000002.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
-    found, path, skipped = CheckpointFolder(str(tmp_path)).newest()
-    assert found["step"] == 1 and "savedmodel000002.pt" in skipped[0]
+    found = CheckpointFolder(str(tmp_path)).newest()
+    assert found.checkpoint.step == 1 and "savedmodel000002.pt" in found.skipped[0]
     (tmp_path / "savedmodel000001.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
         CheckpointFolder(str(tmp_path)).newest()
+
+
+def resident_bytes(path):
+    """Bytes of a file that this process has mapped into memory and touched."""
+    found, total = False, 0
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:  # the first line of a mapping
+            found = line.endswith(str(path))
+        elif found and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="only Linux says what is mapped")
+def test_sampling_reads_of_a_checkpoint_only_the_weights_that_it_uses(tmp_path):
+    """Of 18 parts of 4 MB one is used: the others, 16 of them the optimizer's, are neither read nor kept."""
+    size, name = 4 * 2**20, "model.time_embed.0.weight"
+    moments = {index: {"exp_avg": torch.ones(size // 4), "exp_avg_sq": torch.ones(size // 4)} for index in range(8)}
+    weights, average = {name: torch.full((size // 4,), 2.0)}, {name: torch.full((size // 4,), 3.0)}
+    whole = replace(state(1), weights=weights, ema={"0.9": average}, optimizer={"state": moments})
+    path = CheckpointFolder(str(tmp_path)).save(whole)
+
+    checkpoint = load_checkpoint(path, to_sample=True)
+    assert checkpoint.optimizer is None and resident_bytes(path) < size / 2
+    assert checkpoint.ema["0.9"][name].clone().mean() == 3
+    assert size <= resident_bytes(path) < 1.5 * size
+    del checkpoint
+    assert resident_bytes(path) == 0
+    assert load_checkpoint(path).optimizer.keys() == {"state"} and resident_bytes(path) == 0
+
+
+def test_a_file_that_cannot_be_mapped_is_read(tmp_path, monkeypatch):
+    model = published_model()
+    torch.save(model.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    load, refused = torch.load, []
+
+    def load_without_maps(file, mmap=False, **more):
+        if mmap:
+            refused.append(file)
+            raise RuntimeError("mmap: Operation not supported")
+        return load(file, **more)
+
+    def check(name):
+        segmenter = load_segmenter(str(tmp_path / name), PUBLISHED).segmenter
+        for a, b in zip(segmenter.model.parameters(), model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    check("old.pt")
+    torch.save(model.state_dict(), tmp_path / "new.pt")
+    monkeypatch.setattr(torch, "load", load_without_maps)
+    check("new.pt")
+    assert refused == [str(tmp_path / "new.pt")]
+
+
+def test_sampling_leaves_the_optimizer_of_the_published_code_alone(tmp_path):
+    path = tmp_path / "savedmodel000100.pt"
+    torch.save(published_model().state_dict(), path)
+    torch.save(published_model().state_dict(), tmp_path / "emasavedmodel_0.9999_000100.pt")
+    (tmp_path / "optsavedmodel000100.pt").write_bytes(b"damaged")
+    checkpoint = load_checkpoint(path, to_sample=True)
+    assert checkpoint.is_published and checkpoint.step == 100 and list(checkpoint.ema) == ["0.9999"]
+    with pytest.raises(CheckpointError, match="optsavedmodel000100.pt"):
+        load_checkpoint(path)
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    weights = published_model().state_dict()
+    torch.save({**weights, "out.2.bias": weights["out.2.bias"].long()}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="model.out.2.bias is 2 int64, not 2"):
+        load_segmenter(str(tmp_path / "m.pt"), PUBLISHED)
+
+
+def test_a_checkpoint_is_written_as_it_was_read(tmp_path):
+    """What a file lacks has a default, which is written only where it has a meaning."""
+    path = CheckpointFolder(str(tmp_path)).save(state(3))
+    content = torch.load(path, weights_only=True)
+    assert content.keys() == {
+        *("format", "version", "flags", "threads", "data", "random", "step", "weights", "ema", "best", "bad_steps")
+    }
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.content().keys() == content.keys() and checkpoint.bad_steps == (0, 0)
+    assert checkpoint.missing_to_resume() == ["samples", "optimizer", "schedule_sampler", "scaler"]
 
 
 def test_a_misspelt_flag_is_refused_in_python_too(tmp_path):
@@ -173,9 +250,8 @@ def test_a_misspelt_flag_is_refused_in_python_too(tmp_path):
 
 
 def test_flags_that_contradict_a_checkpoint_are_named_with_both_values(tmp_path):
-    path = CheckpointFolder(str(tmp_path)).save(
-        {**state(1), "flags": {"num_channels": 32, "attention_resolutions": [8]}}
-    )
+    stored = replace(state(1), flags={"num_channels": 32, "attention_resolutions": [8]})
+    path = CheckpointFolder(str(tmp_path)).save(stored)
     with pytest.raises(CheckpointError, match=r"--num_channels 32, not 64"):
         load_segmenter(path, {"num_channels": 64, "attention_resolutions": (8,)})
     with pytest.raises(CheckpointError, match="--mask_low 0.*, not -1"):  # stored before there was such a flag

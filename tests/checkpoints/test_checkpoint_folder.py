@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from helpers import TINY, segmenter_of
 
 from guided_diffusion.checkpoints.files import fingerprint, read_manifest, sha256
 from guided_diffusion.checkpoints.folder import CheckpointFolder
-from guided_diffusion.checkpoints.format import FORMAT, VERSION
+from guided_diffusion.checkpoints.format import Checkpoint
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.errors import CheckpointError
 from guided_diffusion.system import storage
@@ -21,7 +22,7 @@ from guided_diffusion.system import storage
 
 def state(step):
     weights = {"model.time_embed.0.weight": torch.full((4,), float(step))}
-    return {"format": FORMAT, "version": VERSION, "step": step, "flags": dict(TINY), "weights": weights, "ema": {}}
+    return Checkpoint(step=step, flags=dict(TINY), weights=weights)
 
 
 def steps_of(folder):
@@ -40,15 +41,13 @@ def test_the_newest_are_kept_and_the_best(tmp_path, keep, left):
     folder.save_best(state(10))
     for step in (10, 20, 30, 40, 50):
         path = folder.save(state(step))
-        assert (
-            path == str(tmp_path / f"savedmodel{step:06d}.pt")
-            and load_checkpoint(tmp_path / "savedmodel.pt")["step"] == step
-        )
+        assert path == str(tmp_path / f"savedmodel{step:06d}.pt")
+        assert load_checkpoint(tmp_path / "savedmodel.pt").step == step
     assert steps_of(tmp_path) == left
-    assert load_checkpoint(tmp_path / "bestmodel.pt")["step"] == 10
-    told = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
-    assert [entry["step"] for entry in told] == left
-    assert all(entry["sha256"] == sha256(str(tmp_path / entry["file"])) for entry in told)
+    assert load_checkpoint(tmp_path / "bestmodel.pt").step == 10
+    entries = json.loads((tmp_path / "manifest.json").read_text())["checkpoints"]
+    assert [entry["step"] for entry in entries] == left
+    assert all(entry["sha256"] == sha256(str(tmp_path / entry["file"])) for entry in entries)
     assert not [name for name in os.listdir(tmp_path) if "writing" in name or "new" in name]
 
 
@@ -58,8 +57,8 @@ def test_a_flipped_bit_is_seen_wherever_it_is(tmp_path, place):
     for step in (10, 20):
         folder.save(state(step))
     flip_a_bit(tmp_path / "savedmodel000020.pt", place)
-    found, path, lines = folder.newest()
-    assert found["step"] == 10 and path.endswith("savedmodel000010.pt")
+    checkpoint, path, lines = folder.newest()
+    assert checkpoint.step == 10 and path.endswith("savedmodel000010.pt")
     assert len(lines) == 1 and "savedmodel000020.pt" in lines[0] and "SHA-256" in lines[0]
 
 
@@ -69,9 +68,9 @@ def test_an_abandoned_future_goes_when_the_run_comes_by_again(tmp_path):
     for step in (10, 20, 30):
         folder.save(state(step))
     flip_a_bit(tmp_path / "savedmodel000030.pt", 0.8)
-    assert folder.newest()[0]["step"] == 20
+    assert folder.newest().checkpoint.step == 20
     folder.save(state(25))
-    assert steps_of(tmp_path) == [10, 20, 25] and folder.newest()[0]["step"] == 25
+    assert steps_of(tmp_path) == [10, 20, 25] and folder.newest().checkpoint.step == 25
 
 
 def test_a_kill_between_any_two_writes_leaves_the_old_or_the_new_one(tmp_path, monkeypatch):
@@ -97,11 +96,11 @@ def test_a_kill_between_any_two_writes_leaves_the_old_or_the_new_one(tmp_path, m
                 for name in ("replace", "link", "unlink"):
                     patch.setattr(os, name, dying(getattr(os, name)))
                 with contextlib.suppress(KeyboardInterrupt):
-                    folder.save({**state(again), "new": True})
-            found, path, _ = CheckpointFolder(str(home), keep=2).newest()
-            assert found["step"] in (10, again) and (found["step"] == again or writes < 3)
+                    folder.save(replace(state(again), samples=1))
+            step = CheckpointFolder(str(home), keep=2).newest().checkpoint.step
+            assert step in (10, again) and (step == again or writes < 3)
             folder.save(state(30))
-            assert folder.newest()[0]["step"] == 30
+            assert folder.newest().checkpoint.step == 30
 
 
 NO_STEP = '{"checkpoints": [{"file": "savedmodel000010.pt", "step": "10", "sha256": ""}]}'
@@ -123,7 +122,7 @@ def test_a_damaged_manifest_is_passed_over(tmp_path, text):
     folder = CheckpointFolder(str(tmp_path))
     folder.save(state(10))
     (tmp_path / "manifest.json").write_text(text)
-    assert folder.newest()[0]["step"] == 10
+    assert folder.newest().checkpoint.step == 10
     folder.save(state(20))
     assert read_manifest(str(tmp_path))[-1]["step"] == 20
 
@@ -132,7 +131,7 @@ def test_a_damaged_manifest_is_passed_over(tmp_path, text):
 def test_a_blob_store_gets_whole_objects_and_then_the_manifest(store, monkeypatch):
     blobs = BlobStore(monkeypatch)
     folder = CheckpointFolder(store, keep=2)
-    assert folder.newest() == (None, None, [])
+    assert folder.newest() is None
     for step in (10, 20, 30):
         folder.save(state(step))
     assert not [path for path in blobs.read if path.endswith(".pt")]  # what is written is not downloaded again
@@ -144,13 +143,14 @@ def test_a_blob_store_gets_whole_objects_and_then_the_manifest(store, monkeypatc
     assert sorted(blobs.objects) == [
         f"{store}/{name}" for name in ("manifest.json", "savedmodel000020.pt", "savedmodel000030.pt")
     ]
-    assert folder.newest()[0]["step"] == 30
-    assert load_checkpoint(f"{store}/savedmodel.pt")["step"] == 30  # which the manifest stands for
+    assert folder.newest().checkpoint.step == 30
+    for to_sample in (False, True):  # savedmodel.pt is what the manifest names
+        assert load_checkpoint(f"{store}/savedmodel.pt", to_sample).step == 30
     assert fingerprint(f"{store}/savedmodel.pt") == fingerprint(f"{store}/savedmodel000030.pt")
     content = bytearray(blobs.objects[f"{store}/savedmodel000030.pt"])
     content[len(content) // 2] ^= 1
     blobs.objects[f"{store}/savedmodel000030.pt"] = bytes(content)
-    assert folder.newest()[0]["step"] == 20
+    assert folder.newest().checkpoint.step == 20
 
 
 def test_an_upload_that_fails_leaves_no_object(monkeypatch):
@@ -173,8 +173,8 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
 
 def test_weights_of_a_real_segmenter_come_back(tmp_path):
     weights = segmenter_of(TINY).state_dict()
-    CheckpointFolder(str(tmp_path)).save({**state(1), "weights": weights})
-    found = CheckpointFolder(str(tmp_path)).newest()[0]["weights"]
+    CheckpointFolder(str(tmp_path)).save(replace(state(1), weights=weights))
+    found = CheckpointFolder(str(tmp_path)).newest().checkpoint.weights
     assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_checkpoint(str(tmp_path / "none.pt"))
@@ -186,7 +186,7 @@ def test_a_full_disk_is_told_as_such_though_the_writer_covers_it_up(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (after, before[1]))
     try:
         with pytest.raises(OSError, match="File too large: .*savedmodel000001.pt"):
-            CheckpointFolder(str(tmp_path)).save({**state(1), "weights": {"a": torch.zeros(10**6)}})
+            CheckpointFolder(str(tmp_path)).save(replace(state(1), weights={"a": torch.zeros(10**6)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)

@@ -21,7 +21,8 @@ from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.training.config import TrainConfig
-from guided_diffusion.training.start import find_start, load_start
+from guided_diffusion.training.run_log import open_logger
+from guided_diffusion.training.start import check_start, find_start
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import faults  # noqa: E402
@@ -128,12 +129,11 @@ def test_the_reader_of_checkpoints_gives_one_or_names_the_file(stored, tmp_path,
     path = tmp_path / "fuzzed.pt"
     path.write_bytes(disturbed(data, stored))
     try:
-        state = load_checkpoint(str(path))
-        assert (
-            isinstance(state["step"], int)
-            and isinstance(state["weights"], dict)
-            and isinstance(state["flags"], dict | None)
-        )
+        for to_sample in (False, True):
+            checkpoint = load_checkpoint(str(path), to_sample)
+            assert isinstance(checkpoint.step, int) and isinstance(checkpoint.flags, dict)
+            for weights in (checkpoint.weights, *checkpoint.ema.values()):
+                assert all(isinstance(value.sum().item(), int | float) for value in weights.values())
     except CheckpointError as error:
         assert str(path) in str(error)
 
@@ -147,9 +147,10 @@ def trainer_of(dataset, folder, iterations):
     configs = configs_from_flags(given, TrainConfig, *MODEL_CONFIGS)
     flags, config = configs.flags(), configs[TrainConfig]
     start = find_start(configs, flags)
-    segmenter = segmenter_of(flags)
-    load_start(segmenter, start)
-    return Trainer(segmenter, dataset, config, Processes({}), flags, start)
+    segmenter, processes = segmenter_of(flags), Processes({})
+    check_start(segmenter, start)
+    logger = open_logger(segmenter, config, processes, start)
+    return Trainer(segmenter, dataset, config, processes, flags, start, logger=logger)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def run_so_far(cases, tmp_path_factory):
     """(dataset, folder, the checkpoint in it) of a run that has made one step."""
     dataset, folder = LIDCDataset(cases, 8, 1), tmp_path_factory.mktemp("run")
     trainer_of(dataset, folder, 1).run()
-    return dataset, folder, load_checkpoint(str(folder / "savedmodel.pt"))
+    return dataset, folder, load_checkpoint(str(folder / "savedmodel.pt")).content()
 
 
 odd_numbers = st.sampled_from(
@@ -198,7 +199,7 @@ odd_tensors = st.builds(
 
 
 def with_odd_parts(data, content):
-    """A copy of nested dicts and lists with an entry, at any depth, put away, added, or put in place of by something odd."""
+    """A copy of nested dicts and lists, in which an entry at any depth is removed, added, or replaced by an odd one."""
     changed = dict(content) if isinstance(content, dict) else list(content)
     keys = list(changed) if isinstance(content, dict) else range(len(changed))
     key = data.draw(st.sampled_from(keys)) if keys else None
@@ -238,8 +239,8 @@ def test_a_run_goes_on_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_p
         for p in trainer.state.trained:  # a step but for the network, which is slow
             p.grad = torch.zeros_like(p)
         trainer._optimize(["a", "b"], {"loss": torch.ones(2)})
-        trainer.state.whole(trainer.described)
-        trainer.logger.close()
+        trainer.state.checkpoint(trainer.info).content()
+        trainer.log.close()
 
 
 def test_a_picture_of_billions_of_pixels_is_refused_by_name_without_reading_it(tmp_path):

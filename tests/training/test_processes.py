@@ -120,7 +120,7 @@ def test_mpiexec_starts_a_run_too(cases, weights, alone, tmp_path):
 
 
 def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tmp_path):
-    """Under --shard the checkpoint has whole tensors; validation on an odd number of cases changes nothing of training."""
+    """With --shard the checkpoint has whole tensors; validation on an odd number of cases does not change training."""
     flags = [
         f"--data_dir={cases}",
         "--batch_size=2",
@@ -164,9 +164,8 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(ranks
     done = ranks.run_script(tmp_path, "segmentation_train", *flags, "--iterations=2")
     assert done.returncode == 0, done.stderr
     done = call_script("segmentation_train", *flags, "--iterations=4")
-    assert (
-        "1 processes go on with a run of 2: a step has now 2 masks" in done.stdout and "not bit for bit" in done.stdout
-    )
+    assert "a run of 2 processes is resumed by 1: a step now has 2 masks" in done.stdout
+    assert "not bit for bit" in done.stdout
     assert torch.load(tmp_path / "savedmodel.pt", weights_only=True)["samples"] == 2 * 4 + 2 * 2
 
 
@@ -275,7 +274,7 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(ranks, cases, tmp_pat
 
 @pytest.fixture
 def machine(monkeypatch):
-    """machine(gpus=N): as on a machine where a process sees N GPUs; nothing is done on them."""
+    """Call it with gpus=N to be as on a machine where a process sees N GPUs; nothing is done on them."""
 
     def set_up(gpus):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -362,7 +361,10 @@ def test_the_first_process_keeps_the_store_until_all_have_read_it():
 
 @pytest.fixture
 def run_of(machine, monkeypatch):
-    """run_of(cards, attempt): the Processes of a run that see a GPU each, of these UUIDs, and meet at one store in all attempts."""
+    """Call it with (cards, attempt) for the Processes of a run that see a GPU each, of these UUIDs.
+
+    In all attempts they meet at one store.
+    """
     machine(gpus=1)
     store = dist.HashStore()
     monkeypatch.setattr(

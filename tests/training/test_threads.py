@@ -1,12 +1,14 @@
 """The number of threads: how it is chosen and stored, and that choosing it changes nothing else of a run."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, as_arguments, call_script, nonzero, segmenter_of
 
+from guided_diffusion.checkpoints.format import Checkpoint, RunInfo
 from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.system import threads
 from guided_diffusion.training.config import TrainConfig
@@ -130,7 +132,9 @@ def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, ra
 
 @pytest.fixture
 def train(cases, tmp_path, monkeypatch):
-    """train(folder name, numbers, OMP_NUM_THREADS, **flags) runs the script as with 4 cores; returns (checkpoint, log).
+    """Call it with (folder name, numbers, OMP_NUM_THREADS, **flags) to run the script as with 4 cores.
+
+    It returns (checkpoint, log).
 
     numbers  {threads: seconds of a step}, in place of measured ones; a step is run. None: timing fails the test
 
@@ -163,22 +167,22 @@ def train(cases, tmp_path, monkeypatch):
 def test_timing_leaves_the_run_bit_for_bit_as_with_the_number_given(train):
     timed, log = train("timed", {1: 0.1, 2: 0.2, 4: 0.3})
     given, silent = train("given", given="1")
-    assert timed["threads"] == given["threads"] == 1
+    assert timed.threads == given.threads == 1
     assert "computing with 1 thread, " in log and "2: 0.2 s" in log and "computing with" not in silent
-    assert all(torch.equal(timed["weights"][name], given["weights"][name]) for name in timed["weights"])
+    assert all(torch.equal(timed.weights[name], given.weights[name]) for name in timed.weights)
 
 
 def test_the_number_is_stored_and_used_again(train):
     first, log = train("run", {1: 0.5, 2: 0.2, 4: 0.2})
-    assert first["threads"] == 2 and "computing with 2 threads, " in log
+    assert first.threads == 2 and "computing with 2 threads, " in log
     again, log = train("run", iterations=4)  # without timing
-    assert again["step"] == 4 and again["threads"] == 2 and "bit for bit" not in log
+    assert again.step == 4 and again.threads == 2 and "bit for bit" not in log
 
 
 def test_what_the_environment_says_comes_first(train):
     first, _ = train("run", {1: 0.1, 2: 0.2, 4: 0.2})
     again, log = train("run", given="2", iterations=4)
-    assert first["threads"] == 1 and again["threads"] == 2
+    assert first.threads == 1 and again.threads == 2
     assert "threads was 1 and is 2" in log and "not bit for bit" in log
 
 
@@ -186,17 +190,18 @@ def test_fewer_cores_than_the_stored_number_are_reported(train, monkeypatch):
     train("run", {1: 0.9, 2: 0.5, 4: 0.2})
     monkeypatch.setattr(threads, "share_of_cores", lambda processes: 2)
     again, log = train("run", iterations=4)
-    assert again["threads"] == 2 and "threads was 4 and is 2" in log
+    assert again.threads == 2 and "threads was 4 and is 2" in log
 
 
 def test_a_run_whose_checkpoint_has_no_number_keeps_the_default(train, tmp_path):
-    state, _ = train("run", given="3")
+    checkpoint, _ = train("run", given="3")
+    state = checkpoint.content()
     del state["threads"]
     for name in ("savedmodel.pt", "savedmodel000002.pt"):
         torch.save(state, tmp_path / "run" / name)
     (tmp_path / "run" / "manifest.json").unlink()
     again, log = train("run", iterations=4)
-    assert again["step"] == 4 and again["threads"] == 3 and "bit for bit" not in log
+    assert again.step == 4 and again.threads == 3 and "bit for bit" not in log
 
 
 def test_a_run_from_the_checkpoint_of_another_is_timed(train, tmp_path):
@@ -204,16 +209,15 @@ def test_a_run_from_the_checkpoint_of_another_is_timed(train, tmp_path):
     second, _ = train(
         "second", {1: 0.9, 2: 0.2, 4: 0.2}, resume_checkpoint=tmp_path / "first" / "savedmodel.pt", iterations=4
     )
-    assert second["threads"] == 2
+    assert second.threads == 2
 
 
 def test_another_number_of_threads_is_reported_only_for_equal_processes_on_a_cpu():
-    state = {"flags": {}, "processes": 2, "threads": 4}
-    told = [
-        what_changed(state, {"flags": {}, "processes": world_size, "threads": number, "data": None}, TrainConfig())
-        for world_size, number in ((2, 4), (2, None), (2, 3), (1, 3))
-    ]
-    assert [len(lines) for lines in told] == [0, 0, 1, 1]
-    assert "threads was 4 and is 3" in told[2][0] and "threads" not in told[3][0]
-    described = {"flags": {}, "processes": 1, "threads": 3, "data": None}
-    assert what_changed({"flags": {}, "processes": 1}, described, TrainConfig()) == []
+    def changes(stored, processes, threads):
+        return what_changed(stored, RunInfo({}, processes, threads, data=None, seed=0), TrainConfig())
+
+    stored = Checkpoint(step=1, weights={}, processes=2, threads=4)
+    assert changes(stored, 2, 4) == changes(stored, 2, None) == []
+    assert "threads was 4 and is 3" in changes(stored, 2, 3)[0]
+    assert "threads" not in changes(stored, 1, 3)[0]
+    assert changes(replace(stored, processes=1, threads=None), 1, 3) == []

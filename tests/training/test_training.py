@@ -23,7 +23,7 @@ from guided_diffusion.train_util import Trainer
 from guided_diffusion.training.config import TrainConfig
 from guided_diffusion.training.ema import EMA
 from guided_diffusion.training.run_state import RunState
-from guided_diffusion.training.start import find_start
+from guided_diffusion.training.start import Start, check_start, find_start, load_start
 
 
 @pytest.mark.parametrize(
@@ -229,6 +229,27 @@ def test_resume_checkpoint_starts_a_new_run_with_other_training_flags_but_not_an
     assert again.state.steps_done == 8
 
 
+def test_a_start_is_checked_without_a_change_to_the_segmenter(train, tmp_path):
+    train("run", iterations=1)
+    segmenter = nonzero(segmenter_of(LEAST))
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    stored = load_checkpoint(tmp_path / "run" / "savedmodel.pt")
+    start = Start(stored, "savedmodel.pt")
+    check_start(segmenter, start)
+    assert same(before, dict(segmenter.state_dict()))
+    load_start(segmenter, start)
+    assert same(stored.weights, dict(segmenter.state_dict()))
+    average = next(iter(stored.ema.values()))
+    for change in (
+        {"ema": {"0.9999": {**average, "model.out.2.bias": torch.zeros(3)}}},
+        {"weights": {name: value for name, value in stored.weights.items() if name != "model.out.2.bias"}},
+    ):
+        with pytest.raises(CheckpointError, match=r"savedmodel.pt: .*model.out.2.bias.*--learn_sigma"):
+            check_start(segmenter, Start(replace(stored, **change), "savedmodel.pt"))
+    with pytest.raises(CheckpointError, match="cannot resume from it without optimizer, scaler"):
+        check_start(segmenter, Start(replace(stored, optimizer=None, scaler=None), "savedmodel.pt"))
+
+
 def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
     model, other = (script_util.create_model_and_diffusion(**{**LEAST, "num_channels": n})[0] for n in (32, 64))
     path = tmp_path / "savedmodel000100.pt"
@@ -278,7 +299,7 @@ def test_a_process_that_writes_nothing_copies_nothing(train, tmp_path, monkeypat
     trainer = train("run", iterations=2)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")}
     trainer.processes.rank = 1
-    monkeypatch.setattr(RunState, "whole", lambda self, *arguments: pytest.fail("a state that nobody writes"))
+    monkeypatch.setattr(RunState, "checkpoint", lambda self, *a, **more: pytest.fail("a state that nobody writes"))
     trainer.save()
     trainer.write(trainer.folder.save_best)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")} == before
@@ -289,13 +310,13 @@ def test_with_shards_every_process_takes_part_in_a_checkpoint_and_the_first_alon
     trainer.config, written = replace(trainer.config, shard=True), []
     trainer.processes.rank = 1
     assert trainer.write(written.append) is None and not written
-    state = trainer.state.whole(trainer.described, keep=False)
-    assert state["step"] == 2 and set(state["weights"].values()) == {None}
+    checkpoint = trainer.state.checkpoint(trainer.info, keep=False)
+    assert checkpoint.step == 2 and set(checkpoint.weights.values()) == {None}
     trainer.processes.rank = 0
     trainer.write(written.append)
     assert all(
         torch.equal(a, b)
-        for a, b in zip(written[0]["weights"].values(), trainer.state.segmenter.state_dict().values(), strict=True)
+        for a, b in zip(written[0].weights.values(), trainer.state.segmenter.state_dict().values(), strict=True)
     )
 
 
@@ -395,11 +416,9 @@ def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_pa
 
     def finding(*arguments):
         start = find(*arguments)
-        parts = (
-            [start[0]["weights"], *start[0]["ema"].values(), *start[0]["optimizer"]["state"].values()]
-            if start[0]
-            else []
-        )
+        parts = []
+        if stored := start.checkpoint:
+            parts = [stored.weights, *stored.ema.values(), *stored.optimizer["state"].values()]
         held.extend(weakref.ref(x) for part in parts for x in part.values() if x.numel() > 1)
         return start
 
@@ -446,18 +465,17 @@ def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, t
 
 @pytest.mark.parametrize("dropout, words", [(0.0, "only rounding differs"), (0.1, "the same but for dropout's")])
 def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_path, dropout, words):
-    """What two processes of 2 masks each left, one process of 4 goes on with; there it is, here, bit for bit its own."""
+    """One process of 4 masks resumes what two processes of 2 left, which here is bit for bit its own."""
     straight = train("straight", iterations=2, dropout=dropout)
     train("parts", iterations=1, dropout=dropout)
-    state = load_checkpoint(str(tmp_path / "parts" / "savedmodel.pt"))
-    CheckpointFolder(str(tmp_path / "parts")).save(
-        {**state, "processes": 2, "flags": {**state["flags"], "batch_size": 2}}
-    )
+    stored = load_checkpoint(str(tmp_path / "parts" / "savedmodel.pt"))
+    of_two = replace(stored, processes=2, flags={**stored.flags, "batch_size": 2})
+    CheckpointFolder(str(tmp_path / "parts")).save(of_two)
     with pytest.raises(CheckpointError, match="--batch_size 2, not 3"):
         train("parts", iterations=2, dropout=dropout, batch_size=3)
     assert same(learnt(straight), learnt(train("parts", iterations=2, dropout=dropout)))
-    told = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit for bit" in line]
-    assert len(told) == 1 and told[0].startswith("1 processes go on with a run of 2") and words in told[0]
+    lines = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit for bit" in line]
+    assert len(lines) == 1 and lines[0].startswith("a run of 2 processes is resumed by 1: ") and words in lines[0]
 
 
 def test_every_trained_part_must_get_a_gradient(train):
@@ -474,7 +492,7 @@ def test_what_helps_when_memory_is_short_may_be_given_to_a_run_that_goes_on(trai
     train("run", iterations=2)
     train("run", iterations=4, microbatch=2)
     assert (
-        "made with --microbatch None, not 2: its result is not bit for bit"
+        "made with --microbatch None, not 2: the result is not bit for bit"
         in (tmp_path / "run" / "log.txt").read_text()
     )
     assert train("run", iterations=5, use_fp16=True).state.steps_done == 5  # whose loss scale begins afresh

@@ -23,7 +23,7 @@ from guided_diffusion.training.step_status import StepReports
 
 @pytest.fixture
 def after_step(monkeypatch):
-    """after_step({step: function(trainer)}): call the function when so many steps are done."""
+    """Call it with {step: function of the trainer} to have the function called when that many steps are done."""
 
     def set_up(actions):
         look_around = Trainer.look_around
@@ -39,7 +39,7 @@ def after_step(monkeypatch):
 
 @pytest.fixture
 def nan_at(monkeypatch):
-    """nan_at(steps): the loss term `vb` is not finite in the steps after so many done ones, as often as they are tried."""
+    """Call it with numbers of steps done: after each of them the loss term `vb` is not finite in the next step."""
 
     def set_up(steps):
         step = Trainer.step
@@ -91,8 +91,8 @@ def test_usr1_saves_and_goes_on(train, tmp_path, after_step):
     ]
 
 
-# One native call of minutes, during which Python runs no handler. The clock, which is read twice for the first signal to stop
-# and once for each that follows, is the test's, and says when it was read.
+# One native call of minutes, during which Python runs no handler. The clock is the test's: it is read twice for the
+# first signal to stop and once for each that follows, and reports when it was read.
 NATIVE = """
 import hashlib, types
 from guided_diffusion.system import signals
@@ -174,7 +174,7 @@ def test_a_signal_during_validation_ends_it(train):
 
     trainer.validator = Slow()
     trainer.validate()
-    assert trainer.scores == {} and trainer.state.best is None
+    assert trainer.log.scores == {} and trainer.state.best is None
 
 
 # -- not finite -------------------------------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ def test_a_blob_store_serves_as_log_dir(train, monkeypatch):
     log, table = (blobs.objects[f"gs://bucket/run/{name}"].decode() for name in ("log.txt", "progress.csv"))
     assert "starting afresh" in log and "continuing gs://bucket/run/savedmodel000003.pt at step 3" in log
     assert [line.split(",")[0] for line in table.splitlines()] == ["step", "2", "3", "4", "6"]
-    assert load_checkpoint("gs://bucket/run/savedmodel.pt")["step"] == 6
+    assert load_checkpoint("gs://bucket/run/savedmodel.pt").step == 6
 
 
 # -- as on a GPU, where reports come some steps late ------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train,
 
 
 def test_encoders_that_overflow_give_a_loss_that_is_not_finite(cases, tmp_path):
-    """A deviation of e^200 is no number in float32: the loss is not finite, which the trainer sees, and nothing is raised."""
+    """A deviation of e^200 is no number in float32: the loss is not finite, which the trainer sees; no error."""
     segmenter = segmenter_of(LEAST)
     with torch.no_grad():
         segmenter.posterior.conv_layer.bias.fill_(200)

@@ -51,8 +51,8 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
 
     best = load_checkpoint(str(tmp_path / "run" / "bestmodel.pt"))
     least = min((2, 4, 6), key=lambda step: float(rows[step]["ged_2"]))
-    assert best["best"]["step"] == best["step"] == least
-    assert best["best"]["score"] == pytest.approx(float(rows[least]["ged_2"]), rel=1e-5)
+    assert best.best["step"] == best.step == least
+    assert best.best["score"] == pytest.approx(float(rows[least]["ged_2"]), rel=1e-5)
 
     sampler = SamplerConfig(steps=3)
     segmenter = script_util.load_segmenter(str(tmp_path / "run" / "bestmodel.pt"), {}).segmenter.spaced(sampler)
@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
         scores.append((metrics.squared_ged(masks, raters).total, metrics.mean_mask_dice(masks, raters)))
     ged, dice = np.mean(scores, axis=0)
-    assert ged == pytest.approx(best["best"]["score"], abs=1e-6)
+    assert ged == pytest.approx(best.best["score"], abs=1e-6)
     assert dice == pytest.approx(float(rows[least]["dice_2"]), abs=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     straight = train("straight", **EVAL)
     train("parts", **EVAL, iterations=3)
     resumed = train("parts", **EVAL)
-    at_three = load_checkpoint(str(tmp_path / "parts" / "savedmodel000003.pt"))["best"]
+    at_three = load_checkpoint(str(tmp_path / "parts" / "savedmodel000003.pt")).best
     candidates = [at_three, straight.state.best]
     assert resumed.state.best in candidates and resumed.state.best["score"] <= min(c["score"] for c in candidates)
     other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
@@ -88,9 +88,9 @@ def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
     made_up = scores_of(tmp_path / "run")[6]
     assert made_up["ged_2"] == scores_of(tmp_path / "whole")[6]["ged_2"] and made_up["loss"] == ""
     for name in ("bestmodel.pt", "savedmodel.pt"):  # and remembers it
-        assert load_checkpoint(str(tmp_path / "run" / name))["best"]["step"] == 6
+        assert load_checkpoint(str(tmp_path / "run" / name)).best["step"] == 6
     lines = (tmp_path / "run" / "progress.csv").read_text()
-    assert train("run", **EVAL).scores == {} and (tmp_path / "run" / "progress.csv").read_text() == lines
+    assert train("run", **EVAL).log.scores == {} and (tmp_path / "run" / "progress.csv").read_text() == lines
 
 
 def test_scores_on_the_same_cases_compare_however_their_folder_is_typed(cases, tmp_path):
@@ -107,10 +107,10 @@ def test_a_worse_score_is_not_kept(train, tmp_path):
     kept = (tmp_path / "run" / "bestmodel.pt").read_bytes()
     trainer.validator.score = lambda segmenter, give_up: {"ged_2": 9.0, "dice_2": 0.0}
     trainer.validate()
-    assert (tmp_path / "run" / "bestmodel.pt").read_bytes() == kept and trainer.scores["ged_2"] == 9
+    assert (tmp_path / "run" / "bestmodel.pt").read_bytes() == kept and trainer.log.scores["ged_2"] == 9
     trainer.validator.score = lambda segmenter, give_up: {"ged_2": -1.0, "dice_2": 0.0}
     trainer.validate()
-    assert load_checkpoint(str(tmp_path / "run" / "bestmodel.pt"))["best"]["score"] == -1
+    assert load_checkpoint(str(tmp_path / "run" / "bestmodel.pt")).best["score"] == -1
 
 
 def test_the_script_validates_and_two_processes_share_the_cases(ranks, cases, tmp_path):
@@ -138,7 +138,7 @@ def test_a_network_that_gives_nan_is_never_the_best(train, tmp_path):
             weights["model.out.2.bias"].fill_(float("nan"))
     trainer.state.best = None
     trainer.validate()
-    assert all(score != score for score in trainer.scores.values()) and trainer.state.best is None
+    assert all(score != score for score in trainer.log.scores.values()) and trainer.state.best is None
 
 
 def test_a_validation_that_is_given_up_has_no_scores(train):

@@ -48,9 +48,9 @@ class Runs:
         return [f"--{flag}={value}" for flag, value in flags.items()]
 
     def train(self, name, steps=None, run=call_script, **more):
-        """The checkpoint at the end of a run of `steps` steps, by default all; `more` are flags."""
+        """The content of the checkpoint at the end of a run of `steps` steps, by default all; `more` are flags."""
         run("segmentation_train", *self.arguments(name, steps, more))
-        return load_checkpoint(self.settings.folder("runs", name, "savedmodel.pt"))
+        return load_checkpoint(self.settings.folder("runs", name, "savedmodel.pt")).content()
 
     def loss(self, name):
         """The loss in the last line of a run's log."""

@@ -1,0 +1,104 @@
+"""What a run reports while it trains: lines, rows of metrics, pictures."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from PIL import Image
+
+from ..dist_util import Processes
+from ..logger import QUARTILES, Logger, LossMeter, NullLogger, NullSink
+from ..sampling.protocol import Segmenter
+from ..system.device import peak_memory
+from .config import TrainConfig
+from .run_state import RunState
+from .start import Start
+from .validation import Validator
+
+
+def columns_of(segmenter: Segmenter, validator: Validator | None) -> list[str]:
+    """The columns of progress.csv."""
+    terms = ("loss", *segmenter.terms)
+    quartiles = [f"{term}_q{q}" for term in terms for q in range(QUARTILES)]
+    scores = validator.names if validator else []
+    last = ["grad_norm", "lr", "bad_steps", "samples_per_second", "memory_gb"]
+    return ["step", "samples", *terms, *scores, *quartiles, *last]
+
+
+def open_logger(
+    segmenter: Segmenter, config: TrainConfig, processes: Processes, start: Start, validator: Validator | None = None
+) -> NullLogger:
+    """The logger of a run, to give to its Trainer; that of the first process writes into log_dir."""
+    if not processes.is_main:
+        return NullLogger()
+    return Logger(config.log_dir, columns_of(segmenter, validator), start.step, config.tensorboard)
+
+
+class RunLog:
+    """Puts together the rows that a run reports, and passes them on to the logger and the windows.
+
+    windows  a sink of logger.py
+    columns  of a row
+    """
+
+    def __init__(
+        self, logger: NullLogger, windows: NullSink, columns: Sequence[str], num_timesteps: int, processes: Processes
+    ) -> None:
+        self.logger, self.windows, self.columns, self.processes = logger, windows, columns, processes
+        self.meter = LossMeter(num_timesteps, processes.device)
+        self.scores: dict[str, float] = {}  # of a validation, for the next row
+        self._row_time, self._row_step = time.monotonic(), 0  # of the last row
+        self.earlier: Sequence[dict[str, float]] = list(logger.earlier)  # the rows of the steps before
+        for row in self.earlier:  # the curves begin where the run did
+            windows.show_metrics(row)
+
+    def info(self, line: str) -> None:
+        """Report a line of text."""
+        self.logger.info(line)
+
+    def picture(self, window: str, picture: Image.Image, caption: str) -> None:
+        """Show a picture."""
+        for sink in (self.windows, self.logger.events):
+            sink.picture(window, picture, caption)
+
+    def start_clock(self, step: int) -> None:
+        """Measure the speed from now on, when `step` steps are done."""
+        self._row_time, self._row_step = time.monotonic(), step
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """A context that does not count as time of training."""
+        then = time.monotonic()
+        yield
+        self._row_time += time.monotonic() - then
+
+    def write_means(self, state: RunState, grad_norm: torch.Tensor) -> dict[str, str]:
+        """Report a row for the steps since the last one; every process must call this. Returns {loss term: text}."""
+        means = self.meter.read(self.processes)
+        then, step_then = self._row_time, self._row_step
+        self.start_clock(state.steps_done)
+        masks = (state.steps_done - step_then) * state.masks_per_step
+        values = {
+            **{name: means[name] for name in self.columns if name in means},
+            **self.scores,
+            "grad_norm": float(grad_norm),
+            "lr": state.optimizer.param_groups[0]["lr"],
+            "bad_steps": state.bad_steps,
+            "samples_per_second": masks / (self._row_time - then),
+            "memory_gb": peak_memory(self.processes.device) / 1e9,
+        }
+        self.write(state, values)
+        self.scores = {}
+        return {name: f"{means[name]:.3g}" for name in ("loss", *state.segmenter.terms) if name in means}
+
+    def write(self, state: RunState, values: dict[str, float]) -> None:
+        """Report a row of {column: number}."""
+        row = {"step": state.steps_done, "samples": state.samples, **values}
+        self.logger.metrics(row)
+        self.windows.show_metrics(row)
+
+    def close(self) -> None:
+        """Write what is left, and end."""
+        self.windows.close()
+        self.logger.close()
