@@ -88,7 +88,7 @@ def is_own(path: str, config: TrainConfig) -> bool:
 def _refuse_used_folder(folder: str) -> None:
     empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
     if used := [name for name in storage.names(folder) if name not in empty]:
-        raise CheckpointError(f"{folder}: --resume never needs an empty folder, but it holds {used[0]}")
+        raise CheckpointError(f"{folder}: not an empty folder, as --resume never requires: it holds {used[0]}")
 
 
 def _refuse_other_origin(checkpoint: Checkpoint, config: TrainConfig) -> None:
