@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Float32
 
 from . import script_util
 from .errors import ConfigError, DataError
@@ -24,30 +25,32 @@ from .script_util import LoadedModel
 from .system.device import ComputeConfig, compile_model, prepare
 from .unet import UNetConfig
 
+Map = Float32[np.ndarray, "H W"]
+
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The masks of one image, and what follows from them; maps are [H, W] float32."""
+    """The masks of one image, and what follows from them."""
 
-    samples: np.ndarray  # [M, H, W] float32: before the threshold, on the scale on which masks are 0 and 1
-    masks: np.ndarray  # [M, H, W] bool
+    samples: Float[np.ndarray, "M H W"]  # before the threshold, on the scale on which masks are 0 and 1
+    masks: Bool[np.ndarray, "M H W"]
 
     @property
-    def mean(self):
+    def mean(self) -> Map:
         """Share of the masks that mark each pixel."""
         return postprocess.mean_mask(self.masks)
 
     @property
-    def variance(self):
+    def variance(self) -> Map:
         """Variance of the masks at each pixel, at most 0.25."""
         return postprocess.variance_map(self.masks)
 
     @property
-    def entropy(self):
+    def entropy(self) -> Map:
         """Entropy of `mean` at each pixel, in bits."""
         return postprocess.entropy_map(self.masks)
 
-    def consensus(self, kind="majority"):
+    def consensus(self, kind: str = "majority") -> np.ndarray:
         """One mask [H, W] for all: "majority" or "staple", bool; "mean", float32."""
         if kind not in postprocess.CONSENSUS:
             raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
@@ -60,14 +63,23 @@ class Predictor:
     def __init__(self, model: LoadedModel, compiled: bool = False) -> None:
         self.segmenter, self.configs, self.stored = model.segmenter, model.configs, model.sampler
         self.compiled = compiled
-        self._compiled_size = None  # masks in flight of the first call, for which the network was compiled
+        self._compiled_size: int | None = None  # masks in flight of the first call, for which the network was compiled
 
     @property
     def flags(self) -> dict[str, Any]:
         """{name: value} of the data and the model, JSON-like."""
         return self.configs.flags()
 
-    def sample(self, image, num_ensemble=16, *, seed=0, name="image", batch_size=8, **flags):
+    def sample(
+        self,
+        image: Any,
+        num_ensemble: int = 16,
+        *,
+        seed: int = 0,
+        name: str = "image",
+        batch_size: int = 8,
+        **flags: Any,
+    ) -> Ensemble:
         """The `Ensemble` of one image.
 
         image         [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; array or tensor. One plane is repeated
@@ -91,8 +103,8 @@ class Predictor:
         script_util.refuse_foreign_flags(configs.given, self.configs)
         config = configs[SampleConfig]
         if self.compiled:
-            self._compiled_size = self._compiled_size or batch_size
-            config = replace(config, batch_size=self._compiled_size)
+            self._compiled_size = size = self._compiled_size or batch_size
+            config = replace(config, batch_size=size)
         sampler = script_util.choose_sampler(configs, self.configs, self.stored)
         case = make_case(
             name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.configs[UNetConfig].image_channels
@@ -102,21 +114,28 @@ class Predictor:
         )
         return Ensemble(samples, binarise(samples, configs[PostprocessConfig]))
 
-    def _planes(self, image):
+    def _planes(self, image: Any) -> np.ndarray:
         """The image as [1 or C, H, W] float32, if it is one that the network can see."""
         planes = torch.as_tensor(image).detach().cpu().numpy().astype(np.float32)
         planes = planes[None] if planes.ndim == 2 else planes
         side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].image_channels
         if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
             raise DataError(
-                f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is wanted"
+                f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is needed"
             )
         if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
             raise DataError("an image with values outside [0, 1]; 8-bit ones are divided by 255")
         return planes
 
 
-def load(path, device=None, weights="ema", amp="none", compile=False, **flags):
+def load(
+    path: str,
+    device: torch.device | str | None = None,
+    weights: str = "ema",
+    amp: str = "none",
+    compile: bool = False,
+    **flags: Any,
+) -> Predictor:
     """A `Predictor` from the checkpoint at `path`.
 
     device        where to sample; default: a GPU if there is one

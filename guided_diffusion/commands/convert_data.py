@@ -18,8 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     with command_line.one_line_errors():
         words = list(sys.argv[1:] if argv is None else argv)
-        name = words.pop(0) if words and not words[0].startswith("-") else None
-        if name is None and not {"-h", "--help"} & set(words):
+        name = words.pop(0) if words and not words[0].startswith("-") else ""
+        if not name and not {"-h", "--help"} & set(words):
             raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
         config = command_line.parse_command_line((ConvertConfig,), __doc__, words)[ConvertConfig]
         _, faults = convert(name, config)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = command_line.parse_command_line((PhantomConfig,), __doc__, argv)[PhantomConfig]
         check(config)
         modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # which these formats have
-        more = {
+        more: phantom.SceneOptions = {
             "num_nodules": config.nodules,
             "modes": config.modes,
             "probabilities": config.probabilities,

@@ -10,7 +10,7 @@ A checkpoint stores its model flags; those of the published code do not, and nee
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -85,7 +85,9 @@ def load_model(flags: Configs) -> Model:
     return Model(loaded.segmenter.spaced(sampler), loaded.configs, sampler)
 
 
-def make_ready(model, config, how, total, processes):
+def make_ready(
+    model: Model, config: SampleConfig, how: ComputeConfig, total: int, processes: Processes
+) -> tuple[SampleConfig, list[str]]:
     """Put the model on the device for `total` masks.
 
     Returns the config with the number of masks in flight, and lines to report.
@@ -103,7 +105,9 @@ def make_ready(model, config, how, total, processes):
     return replace(config, batch_size=size), lines
 
 
-def settle_threads(model, one_call, size, total, processes):
+def settle_threads(
+    model: Model, one_call: Callable[[torch.Tensor], object], size: int, total: int, processes: Processes
+) -> list[str]:
     """As in training, by the time of a network call, where so many follow that it pays; returns lines to report."""
     alone = processes.device.type == "cpu" and processes.world_size == 1 and usable_cores() > 1
     if not alone or threads.set_by_user() or total * model.segmenter.num_timesteps / size < TIMED_CALLS:

@@ -19,7 +19,8 @@ def tabulate(out_dir: str, methods: Sequence[str]) -> Table:
     rows: list[Method] = []
     for method, scored in zip(methods, (summary, *summary["compared"]), strict=True):
         with open(os.path.join(out_dir, method, "result.json"), encoding="utf-8") as file:
-            rows.append({**json.load(file), "figures": scored["figures"], "differences": scored.get("differences", {})})
+            row: Method = json.load(file)
+        rows.append({**row, "figures": scored["figures"], "differences": scored.get("differences", {})})
     return {"cases": summary["cases"], "rows": rows}
 
 

@@ -62,7 +62,7 @@ class EvaluateConfig:
         return (self.samples, *self.compare)
 
 
-def check_evaluate_config(config):
+def check_evaluate_config(config: EvaluateConfig) -> None:
     """Refuse, by the flag's name, what cannot be evaluated."""
     for folder in config.folders:
         if not os.path.isdir(folder):

@@ -41,8 +41,7 @@ class Configs:
 
     def flags(self, *classes: type) -> dict[str, Any]:
         """{name: JSON-like value} of the flags of these classes, or of all; without retired ones at their defaults."""
-        chosen = [self[cls] for cls in classes] if classes else self
-        return flags_from_configs(*chosen)
+        return flags_from_configs(*(self[cls] for cls in classes or self.classes))
 
     def replace(self, **values: Any) -> "Configs":
         """A copy with other values of some flags."""

@@ -153,9 +153,13 @@ def config(*, resume: Resume = "fixed", group: str = "") -> Callable[[type[T]], 
     return decorate
 
 
-@functools.cache
 def flag_fields(*classes: type) -> Mapping[str, FlagField]:
     """{name: FlagField} of all flags of config classes."""
+    return _flag_fields(classes)
+
+
+@functools.cache
+def _flag_fields(classes: tuple[type, ...]) -> Mapping[str, FlagField]:
     found = {}
     for cls in classes:
         hints, defaults = typing.get_type_hints(cls, include_extras=True), cls.__flag_defaults__  # type: ignore[attr-defined]

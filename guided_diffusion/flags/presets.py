@@ -5,7 +5,7 @@ from typing import Any
 
 from .fields import flag_fields
 
-FAST = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
+FAST: dict[str, Any] = {"sampler": "dpm++", "steps": 20, "spacing": "linear", "eta": 1.0}
 
 
 def preset_flags(preset: Mapping[str, Any], given: Container[str], *classes: type) -> dict[str, Any]:

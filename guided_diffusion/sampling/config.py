@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..errors import ConfigError, DataError
-from ..flags.configs import configs_from_flags
+from ..flags.configs import Flags, configs_from_flags
 from ..flags.fields import Flag, config
 from ..masks.postprocess import PostprocessConfig
+
+if TYPE_CHECKING:  # it imports torch
+    from .samplers import SamplerConfig
 
 
 @config()
@@ -40,7 +43,14 @@ class SampleConfig:
     evaluate: Annotated[bool, Flag("score the samples against the raters when all are drawn")] = False
 
 
-def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
+def identity(
+    config: SampleConfig,
+    sampler: "SamplerConfig | None",
+    num_timesteps: int,
+    amp: str,
+    flags: Flags,
+    checkpoint_hash: str,
+) -> dict[str, Any]:
     """What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
 
     sampler        SamplerConfig, of which num_timesteps are taken; None: a method without a chain
@@ -48,7 +58,7 @@ def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
     flags          every flag of data and model that the segmenter was built with
     """
     return {
-        **(asdict(sampler) if sampler else {"sampler": "none"}),
+        **(asdict(sampler) if sampler is not None else {"sampler": "none"}),
         "steps": num_timesteps,
         "seed": config.seed,
         "num_ensemble": config.num_ensemble,
@@ -59,12 +69,12 @@ def identity(config, sampler, num_timesteps, amp, flags, checkpoint_hash):
     }
 
 
-def finish(config, postprocess):
+def finish(config: SampleConfig, postprocess: PostprocessConfig) -> dict[str, Any]:
     """What is made of the samples afterwards, as plain values: a `SampleConfig`'s and a `PostprocessConfig`'s part."""
     return {**asdict(postprocess), "consensus": config.consensus}
 
 
-def postprocess_of(made_by):
+def postprocess_of(made_by: Flags) -> PostprocessConfig:
     """The `PostprocessConfig` that a case was written with. DataError: what is stored cannot be one."""
     try:
         return configs_from_flags(made_by, PostprocessConfig)[PostprocessConfig]

@@ -1,12 +1,17 @@
 """The files of a case's samples, written and read again. Needs no torch."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from jaxtyping import Float32, Shaped
+from PIL import Image
 
 from ..data.image_files import read_label
 from ..errors import ConfigError, DataError
@@ -14,20 +19,42 @@ from ..flags.configs import differences
 from ..masks import pictures
 from ..masks.postprocess import CONSENSUS, binarise
 from ..system import storage
-from .config import postprocess_of
+from .config import SampleConfig, postprocess_of
 from .writer_pool import PackedArrays
+
+if TYPE_CHECKING:  # it imports torch
+    from ..lidcloader import Case
 
 LARGEST_GAP = 64  # among a case's masks, that is looked for
 
+Made = Mapping[str, Any]  # what decided a case's samples or its files, as plain values
+Samples = Shaped[np.ndarray, "M H W"]
 
-def image_hash(case):
+
+class Cases(Protocol):
+    """The cases of a dataset, without torch."""
+
+    ids: Sequence[str]
+
+    def __getitem__(self, index: int) -> "Case":
+        """A case by its number."""
+
+
+def image_hash(case: "Case") -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a case's image as the network sees it, repeated channels once."""
     planes = np.asarray(case.image)
     unlike = [k for k in range(len(planes)) if k == 0 or not np.array_equal(planes[k], planes[k - 1])]
     return hashlib.sha256(planes[unlike].tobytes()).hexdigest()[:16]
 
 
-def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
+def write_case(
+    out_dir: str,
+    case: "Case",
+    samples: Float32[np.ndarray, "M H W"],
+    drawn_by: Made,
+    finished_by: Made,
+    frames: Sequence[np.ndarray] | None = None,
+) -> None:
     """Write a case's raw samples, masks and sheet into `out_dir`.
 
     The raw samples come first, so that nothing that happens to the rest loses them; what `finish` gave joins them last,
@@ -37,7 +64,6 @@ def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
     carries their checksums, by which `unfinished` finds out and writes them again. A movie cannot be made again, and
     waits for the disk too.
 
-    samples      [M, H, W] float32
     drawn_by     what `identity` gave
     finished_by  what `finish` gave
     frames       of the movie of its first mask, [[H, W]]; None: nothing is done about it
@@ -60,7 +86,7 @@ def write_case(out_dir, case, samples, drawn_by, finished_by, frames=None):
     stored.write(path)
 
 
-def _remove_pictures(out_dir, case_id, count):
+def _remove_pictures(out_dir: str, case_id: str, count: int) -> None:
     """Remove a case's consensus, and its masks from number `count` on, the last one first: what is left has no gap."""
     if os.path.exists(consensus_path(out_dir, case_id)):
         os.unlink(consensus_path(out_dir, case_id))
@@ -71,13 +97,13 @@ def _remove_pictures(out_dir, case_id, count):
         os.unlink(mask_path(out_dir, case_id, k))
 
 
-def _picture_paths(out_dir, case_id, count, consensus):
+def _picture_paths(out_dir: str, case_id: str, count: int, consensus: str) -> list[str]:
     """The pictures of a case with `count` masks, in the order of their checksums."""
     one = [] if consensus == "none" else [consensus_path(out_dir, case_id)]
     return [*(mask_path(out_dir, case_id, k) for k in range(count)), *one, sheet_path(out_dir, case_id)]
 
 
-def _write_picture(path, picture):
+def _write_picture(path: str, picture: Image.Image) -> int:
     """Write a PIL image without waiting for the disk. Returns the file's CRC-32."""
     file = io.BytesIO()
     level = 1 if picture.mode == "RGB" else 6  # of zlib: sheets, of images with noise, become no smaller by more
@@ -86,7 +112,7 @@ def _write_picture(path, picture):
     return zlib.crc32(file.getbuffer())
 
 
-def _pictures_whole(out_dir, case_id, count, consensus):
+def _pictures_whole(out_dir: str, case_id: str, count: int, consensus: str) -> bool:
     """Whether a finished case's pictures are those that it was finished with; True where no checksums are stored."""
     with np.load(samples_path(out_dir, case_id), allow_pickle=False) as file:
         if "pictures" not in file.files:  # written when every picture waited for the disk
@@ -101,34 +127,35 @@ def _pictures_whole(out_dir, case_id, count, consensus):
         return False
 
 
-def mask_path(out_dir, case_id, k):
+def mask_path(out_dir: str, case_id: str, k: int) -> str:
     """The picture of a case's k-th mask."""
     return os.path.join(out_dir, f"{case_id}_output{k}.png")
 
 
-def consensus_path(out_dir, case_id):
+def consensus_path(out_dir: str, case_id: str) -> str:
     """The picture of a case's consensus."""
     return os.path.join(out_dir, f"{case_id}_consensus.png")
 
 
-def sheet_path(out_dir, case_id):
+def sheet_path(out_dir: str, case_id: str) -> str:
     """The picture sheet of a case."""
     return os.path.join(out_dir, f"{case_id}_sheet.png")
 
 
-def movie_path(out_dir, case_id):
+def movie_path(out_dir: str, case_id: str) -> str:
     """The movie of a case's first mask."""
     return os.path.join(out_dir, f"{case_id}_movie.gif")
 
 
-def samples_path(out_dir, case_id):
+def samples_path(out_dir: str, case_id: str) -> str:
     """The file of a case's raw samples."""
     return os.path.join(out_dir, f"{case_id}_samples.npz")
 
 
-def read_case(path):
-    """(samples [M, H, W] before the threshold, what made them: a dict, without `flags` for those of another program) of a
-    file ID_samples.npz. DataError: damaged, or no masks.
+def read_case(path: str) -> tuple[Samples, Made]:
+    """(samples before the threshold, what made them) of a file ID_samples.npz; those of another program have no `flags`.
+
+    DataError: damaged, or not masks.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -140,8 +167,8 @@ def read_case(path):
     return check_samples(samples, path), made_by
 
 
-def check_samples(samples, path):
-    """`samples`, if they can be masks: [M, H, W], all finite. DataError: they cannot; `path` is named."""
+def check_samples(samples: np.ndarray, path: str) -> Samples:
+    """`samples`, if they can be masks: all finite. DataError: they cannot; `path` is named."""
     if samples.ndim != 3 or 0 in samples.shape or samples.dtype.kind not in "biuf":
         raise DataError(
             f"{path}: samples of shape {samples.shape} and type {samples.dtype}; masks [M, H, W] are wanted"
@@ -151,9 +178,11 @@ def check_samples(samples, path):
     return samples
 
 
-def find_samples(folder, case_id):
-    """The samples of a case in `folder`, as read_case gives them: from ID_samples.npz, or else from the masks
-    ID_output0.png, ID_output1.png, ... of any program. None: there are none. DataError: they cannot be used.
+def find_samples(folder: str, case_id: str) -> tuple[Samples, Made] | None:
+    """The samples of a case in `folder`, as read_case gives them; None: there are none.
+
+    They are those of ID_samples.npz, or else the masks ID_output0.png, ID_output1.png, ... of any program.
+    DataError: they cannot be used.
     """
     path = samples_path(folder, case_id)
     if os.path.exists(path):
@@ -165,7 +194,7 @@ def find_samples(folder, case_id):
                 f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted"
             )
         return samples, made_by
-    masks = []
+    masks: list[np.ndarray] = []
     while os.path.exists(path := mask_path(folder, case_id, len(masks))):
         masks.append(read_label(path)[0])
         if masks[-1].shape != masks[0].shape:
@@ -175,8 +204,8 @@ def find_samples(folder, case_id):
     return (np.stack(masks), {}) if masks else None
 
 
-def spread(made_by):
-    """What made a case, with each of its flags as an entry of its own. DataError: they are none of this program's."""
+def spread(made_by: Made) -> Made:
+    """What made a case, with each of its flags as an entry of its own. DataError: they are not this program's."""
     try:
         flags = dict(json.loads(made_by["flags"]))
     except (ValueError, TypeError) as error:
@@ -186,34 +215,36 @@ def spread(made_by):
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
-def unfinished(dataset, indices, config, drawn_by, finished_by, classes=()):
+def unfinished(
+    dataset: Cases,
+    indices: Iterable[int],
+    config: SampleConfig,
+    drawn_by: Made,
+    finished_by: Made,
+    classes: Sequence[type] = (),
+) -> list[int]:
     """Those case numbers of `indices` that are still to be drawn.
 
     A case that is there, but not finished, or otherwise (another threshold, say), or with a picture missing or changed, is
     written anew from its samples; a damaged one, and one without the movie that is required, is drawn again. A movie of
     samples that are not there, or will be drawn again, is removed.
 
-    config   SampleConfig: out_dir, overwrite, movie
+    config   its out_dir, overwrite and movie
     classes  of the flags in `drawn_by`, as in flags.configs.differences
     ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
     """
     left = []
     for index in indices:
         path, movie = (where(config.out_dir, dataset.ids[index]) for where in (samples_path, movie_path))
-        try:
-            samples, before = (None, None) if config.overwrite or not os.path.exists(path) else read_case(path)
-        except DataError:  # damaged
-            samples = None
-        if samples is None:
+        stored = None if config.overwrite else _read_whole(path)
+        if stored is None:
             left.append(index)
-            if os.path.exists(movie):
+            with contextlib.suppress(FileNotFoundError):
                 os.unlink(movie)
             continue
-        if "flags" not in before:
-            raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
+        samples, before = stored
         case = dataset[index]
-        if unlike := differences(spread(before), spread({**drawn_by, "image": image_hash(case)}), *classes):
-            raise ConfigError(f"{path} was made with {', '.join(unlike)}: give another --out_dir, or --overwrite True")
+        _check_same(path, before, {**drawn_by, "image": image_hash(case)}, classes)
         if config.movie and not os.path.exists(movie):
             left.append(index)
         elif any(before.get(name) != value for name, value in finished_by.items()) or not _pictures_whole(
@@ -221,3 +252,18 @@ def unfinished(dataset, indices, config, drawn_by, finished_by, classes=()):
         ):
             write_case(config.out_dir, case, samples, drawn_by, finished_by)
     return left
+
+
+def _read_whole(path: str) -> tuple[Samples, Made] | None:
+    """What read_case gives; None: there is no such file, or it is damaged."""
+    with contextlib.suppress(DataError):
+        return read_case(path) if os.path.exists(path) else None
+    return None
+
+
+def _check_same(path: str, before: Made, drawn_by: Made, classes: Sequence[type]) -> None:
+    """ConfigError: the samples at `path` were drawn in another way, or by another program."""
+    if "flags" not in before:
+        raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
+    if different := differences(spread(before), spread(drawn_by), *classes):
+        raise ConfigError(f"{path} was made with {', '.join(different)}: give another --out_dir, or --overwrite True")

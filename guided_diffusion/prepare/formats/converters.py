@@ -54,7 +54,7 @@ class ConvertConfig:
     seed: Annotated[int, Flag("seed of the split by patient, where the source has none", at_least=0)] = 0
 
 
-def check_convert_config(name, config):
+def check_convert_config(name: str, config: ConvertConfig) -> None:
     """Refuse, by the flag's name, what cannot be converted."""
     if name not in FORMATS:
         raise ConfigError(f"the format {name} is unknown: choose one of {', '.join(FORMATS)}")

@@ -81,7 +81,7 @@ def mask(path: str, label_threshold: float) -> np.ndarray:
     pixels, full_scale = read_pixels(path)
     if not np.isfinite(pixels).all():
         raise DataError(f"{path}: not all values are finite; repair or remove it")
-    return pixels > (label_threshold * full_scale if is_jpeg(path) else 0)
+    return pixels > (label_threshold * (full_scale or 1) if is_jpeg(path) else 0)
 
 
 def nifti(path: str) -> np.ndarray:

@@ -56,7 +56,7 @@ class PrepareConfig:
     seed: Annotated[int, Flag("seed of the split by patient", at_least=0)] = 0
 
 
-def check_prepare_config(config):
+def check_prepare_config(config: PrepareConfig) -> None:
     """Refuse, by the flag's name, what cannot be prepared."""
     for folder in (config.dicom, config.xml or config.dicom):
         if not os.path.isdir(folder):
