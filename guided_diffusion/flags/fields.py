@@ -86,14 +86,16 @@ class FlagField:
         """ConfigError: the value is out of range."""
         if value is None or (isinstance(value, str) and value in words_of(self.kind)):
             return
+        items = value if isinstance(value, tuple) else (value,)
+        for item in items if self.flag.choices else ():
+            if item not in self.flag.choices:
+                raise ConfigError(f"--{self.name} {item} is unknown: choose one of {', '.join(self.flag.choices)}")
         if wrong := self._wrong(value):
             raise ConfigError(f"--{self.name} {self.show(value)}: {wrong}")
 
     def _wrong(self, value: Any) -> str | None:
         flag, each = self.flag, "each " if isinstance(value, tuple) else ""
         items = value if isinstance(value, tuple) else (value,)
-        if flag.choices and not set(items) <= set(flag.choices):
-            return f"{each}must be one of {', '.join(flag.choices)}"
         if any(isinstance(item, float) and not math.isfinite(item) for item in items):
             return f"{each}must be a finite number"
         if any(isinstance(item, (int, float)) and not _in_range(flag, item) for item in items):

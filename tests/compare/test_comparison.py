@@ -325,7 +325,8 @@ def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_
         text=True,
     )
     try:
-        wait_for(lambda: (tmp_path / "out" / "demo" / "fold0" / "log.txt").exists(), seconds=120)
+        log = tmp_path / "out" / "demo" / "fold0" / "log.txt"
+        wait_for(lambda: log.exists() and log.read_text(), seconds=120)
         child = int((tmp_path / "out" / "demo" / "fold0" / LOCK).read_text().split()[1])
         assert_refused(call_script("compare", *arguments), "another run writes into it")
     finally:
@@ -334,4 +335,4 @@ def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_
     assert running.returncode == 130 and "interrupted" in errors
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-    assert "ended after step" in (tmp_path / "out" / "demo" / "fold0" / "log.txt").read_text()
+    assert "ended after step" in log.read_text()

@@ -66,7 +66,7 @@ def test_values_from_text(name, text, value):
         ("bounds", "5,-1000", "--bounds 5,-1000: must be two values, the lower first"),
         ("bounds", "5", "--bounds 5: must be two values"),
         ("kind", "c", "--kind c is unknown: choose one of a, b"),
-        ("names", "x,z", "--names x,z: each must be one of x, y"),
+        ("names", "x,z", "--names z is unknown: choose one of x, y"),
         ("side", 2, "--side 2: must be odd"),
         ("out", "gs://bucket/x", "--out gs://bucket/x: results are written to local folders only"),
         ("on", "maybe", "--on maybe: must be True or False"),

@@ -51,7 +51,16 @@ CLASSES = {
 FOREIGN = {
     *("preset", "help", "local_rank"),
     *("nproc_per_node", "nnodes", "node_rank", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "max-restarts"),  # torchrun
-    *("gpus-per-task", "gpus-per-node", "cpus-per-task", "ntasks-per-node", "nodes", "time"),  # Slurm
+    *(
+        "gpus-per-task",
+        "gpus-per-node",
+        "cpus-per-task",
+        "ntasks-per-node",
+        "nodes",
+        "time",
+        "requeue",
+        "signal",
+    ),  # Slurm
     *("index-url", "build-constraint"),  # pip
 }
 

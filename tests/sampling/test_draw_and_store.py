@@ -465,7 +465,7 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
     assert predictor.sample(image, num_ensemble=1, fast=True).samples.shape == (1, 16, 16)
     for bad, flags, word in [
         (torch.rand(8, 8), {}, r"\[16, 16\]"),
-        (torch.rand(2, 16, 16), {}, "wanted"),
+        (torch.rand(2, 16, 16), {}, "needed"),
         (255 * image, {}, "divided by 255"),
         (torch.full((16, 16), float("nan")), {}, "outside"),
     ]:

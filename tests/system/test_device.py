@@ -12,6 +12,7 @@ from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.predict import Predictor
 from guided_diffusion.sampling.samplers import SamplerConfig
+from guided_diffusion.script_util import MODEL_CONFIGS, LoadedModel
 from guided_diffusion.system.device import ComputeConfig, allow_tf32, prepare
 from guided_diffusion.training.validation import ValidationConfig, Validator
 from guided_diffusion.unet import AttentionBlock, UNetConfig
@@ -104,15 +105,11 @@ def test_validation_compiles_nothing(cases):
 def test_a_compiled_predictor_is_compiled_once(cases):
     """Whatever batch size later calls name; after a few recompilations PyTorch runs it uncompiled without a word."""
     segmenter, backend = tiny_segmenter().eval(), CountingBackend()
-    flags = configs_from_flags(TINY, UNetConfig).flags() | {
-        "diffusion_steps": 40,
-        "method": "cimd",
-        "architecture": "unet",
-    }
+    model = LoadedModel(segmenter, configs_from_flags(TINY, *MODEL_CONFIGS), {})
     image = np.full((16, 16), 0.5, dtype=np.float32)
-    eager = Predictor(segmenter, flags, {}, compiled=False).sample(image, 3, steps=2)
+    eager = Predictor(model).sample(image, 3, steps=2)
     segmenter.model.compile(backend=backend, dynamic=False)
-    compiled = Predictor(segmenter, flags, {}, compiled=True)
+    compiled = Predictor(model, compiled=True)
     for batch_size in (2, 1, 3, 5):
         np.testing.assert_allclose(
             compiled.sample(image, 3, steps=2, batch_size=batch_size).samples, eager.samples, atol=1e-5
