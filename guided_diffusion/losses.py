@@ -3,22 +3,31 @@
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 HALF_BIN = 1 / 255  # half the width of one grey level, for data on [-1, 1]
 MIN_PROBABILITY = 1e-12  # keeps the logarithms finite
 
 
-def normal_kl(mean1, logvar1, mean2, logvar2):
-    """KL(N(mean1, exp logvar1) || N(mean2, exp logvar2)) for each element; the arguments broadcast."""
+def normal_kl(
+    mean1: Float[Tensor, "*#S"],
+    logvar1: Float[Tensor, "*#S"],
+    mean2: Float[Tensor, "*#S"],
+    logvar2: Float[Tensor, "*#S"],
+) -> Float[Tensor, "*#S"]:
+    """KL(N(mean1, exp logvar1) || N(mean2, exp logvar2)) for each element."""
     return 0.5 * (logvar2 - logvar1 - 1 + torch.exp(logvar1 - logvar2) + (mean1 - mean2) ** 2 * torch.exp(-logvar2))
 
 
-def approx_standard_normal_cdf(x):
+def approx_standard_normal_cdf(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     """The standard normal distribution function by a tanh, within 2e-4 of the true one."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def discretized_gaussian_log_likelihood(x, means, log_scales):
+def discretized_gaussian_log_likelihood(
+    x: Float[Tensor, "*S"], means: Float[Tensor, "*S"], log_scales: Float[Tensor, "*S"]
+) -> Float[Tensor, "*S"]:
     """Log probability of the bin [x - 1/255, x + 1/255] under N(means, exp(log_scales)^2) (DDPM, eq. 13).
 
     x  values on [-1, 1]; the bins at -1 and 1 reach to minus and plus infinity

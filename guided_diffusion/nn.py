@@ -2,40 +2,87 @@
 
 import hashlib
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from jaxtyping import Float, Real, Shaped
+from torch import Tensor, nn
+
+# A network with its images bound in: (x, timesteps as the network receives them) -> raw output
+Denoise = Callable[[Float[Tensor, "B K H W"], Real[Tensor, "#B"]], Float[Tensor, "B outputs H W"]]
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
     """Group norm that computes in float32 whatever the input's precision, and returns the input's."""
 
-    def forward(self, x):
+    def forward(self, x: Float[Tensor, "B C *space"]) -> Float[Tensor, "B C *space"]:
+        """Normalise `x`."""
         return super().forward(x.float()).type(x.dtype)
 
 
-def normalization(channels):
+def normalization(channels: int) -> GroupNorm32:
     """Group norm over 32 groups of `channels`."""
     return GroupNorm32(32, channels)
 
 
-def zero_module(module):
+class Upsample(nn.Module):
+    """Twice the resolution by nearest neighbours, then a convolution with `use_conv`."""
+
+    def __init__(self, channels: int, use_conv: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 2*H 2*W"]:
+        """Enlarge `x`."""
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """Half the resolution, by a strided convolution or by averaging."""
+
+    def __init__(self, channels: int, use_conv: bool) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H//2 W//2"]:
+        """Reduce `x`, whose sides are even."""
+        return self.op(x)
+
+
+def pointwise(conv: nn.Conv1d, x: Float[Tensor, "B N C_in"]) -> Float[Tensor, "B N C_out"]:
+    """Apply a convolution of kernel size 1 to channels that come last."""
+    return F.linear(x, conv.weight[:, :, 0], conv.bias)
+
+
+def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, flag: bool) -> Tensor:
+    """`function(*inputs)`; with `flag` the backward pass recomputes its activations instead of keeping them."""
+    if flag and torch.is_grad_enabled():
+        return torch.utils.checkpoint.checkpoint(function, *inputs, use_reentrant=False)
+    return function(*inputs)
+
+
+def zero_module(module: M) -> M:
     """Zero every parameter of `module`, so that the branch that it ends starts as the identity."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
 
 
-def mean_flat(x):
-    """Mean over all but the batch dimension: [B, ...] -> [B]."""
+def mean_flat(x: Float[Tensor, "B ..."]) -> Float[Tensor, "B"]:
+    """Mean over all but the batch dimension."""
     return x.flatten(1).mean(dim=1)
 
 
-def timestep_embedding(timesteps, dim, max_period=10000):
+def timestep_embedding(timesteps: Real[Tensor, "B"], dim: int, max_period: float = 10000) -> Float[Tensor, "B {dim}"]:
     """Sinusoidal embedding of timesteps (Attention Is All You Need, section 3.5; cosines come first).
 
-    timesteps  [B], whole or fractional
-    returns    [B, dim] float32; an odd dim ends in a column of zeros
+    timesteps  whole or fractional
+    returns    float32; an odd `dim` ends in a column of zeros
     """
     half = dim // 2
     frequencies = torch.exp(
@@ -43,12 +90,14 @@ def timestep_embedding(timesteps, dim, max_period=10000):
     )
     angles = timesteps[:, None].float() * frequencies
     embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
-    return nn.functional.pad(embedding, (0, dim % 2))
+    return F.pad(embedding, (0, dim % 2))
 
 
-def seeded_generator(*key):
-    """A CPU generator whose stream depends on `key` alone, one of the 2^32 that PyTorch's has: equal keys give equal streams,
-    unlike keys unrelated ones but for chance.
+def seeded_generator(*key: str | int) -> torch.Generator:
+    """A CPU generator whose stream depends on `key` alone.
+
+    Equal keys give equal streams, and different keys independent ones, unless two keys happen to share one of the 2^32
+    streams of PyTorch's generator.
 
     key  strings and whole numbers, e.g. (seed, "case12", 3)
     """
@@ -56,15 +105,14 @@ def seeded_generator(*key):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def stack_randn(generators, shape):
+def stack_randn(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Float[Tensor, "B ..."]:
     """Standard normal noise [B, *shape], row b from generators[b], so that a row never depends on its batch."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
 
 
-def to_device(tensor, device):
-    """A CPU tensor on `device`; on a GPU by a copy from pinned memory, for which nobody waits."""
+def to_device(tensor: Shaped[Tensor, "*S"], device: torch.device | str) -> Shaped[Tensor, "*S"]:
+    """A CPU tensor on `device`; on a GPU by an asynchronous copy from pinned memory."""
     if torch.device(device).type == "cpu":
         return tensor
-    return (
-        tensor.contiguous().pin_memory().to(device, non_blocking=True)
-    )  # a grey image is one plane, repeated without a copy
+    # Made contiguous first: a grey image is one plane, repeated without a copy.
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -3,16 +3,20 @@
 The input is the image and the noisy mask side by side in the channels; what the output means is the diffusion's affair.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
 
 from .errors import ConfigError
 from .flags.fields import Flag, config, nonempty
-from .nn import normalization, timestep_embedding, zero_module
+from .nn import Denoise, Downsample, Upsample, checkpoint, normalization, pointwise, timestep_embedding, zero_module
+
+Resample = type[Upsample] | type[Downsample]
 
 NUM_CLASSES = 2  # what the published --class_cond means
 
@@ -73,43 +77,26 @@ class UNetConfig:
 
 
 class TimestepEmbedSequential(nn.Sequential):
-    """A sequence that hands the timestep embedding to the blocks that want it."""
+    """A sequence that passes the timestep embedding to its residual blocks."""
 
-    def forward(self, x, emb):
+    def forward(  # type: ignore[override]  # nn.Sequential passes one input
+        self, x: Float[Tensor, "B C_in H_in W_in"], emb: Float[Tensor, "#B E"]
+    ) -> Float[Tensor, "B C_out H W"]:
+        """Apply the layers in turn."""
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
 
 
-class Upsample(nn.Module):
-    """Twice the resolution by nearest neighbours, then a convolution if wanted."""
-
-    def __init__(self, channels, use_conv):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
-
-    def forward(self, x):
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-class Downsample(nn.Module):
-    """Half the resolution, by a strided convolution or by averaging."""
-
-    def __init__(self, channels, use_conv):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
-
-    def forward(self, x):
-        return self.op(x)
-
-
 class ResBlock(nn.Module):
-    """A residual block that the timestep embedding modulates: [B, C_in, H, W], [B, E] -> [B, C_out, H', W'].
+    """A residual block that the timestep embedding modulates.
 
     resample  None, Upsample or Downsample: what changes the resolution between the first norm and convolution
     """
 
-    def __init__(self, in_channels, out_channels, emb_channels, config, resample=None):
+    def __init__(
+        self, in_channels: int, out_channels: int, config: UNetConfig, resample: Resample | None = None
+    ) -> None:
         super().__init__()
         self.use_checkpoint = config.use_checkpoint
         self.use_scale_shift_norm = config.use_scale_shift_norm
@@ -118,9 +105,8 @@ class ResBlock(nn.Module):
         )
         self.h_upd = resample(in_channels, use_conv=False) if resample else nn.Identity()
         self.x_upd = resample(in_channels, use_conv=False) if resample else nn.Identity()
-        self.emb_layers = nn.Sequential(
-            nn.SiLU(), nn.Linear(emb_channels, 2 * out_channels if config.use_scale_shift_norm else out_channels)
-        )
+        modulations = 2 * out_channels if config.use_scale_shift_norm else out_channels
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_channels(config), modulations))
         self.out_layers = nn.Sequential(
             normalization(out_channels),
             nn.SiLU(),
@@ -130,12 +116,11 @@ class ResBlock(nn.Module):
         same = in_channels == out_channels
         self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x, emb):
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, emb, use_reentrant=False)
-        return self._forward(x, emb)
+    def forward(self, x: Float[Tensor, "B C_in H_in W_in"], emb: Float[Tensor, "#B E"]) -> Float[Tensor, "B C_out H W"]:
+        """Transform `x`; `emb` has one row where all timesteps are equal."""
+        return checkpoint(self._forward, x, emb, flag=self.use_checkpoint)
 
-    def _forward(self, x, emb):
+    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
         norm, activation, conv = self.in_layers
         h = conv(self.h_upd(activation(norm(x))))
         emb = self.emb_layers(emb).type(h.dtype)[:, :, None, None]
@@ -150,25 +135,24 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels, added to the input: [B, C, H, W] -> the same shape."""
+    """Self-attention over all pixels, added to the input."""
 
-    def __init__(self, channels, num_heads, config):
+    def __init__(self, channels: int, num_heads: int, config: UNetConfig) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads = count_heads(channels, num_heads, config)
         self.use_checkpoint = config.use_checkpoint
         self.new_order = config.use_new_attention_order
         self.norm = normalization(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
 
-    def forward(self, x):
-        if self.use_checkpoint and torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Add to each pixel what it attends to."""
+        return checkpoint(self._forward, x, flag=self.use_checkpoint)
 
-    def _forward(self, x):
+    def _forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        # Channels come last throughout: fused attention kernels refuse q, k and v whose channels are not adjacent in memory.
+        # Channels come last throughout: fused attention kernels refuse q, k and v whose channels are not adjacent.
         h = self.norm(x.reshape(B, C, H * W)).transpose(1, 2)  # [B, H W, C]
         qkv = pointwise(self.qkv, h)  # [B, H W, 3 C]
 
@@ -182,93 +166,51 @@ class AttentionBlock(nn.Module):
         return x + h.transpose(1, 2).reshape(B, C, H, W)
 
 
-def pointwise(conv, x):
-    """A convolution of kernel 1, applied to channels that come last: [B, N, C_in] -> [B, N, C_out]."""
-    return F.linear(x, conv.weight[:, :, 0], conv.bias)
-
-
 class UNetModel(nn.Module):
-    """The U-Net: (x [B, image_channels + 1, H, W], timesteps [B], y [B] or None) -> [B, out_channels, H, W] float32.
+    """The U-Net: an image and a noisy mask side by side, and their timesteps, to the raw output.
 
-    timesteps       [1] where all rows have the same
-    y               the class of each image, 0 or 1; needed with class_cond and refused without it
     in_channels     of x; default: the image's and the mask's
     autocast_dtype  attribute: the precision in which to compute where that is safe, bfloat16 or float16; None: float32
     ConfigError: a configuration that cannot be built; the message names the flag.
     """
 
-    def __init__(self, config, out_channels, in_channels=None):
+    def __init__(self, config: UNetConfig, out_channels: int, in_channels: int | None = None) -> None:
         super().__init__()
         self.config = config
-        self.autocast_dtype = torch.float16 if config.use_fp16 else None  # None: float32 throughout
+        self.autocast_dtype: torch.dtype | None = torch.float16 if config.use_fp16 else None
         check_unet(config)
-        model_channels, mult = config.num_channels, config.multipliers
-        emb_channels = 4 * model_channels
-        attention_ds = {config.image_size // resolution for resolution in config.attention_resolutions}
-
-        def block(in_channels, out_channels, ds, heads):
-            layers = [ResBlock(in_channels, out_channels, emb_channels, config)]
-            if ds in attention_ds:
-                layers.append(AttentionBlock(out_channels, count_heads(out_channels, heads, config), config))
-            return layers
-
-        def resample(kind, channels):
-            if config.resblock_updown:
-                return ResBlock(channels, channels, emb_channels, config, resample=kind)
-            return kind(channels, use_conv=True)
-
+        emb_channels = embedding_channels(config)
         self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+            nn.Linear(config.num_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
         if config.class_cond:
             self.label_emb = nn.Embedding(NUM_CLASSES, emb_channels)
 
-        # Down: every block's output goes on the stack of skips, the resampling ones included.
-        ch = skip = mult[0] * model_channels
-        first = nn.Conv2d(in_channels or config.image_channels + 1, ch, 3, padding=1)
-        self.input_blocks = nn.ModuleList([TimestepEmbedSequential(first)])
-        skips, ds = [skip], 1
-        for level, m in enumerate(mult):
-            for _ in range(config.num_res_blocks):
-                self.input_blocks.append(TimestepEmbedSequential(*block(ch, m * model_channels, ds, config.num_heads)))
-                ch = m * model_channels
-                skips.append(ch)
-            if level < len(mult) - 1:
-                self.input_blocks.append(TimestepEmbedSequential(resample(Downsample, ch)))
-                skips.append(ch)
-                ds *= 2
-
-        # Middle
+        self.input_blocks, skips = build_input_blocks(in_channels or config.image_channels + 1, config)
+        ch, heads = skips[-1], config.num_heads
         self.middle_block = TimestepEmbedSequential(
-            ResBlock(ch, ch, emb_channels, config),
-            AttentionBlock(ch, count_heads(ch, config.num_heads, config), config),
-            ResBlock(ch, ch, emb_channels, config),
+            ResBlock(ch, ch, config), AttentionBlock(ch, heads, config), ResBlock(ch, ch, config)
         )
-
-        # Up: every block takes one skip off the stack.
-        self.output_blocks = nn.ModuleList()
-        heads = config.num_heads_upsample or config.num_heads
-        for level, m in reversed(list(enumerate(mult))):
-            for i in range(config.num_res_blocks + 1):
-                layers = block(ch + skips.pop(), m * model_channels, ds, heads)
-                ch = m * model_channels
-                if level > 0 and i == config.num_res_blocks:
-                    layers.append(resample(Upsample, ch))
-                    ds //= 2
-                self.output_blocks.append(TimestepEmbedSequential(*layers))
-
+        self.output_blocks = build_output_blocks(skips, config)
+        ch = skips[0]
         self.out = nn.Sequential(normalization(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1)))
 
-    def bind(self, image, rows=None):
-        """`denoise(x [B, 1, H, W], timesteps)` of masks of images [N, C, H, W]; rows [B] has each mask's image, None: one each."""
+    def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> Denoise:
+        """`denoise(x, timesteps)` of masks of these images; `rows` has each mask's image, None: one each."""
         image = image if rows is None else image[rows]
         return lambda x, timesteps: self(torch.cat([image, x], dim=1), timesteps)
 
-    def forward(self, x, timesteps, y=None):
+    def forward(
+        self, x: Float[Tensor, "B C H W"], timesteps: Real[Tensor, "#B"], y: Int[Tensor, "B"] | None = None
+    ) -> Float[Tensor, "B outputs H W"]:
+        """Compute the raw output, in float32.
+
+        timesteps  one number where all rows have the same
+        y          the class of each image, 0 or 1; needed with class_cond and refused without it
+        """
         if (y is not None) != self.config.class_cond:
-            raise ConfigError(
-                f"--class_cond {self.config.class_cond}, yet classes were {'' if y is not None else 'not '}given"
-            )
+            given = "not given" if y is None else "given"
+            raise ConfigError(f"--class_cond {self.config.class_cond}, yet classes were {given}")
         emb = self.time_embed(timestep_embedding(timesteps, self.config.num_channels))
         if y is not None:
             emb = emb + self.label_emb(y)
@@ -284,8 +226,57 @@ class UNetModel(nn.Module):
             return self.out(h).float()
 
 
-def count_heads(channels, num_heads, config):
-    """Attention heads for `channels`: so many, or as many as num_head_channels makes."""
+def build_input_blocks(in_channels: int, config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
+    """The way down, and the channels of each block's output: all of them, the resampling ones' too, become skips."""
+    ch, last = config.multipliers[0] * config.num_channels, len(config.multipliers) - 1
+    blocks, skips = nn.ModuleList([TimestepEmbedSequential(nn.Conv2d(in_channels, ch, 3, padding=1))]), [ch]
+    for level, m in enumerate(config.multipliers):
+        for _ in range(config.num_res_blocks):
+            blocks.append(residual_block(ch, m * config.num_channels, level, config.num_heads, config))
+            ch = m * config.num_channels
+            skips.append(ch)
+        if level < last:
+            blocks.append(TimestepEmbedSequential(resampling_layer(Downsample, ch, config)))
+            skips.append(ch)
+    return blocks, skips
+
+
+def build_output_blocks(skips: Sequence[int], config: UNetConfig) -> nn.ModuleList:
+    """The way up; each block takes one skip, the last first, beside what comes from below."""
+    blocks, skips, heads = nn.ModuleList(), list(skips), config.num_heads_upsample or config.num_heads
+    ch = skips[-1]
+    for level, m in reversed(list(enumerate(config.multipliers))):
+        for i in range(config.num_res_blocks + 1):
+            block = residual_block(ch + skips.pop(), m * config.num_channels, level, heads, config)
+            ch = m * config.num_channels
+            if level > 0 and i == config.num_res_blocks:
+                block.append(resampling_layer(Upsample, ch, config))
+            blocks.append(block)
+    return blocks
+
+
+def residual_block(in_channels: int, width: int, level: int, heads: int, config: UNetConfig) -> TimestepEmbedSequential:
+    """A residual block, and attention if the level's resolution has it."""
+    block = TimestepEmbedSequential(ResBlock(in_channels, width, config))
+    if 2**level in {config.image_size // resolution for resolution in config.attention_resolutions}:
+        block.append(AttentionBlock(width, heads, config))
+    return block
+
+
+def resampling_layer(kind: Resample, channels: int, config: UNetConfig) -> nn.Module:
+    """What changes the resolution between two levels."""
+    if config.resblock_updown:
+        return ResBlock(channels, channels, config, resample=kind)
+    return kind(channels, use_conv=True)
+
+
+def embedding_channels(config: UNetConfig) -> int:
+    """Channels of the timestep embedding, as the residual blocks receive it."""
+    return 4 * config.num_channels
+
+
+def count_heads(channels: int, num_heads: int, config: UNetConfig) -> int:
+    """Attention heads for `channels`: num_heads, or as many as config.num_head_channels gives."""
     per_head = config.num_head_channels
     if per_head is not None:
         if channels % per_head:
@@ -298,7 +289,7 @@ def count_heads(channels, num_heads, config):
     return num_heads
 
 
-def check_unet(config):
+def check_unet(config: UNetConfig) -> None:
     """Refuse, by the flag's name, what the U-Net cannot be built with."""
     halvings = len(config.multipliers) - 1
     if config.image_size % 2**halvings:
