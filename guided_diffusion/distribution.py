@@ -4,10 +4,12 @@ As the posterior, from an image and a rater's mask, this is the ambiguity modell
 image and the denoiser's prediction, the ambiguity controlling network.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from .errors import ConfigError
@@ -31,11 +33,11 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Blocks of 3x3 convolutions with ReLU, and 2x2 average pooling between them: [B, C, H, W] -> [B, F, H', W']."""
+    """Blocks of 3x3 convolutions with ReLU, and 2x2 average pooling between them."""
 
-    def __init__(self, in_channels, num_filters, no_convs_per_block):
+    def __init__(self, in_channels: int, num_filters: Sequence[int], no_convs_per_block: int) -> None:
         super().__init__()
-        layers = []
+        layers: list[nn.Module] = []
         for level, filters in enumerate(num_filters):
             if level > 0:
                 layers.append(nn.AvgPool2d(2, ceil_mode=True))
@@ -44,32 +46,45 @@ class Encoder(nn.Module):
                 in_channels = filters
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x):
+    def forward(self, x: Float[Tensor, "B C H_in W_in"]) -> Float[Tensor, "B F H W"]:
+        """The features of the last level."""
         return self.layers(x)
 
 
-def initialize(module, initializers):
-    """Draw the weights of every convolution in `module` anew: {"w": "he_normal" or "orthogonal", "b": "normal"}, where the
-    biases are truncated normal of deviation 0.001.
+def initialize(module: nn.Module, initializers: Mapping[str, str]) -> None:
+    """Draw the weights of every convolution in `module` anew.
+
+    initializers  {"w": "he_normal" or "orthogonal", "b": "normal"}; biases are truncated normal of deviation 0.001
     """
-    known = {"he_normal": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
+    known: dict[str, Callable[[Tensor], Tensor]] = {
+        "he_normal": nn.init.kaiming_normal_,
+        "orthogonal": nn.init.orthogonal_,
+    }
     if initializers.get("w") not in known or initializers.get("b", "normal") != "normal":
         raise ConfigError(f"initializers {initializers}: 'w' is one of {', '.join(known)}, 'b' is 'normal'")
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             known[initializers["w"]](part.weight)
+            assert part.bias is not None
             nn.init.trunc_normal_(part.bias, std=0.001, a=-0.002, b=0.002)
 
 
 class AxisAlignedConvGaussian(nn.Module):
-    """A diagonal Gaussian over `latent_dim` dimensions, from (image [B, input_channels, H, W], mask [B, 1, H, W]).
+    """A diagonal Gaussian over `latent_dim` dimensions, from an image of `input_channels` and a mask.
 
     initializers  as of `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
     posterior     says which of the two networks this is; both have the same layers
-    returns       Independent(Normal), batch [B], event [latent_dim]
     """
 
-    def __init__(self, input_channels, num_filters, no_convs_per_block, latent_dim, initializers=None, posterior=False):
+    def __init__(
+        self,
+        input_channels: int,
+        num_filters: Sequence[int],
+        no_convs_per_block: int,
+        latent_dim: int,
+        initializers: Mapping[str, str] | None = None,
+        posterior: bool = False,
+    ) -> None:
         super().__init__()
         if not num_filters or min(*num_filters, 1) < 1:
             raise ConfigError(
@@ -84,21 +99,23 @@ class AxisAlignedConvGaussian(nn.Module):
         self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)
         self.conv_layer = nn.Conv2d(num_filters[-1], 2 * latent_dim, 1)
         initialize(self, initializers or HE_NORMAL)
+        assert self.conv_layer.bias is not None
         nn.init.normal_(self.conv_layer.bias)
 
-    def forward(self, image, mask):
+    def forward(self, image: Float[Tensor, "B C H W"], mask: Float[Tensor, "B K H W"]) -> Independent:
+        """Independent(Normal), batch [B], event [latent_dim]."""
         return self.of(torch.cat([image, mask], dim=1))
 
-    def of(self, planes):
-        """The same from image and mask side by side, or from any other input_channels + 1 planes [B, C, H, W]."""
+    def of(self, planes: Float[Tensor, "B planes H W"]) -> Independent:
+        """The same from image and mask side by side, or from any other input_channels + 1 planes."""
         features = self.encoder(planes)
         features = features.mean(dim=(2, 3), keepdim=True)
         mu, log_sigma = self.conv_layer(features).flatten(1).float().chunk(2, dim=1)
-        # Not validated: a deviation that overflows is the trainer's affair, which leaves a step without a finite loss out.
+        # Not validated: a deviation that overflows is the trainer's affair, which skips a step without a finite loss.
         return Independent(Normal(mu, log_sigma.exp(), validate_args=False), 1, validate_args=False)
 
 
-def create_encoders(config):
+def create_encoders(config: EncoderConfig) -> tuple[AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
     """(prior, posterior) of an EncoderConfig, each on one image channel and a mask."""
     more = (config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
-    return [AxisAlignedConvGaussian(1, *more, posterior=is_posterior) for is_posterior in (False, True)]
+    return AxisAlignedConvGaussian(1, *more), AxisAlignedConvGaussian(1, *more, posterior=True)

@@ -26,8 +26,8 @@ def approx_standard_normal_cdf(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
 
 
 def discretized_gaussian_log_likelihood(
-    x: Float[Tensor, "*S"], means: Float[Tensor, "*S"], log_scales: Float[Tensor, "*S"]
-) -> Float[Tensor, "*S"]:
+    x: Float[Tensor, "*#S"], means: Float[Tensor, "*#S"], log_scales: Float[Tensor, "*#S"]
+) -> Float[Tensor, "*#S"]:
     """Log probability of the bin [x - 1/255, x + 1/255] under N(means, exp(log_scales)^2) (DDPM, eq. 13).
 
     x  values on [-1, 1]; the bins at -1 and 1 reach to minus and plus infinity

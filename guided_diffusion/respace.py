@@ -1,16 +1,19 @@
 """The same diffusion process on fewer timesteps: respacing is data (betas and a map), not another kind of process."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from jaxtyping import Int
 
 from .errors import ConfigError
-from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, scheduled_betas
+from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Kept, scheduled_betas
 
 
-def space_timesteps(num_timesteps, section_counts):
+def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> set[int]:
     """The set of timesteps of 0 .. num_timesteps-1 to keep.
 
     section_counts  "ddimN": N steps at a whole stride from 0 (DDIM paper); "10,15,20" or [10, 15, 20]: the process is
-                    cut into equal sections and so many steps, ends included, are spread over each; "": all
+                    cut into equal sections, over each of which that many steps are spread, ends included; "": all
     """
     if isinstance(section_counts, str):
         if section_counts.startswith("ddim"):
@@ -21,7 +24,8 @@ def space_timesteps(num_timesteps, section_counts):
             raise ConfigError(f"--timestep_respacing {section_counts}: give '250', '10,15,20' or 'ddim50'") from None
 
     size, longer = divmod(num_timesteps, len(section_counts))
-    start, kept = 0, set()
+    start = 0
+    kept: set[int] = set()
     for i, count in enumerate(section_counts):
         length = size + (i < longer)
         if not 0 <= count <= length:
@@ -37,7 +41,7 @@ def space_timesteps(num_timesteps, section_counts):
     return kept
 
 
-def _ddim_timesteps(num_timesteps, spec):
+def _ddim_timesteps(num_timesteps: int, spec: str) -> set[int]:
     wanted = int(spec[4:]) if spec[4:].isdigit() else 0
     for stride in range(1, num_timesteps + 1):
         if len(range(0, num_timesteps, stride)) == wanted:
@@ -47,7 +51,7 @@ def _ddim_timesteps(num_timesteps, spec):
     )
 
 
-def spread_timesteps(config, steps, spacing="linear"):
+def spread_timesteps(config: DiffusionConfig, steps: int, spacing: str = "linear") -> Int[np.ndarray, "{steps}"]:
     """`steps` timesteps of the T of `config`, ascending; the last is always T - 1, where sampling starts.
 
     spacing  "linear": even in t; "quadratic": even in sqrt(t); "logsnr": even in log(alpha_bar / (1 - alpha_bar))
@@ -69,13 +73,17 @@ def spread_timesteps(config, steps, spacing="linear"):
     return np.minimum(np.maximum.accumulate(np.round(places) - k) + k, T - steps + k).astype(int)
 
 
-def create_gaussian_diffusion(config=DiffusionConfig(), timesteps=None):
-    """The process that `config` describes, on `timesteps`, ascending; by default those that config.timestep_respacing keeps."""
+def create_gaussian_diffusion(
+    config: DiffusionConfig = DiffusionConfig(), timesteps: Kept | None = None
+) -> GaussianDiffusion:
+    """The process that `config` describes, on fewer timesteps.
+
+    timesteps  ascending; None: those that config.timestep_respacing keeps
+    """
     betas = scheduled_betas(config)
-    kept = (
-        sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing)) if timesteps is None else timesteps
-    )
-    if len(kept) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
-        alpha_bar = np.cumprod(1 - betas)[kept]
+    if timesteps is None:
+        timesteps = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing))
+    if len(timesteps) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
+        alpha_bar = np.cumprod(1 - betas)[np.asarray(timesteps)]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
-    return GaussianDiffusion(betas, kept, config)
+    return GaussianDiffusion(betas, timesteps, config)

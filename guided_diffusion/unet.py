@@ -4,7 +4,6 @@ The input is the image and the noisy mask side by side in the channels; what the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch

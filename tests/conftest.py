@@ -6,6 +6,7 @@ import signal
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: processes share the cores, not threads
 
 import pytest
+import shape_checks  # before anything of guided_diffusion is
 import torch
 from filelock import FileLock
 from helpers import LEAST, ROOT, TINY, as_arguments, call_script
@@ -84,6 +85,13 @@ def train(cases, tmp_path):
     dataset = LIDCDataset(cases, LEAST["image_size"], LEAST["image_channels"])
     defaults = {"data_dir": str(cases)}
     return lambda name, **given: train_small(dataset, **{**defaults, "log_dir": str(tmp_path / name), **given})
+
+
+@pytest.fixture
+def unchecked():
+    """No types and shapes are checked: see shape_checks.py."""
+    with shape_checks.suspended():
+        yield
 
 
 @pytest.fixture(scope="session")

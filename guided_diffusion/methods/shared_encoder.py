@@ -4,16 +4,22 @@ What many masks of one image cost in one batch is then almost the small part alo
 share the large one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Int, Real
+from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..flags.fields import Flag, config, nonempty
-from ..unet import UNetModel
+from ..gaussian_diffusion import Masks, Output
+from ..unet import UNetConfig, UNetModel
+from .mask_mixture import Guesses, MaskMixture
+
+Encoded = Float[Tensor, "B E h w"]  # the encoder's output, features and then guesses; h and w in patches
 
 
 @config(group="shared-encoder")
@@ -44,37 +50,43 @@ class ArchitectureConfig:
 
 @dataclass(frozen=True)
 class BoundDenoiser:
-    """`denoise(x [B, 1, H, W], timesteps)` of a SharedEncoderUNet for images that are encoded, [B, C, H / patch_size, W / patch_size]."""
+    """`denoise(x, timesteps)` of a SharedEncoderUNet for images that are encoded."""
 
     network: "SharedEncoderUNet"
-    encoded: torch.Tensor
+    encoded: Encoded
 
-    def __call__(self, x, timesteps):
+    def __call__(self, x: Masks, timesteps: Real[Tensor, "#B"]) -> Output:
+        """The network's raw output."""
         return self.network(x, timesteps, self.encoded)
 
-    def guess(self):
-        """The guesses of a mixture, weighed by the image alone, [B, 1, H, W], on the scale of x_0."""
+    def guess(self) -> Masks:
+        """The guesses of a mixture, weighed by the image alone, on the scale of x_0."""
+        assert self.network.mixture is not None
         _, guesses = self.network.split(self.encoded)
-        return self.network.mixture.before(*guesses)
+        return self.network.mixture.before(*self.network.maps(guesses))
 
 
 class SharedEncoderUNet(nn.Module):
-    """Encoder: the U-Net that `unet` describes, on the image alone. Denoiser: a U-Net with one residual block per level on
-    its features and x_t. Both work on patches, whose pixels are channels.
+    """A large encoder of the image and a small denoiser of its features and x_t, both on patches.
 
-    What the network gives is the encoder's guess plus the denoiser's output. Where x_t is noise the right answer follows from the
-    image alone (of x_0, it is the mean of the raters' masks): the guess can be that, learned at every timestep and by the whole
-    encoder, and leaves to the small denoiser how one mask differs from it. Several guesses follow x_t too, as MaskMixture.
+    The encoder is the U-Net that `unet` describes, on the image alone; the denoiser has one residual block per level. A
+    patch's pixels are channels.
 
-    unet          UNetConfig, of the encoder; its precision and its dropout are the denoiser's too. Of default levels, those
-                  finer than a patch fall away
-    config        ArchitectureConfig
+    The network's output is the encoder's guess plus the denoiser's output. Where x_t is noise the right answer follows
+    from the image alone (of x_0, it is the mean of the raters' masks): the guess can be that, learned at every timestep
+    and by the whole encoder, and leaves to the small denoiser how one mask differs from it. Several guesses follow x_t
+    too, as MaskMixture does.
+
+    unet          of the encoder; its precision and its dropout are the denoiser's too. Default levels finer than a patch
+                  are left out
     out_channels  of the denoiser
-    mixture       MaskMixture, of several guesses
+    mixture       of several guesses
     ConfigError: a configuration that cannot be built; the message names the flag.
     """
 
-    def __init__(self, unet, config, out_channels, mixture=None):
+    def __init__(
+        self, unet: UNetConfig, config: ArchitectureConfig, out_channels: int, mixture: MaskMixture | None = None
+    ) -> None:
         super().__init__()
         multipliers = unet.channel_mult or unet.multipliers[config.patch_size.bit_length() - 1 :]
         check_architecture(unet, config, multipliers)
@@ -90,60 +102,64 @@ class SharedEncoderUNet(nn.Module):
         )
         several = config.encoder_guesses > 1
         self.mixture = mixture if several else None
-        self.guess_channels = pixels * (
-            2 * config.encoder_guesses if several else out_channels * config.encoder_guesses
-        )
+        self.guess_channels = pixels * config.encoder_guesses * (2 if several else out_channels)
         shown = pixels if several else self.guess_channels
         self.encoder = UNetModel(
             large, config.feature_channels + self.guess_channels, in_channels=unet.image_channels * pixels
         )
         self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + pixels)
         if several:  # guesses that start alike would stay alike
-            nn.init.normal_(self.encoder.out[-1].weight[-self.guess_channels :], std=0.02)
+            last = cast(nn.Conv2d, self.encoder.out[-1])
+            nn.init.normal_(last.weight[-self.guess_channels :], std=0.02)
 
     @property
-    def autocast_dtype(self):
+    def autocast_dtype(self) -> torch.dtype | None:
         """As UNetModel's, of both parts."""
         return self.denoiser.autocast_dtype
 
     @autocast_dtype.setter
-    def autocast_dtype(self, dtype):
+    def autocast_dtype(self, dtype: torch.dtype | None) -> None:
         self.encoder.autocast_dtype = self.denoiser.autocast_dtype = dtype
 
-    def compile(self, backend="inductor", **how):
-        """Compile both parts, each of which `bind` calls by itself. The encoder goes without CUDA graphs, whose next output would be
-        written over the features in use, and takes any number of images.
+    def compile(self, backend: Any = "inductor", **how: Any) -> None:  # as torch.compile takes them
+        """Compile both parts, each of which `bind` calls separately.
+
+        The encoder goes without CUDA graphs, whose next output would be written over the features in use, and takes any
+        number of images.
         """
         self.denoiser.compile(backend=backend, **how)
         self.encoder.compile(backend=backend)
 
-    def bind(self, image, rows=None):
-        """`denoise(x [B, 1, H, W], timesteps)`, as UNetModel.bind; the encoder runs here, once for each image [N, C, H, W] of the batch."""
+    def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> BoundDenoiser:
+        """`denoise(x, timesteps)`, as UNetModel.bind; the encoder runs here, once for each image of the batch."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         encoded = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
         return BoundDenoiser(self, encoded if rows is None else encoded[rows])
 
-    def split(self, encoded):
-        """The features in the encoder's output, and its guess; of several, the two maps [B, M, H, W] that MaskMixture takes."""
+    def split(self, encoded: Encoded) -> tuple[Float[Tensor, "B features h w"], Float[Tensor, "B guesses h w"]]:
+        """The features in the encoder's output, and its guesses."""
         features, guess = encoded.split([encoded.shape[1] - self.guess_channels, self.guess_channels], dim=1)
-        return features, F.pixel_shuffle(guess, self.patch_size).chunk(2, dim=1) if self.mixture else guess
+        return features, guess
 
-    def forward(self, x, timesteps, encoded):
-        """X [B, 1, H, W], timesteps [B] or [1] -> [B, out_channels, H, W] float32.
+    def maps(self, guesses: Float[Tensor, "B guesses h w"]) -> tuple[Guesses, Guesses]:
+        """The two maps that MaskMixture takes of several guesses."""
+        rho, logit_mu = F.pixel_shuffle(guesses, self.patch_size).chunk(2, dim=1)
+        return rho, logit_mu
 
-        encoded  the encoder's output for each mask's image, features and then guesses, [B, C, H / patch_size, W / patch_size]
+    def forward(self, x: Masks, timesteps: Real[Tensor, "#B"], encoded: Encoded) -> Output:
+        """The raw output, in float32.
+
+        encoded  the encoder's output for each mask's image
         """
         features, guess = self.split(encoded)
         if self.mixture:
-            guess = F.pixel_unshuffle(self.mixture(*guess, x, timesteps), self.patch_size)
+            guess = F.pixel_unshuffle(self.mixture(*self.maps(guess), x, timesteps), self.patch_size)
         output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
-        output = output + F.pad(
-            guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1])
-        )  # of the variance there is no guess
+        output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # not of the variance
         return F.pixel_shuffle(output, self.patch_size)
 
 
-def check_architecture(unet, config, multipliers):
+def check_architecture(unet: UNetConfig, config: ArchitectureConfig, multipliers: Sequence[int]) -> None:
     """Refuse, by the flag's name, what the shared encoder, with these multipliers for its levels, cannot be built with."""
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
         if unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):

@@ -1,45 +1,82 @@
 """Ensembles of masks for many cases: drawn in batches across cases, each case written as soon as it is whole."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 import torch
+from jaxtyping import Float
 
+from ..lidcloader import Case
 from ..nn import seeded_generator, to_device
+from .config import SampleConfig
+from .protocol import OnStep, Segmenter
+from .samplers import SamplerConfig
+from .watch import ChainWatch
 
 
-@torch.inference_mode()
-def draw_ensembles(segmenter, dataset, indices, config, sampler, on_mask=lambda count: None, *, even=False, watch=None):
-    """Yield (case, samples [M, H, W] float32) for each case number of `indices`, in order.
+@runtime_checkable
+class Cases(Protocol):
+    """A dataset, or a list."""
+
+    def __getitem__(self, index: int, /) -> Case: ...
+
+
+def draw_ensembles(
+    segmenter: Segmenter,
+    dataset: Cases,
+    indices: Sequence[int],
+    config: SampleConfig,
+    sampler: SamplerConfig,
+    on_mask: Callable[[int], object] = lambda count: None,
+    *,
+    even: bool = False,
+    watch: ChainWatch | None = None,
+) -> Iterator[tuple[Case, Float[np.ndarray, "M H W"]]]:
+    """Yield (case, samples) for each case number of `indices`, in order.
 
     Batches run across cases. A sample is soft, on the scale on which masks are 0 and 1.
 
-    config   SampleConfig: num_ensemble, batch_size, seed
-    sampler  SamplerConfig; its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
+    config   of which num_ensemble, batch_size (a number) and seed are used
+    sampler  its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
     on_mask  called with the number of masks finished, after each batch
-    even     fill every batch up to batch_size with masks that are thrown away: a compiled network wants one size
-    watch    ChainWatch, which sees the chains; None: nobody does
+    even     fill every batch up to batch_size with masks that are discarded: a compiled network needs one size
+    watch    sees the chains
     """
-    device = next(segmenter.parameters()).device
-    total, members = len(indices) * config.num_ensemble, []
-    for start in range(0, total, config.batch_size):
-        count = min(config.batch_size, total - start)
-        places = [divmod(job, config.num_ensemble) for job in range(start, start + count)]
-        batch = [(indices[place], member) for place, member in places]
-        if even:
-            batch += batch[-1:] * (config.batch_size - count)
+    assert isinstance(config.batch_size, int)
+    jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]
+    members: list[np.ndarray] = []
+    for start in range(0, len(jobs), config.batch_size):
+        batch = jobs[start : start + config.batch_size]
         cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
-        image = to_device(torch.stack([case.image for case in cases.values()]), device)
-        rows = to_device(torch.tensor([list(cases).index(index) for index, _ in batch]), device)
-        generators = [seeded_generator(config.seed, "mask", cases[index].id, member) for index, member in batch]
         if watch:
-            watch.begin([(cases[index], member) for index, member in batch[:count]])
+            watch.begin([(cases[index], member) for index, member in batch])
         on_step = watch.step if watch and watch.wants_steps else None
-        samples = segmenter.sample_masks(image, generators, sampler, on_step, rows).cpu().numpy()[:count]
-        on_mask(count)
+        more = batch[-1:] * (config.batch_size - len(batch)) if even else []
+        samples = draw_batch(segmenter, cases, batch + more, config.seed, sampler, on_step)[: len(batch)]
+        on_mask(len(batch))
 
-        for (index, _), sample in zip(batch, samples, strict=False):
-            members.append(sample[0])
+        for (index, _), sample in zip(batch, samples, strict=True):
+            members.append(sample)
             if watch:
                 watch.finished(cases[index], members)
             if len(members) == config.num_ensemble:
                 yield cases[index], np.stack(members)
                 members = []
+
+
+@torch.inference_mode()
+def draw_batch(
+    segmenter: Segmenter,
+    cases: Mapping[int, Case],
+    batch: Sequence[tuple[int, int]],
+    seed: int,
+    sampler: SamplerConfig,
+    on_step: OnStep | None,
+) -> Float[np.ndarray, "B H W"]:
+    """The soft masks (case number, number of the mask) of `batch`, at once."""
+    device = next(segmenter.parameters()).device
+    image = to_device(torch.stack([case.image for case in cases.values()]), device)
+    rows = to_device(torch.tensor([list(cases).index(index) for index, _ in batch]), device)
+    generators = [seeded_generator(seed, "mask", cases[index].id, member) for index, member in batch]
+    return segmenter.sample_masks(image, generators, sampler, on_step, rows)[:, 0].cpu().numpy()

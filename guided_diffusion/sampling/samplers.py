@@ -1,10 +1,12 @@
 """Samplers: one step function each, and ONE loop.
 
-A step takes (diffusion, prediction, x_t, t, noise, eta, before) and gives x_{t-1}. `prediction` is the Gaussian that the
-network's output stands for (GaussianDiffusion.p_mean_variance), so a step knows nothing of eps, x_0 or variances; `before`
-is the x_0 predicted at the step before, None at the first; `noise` is standard normal like x_t, or 0 for none.
+A step takes (diffusion, state, noise, eta) and gives x_{t-1}. `state` has the Gaussian that the network's output stands
+for (GaussianDiffusion.p_mean_variance), so a step does not depend on what the network predicts; `noise` is standard
+normal like x_t, or 0 for none.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -12,6 +14,10 @@ import torch
 from ..errors import ConfigError
 from ..flags.fields import Flag, config
 from ..flags.words import SYMMETRIES, parts_of
+from ..gaussian_diffusion import GaussianDiffusion, Masks, Prediction, Steps
+from ..nn import Denoise
+
+NoiseFn = Callable[[int, Masks], Masks]
 
 
 @config(resume="free", group="sampler")
@@ -40,48 +46,66 @@ class SamplerConfig:
     ] = "none"
 
 
-def ddpm_step(diffusion, prediction, x_t, t, noise, eta, before):
-    """Ancestral sampling (DDPM, algorithm 2). Its noise has the variance of `prediction`, whatever eta."""
-    return prediction.mean + torch.exp(0.5 * prediction.log_variance) * noise
+@dataclass(frozen=True)
+class ChainState:
+    """What a step starts from."""
+
+    x_t: Masks
+    t: Steps
+    prediction: Prediction
+    before: Masks | None  # the x_0 predicted at the step before; None at the first
 
 
-def ddim_step(diffusion, prediction, x_t, t, noise, eta, before):
+def ddpm_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | float, eta: float) -> Masks:
+    """Ancestral sampling (DDPM, algorithm 2). Its noise has the variance of the prediction, whatever eta."""
+    return state.prediction.mean + torch.exp(0.5 * state.prediction.log_variance) * noise
+
+
+def ddim_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | float, eta: float) -> Masks:
     """DDIM (Song et al. 2021, eq. 12): eta 0 is deterministic, eta 1 has the noise of DDPM with posterior variance."""
+    x_t, t, x_0 = state.x_t, state.t, state.prediction.x_0
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
-    eps = diffusion.predict_eps_from_xstart(x_t, t, prediction.x_0)
+    eps = diffusion.predict_eps_from_xstart(x_t, t, x_0)
     sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
-    rest = (
-        (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
-    )  # float32 may fall below 0, where alpha_bar is about that
-    return alpha_bar_prev.sqrt() * prediction.x_0 + rest * eps + sigma * noise
+    # Clamped: in float32 the difference may fall below 0 where alpha_bar is close to 0.
+    rest = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
+    return alpha_bar_prev.sqrt() * x_0 + rest * eps + sigma * noise
 
 
-def dpm_step(diffusion, prediction, x_t, t, noise, eta, before):
-    """DPM-Solver++ of second order, multistep by midpoint: eta 0 is the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE
-    (appendix A), and between them the SDE whose noise is scaled by eta in log-SNR.
+def dpm_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | float, eta: float) -> Masks:
+    """DPM-Solver++ of second order, multistep by midpoint.
+
+    eta 0 is the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE (appendix A), and between them the SDE whose noise is
+    scaled by eta in log-SNR.
     """
+    x_t, t, x_0 = state.x_t, state.t, state.prediction.x_0
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
     decay = diffusion.at("dpm_decay", t)  # e^-h
     damping = decay**eta  # 1 for the ODE
-    x_0 = prediction.x_0
-    if before is not None:
-        x_0 = x_0 + diffusion.at("dpm_extrapolation", t) * (x_0 - before)
-    mean = (
-        torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * damping * x_t
-        + alpha_bar_prev.sqrt() * (1 - decay * damping) * x_0
-    )
+    if state.before is not None:
+        x_0 = x_0 + diffusion.at("dpm_extrapolation", t) * (x_0 - state.before)
+    kept = torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * damping
+    mean = kept * x_t + alpha_bar_prev.sqrt() * (1 - decay * damping) * x_0
     return mean + torch.sqrt((1 - alpha_bar_prev) * (1 - damping**2)) * noise
 
 
 SAMPLERS = {"ddpm": ddpm_step, "ddim": ddim_step, "dpm++": dpm_step}
 
 
-@torch.inference_mode()
-def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, clip_denoised=True):
+def sample_loop(
+    denoise: Denoise,
+    diffusion: GaussianDiffusion,
+    x_T: Masks,
+    sampler: str = "ddpm",
+    eta: float = 0.0,
+    noise_fn: NoiseFn | None = None,
+    *,
+    clip_denoised: bool = True,
+) -> Iterator[tuple[int, Masks, Masks]]:
     """Run the reverse chain, yielding (t, x_{t-1}, predicted x_0) after each step, from the largest t to 0.
 
-    denoise        (x [B, 1, H, W], timesteps [B] as the network receives them) -> raw output [B, out_channels, H, W]
-    x_T            [B, 1, H, W], standard normal
+    denoise        (x, timesteps as the network receives them) -> raw output; every step runs in inference mode
+    x_T            standard normal
     noise_fn       (k, x) -> standard normal noise like x for the k-th step taken, k = 0 at the largest t; by default
                    from torch's global generator. Not called where there is no noise: at t = 0, and with eta 0.
     clip_denoised  clip each predicted x_0 to [-1, 1]
@@ -91,19 +115,29 @@ def sample_loop(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None,
     step, x, before = SAMPLERS[sampler], x_T, None
     noisy = sampler == "ddpm" or eta > 0
     for k, index in enumerate(reversed(range(diffusion.num_timesteps))):
-        t = torch.full((len(x),), index, device=x.device)
-        output = denoise(x, diffusion.network_timesteps(t))
-        prediction = diffusion.p_mean_variance(output, x, t, clip_denoised)
-        noise = 0.0
-        if noisy and index > 0:
-            noise = torch.randn_like(x) if noise_fn is None else noise_fn(k, x)
-        x = step(diffusion, prediction, x, t, noise, eta, before)
+        with torch.inference_mode():
+            t = torch.full((len(x),), index, device=x.device)
+            output = denoise(x, diffusion.network_timesteps(t))
+            prediction = diffusion.p_mean_variance(output, x, t, clip_denoised)
+            noise: Masks | float = 0.0
+            if noisy and index > 0:
+                noise = torch.randn_like(x) if noise_fn is None else noise_fn(k, x)
+            x = step(diffusion, ChainState(x, t, prediction, before), noise, eta)
         before = prediction.x_0
         yield index, x, prediction.x_0
 
 
-def sample(denoise, diffusion, x_T, sampler="ddpm", eta=0.0, noise_fn=None, *, clip_denoised=True):
-    """The end of `sample_loop`: x_0 [B, 1, H, W]. The arguments are the loop's."""
+def sample(
+    denoise: Denoise,
+    diffusion: GaussianDiffusion,
+    x_T: Masks,
+    sampler: str = "ddpm",
+    eta: float = 0.0,
+    noise_fn: NoiseFn | None = None,
+    *,
+    clip_denoised: bool = True,
+) -> Masks:
+    """The end of `sample_loop`: x_0. The arguments are the loop's."""
     x_0 = x_T
     for _, x_0, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):  # noqa: B007
         pass

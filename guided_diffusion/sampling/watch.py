@@ -1,7 +1,14 @@
 """What is seen of the chains while they run: frames of movies, and Visdom windows of the cases at hand."""
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor
+
+from ..lidcloader import Case
 from ..logger import NullSink
 from ..masks import pictures
 from ..masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
@@ -9,40 +16,54 @@ from ..masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_m
 LATEST = 4  # finished cases whose sheets stay in windows
 
 
+@runtime_checkable
+class PictureSink(Protocol):
+    """What a watch needs of a sink of logger.py."""
+
+    shown: bool
+
+    def picture(self, window: str, picture: Image, caption: str) -> None:
+        """Show a picture."""
+
+
 class ChainWatch:
     """Watches the ensembles that draw_ensembles draws.
 
     num_steps    of each chain
     movie        keep the frames of each case's first chain
-    windows      a sink of logger.py
-    postprocess  PostprocessConfig of the masks that are shown
+    postprocess  of the masks that are shown
     """
 
-    def __init__(self, num_steps, movie=False, windows=NullSink(), postprocess=PostprocessConfig()):
+    def __init__(
+        self,
+        num_steps: int,
+        movie: bool = False,
+        windows: PictureSink = NullSink(),
+        postprocess: PostprocessConfig = PostprocessConfig(),
+    ) -> None:
         self.frames_at, self.num_steps = pictures.movie_steps(num_steps), num_steps
         self.keeps_frames, self.windows, self.postprocess = movie, windows, postprocess
-        self.frames, self.rows, self.count = {}, [], 0
+        self.frames: dict[str, list[np.ndarray]] = {}
+        self.rows: Sequence[tuple[Case, int]] = []
+        self.count = 0
 
     @property
-    def wants_steps(self):
+    def wants_steps(self) -> bool:
         """Whether `step` is to be called: its copies from the device take time."""
         return self.keeps_frames or self.windows.shown
 
-    def begin(self, rows):
+    def begin(self, rows: Sequence[tuple[Case, int]]) -> None:
         """A batch begins: (case, number of the mask) of each row."""
         self.rows = rows
         if self.windows.shown:
             case = rows[0][0]
             image, raters = case.image[0].numpy(), case.raters.numpy() > 0.5
             scale = pictures.enlargement(image.shape)
-            self.windows.picture(
-                "case",
-                pictures.grid([[("image", image), (f"{len(raters)} raters", pictures.outlines(image, raters, scale))]]),
-                case.id,
-            )
+            tiles = [("image", image), (f"{len(raters)} raters", pictures.outlines(image, raters, scale))]
+            self.windows.picture("case", pictures.grid([tiles]), case.id)
 
-    def step(self, k, x):
-        """The k-th step of all rows is done: x [B, 1, H, W] on the scale on which masks are 0 and 1."""
+    def step(self, k: int, x: Float[Tensor, "B K H W"]) -> None:
+        """The k-th step of all rows is done: x on the scale on which masks are 0 and 1."""
         if k not in self.frames_at:
             return
         first = [row for row, (_, member) in enumerate(self.rows) if member == 0] if self.keeps_frames else []
@@ -50,13 +71,11 @@ class ChainWatch:
             self.frames.setdefault(self.rows[row][0].id, []).append(x[row, 0].float().cpu().numpy())
         if self.windows.shown:
             case, member = self.rows[0]
-            frame = x[0, 0].float().cpu().numpy()
-            self.windows.picture(
-                "x_t", pictures.grid([[(f"{k + 1} of {self.num_steps}", frame)]]), f"{case.id}, mask {member}"
-            )
+            tile = (f"{k + 1} of {self.num_steps}", x[0, 0].float().cpu().numpy())
+            self.windows.picture("x_t", pictures.grid([[tile]]), f"{case.id}, mask {member}")
 
-    def finished(self, case, samples):
-        """A mask of a case is done: the case's samples so far [M, H, W]."""
+    def finished(self, case: Case, samples: Sequence[Float[np.ndarray, "H W"]]) -> None:
+        """A mask of a case is done: the case's samples so far."""
         if not self.windows.shown:
             return
         masks = binarise(np.stack(samples), self.postprocess)
@@ -70,7 +89,7 @@ class ChainWatch:
         ]
         self.windows.picture("mean and uncertainty", pictures.grid([summary]), f"{case.id}, {len(masks)} masks")
 
-    def case_done(self, case, samples):
+    def case_done(self, case: Case, samples: Float[np.ndarray, "M H W"]) -> list[np.ndarray] | None:
         """All masks of a case are done. Returns the frames of its first chain, where they are kept; else None."""
         if self.windows.shown:
             masks = binarise(samples, self.postprocess)

@@ -1,4 +1,4 @@
-"""The other segmenters: layers as described, losses written out, and ensembles that show both of two opposite answers."""
+"""The other segmenters: layers as described, losses written out, ensembles that show both of two opposite answers."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from torch.distributions import LowRankMultivariateNormal
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.flags.rules import check_rules
-from guided_diffusion.methods.baselines.plain_unet import PlainUNet, _Dropout
+from guided_diffusion.methods.baselines.plain_unet import PlainUNet
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS, foreign_flags
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.sampling.protocol import Segmenter
@@ -124,11 +124,10 @@ def test_prob_unet_samples_vary_with_the_latent_only():
 def test_ssn_draws_have_the_covariance_of_its_factors():
     model = build("ssn", num_filters=(4, 8)).eval()
     image = torch.rand(1, 1, 4, 4)
-    mu, deviation, factor = model.gaussian(image)
+    gaussian = model.gaussian(image)
+    mu, deviation, factor = gaussian
     wanted = LowRankMultivariateNormal(mu[0], factor[0], deviation[0] ** 2)
-    draws = model.draw(
-        (mu, deviation, factor), torch.randn(1, 200_000, 3 + 16, generator=torch.Generator().manual_seed(0))
-    )[0]
+    draws = model.draw(gaussian, torch.randn(1, 200_000, 3 + 16, generator=torch.Generator().manual_seed(0)))[0]
     scale = wanted.covariance_matrix.diagonal().mean()
     assert ((torch.cov(draws.T) - wanted.covariance_matrix).abs() / scale).max() < 0.02
     assert ((draws.mean(0) - mu[0]).abs() / scale.sqrt()).max() < 0.01
@@ -159,11 +158,11 @@ def test_dropout_is_drawn_by_the_noise_with_its_probability():
         a, b, without = model(image, noise), model(image, noise), model(image[:1])
     torch.testing.assert_close(a, b)
     assert a.std(0).max() > 1e-3 and (without - a[:1]).abs().max() > 1e-3
-    assert (
-        _Dropout(0.3, model.threshold, False, noise, model.dropped)(torch.ones(500, model.dropped[0], 1, 1)) > 0
-    ).float().mean() == pytest.approx(0.7, abs=0.02)
+    first = noise[:, : model.dropped[0]]
+    kept = model.drop(torch.ones(500, model.dropped[0], 1, 1), iter([first])) > 0
+    assert kept.float().mean() == pytest.approx(0.7, abs=0.02)
     block = model.down[1](torch.nn.functional.avg_pool2d(model.down[0](image), 2))  # unbiased behind the first block
-    dropped = _Dropout(0.3, model.threshold, False, noise, model.dropped)(block)
+    dropped = model.drop(block, iter([first]))
     torch.testing.assert_close(dropped.mean(0).sum(), block[0].sum(), rtol=0.05, atol=0)
 
 
@@ -225,8 +224,12 @@ def overfit(model, steps, lr):
         ("implicit-ensemble", 250, 1, 0, {"channel_mult": "1", "attention_resolutions": ""}),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_both_of_two_opposite_answers_appear(method, steps, good, first, more):
-    """Both answers, each about as often; from the first start that finds them, for a probabilistic U-Net may leave its latent unused."""
+    """Both answers, each about as often, from the first start that finds them.
+
+    A probabilistic U-Net may leave its latent unused.
+    """
     starts = (overfit(build(method, seed, image_size=8, **more), steps, 3e-3) for seed in range(first, first + 3))
     drawn = next(drawn for loss, drawn in starts if loss < good)
     left, right = two_answers()[1][:2].bool()

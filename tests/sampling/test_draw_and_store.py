@@ -199,6 +199,7 @@ def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.usefixtures("unchecked")
 def test_compiled_samples_are_the_same(cases, tmp_path):
     """Also in the last batch, which is filled up to the size that was compiled."""
     model = write_checkpoint(tmp_path / "savedmodel.pt", **ONE_LEVEL)

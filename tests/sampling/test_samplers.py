@@ -108,6 +108,7 @@ def assert_follows_recursion(diffusion, sampler, eta):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("sampler, eta", SETTINGS)
+@pytest.mark.usefixtures("unchecked")
 def test_oracle_with_every_step(schedule, sampler, eta):
     mean, deviation = assert_follows_recursion(spaced(1000, noise_schedule=schedule), sampler, eta)
     assert (

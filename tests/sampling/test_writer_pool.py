@@ -194,7 +194,7 @@ def test_the_cases_that_wait_are_bounded(writers, at_once, most):
         open_ones.append(sum(not future.ended for future in handed))
         return handed[-1]
 
-    with CaseWriter(None, writers, at_once) as writer:
+    with CaseWriter(print, writers, at_once) as writer:
         writer.pool.submit = submit
         for case in range(20):
             writer(case, None)

@@ -65,6 +65,7 @@ def test_tf32_is_a_choice_that_a_cpu_refuses():
     "flags",
     [{}, {"method": "mc-dropout", "dropout": 0.3}, {"method": "prob-unet"}, {"method": "ssn"}, {"method": "unet"}],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_the_network_is_one_graph(flags):
     """Without a break, at which a compiled network would fall back to Python."""
     segmenter, backend = tiny_segmenter(**flags).eval(), CountingBackend()
@@ -78,6 +79,7 @@ def test_the_network_is_one_graph(flags):
     assert backend.graphs == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_validation_compiles_nothing(cases):
     dataset, backend = LIDCDataset(cases, 16, 1), CountingBackend()
     segmenter = tiny_segmenter().train()
@@ -102,6 +104,7 @@ def test_validation_compiles_nothing(cases):
     assert backend.graphs == compiled
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_compiled_predictor_is_compiled_once(cases):
     """Whatever batch size later calls name; after a few recompilations PyTorch runs it uncompiled without a word."""
     segmenter, backend = tiny_segmenter().eval(), CountingBackend()

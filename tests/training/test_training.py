@@ -354,6 +354,7 @@ def test_bfloat16_trains_close_to_float32(cases, tmp_path):
 @pytest.mark.parametrize(
     "backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.nightly])]
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_compiled_network_trains_the_same(cases, tmp_path, monkeypatch, backend):
     """As traced, with its backward pass; and nightly, as the C++ compiler makes it."""
     compiled, compile_module = [], torch.nn.Module.compile

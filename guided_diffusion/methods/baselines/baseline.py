@@ -1,60 +1,81 @@
 """What the baselines have in common."""
 
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...gaussian_diffusion import Masks
 from ...nn import seeded_generator, stack_randn, to_device
+from ...sampling.protocol import OnStep, Segmenter
+from ...sampling.samplers import SamplerConfig
+from .plain_unet import PlainUNet
+
+B = TypeVar("B", bound="Baseline")
+
+Images = Float[Tensor, "N C H W"]  # in [0, 1]
+Rows = Int[Tensor, "B"]  # the number of each mask's image
+Losses = dict[str, Float[Tensor, "B"]]
 
 
-class Baseline(nn.Module):
-    """The interface of AmbiguousSegmenter for a model without a chain of timesteps: one network call, and one draw for each mask.
+class Baseline(Segmenter):
+    """A segmenter without a chain of timesteps: one network call, and one draw for each mask.
 
-    A subclass has `model`, a PlainUNet; `terms`, the names of its loss terms; `forward`, as AmbiguousSegmenter's, whose t
-    means nothing here; `noise_shape`; and `draw_logits`.
+    A subclass has `model`; `terms`, the names of its loss terms; `forward`, whose t has no meaning here; `noise_shape`;
+    and `draw_logits`.
     """
 
-    terms = ()
+    model: PlainUNet
+    terms: tuple[str, ...] = ()
     num_timesteps = max_steps = 1
 
     @property
-    def sampling_parts(self):
+    def sampling_parts(self) -> list[nn.Module]:
         """The modules that sampling needs."""
         return [self]
 
-    def spaced(self, config):
+    def spaced(self: B, config: SamplerConfig) -> B:
         """This one: there is no chain to take fewer steps of."""
         return self
 
-    def shardable(self):
+    def shardable(self) -> list[nn.Module]:
+        """None: ConfigError."""
         raise ConfigError("--shard is of the diffusion models; this --method fits any GPU")
 
-    def noise_shape(self, size):
-        """Of one mask's noise in `forward`, for masks of `size` (H, W)."""
-        raise NotImplementedError
-
-    def sampling_noise_shape(self, size):
-        """The same in `draw_logits`."""
+    def sampling_noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of one mask's noise in `draw_logits`, for masks of `size` (H, W)."""
         return self.noise_shape(size)
 
-    def draw_logits(self, image, noise, rows):
-        """Logits [B, 1, H, W] of masks of images [N, C, H, W]; noise [B, ...] standard normal; rows [B], each mask's image."""
-        raise NotImplementedError
+    @abstractmethod
+    def draw_logits(self, image: Images, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
+        """Logits of masks; noise standard normal, of sampling_noise_shape((H, W)) for each."""
 
-    def sample_masks(self, image, generators, config=None, on_step=None, rows=None):
-        """One mask for each generator, as probabilities [B, 1, H, W]; the arguments are AmbiguousSegmenter's, config unused."""
+    def sample_masks(
+        self,
+        image: Images,
+        generators: Sequence[torch.Generator],
+        config: SamplerConfig | None = None,
+        on_step: OnStep | None = None,
+        rows: Rows | None = None,
+    ) -> Masks:
+        """One mask for each generator, as probabilities; config is not used."""
         rows = torch.arange(len(image), device=image.device) if rows is None else rows
-        noise = to_device(stack_randn(generators, self.sampling_noise_shape(image.shape[2:])), image.device)
+        shape = self.sampling_noise_shape((image.shape[2], image.shape[3]))
+        noise = to_device(stack_randn(generators, shape), image.device)
         masks = torch.sigmoid(self.draw_logits(image, noise, rows))
         if on_step:
             on_step(0, masks)
         return masks
 
-    def one_call(self, image, config=None):
-        """What drawing as many masks as images [B, C, H, W] takes; config as in sample_masks."""
+    def one_call(self, image: Images, config: SamplerConfig | None = None) -> Masks:
+        """Draw as many masks as images; config is not used."""
         return self.sample_masks(image, [seeded_generator(row) for row in range(len(image))])
 
 
-def per_mask(image, rows):
-    """The image of each mask: [N, C, H, W], [B] or None -> [B, C, H, W]."""
+def per_mask(image: Float[Tensor, "N *space"], rows: Rows | None) -> Float[Tensor, "B *space"]:
+    """What belongs to the image of each mask; rows None: one mask for each image."""
     return image if rows is None else image[rows]

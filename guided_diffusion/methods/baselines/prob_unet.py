@@ -4,27 +4,31 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, initialize
-from .baseline import Baseline, per_mask
+from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig, initialize
+from ...gaussian_diffusion import Masks
+from ...unet import UNetConfig
+from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
 
 NORM_WEIGHT = 2e-6  # of the L2 norms: 1e-5 / 5
 
 
 class Combiner(nn.Module):
-    """1x1 convolutions over features [B, F, H, W] and a latent sample z [B, L] spread over all pixels: logits [B, 1, H, W]."""
+    """1x1 convolutions over features and a latent sample z spread over all pixels: logits."""
 
-    def __init__(self, filters, latent_dim, num_layers):
+    def __init__(self, filters: int, latent_dim: int, num_layers: int) -> None:
         super().__init__()
         channels = [filters + latent_dim, *(num_layers - 1) * [filters]]
         hidden = [layer for i, o in pairwise(channels) for layer in (nn.Conv2d(i, o, 1), nn.ReLU())]
         self.hidden, self.last = nn.Sequential(*hidden), nn.Conv2d(channels[-1], 1, 1)
         initialize(self, {"w": "orthogonal", "b": "normal"})
 
-    def forward(self, features, z):
+    def forward(self, features: Float[Tensor, "B F H W"], z: Float[Tensor, "B latent"]) -> Masks:
+        """The logits of one mask for each z."""
         z = z[:, :, None, None].expand(-1, -1, *features.shape[2:])
         return self.last(self.hidden(torch.cat([features, z], dim=1)))
 
@@ -39,7 +43,7 @@ class ProbabilisticUNet(Baseline):
 
     terms = ("bce", "kl", "norm")
 
-    def __init__(self, unet, encoder, beta=2.0, combiner_layers=4):
+    def __init__(self, unet: UNetConfig, encoder: EncoderConfig, beta: float = 2.0, combiner_layers: int = 4) -> None:
         super().__init__()
         check_plain_unet(encoder)
         self.beta, self.latent_dim = beta, encoder.latent_dim
@@ -50,16 +54,25 @@ class ProbabilisticUNet(Baseline):
         self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, combiner_layers)
 
     @property
-    def sampling_parts(self):
+    def sampling_parts(self) -> list[nn.Module]:
+        """All but the posterior."""
         return [self.model, self.prior, self.combiner]
 
-    def noise_shape(self, size):
+    def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Of one mask's noise: the latent's."""
         return (self.latent_dim,)
 
-    def forward(self, image, mask, t=None, noise=None, rows=None):
-        """The loss terms, each [B]: bce, summed over the pixels; kl (posterior || prior) and norm, both weighted; and their sum, loss.
+    def forward(
+        self,
+        image: Images,
+        mask: Masks,
+        t: Int[Tensor, "B"] | None = None,
+        noise: Float[Tensor, "B latent"] | None = None,
+        rows: Rows | None = None,
+    ) -> Losses:
+        """The loss terms: bce, summed over the pixels; kl (posterior || prior) and norm, both weighted; their sum, loss.
 
-        noise  [B, latent_dim] standard normal, by which z is drawn from the posterior; None: from torch's global generator
+        noise  standard normal, by which z is drawn from the posterior; None: from torch's global generator
         """
         posterior, prior = self.posterior(per_mask(image, rows), mask), self.prior_of(image, rows)
         mu, sigma = posterior.mean, posterior.stddev
@@ -70,21 +83,20 @@ class ProbabilisticUNet(Baseline):
         norm = (NORM_WEIGHT * self.parameter_norms()).expand_as(kl)
         return {"bce": bce, "kl": kl, "norm": norm, "loss": bce + kl + norm}
 
-    def prior_of(self, image, rows):
+    def prior_of(self, image: Images, rows: Rows | None) -> Independent:
         """The prior of each mask, computed once for each image."""
         prior = self.prior.of(image)
-        return (
-            prior
-            if rows is None
-            else Independent(Normal(prior.mean[rows], prior.stddev[rows], validate_args=False), 1, validate_args=False)
-        )
+        if rows is None:
+            return prior
+        return Independent(Normal(prior.mean[rows], prior.stddev[rows], validate_args=False), 1, validate_args=False)
 
-    def parameter_norms(self):
+    def parameter_norms(self) -> Float[Tensor, ""]:
         """The sum of the L2 norms of all parameters of both encoders, and of the combiner but for its last layer."""
         parts = (self.prior, self.posterior, self.combiner.hidden)
-        return sum(p.norm() for part in parts for p in part.parameters())
+        return sum((p.norm() for part in parts for p in part.parameters()), start=torch.zeros(()))
 
-    def draw_logits(self, image, noise, rows):
+    def draw_logits(self, image: Images, noise: Float[Tensor, "B latent"], rows: Rows) -> Masks:
+        """The logits of each mask's draw from the prior."""
         prior = self.prior_of(image, rows)
         z = prior.mean + prior.stddev * noise
         return self.combiner(self.model(image)[rows], z)
