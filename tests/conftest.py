@@ -39,7 +39,7 @@ def cache_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """A function (name, make) -> the folder `name`, which make(folder) fills once for all workers of pytest-xdist.
+    """Finds the folder `name` that make(folder) fills once for all workers of pytest-xdist: made_once(name, make).
 
     Tests only read it.
     """
@@ -66,9 +66,9 @@ def cases(made_once):
 
 @pytest.fixture(scope="session")
 def trained(made_once, cases):
-    """The log folder of a TINY model after four steps on `cases`: savedmodel.pt, progress.csv, log.txt.
+    """The log folder of a TINY model after four steps on `cases`, the same for all tests that need a trained model.
 
-    It is the same one for all tests that need some trained model. Read it only; copy it to resume it.
+    It holds savedmodel.pt, progress.csv and log.txt. Read it only; copy it to resume it.
     """
 
     def train(folder):
@@ -81,7 +81,7 @@ def trained(made_once, cases):
 
 @pytest.fixture
 def train(cases, tmp_path):
-    """A function (name, **flags) that trains the smallest model on `cases`, in the folder `name`: the trainer."""
+    """Trains the smallest model on `cases`, in the folder `name`, and returns the trainer: train(name, **flags)."""
     dataset = LIDCDataset(cases, LEAST["image_size"], LEAST["image_channels"])
     defaults = {"data_dir": str(cases)}
     return lambda name, **given: train_small(dataset, **{**defaults, "log_dir": str(tmp_path / name), **given})
@@ -130,7 +130,7 @@ def browser():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A Visdom server for the tests of one module."""
-    from visdom_server import Server  # which wants the extra, as only those tests do
+    from visdom_server import Server  # needs the extra, as only those tests do
 
     server = Server(tmp_path_factory.mktemp("visdom"))
     server.start()

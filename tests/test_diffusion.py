@@ -72,8 +72,8 @@ def test_mse_targets(flags):
 def test_the_true_prediction_gives_x_0_back(flags):
     d, (x_0, noise, t) = diffusion(noise_schedule="cosine", **flags), drawn()
     x_t = d.q_sample(x_0, t, noise)
-    told = {"eps": noise, "x0": x_0, "v": d.v_of(x_0, t, noise)}[d.config.predicts]
-    torch.testing.assert_close(d.predict_xstart(told, x_t, t), x_0, rtol=1e-3, atol=1e-3)
+    predicted = {"eps": noise, "x0": x_0, "v": d.v_of(x_0, t, noise)}[d.config.predicts]
+    torch.testing.assert_close(d.predict_xstart(predicted, x_t, t), x_0, rtol=1e-3, atol=1e-3)
 
 
 def test_stable_target_is_bayes_over_the_masks_of_the_same_image():
@@ -171,7 +171,7 @@ def test_discretised_likelihood_sums_to_one():
         assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_respaced_process_keeps_alpha_bar_and_tells_the_original_timesteps():
+def test_respaced_process_keeps_alpha_bar_and_knows_the_original_timesteps():
     whole, spaced = diffusion(), diffusion(timestep_respacing="ddim10")
     assert spaced.timestep_map.tolist() == list(range(0, 40, 4))
     np.testing.assert_allclose(spaced.alphas_cumprod, whole.alphas_cumprod[spaced.timestep_map], rtol=1e-12)

@@ -17,11 +17,11 @@ Guesses = Float[Tensor, "B M H W"]  # maps of M guesses
 class MaskMixture(nn.Module):
     """Guesses weighed by how likely each made x_t.
 
-    An image's mask is taken for one of M, whose pixels are foreground with the probabilities mu_m, independently of each
-    other (a mixture of products of Bernoulli distributions). Then, by Bayes,
+    An image's mask is taken for one of M, whose pixels are foreground with the probabilities mu_m, independently of
+    each other (a mixture of products of Bernoulli distributions). Then, by Bayes, with a = sqrt(alpha_bar),
 
         w_m = softmax_m( rho_m + sum over pixels of log p(x_t | m) ),
-        p(x_t | m) = mu_m N(x_t; sqrt(alpha_bar), 1 - alpha_bar) + (1 - mu_m) N(x_t; sqrt(alpha_bar) mask_low, 1 - alpha_bar).
+        p(x_t | m) = mu_m N(x_t; a, 1 - alpha_bar) + (1 - mu_m) N(x_t; a mask_low, 1 - alpha_bar).
 
     All of x_t decides between the guesses, which a small network, pixel after pixel, would have to learn. rho is a map:
     a grey level shows how likely a guess is where it differs from the others.

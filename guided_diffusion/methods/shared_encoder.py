@@ -1,7 +1,7 @@
-"""A denoiser in two parts: a large encoder that sees an image once, and a small U-Net that is called for each mask and timestep.
+"""A denoiser in two parts: a large encoder of an image, and a small U-Net for each mask and timestep.
 
-What many masks of one image cost in one batch is then almost the small part alone; in training, too, the raters of an image
-share the large one.
+Many masks of one image in one batch then cost almost as little as the small part alone; in training, too, the raters of
+an image share the large one.
 """
 
 from collections.abc import Sequence

@@ -97,7 +97,7 @@ def test_encoders_see_the_first_image_channel_only():
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
-def test_the_stable_target_is_what_the_error_is_told_from(prediction):
+def test_the_stable_target_is_what_the_error_is_measured_from(prediction):
     flags = {"prediction": prediction, "kl_weight": 0, "mask_low": -1}
     plain, stable = segmenter(**flags), segmenter(**flags, stable_target=True)
     image, mask, t, noise = batch()

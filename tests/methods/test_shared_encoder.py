@@ -146,7 +146,7 @@ def test_the_denoiser_sees_what_the_mixture_answers_and_adds_to_it(learn_sigma):
 
 
 def test_the_image_alone_is_asked_for_too():
-    """The term of the loss is the squared error of the whole output where x_t is noise, less what the denoiser adds; it is the encoder's alone."""
+    """The term of the loss is the squared error of the encoder's output alone, of the whole one where x_t is noise."""
     segmenter = build(
         encoder_guesses=3, prediction="x0", learn_sigma=False, mask_low=-1, noise_schedule="cosine", guess_weight=0.5
     )

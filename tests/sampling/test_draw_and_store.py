@@ -61,7 +61,7 @@ def sample(cases, model, out, *more):
     )
 
 
-def told_by(out, name="phantom0000"):
+def stored_samples(out, name="phantom0000"):
     return store.read_case(str(out / f"{name}_samples.npz"))
 
 
@@ -107,13 +107,13 @@ def test_fast_has_no_more_steps_than_there_are():
 def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", sampler="ddim", steps=4)
     assert sample(cases, model, tmp_path / "a", "--num_samples=1").returncode == 0
-    made_by = told_by(tmp_path / "a")[1]
+    made_by = stored_samples(tmp_path / "a")[1]
     assert made_by["sampler"] == "ddim" and made_by["steps"] == 4
     assert (
         sample(cases, model, tmp_path / "b", "--num_samples=1", "--sampler=dpm++", "--eta=1", "--steps=5").returncode
         == 0
     )
-    made_by = told_by(tmp_path / "b")[1]
+    made_by = stored_samples(tmp_path / "b")[1]
     assert made_by["sampler"] == "dpm++" and made_by["steps"] == 5 and made_by["eta"] == 1
 
 
@@ -121,11 +121,14 @@ def test_masks_are_drawn_with_the_symmetries_that_a_flag_or_the_checkpoint_names
     flags = ("--num_samples=1", "--num_ensemble=2", "--steps=4")
     assert sample(cases, model, tmp_path / "plain", *flags).returncode == 0
     assert sample(cases, model, tmp_path / "mirrored", *flags, "--tta=mirror").returncode == 0
-    (plain, made_plain), (mirrored, made_mirrored) = told_by(tmp_path / "plain"), told_by(tmp_path / "mirrored")
+    (plain, made_plain), (mirrored, made_mirrored) = (
+        stored_samples(tmp_path / "plain"),
+        stored_samples(tmp_path / "mirrored"),
+    )
     assert (made_plain["tta"], made_mirrored["tta"]) == ("none", "mirror") and np.abs(plain - mirrored).max() > 1e-3
     own = write_checkpoint(tmp_path / "savedmodel.pt", tta="flip", steps=4)
     assert sample(cases, own, tmp_path / "own", "--num_samples=1").returncode == 0
-    assert told_by(tmp_path / "own")[1]["tta"] == "flip"
+    assert stored_samples(tmp_path / "own")[1]["tta"] == "flip"
     assert_refused(
         sample(cases, model, tmp_path / "plain", *flags, "--tta=mirror"), "--tta none, not mirror", "--overwrite"
     )
@@ -140,9 +143,9 @@ def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", diffusion_steps=100)
     done = sample(cases, model, tmp_path / "all", "--num_samples=1")
     assert "100 network calls for each mask; --fast takes 20, 5 times fewer" in done.stdout
-    assert told_by(tmp_path / "all")[1]["steps"] == 100
+    assert stored_samples(tmp_path / "all")[1]["steps"] == 100
     done = sample(cases, model, tmp_path / "fast", "--num_samples=1", "--fast")
-    assert "--fast" not in done.stdout and told_by(tmp_path / "fast")[1]["steps"] == 20
+    assert "--fast" not in done.stdout and stored_samples(tmp_path / "fast")[1]["steps"] == 20
 
 
 # -- one mask, one noise ----------------------------------------------------------------------------------------------
@@ -150,14 +153,14 @@ def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
 
 def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path):
     assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4").returncode == 0
-    plain = told_by(tmp_path)[0]
+    plain = stored_samples(tmp_path)[0]
     assert_refused(
         sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16"),
         "--amp none, not bf16",
         "--overwrite",
     )
     assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4", "--amp=bf16", "--overwrite").returncode == 0
-    half = told_by(tmp_path)[0]
+    half = stored_samples(tmp_path)[0]
     assert 0 < np.abs(plain - half).mean() < 0.1  # 8 bits of mantissa, through four steps of a network without sense
 
 
@@ -208,7 +211,7 @@ def test_compiled_samples_are_the_same(cases, tmp_path):
     assert done.returncode == 0, done.stderr
     for name in ("phantom0000", "phantom0002"):
         np.testing.assert_allclose(
-            told_by(tmp_path / "eager", name)[0], told_by(tmp_path / "compiled", name)[0], atol=1e-4
+            stored_samples(tmp_path / "eager", name)[0], stored_samples(tmp_path / "compiled", name)[0], atol=1e-4
         )
 
 
@@ -252,7 +255,9 @@ def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
     assert compute.fitting_batch_size(segmenter.one_call, (1, 16, 16), "cpu", most=2) == 2
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux alone tells the peak of a process anew")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="Linux alone measures the peak of a process anew"
+)
 def test_peak_memory_is_what_was_held():
     compute.reset_peak_memory("cpu")
     before = compute.peak_memory("cpu")
@@ -268,7 +273,7 @@ def test_peak_memory_is_what_was_held():
     "fits, expected", [(3, "8 masks at a time"), (1, "1 masks at a time"), (0, "not one mask fits")]
 )
 def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, monkeypatch, fits, expected):
-    """The GPU's memory holds so many masks."""
+    """The GPU's memory holds this number of masks."""
     one_call = AmbiguousSegmenter.one_call
 
     def limited(self, image, config):
@@ -324,7 +329,7 @@ def assert_disk_full(done, name):
     assert name in last and ("File too large" in last or "No space left" in last), last
 
 
-def test_a_full_disk_is_told(cases, model, tmp_path):
+def test_a_full_disk_is_reported(cases, model, tmp_path):
     """A limit on the size of files stands for it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -347,13 +352,13 @@ def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_pa
         write(path, picture)
 
     flags = ["--steps=2", "--num_samples=1"]
-    for more in ([], ["--threshold=0.3"]):  # drawn, and finished otherwise
+    for more in ([], ["--threshold=0.3"]):  # drawn, and finished in another way
         with monkeypatch.context() as broken:
             broken.setattr(store, "_write_picture", full)
             assert_disk_full(sample(cases, model, tmp_path, *flags, *more), name)
         done = sample(cases, model, tmp_path, *flags, *more)
         assert done.returncode == 0 and "0 of 1 cases to draw" in done.stdout, done.stderr
-        samples, made_by = told_by(tmp_path)
+        samples, made_by = stored_samples(tmp_path)
         assert made_by["threshold"] == (0.3 if more else 0.5)
         for k, sample_ in enumerate(samples):
             np.testing.assert_array_equal(
@@ -410,7 +415,7 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
         for case in range(3):
             writer(case, None)
     assert 0 in written
-    with pytest.raises(KeyError), CaseWriter(write) as writer:  # the first error is told
+    with pytest.raises(KeyError), CaseWriter(write) as writer:  # the first error is reported
         writer(1, None)
         raise KeyError
 
@@ -418,7 +423,7 @@ def test_an_error_while_writing_is_raised_and_the_others_are_written():
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
-def test_notes_are_told_once(ranks, cases, tmp_path):
+def test_notes_are_printed_once(ranks, cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", **ONE_LEVEL)
     done = ranks.run_script(
         tmp_path,
@@ -446,7 +451,7 @@ def test_python_api_gives_the_masks_of_the_script(cases, model, tmp_path):
     drawn = predict.load(str(model), device="cpu").sample(
         image, num_ensemble=2, steps=4, sampler="ddim", eta=0.5, threshold=0.4, name="phantom0000", batch_size=1
     )
-    samples = told_by(tmp_path)[0]
+    samples = stored_samples(tmp_path)[0]
     np.testing.assert_allclose(drawn.samples, samples, atol=1e-5)
     assert drawn.masks.dtype == bool and (drawn.masks == (drawn.samples > 0.4)).all()
     np.testing.assert_allclose(drawn.mean, drawn.masks.mean(0), atol=1e-6)

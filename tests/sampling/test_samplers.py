@@ -1,4 +1,4 @@
-"""Samplers against a case that is solved in closed form: x_0 normal, so that every step is linear in x_t and the noise."""
+"""Samplers against a case solved in closed form: x_0 normal, so that every step is linear in x_t and the noise."""
 
 import numpy as np
 import pytest
@@ -80,8 +80,9 @@ def spaced(steps, spacing="linear", **config):
 def exact_moments(diffusion, sampler, eta):
     """Mean and deviation of x after every step of sample_loop, for standard normal x_T and noise.
 
-    x is an affine function of x_T and the noise of each step. Its coefficients are read off one float64 chain on a batch of
-    inputs (x_T, noise of step 0, 1, ...): all 0, each of them 1 in turn, and random ones, which must give the combination.
+    x is an affine function of x_T and the noise of each step. Its coefficients are read off one float64 chain on a batch
+    of inputs (x_T, noise of step 0, 1, ...): all 0, each of them 1 in turn, and random ones, which must give the
+    combination.
     """
     count = diffusion.num_timesteps + 1 if sampler == "ddpm" or eta else 1  # without noise x_T alone counts
     inputs = torch.zeros(count + 2, count, dtype=torch.float64)
@@ -128,23 +129,23 @@ def test_oracle_with_few_steps(schedule, sampler, eta, spacing, steps):
 
 @pytest.mark.parametrize("sampler, eta", SETTINGS)
 @pytest.mark.parametrize("prediction", ["x0", "v"])
-def test_oracle_that_predicts_otherwise(sampler, eta, prediction):
+def test_oracle_that_predicts_something_else(sampler, eta, prediction):
     """The same chain from a network that predicts x_0 or v, its variance learned: 1 is the log-variance log beta."""
     diffusion = spaced(10, noise_schedule="cosine")
     other = spaced(10, noise_schedule="cosine", prediction=prediction, learn_sigma=True)
     predict_eps = oracle(diffusion)
 
-    def predict_otherwise(x, timesteps):
+    def predict_something_else(x, timesteps):
         t = torch.full((len(x),), list(diffusion.timestep_map).index(int(timesteps[0])))
         alpha_bar, eps = diffusion.alphas_cumprod[t[0]], predict_eps(x, timesteps)
         x_0 = diffusion.predict_xstart_from_eps(x, t, eps)
-        told = x_0 if prediction == "x0" else np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x_0
-        return torch.cat([told, torch.ones_like(x_0)], dim=1)
+        predicted = x_0 if prediction == "x0" else np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x_0
+        return torch.cat([predicted, torch.ones_like(x_0)], dim=1)
 
     x_T, noises = torch.randn(2, 1, 8, 8), torch.randn(10, 2, 1, 8, 8)
     ends = [
         sample(denoise, process, x_T, sampler, eta, lambda k, x: noises[k], clip_denoised=False)
-        for denoise, process in ((predict_eps, diffusion), (predict_otherwise, other))
+        for denoise, process in ((predict_eps, diffusion), (predict_something_else, other))
     ]
     torch.testing.assert_close(*ends, rtol=0, atol=2e-4)
 
@@ -153,7 +154,8 @@ def test_oracle_that_predicts_otherwise(sampler, eta, prediction):
 def test_order_of_convergence(sampler, order):
     """The deterministic methods approach the ODE's exact solution as 1 / steps and 1 / steps^2.
 
-    The ODE carries x_T with deviation s_T to one with deviation s_0 by the ratio of the marginal deviations at both ends.
+    The ODE carries x_T with deviation s_T to one with deviation s_0 by the ratio of the marginal deviations at both
+    ends.
     The steps are even in log-SNR, between two fixed ends, and follow the linear schedule of a very long process.
     """
     config = DiffusionConfig(diffusion_steps=100_000)

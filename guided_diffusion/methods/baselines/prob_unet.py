@@ -34,7 +34,7 @@ class Combiner(nn.Module):
 
 
 class ProbabilisticUNet(Baseline):
-    """Prior over the latent from the image, posterior from image and mask. Latent samples are all that samples differ by.
+    """Prior over the latent from the image, posterior from image and mask; masks of an image differ by the latent alone.
 
     The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and 1e-5
     times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of any
@@ -70,7 +70,7 @@ class ProbabilisticUNet(Baseline):
         noise: Float[Tensor, "B latent"] | None = None,
         rows: Rows | None = None,
     ) -> Losses:
-        """The loss terms: bce, summed over the pixels; kl (posterior || prior) and norm, both weighted; their sum, loss.
+        """The loss terms: bce, summed over the pixels; kl (posterior || prior) and norm, weighted; their sum, loss.
 
         noise  standard normal, by which z is drawn from the posterior; None: from torch's global generator
         """
