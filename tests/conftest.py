@@ -39,7 +39,7 @@ def cache_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
-    """Finds the folder `name` that make(folder) fills once for all workers of pytest-xdist: made_once(name, make).
+    """A function of (name, make) that finds the folder `name`, which make(folder) fills once for all xdist workers.
 
     Tests only read it.
     """
@@ -81,7 +81,7 @@ def trained(made_once, cases):
 
 @pytest.fixture
 def train(cases, tmp_path):
-    """Trains the smallest model on `cases`, in the folder `name`, and returns the trainer: train(name, **flags)."""
+    """A function of (name, **flags) that trains the smallest model on `cases`, in the folder `name`; the trainer."""
     dataset = LIDCDataset(cases, LEAST["image_size"], LEAST["image_channels"])
     defaults = {"data_dir": str(cases)}
     return lambda name, **given: train_small(dataset, **{**defaults, "log_dir": str(tmp_path / name), **given})

@@ -77,8 +77,8 @@ class SharedEncoderUNet(nn.Module):
     and by the whole encoder, and leaves to the small denoiser how one mask differs from it. Several guesses follow x_t
     too, as MaskMixture does.
 
-    unet          of the encoder; its precision and its dropout are the denoiser's too. Default levels finer than a patch
-                  are left out
+    unet          of the encoder; its precision and its dropout are the denoiser's too. Default levels finer than a
+                  patch are left out
     out_channels  of the denoiser
     mixture       of several guesses
     ConfigError: a configuration that cannot be built; the message names the flag.

@@ -80,8 +80,8 @@ def spaced(steps, spacing="linear", **config):
 def exact_moments(diffusion, sampler, eta):
     """Mean and deviation of x after every step of sample_loop, for standard normal x_T and noise.
 
-    x is an affine function of x_T and the noise of each step. Its coefficients are read off one float64 chain on a batch
-    of inputs (x_T, noise of step 0, 1, ...): all 0, each of them 1 in turn, and random ones, which must give the
+    x is an affine function of x_T and the noise of each step. Its coefficients are read off one float64 chain on a
+    batch of inputs (x_T, noise of step 0, 1, ...): all 0, each of them 1 in turn, and random ones, which must give the
     combination.
     """
     count = diffusion.num_timesteps + 1 if sampler == "ddpm" or eta else 1  # without noise x_T alone counts
