@@ -190,8 +190,8 @@ class AmbiguousSegmenter(Segmenter):
         A compiled network may write its next output over its last, so each is copied.
 
         tta  as in SamplerConfig: the output is the mean over symmetries g of g^-1 D(g x, g image), as nnU-Net mirrors
-             in testing (Isensee et al. 2021). Where they leave the distribution of images and masks as it is, the best D
-             is the same for all, and a mean is never further from it, in squared error, than its parts on average.
+             in testing (Isensee et al. 2021). Where they leave the distribution of images and masks as it is, the best
+             D is the same for all, and a mean is never further from it, in squared error, than its parts on average.
         """
         bound = [(g, self.denoiser(turn_and_mirror(image, g), rows)) for g in symmetries(split_kind(tta))]
 

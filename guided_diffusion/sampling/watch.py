@@ -20,7 +20,9 @@ LATEST = 4  # finished cases whose sheets stay in windows
 class PictureSink(Protocol):
     """What a watch needs of a sink of logger.py."""
 
-    shown: bool
+    @property
+    def shown(self) -> bool:
+        """Whether pictures are worth making."""
 
     def picture(self, window: str, picture: Image, caption: str) -> None:
         """Show a picture."""
