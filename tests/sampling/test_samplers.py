@@ -187,6 +187,7 @@ def test_order_of_convergence(sampler, order):
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("spacing", ["linear", "quadratic", "logsnr"])
+@pytest.mark.usefixtures("unchecked")
 def test_any_number_of_steps(schedule, spacing):
     T = 200
     config = DiffusionConfig(diffusion_steps=T, noise_schedule=schedule)
