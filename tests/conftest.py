@@ -87,6 +87,12 @@ def train(cases, tmp_path):
     return lambda name, **given: train_small(dataset, **{**defaults, "log_dir": str(tmp_path / name), **given})
 
 
+@pytest.fixture(autouse=True)
+def checked():
+    """Each test checks the first calls of every function of the method."""
+    shape_checks.begin_test()
+
+
 @pytest.fixture
 def unchecked():
     """No types and shapes are checked: see shape_checks.py."""

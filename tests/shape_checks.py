@@ -25,12 +25,32 @@ MODULES = [
     )
 ]
 
+CALLS = 100  # of a function, that each test checks: later ones, in long loops, have seldom other shapes
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for mypy
+this_test = object()
+
+
+def begin_test():
+    """Check CALLS calls of each function anew."""
+    global this_test
+    this_test = object()
 
 
 def check(function):
-    """`function` with its calls checked; but a config checks its values itself, and refuses them by the flag's name."""
-    return function if function.__qualname__.endswith("Config.__init__") else check_types(function)
+    """A check of a function's calls. A config checks its values itself, and refuses them by the flag's name."""
+    if function.__qualname__.endswith("Config.__init__"):
+        return function
+    checked, test, calls = check_types(function), None, 0
+
+    def check_first_calls(*args, **kwargs):
+        nonlocal test, calls
+        if test is not this_test:
+            test, calls = this_test, 0
+        calls += 1
+        if calls <= CALLS:
+            checked(*args, **kwargs)
+
+    return check_first_calls
 
 
 jaxtyping.install_import_hook(MODULES, f"{__name__}.check")

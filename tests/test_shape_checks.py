@@ -47,5 +47,14 @@ def test_a_wrong_shape_is_an_error(call, word):
         call()
 
 
+def test_a_late_call_in_a_loop_is_not_checked():
+    for _ in range(shape_checks.CALLS):
+        mean_flat(torch.zeros(2, 3))
+    mean_flat(torch.zeros(2, 3, dtype=torch.complex64))
+    shape_checks.begin_test()
+    with pytest.raises(jaxtyping.TypeCheckError):
+        mean_flat(torch.zeros(2, 3, dtype=torch.complex64))
+
+
 def test_what_is_compiled_is_not_checked(unchecked):
     assert PROCESS.q_sample(MASKS, torch.tensor([3]), MASKS).shape == MASKS.shape
