@@ -1,5 +1,6 @@
 # make demo      train a small model, sample 4 masks for each test case, score them     (10 minutes on 2 CPU cores)
 # make test      the tests, in WORKERS processes; those that measure memory or time after the others, one by one
+# make lint      formatting, lint, types and the direction of imports
 # make test-all  these on every installed Python, and the nightly ones: full size, all faults, the commands of docs
 #
 # Each makes its own set-up first: a virtual environment in .venv with what requirements.txt pins. To take torch from
@@ -13,7 +14,7 @@ DEMO := results/demo
 WORKERS ?= 2
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
-.PHONY: demo test test-nightly test-all clean
+.PHONY: demo lint test test-nightly test-all clean
 
 demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_train.py --preset demo --data_dir data/training --log_dir $(DEMO)
@@ -22,6 +23,12 @@ demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(DEMO)/samples \
 		--truth data/testing/truth.json
 	@echo "Open $(DEMO)/samples/report.html to look at the cases."
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m "not serial and not nightly"

@@ -57,9 +57,9 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.fingerprint: str | None = None
         self.reader = CaseReader(image_size, image_channels, config, require_raters)
         if os.path.isfile(self.directory):
-            pack = open_pack(self.directory, self.reader)
-            self.ids, self.fingerprint, self._arrays = pack.ids, pack.header["fingerprint"], pack.arrays
-            self.notes = pack.header["notes"] + self.reader.notes(len(self))
+            packed = open_pack(self.directory, self.reader)
+            self.ids, self.fingerprint, self._arrays = packed.ids, packed.header["fingerprint"], packed.arrays
+            self.notes = packed.header["notes"] + self.reader.notes(len(self))
             return
         folders = find_cases(self.directory)
         self.ids = [name for name, _ in folders]

@@ -1,4 +1,4 @@
-"""Ensembles from Python:
+"""Ensembles from Python.
 
 ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20)
 ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
@@ -82,12 +82,12 @@ class Predictor:
     ) -> Ensemble:
         """The `Ensemble` of one image.
 
-        image         [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; array or tensor. One plane is repeated
-                      to the network's channels
+        image         [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; array or tensor. One plane is
+                      repeated to the network's channels
         num_ensemble  masks
-        seed, name    a mask depends on these and on its number alone: with the name of a case, it is that case's mask of
-                      segmentation_sample.py
-        batch_size    masks in flight; with compile=True the first call's holds for all, for each size would be compiled anew
+        seed, name    a mask depends on these and on its number alone: with the name of a case, it is that case's mask
+                      of segmentation_sample.py
+        batch_size    masks in flight; with compile=True the first call's size holds for all, for which it is compiled
         flags         those of SamplerConfig (sampler, steps, spacing, eta, clip_denoised, tta) and of PostprocessConfig
                       (threshold, median_blur, ...), and fast=True
         ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
@@ -121,7 +121,7 @@ class Predictor:
         side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].image_channels
         if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
             raise DataError(
-                f"an image of shape {tuple(np.shape(image))}; [{side}, {side}] or [{channels}, {side}, {side}] is needed"
+                f"an image of shape {tuple(np.shape(image))}; needed: [{side}, {side}] or [{channels}, {side}, {side}]"
             )
         if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
             raise DataError("an image with values outside [0, 1]; 8-bit ones are divided by 255")

@@ -1,4 +1,4 @@
-"""Configs -> objects: the segmenter of the flags, new or from a checkpoint, and how to sample it. The commands sit on this."""
+"""Configs -> objects: the segmenter of the flags, new or from a checkpoint, and how to sample it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,7 @@ def create_model_and_diffusion(
 
 
 def create_segmenter(configs: Configs) -> Segmenter:
-    """The segmenter of --method from its configs, one of each class of MODEL_CONFIGS. ConfigError: it cannot be built."""
+    """The segmenter of --method, from a config of each class of MODEL_CONFIGS. ConfigError: it cannot be built."""
     check_rules(configs)
     return METHODS[configs[MethodConfig].method].build(configs)
 
@@ -84,8 +84,8 @@ class LoadedModel:
 def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel:
     """The model of the checkpoint at `path`.
 
-    given    flags {name: value} of data and model; a checkpoint of the published code has none of its own, and the others
-             have their defaults
+    given    flags {name: value} of data and model; a checkpoint of the published code stores none, so that what is not
+             given has its default
     weights  "ema" for the averaged ones, where there are any, or "raw"
     ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
     """

@@ -14,7 +14,7 @@ from .dist_util import Processes, gradient_traffic
 from .errors import TrainingError
 from .flags.configs import Flags
 from .lidcloader import LIDCDataset
-from .logger import NullLogger, NullSink
+from .logger import BaseLogger, NullLogger, NullSink, Sink
 from .nn import seeded_generator, to_device
 from .sampling.protocol import Segmenter
 from .system.device import ComputeConfig
@@ -54,8 +54,8 @@ class Trainer:
         *,
         validator: Validator | None = None,
         how: ComputeConfig = ComputeConfig(),
-        logger: NullLogger = NullLogger(),
-        windows: NullSink = NullSink(),
+        logger: BaseLogger = NullLogger(),
+        windows: Sink = NullSink(),
     ) -> None:
         self.config, self.dataset, self.processes, self.validator = config, dataset, processes, validator
         self.folder, self.saved = CheckpointFolder(config.log_dir, config.keep), ""

@@ -1,4 +1,4 @@
-"""Look for faults in a folder of cases, and tell what is in it:
+"""Look for faults in a folder of cases, and report what is in it.
 
     python scripts/check_data.py data/training
 

@@ -1,10 +1,11 @@
-"""Compare methods on the same cases, with the same effort for each:
+r"""Compare methods on the same cases, with the same effort for each.
 
-    python scripts/compare.py --data_dir data/training --test_dir data/testing --truth data/testing/truth.json \\
-        --methods cimd-small,prob-unet,ssn --budget_minutes 10 --lrs 3e-4,1e-3 --image_size 32 --out_dir results/comparison
+    python scripts/compare.py --data_dir data/training --test_dir data/testing --truth data/testing/truth.json \
+        --methods cimd-small,prob-unet,ssn --budget_minutes 10 --lrs 3e-4,1e-3 --image_size 32 \
+        --out_dir results/comparison
 
-Writes comparison.md, comparison.html and, of every figure and case, report.html. Flags of the model, the data and the sampler hold
-for each method that knows them. The same command goes on where it was; more --methods may be added.
+Writes comparison.md, comparison.html and, with every figure and case, report.html. Flags of the model, the data and the
+sampler apply to each method that reads them. Rerun the command to resume; more --methods may be added.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Turn a published data set or preparation into cases to train on:
+"""Turn a published data set or preparation into cases to train on.
 
     python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
 
-FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md says what each is. Status 1: some cases
-had faults, which are told; the others are written.
+FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md describes them.
+Status 1: some cases had faults, which are reported; the others are written.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""Turn the LIDC-IDRI download (CT series in DICOM, the readers' XML) into cases to train on:
+"""Turn the LIDC-IDRI download (CT series in DICOM, the readers' XML) into cases to train on.
 
     python scripts/prepare_lidc.py --dicom LIDC-IDRI --xml tcia-lidc-xml --out data/lidc
 
-Run again, it goes on where it was. Status 1: some series or cases had faults, which are told; the others are written.
+Rerun the command to resume. Status 1: some series or cases had faults, which are reported; the others are written.
 docs/data.md says where the download comes from.
 """
 

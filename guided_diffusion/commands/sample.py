@@ -1,10 +1,10 @@
 """Draw an ensemble of masks for every case of a folder.
 
-    python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --num_ensemble 4 --fast
+    python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --fast
 
 Several processes share the cases:
 
-    torchrun --nproc_per_node=2 scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt
+    torchrun --nproc_per_node=2 scripts/segmentation_sample.py --data_dir data/testing --model_path MODEL.pt
 
 A checkpoint stores its model flags; those of the published code do not, and need them on the command line.
 """
@@ -87,22 +87,21 @@ def load_model(flags: Configs) -> Model:
 
 def make_ready(
     model: Model, config: SampleConfig, how: ComputeConfig, total: int, processes: Processes
-) -> tuple[SampleConfig, list[str]]:
-    """Put the model on the device for `total` masks.
-
-    Returns the config with the number of masks in flight, and lines to report.
-    """
+) -> tuple[int, list[str]]:
+    """Put the model on the device for `total` masks; returns the number of masks in flight, and lines to report."""
     device.prepare(model.segmenter.eval(), how, processes.device)
-    one_call, size, most = partial(model.segmenter.one_call, config=model.sampler), config.batch_size, max(total, 1)
-    if size == "auto":
+    one_call, most = partial(model.segmenter.one_call, config=model.sampler), max(total, 1)
+    if config.batch_size == "auto":
         size = device.fitting_batch_size(one_call, model.image_shape, processes.device, most)
+    else:
+        size = config.batch_size
     if how.compile:
         size = min(size, most)
         device.compile_model(model.segmenter)
         if config.batch_size == "auto":
             size = device.running_batch_size(one_call, model.image_shape, processes.device, size)
     lines = [] if how.compile else settle_threads(model, one_call, size, total, processes)
-    return replace(config, batch_size=size), lines
+    return size, lines
 
 
 def settle_threads(
@@ -124,33 +123,49 @@ def draw(
 
     made_by  hash of the checkpoint
     """
-    config, how, postprocess = flags[SampleConfig], flags[ComputeConfig], flags[PostprocessConfig]
+    config, how = flags[SampleConfig], flags[ComputeConfig]
     chain = model.sampler if METHODS[model.configs[MethodConfig].method].has_chain else None
     drawn_by = identity(config, chain, model.segmenter.num_timesteps, how.amp, model.configs.flags(), made_by)
-    finished_by = finish(config, postprocess)
+    finished_by = finish(config, flags[PostprocessConfig])
     left = store.unfinished(dataset, mine, config, drawn_by, finished_by, (SamplerConfig, *model.configs.classes))
 
+    write = partial(store.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
+    if processes.is_main:
+        tqdm.write(f"{len(left)} of {len(mine)} cases to draw, into {config.out_dir}")
+    draw_left(model, dataset, left, flags, processes, write)
+
+
+def draw_left(
+    model: Model,
+    dataset: LIDCDataset,
+    left: Sequence[int],
+    flags: Configs,
+    processes: Processes,
+    write: Callable[..., None],
+) -> None:
+    """Draw the ensembles of the cases numbered `left`, and write each by `write`."""
+    config, how = flags[SampleConfig], flags[ComputeConfig]
     auto, total = config.batch_size == "auto", len(left) * config.num_ensemble
     smaller = "give a smaller one" if auto else "give a smaller one, or auto"
     none_fits = "not one mask fits, give --amp bf16 or free some of it"
     too_much = f"--batch_size {config.batch_size} is too much, {smaller}"
     with device.out_of_memory_as_error(processes.device, none_fits if auto else too_much):
-        config, lines = make_ready(model, config, how, total, processes)
+        size, lines = make_ready(model, config, how, total, processes)
     if processes.is_main:
-        begins = f"{len(left)} of {len(mine)} cases to draw, {config.batch_size} masks at a time, into {config.out_dir}"
-        for line in (*dataset.notes, *script_util.advice(model.segmenter, model.sampler), *lines, begins):
+        advice = script_util.advice(model.segmenter, model.sampler)
+        for line in (*dataset.notes, *advice, *lines, f"{size} masks at a time"):
             tqdm.write(line)
     writers = max(1, min(CaseWriter.MOST, usable_cores() // processes.local_size))
-    write = partial(store.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
     with (
         tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
-        device.out_of_memory_as_error(processes.device, f"--batch_size {config.batch_size} is too much, {smaller}"),
-        CaseWriter(write, writers, -(-config.batch_size // config.num_ensemble)) as writer,
+        device.out_of_memory_as_error(processes.device, f"--batch_size {size} is too much, {smaller}"),
+        CaseWriter(write, writers, -(-size // config.num_ensemble)) as writer,
         open_windows(flags[VisdomConfig], processes.is_main, tqdm.write) as windows,
     ):
-        watch = ChainWatch(model.segmenter.num_timesteps, config.movie, windows, postprocess)
+        watch = ChainWatch(model.segmenter.num_timesteps, config.movie, windows, flags[PostprocessConfig])
+        drawn = replace(config, batch_size=size)
         for case, samples in draw_ensembles(
-            model.segmenter, dataset, left, config, model.sampler, bar.update, even=how.compile, watch=watch
+            model.segmenter, dataset, left, drawn, model.sampler, bar.update, even=how.compile, watch=watch
         ):
             writer(case, samples, frames=watch.case_done(case, samples))
 
@@ -168,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config.data_dir, unet.image_size, unet.image_channels, model.configs[DataConfig], require_raters=False
         )
 
-        # The processes wait for each other only to score the samples: NCCL, which takes memory of the GPU, is not needed.
+        # The processes wait for each other only to score the samples. NCCL, which takes GPU memory, is not needed.
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()
         threads.share_cores(processes.local_size)

@@ -19,7 +19,7 @@ Split = dict[str, Cases]  # of "training", "validation" and "testing"
 def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
     """(the Split of each fold, lines to report), a function of the cases' names and the seed.
 
-    Cases of one patient, as a manifest.csv or their names say, are never on two sides; each other case counts as a patient.
+    Cases of one patient, as a manifest.csv or their names say, are never on two sides; any other case is a patient.
 
     DataError: too few for the folds, or cases or patients of test_dir that are in data_dir too.
     """
@@ -70,7 +70,7 @@ def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Ca
 
 
 def find_patients(directory: str, cases: Cases) -> dict[str, str]:
-    """{case: patient} of the cases whose patient is known: by a manifest.csv, in the folder or above it, or by their name."""
+    """{case: patient} of the cases whose patient is known, by a manifest.csv in the folder or above it, or by name."""
     listed: dict[str, str] = {}
     for folder in (directory, os.path.dirname(os.path.abspath(directory))):
         text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
@@ -93,7 +93,7 @@ def check_links(folder: str) -> None:
 
 
 def link_cases(splits: list[Split], folder: str) -> None:
-    """Folders FOLDER/foldK/PART and FOLDER/testing of links to the cases, and of no others. Only links are ever removed."""
+    """Fill FOLDER/foldK/PART and FOLDER/testing with links to the cases, and no others. Only links are ever removed."""
     check_links(folder)
     wanted: dict[str, str] = {}
     for k, split in enumerate(splits):

@@ -149,7 +149,7 @@ class MethodRun:
         rows = read_rows(os.path.join(folder, "progress.csv"))
         if not rows or int(rows[-1]["step"]) != steps or ("eval_interval" in more and not rows[-1][f"ged_{SCORED}"]):
             raise DataError(
-                f"{folder}: the training was ended before its last step was done and validated; rerun the command to resume"
+                f"{folder}: the training ended before its last step was validated; rerun the command to resume"
             )
         return False
 

@@ -15,7 +15,7 @@ RunCommand = Callable[[str, list[str], str], int]  # as run_command
 
 
 def run_command(command: str, arguments: list[str], log: str) -> int:
-    """Run a command of the program in a process of its own and append its text to the file `log`; returns its exit status.
+    """Run a command of the program in its own process and append its text to the file `log`; returns its exit status.
 
     KeyboardInterrupt is raised again when the process has ended in good order.
     """

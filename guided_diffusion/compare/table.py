@@ -25,7 +25,7 @@ def tabulate(out_dir: str, methods: Sequence[str]) -> Table:
 
 
 def training_of(folder: str) -> dict[str, Any]:
-    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time that validation and stops took."""
+    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time of validation and of stops."""
     rows = read_rows(os.path.join(folder, "progress.csv"))
     seconds, before = 0.0, 0
     for row in filter(lambda row: row["samples_per_second"], rows):

@@ -59,7 +59,7 @@ class DataConfig:
 class CaseReader:
     """Reads a case's files, and remembers what it changed on the way in.
 
-    image_size      cases of another size are resized to this square, labels staying binary; None: leave them as they are
+    image_size      cases of another size are resized to this square, labels staying binary; None: they keep their size
     image_channels  the number that several modalities must have; None: any
     require_raters  a case without labels is an error (False: its raters are empty)
     levels          {label file: number of levels in it} of all labels that could be decoded

@@ -35,7 +35,7 @@ def parse_command_line(
 
     presets  for --preset; None: the command has no presets
 
-    A retired flag costs a line on stderr; the launcher's --local_rank is taken in silence, because LOCAL_RANK says the same.
+    A retired flag costs a line on stderr. The launcher's --local_rank is ignored: LOCAL_RANK says the same.
     ConfigError: an unknown flag, a bad value, or a flag that is required and missing.
     """
     parser = _parser(classes, description, presets)

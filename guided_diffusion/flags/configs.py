@@ -115,8 +115,8 @@ def differences(stored: Flags, now: Flags, *classes: type, free: Iterable[str] =
     """["--name stored-value, not other-value"] for each flag of `now` that the stored flags contradict.
 
     stored, now  {name: JSON-like value}
-    classes      config classes of the flags. What `stored` lacks had the default: it was stored before the flag existed.
-                 A flag of none of them that `stored` lacks contradicts nothing.
+    classes      config classes of the flags. What `stored` lacks had the default: it is older than the flag. A flag of
+                 none of them that `stored` lacks contradicts nothing.
     free         names that may differ
     """
     known, free = flag_fields(*classes), set(free)

@@ -33,8 +33,8 @@ class Flag:
     check        value -> what is wrong with it, as the end of a sentence that begins with the flag; None: nothing
     required     a command needs a value
     local        it names a folder or file to write, which cannot be in a blob store
-    resume       what may change it: "fixed" nothing; "new run" a run that starts from another run's checkpoint; "rounding"
-                 a resumed run too, whose numbers are then rounded differently, as the run reports; "free" a resumed run
+    resume       what may change it: "fixed" nothing; "new run" a run that starts from another run's checkpoint;
+                 "rounding" a resumed run too, which reports that numbers are rounded differently; "free" a resumed run
     sampling     whether sampling may change it from the value in the checkpoint: "free", else "fixed"
     group        the part of a model that reads it; a method's entry in the registry lists its parts. Empty: all read it
     decodes      the cases of a packed file were decoded by it
@@ -84,12 +84,13 @@ class FlagField:
 
     def check(self, value: object) -> None:
         """ConfigError: the value is out of range."""
-        if value is None or (isinstance(value, str) and value in words_of(self.kind)):
+        words = words_of(self.kind)
+        if value is None or (isinstance(value, str) and value in words):
             return
-        items = value if isinstance(value, tuple) else (value,)
-        for item in items if self.flag.choices else ():
-            if item not in self.flag.choices:
-                raise ConfigError(f"--{self.name} {item} is unknown: choose one of {', '.join(self.flag.choices)}")
+        choices = self.flag.choices or (words if isinstance(value, str) else ())
+        for item in value if isinstance(value, tuple) else (value,):
+            if choices and item not in choices:
+                raise ConfigError(f"--{self.name} {item} is unknown: choose one of {', '.join(choices)}")
         if wrong := self._wrong(value):
             raise ConfigError(f"--{self.name} {self.show(value)}: {wrong}")
 
@@ -179,8 +180,8 @@ def _flag_fields(classes: tuple[type, ...]) -> Mapping[str, FlagField]:
 def parse_value(field: FlagField, kind: Any, value: Any) -> Any:
     """A flag's value as `kind`, from text or from a value that has the type already.
 
-    kind is bool, int, float, str, a Literal, tuple[int or float or str, ...] ("16,8"), one of these or None ("", -1 or the
-    flag's word), or one of these or the word of a Literal. ConfigError: it cannot be read so.
+    kind is bool, int, float, str, a Literal, tuple[int or float or str, ...] ("16,8"), one of these or None ("", -1 or
+    the flag's word), or one of these or the word of a Literal. ConfigError: it cannot be read so.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):

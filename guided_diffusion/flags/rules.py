@@ -1,7 +1,7 @@
 """What relates flags to each other; the range of a single flag stands in its field.
 
-A rule is a function of flags by their names, which returns why their values cannot stand together, or None. The parameter
-`given` stands for the names of the flags that the user gave, without those of a preset.
+A rule is a function of flags by their names, which returns why their values cannot stand together, or None. The
+parameter `given` stands for the names of the flags that the user gave, without those of a preset.
 """
 
 import inspect
@@ -126,8 +126,8 @@ def shards_have_one_loss_scale(shard: bool, use_fp16: bool) -> Complaint:
 def training_ends_before_its_rate_is_zero(iterations: int, lr_anneal_steps: int, given: set[str]) -> Complaint:
     if "iterations" in given and iterations > lr_anneal_steps > 0:
         return (
-            f"--iterations {iterations} is more than --lr_anneal_steps {lr_anneal_steps}, after which the learning rate "
-            "is 0: raise that too"
+            f"--iterations {iterations} is more than --lr_anneal_steps {lr_anneal_steps}, "
+            "after which the learning rate is 0: raise that too"
         )
     return None
 

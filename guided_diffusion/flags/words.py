@@ -7,7 +7,7 @@ AUGMENTATIONS = (*SYMMETRIES, "deform", "elastic", "contrast", "gamma", "bias")
 
 
 def split_kind(kind: str, known: Sequence[str] = SYMMETRIES) -> list[str]:
-    """The parts of a kind, "none" or some of the `known` ones joined by +. ValueError: one is unknown or comes twice."""
+    """The parts of a kind, "none" or some `known` ones joined by +. ValueError: one is unknown or comes twice."""
     parts = [] if kind == "none" else kind.split("+")
     if len(set(parts)) < len(parts) or not set(parts) <= set(known):
         raise ValueError(f"must be none, or parts joined by + of {', '.join(known)}")

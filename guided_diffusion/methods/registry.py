@@ -1,11 +1,9 @@
-"""The methods by name: the segmenter of each, the parts that it is made of, its presets. A method is entered here, once."""
+"""The methods by name: the segmenter of each, its parts, its presets. A method is entered here, once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
-
-from torch import nn
 
 from ..data.case_reader import DataConfig
 from ..distribution import EncoderConfig
@@ -14,6 +12,7 @@ from ..flags.fields import Flag, config, flag_fields
 from ..flags.retired import RetiredFlags
 from ..gaussian_diffusion import DiffusionConfig
 from ..sampling.config import SampleConfig
+from ..sampling.protocol import Segmenter
 from ..sampling.samplers import SamplerConfig
 from ..unet import UNetConfig
 from .baselines.deterministic import DeterministicUNet, MonteCarloDropout
@@ -27,7 +26,7 @@ from .shared_encoder import ArchitectureConfig
 class Method:
     """What --method names."""
 
-    build: Callable[[Configs], nn.Module]  # gives a Segmenter of sampling/protocol.py
+    build: Callable[[Configs], Segmenter]
     parts: frozenset[str]  # it reads the flags of these groups, and those of none; others are refused
     presets: dict[str, dict[str, Any]]  # {name: {flag: value}}
     has_chain: bool  # whether a mask is drawn along a chain of timesteps
@@ -37,18 +36,18 @@ class Method:
 DIFFUSION = frozenset({"diffusion", "dropout", "sampler", "shared-encoder"})
 
 
-def build_prob_unet(configs: Configs) -> nn.Module:
+def build_prob_unet(configs: Configs) -> Segmenter:
     """The ProbabilisticUNet of the configs."""
     beta, layers = configs[MethodConfig].beta, configs[RetiredFlags].combiner_layers
     return ProbabilisticUNet(configs[UNetConfig], configs[EncoderConfig], beta, layers)
 
 
-def build_ssn(configs: Configs) -> nn.Module:
+def build_ssn(configs: Configs) -> Segmenter:
     """The StochasticSegmentationNetwork of the configs."""
     return StochasticSegmentationNetwork(configs[UNetConfig], configs[EncoderConfig], configs[MethodConfig].cov_rank)
 
 
-def build_unet(configs: Configs, cls: type[DeterministicUNet]) -> nn.Module:
+def build_unet(configs: Configs, cls: type[DeterministicUNet]) -> Segmenter:
     """The DeterministicUNet of the configs, or its subclass."""
     return cls(configs[UNetConfig], configs[EncoderConfig])
 

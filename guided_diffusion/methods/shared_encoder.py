@@ -37,8 +37,8 @@ class ArchitectureConfig:
     encoder_guesses: Annotated[
         int,
         Flag(
-            "masks that the encoder predicts by itself and the denoiser refines: 1, or several weighted by how likely each "
-            "made x_t; 0: none",
+            "masks that the encoder predicts from the image and the denoiser refines: 1, or several weighted by how "
+            "likely each made x_t; 0: none",
             at_least=0,
         ),
     ] = 1
@@ -160,7 +160,7 @@ class SharedEncoderUNet(nn.Module):
 
 
 def check_architecture(unet: UNetConfig, config: ArchitectureConfig, multipliers: Sequence[int]) -> None:
-    """Refuse, by the flag's name, what the shared encoder, with these multipliers for its levels, cannot be built with."""
+    """ConfigError: the shared encoder cannot be built with these multipliers of its levels."""
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
         if unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
             raise ConfigError(

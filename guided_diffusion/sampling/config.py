@@ -51,7 +51,7 @@ def identity(
     flags: Flags,
     checkpoint_hash: str,
 ) -> dict[str, Any]:
-    """What decides every case's samples, as plain values; with a case's own `image_hash`, equal ones mean equal samples.
+    """What decides every case's samples, as plain values; with the case's `image_hash`, equal ones mean equal samples.
 
     sampler        SamplerConfig, of which num_timesteps are taken; None: a method without a chain
     amp            ComputeConfig's precision

@@ -39,8 +39,8 @@ class SamplerConfig:
     tta: Annotated[
         str,
         Flag(
-            "test-time augmentation: average each prediction over the image's symmetries: parts joined by +, of mirror, "
-            "flip, rotate; or none",
+            "test-time augmentation, by averaging each prediction over symmetries: parts joined by +, of mirror, flip, "
+            "rotate; or none",
             check=parts_of(SYMMETRIES),
         ),
     ] = "none"

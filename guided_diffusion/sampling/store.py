@@ -34,14 +34,16 @@ Samples = Shaped[np.ndarray, "M H W"]
 class Cases(Protocol):
     """The cases of a dataset, without torch."""
 
-    ids: Sequence[str]
+    @property
+    def ids(self) -> Sequence[str]:
+        """Their names."""
 
     def __getitem__(self, index: int) -> "Case":
         """A case by its number."""
 
 
 def image_hash(case: "Case") -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a case's image as the network sees it, repeated channels once."""
+    """The first 16 hexadecimal digits of the SHA-256 of a case's image as the network sees it, equal channels once."""
     planes = np.asarray(case.image)
     unlike = [k for k in range(len(planes)) if k == 0 or not np.array_equal(planes[k], planes[k - 1])]
     return hashlib.sha256(planes[unlike].tobytes()).hexdigest()[:16]
@@ -153,7 +155,7 @@ def samples_path(out_dir: str, case_id: str) -> str:
 
 
 def read_case(path: str) -> tuple[Samples, Made]:
-    """(samples before the threshold, what made them) of a file ID_samples.npz; those of another program have no `flags`.
+    """(samples before the threshold, what made them) of a file ID_samples.npz; another program's have no `flags`.
 
     DataError: damaged, or not masks.
     """
@@ -225,9 +227,9 @@ def unfinished(
 ) -> list[int]:
     """Those case numbers of `indices` that are still to be drawn.
 
-    A case that is there, but not finished, or otherwise (another threshold, say), or with a picture missing or changed, is
-    written anew from its samples; a damaged one, and one without the movie that is required, is drawn again. A movie of
-    samples that are not there, or will be drawn again, is removed.
+    A case that is not finished, or was finished with another threshold, say, or with a picture missing or changed, is
+    written anew from its samples. A damaged one, and one without the movie that is required, is drawn again. A movie of
+    samples that are missing, or will be drawn again, is removed.
 
     config   its out_dir, overwrite and movie
     classes  of the flags in `drawn_by`, as in flags.configs.differences

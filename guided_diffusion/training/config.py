@@ -26,8 +26,8 @@ class TrainConfig:
     augment: Annotated[
         str,
         Flag(
-            "change images at random: parts joined by +, of mirror, flip, rotate, deform, elastic, contrast, gamma, bias; "
-            "or none",
+            "change images at random: parts joined by +, of mirror, flip, rotate, deform, elastic, contrast, gamma, "
+            "bias; or none",
             check=parts_of(AUGMENTATIONS),
         ),
     ] = "none"

@@ -49,7 +49,7 @@ def draw_inputs(batch: Batch, places: Sequence[int], config: TrainConfig, state:
     u = torch.stack([torch.rand(2, generator=generator) for generator in generators])
     image, mask = batch.image, pick_raters(batch, u[::K, 0], K)
     t, weights = state.schedule_sampler.sample(u[:, 1])
-    noise = stack_randn(generators, state.segmenter.noise_shape(mask.shape[2:]))
+    noise = stack_randn(generators, state.segmenter.noise_shape((mask.shape[2], mask.shape[3])))
     if config.augment != "none":
         changes = torch.stack([torch.rand(NUM_DRAWS, generator=generator) for generator in generators[::K]])
         image, mask = augment(image, mask.unflatten(0, (-1, K)).squeeze(2), config.augment, changes)

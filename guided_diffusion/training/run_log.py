@@ -1,14 +1,14 @@
 """What a run reports while it trains: lines, rows of metrics, pictures."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from PIL import Image
 
 from ..dist_util import Processes
-from ..logger import QUARTILES, Logger, LossMeter, NullLogger, NullSink
+from ..logger import QUARTILES, BaseLogger, Logger, LossMeter, NullLogger, Sink
 from ..sampling.protocol import Segmenter
 from ..system.device import peak_memory
 from .config import TrainConfig
@@ -28,7 +28,7 @@ def columns_of(segmenter: Segmenter, validator: Validator | None) -> list[str]:
 
 def open_logger(
     segmenter: Segmenter, config: TrainConfig, processes: Processes, start: Start, validator: Validator | None = None
-) -> NullLogger:
+) -> BaseLogger:
     """The logger of a run, to give to its Trainer; that of the first process writes into log_dir."""
     if not processes.is_main:
         return NullLogger()
@@ -43,13 +43,13 @@ class RunLog:
     """
 
     def __init__(
-        self, logger: NullLogger, windows: NullSink, columns: Sequence[str], num_timesteps: int, processes: Processes
+        self, logger: BaseLogger, windows: Sink, columns: Sequence[str], num_timesteps: int, processes: Processes
     ) -> None:
         self.logger, self.windows, self.columns, self.processes = logger, windows, columns, processes
         self.meter = LossMeter(num_timesteps, processes.device)
         self.scores: dict[str, float] = {}  # of a validation, for the next row
         self._row_time, self._row_step = time.monotonic(), 0  # of the last row
-        self.earlier: Sequence[dict[str, float]] = list(logger.earlier)  # the rows of the steps before
+        self.earlier: Sequence[Mapping[str, float]] = list(logger.earlier)  # the rows of the steps before
         for row in self.earlier:  # the curves begin where the run did
             windows.show_metrics(row)
 

@@ -18,23 +18,16 @@ from .config import TrainConfig
 from .ema import EMA
 
 
-def as_module(segmenter: Segmenter) -> nn.Module:
-    """The segmenter as the module that it is."""
-    assert isinstance(segmenter, nn.Module)
-    return segmenter
-
-
 def place(segmenter: Segmenter, config: TrainConfig, how: ComputeConfig, processes: Processes) -> nn.Module:
     """Put a segmenter on the device, sharded or replicated over the processes; returns the module to call."""
-    module = as_module(segmenter)
     if config.shard:  # before anything whole goes to the device
         processes.shard(segmenter.shardable())
     # Sharded weights cannot lie channels-last, and on a CPU the backward pass and the norms are slower so.
     channels_last = processes.device.type == "cuda" and not config.shard
-    prepare(module.train(), how, processes.device, channels_last)
+    prepare(segmenter.train(), how, processes.device, channels_last)
     if how.compile:
-        compile_model(module, cuda_graphs=False)
-    return module if config.shard else processes.wrap(module)
+        compile_model(segmenter, cuda_graphs=False)
+    return segmenter if config.shard else processes.wrap(segmenter)
 
 
 def describe_run(flags: Flags, config: TrainConfig, processes: Processes, dataset: LIDCDataset) -> RunInfo:
@@ -52,7 +45,7 @@ class RunState:
     """
 
     def __init__(self, segmenter: Segmenter, config: TrainConfig, masks_per_step: int) -> None:
-        module = as_module(segmenter)
+        module = segmenter
         device = next(module.parameters()).device
         self.segmenter, self.masks_per_step = segmenter, masks_per_step
         self.trained = [p for p in module.parameters() if p.requires_grad]
@@ -117,7 +110,7 @@ class RunState:
             random={"seed": info.seed},
             step=self.steps_done,
             samples=self.samples,
-            weights=whole(as_module(self.segmenter).state_dict(), keep),
+            weights=whole(self.segmenter.state_dict(), keep),
             ema=whole(self.ema.weights, keep),
             optimizer=whole(self.optimizer.state_dict(), keep),
             scaler=self.scaler.state_dict(),

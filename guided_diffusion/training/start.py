@@ -18,7 +18,7 @@ from ..system import storage
 from ..system.device import ComputeConfig
 from ..unet import UNetConfig
 from .config import TrainConfig
-from .run_state import RunState, as_module
+from .run_state import RunState
 
 NOT_THE_SAME = "the result is not bit for bit that of the run as it was"
 
@@ -144,7 +144,7 @@ def check_start(segmenter: Segmenter, start: Start) -> None:
         raise CheckpointError(
             f"{start.path}: a run cannot resume from it without {', '.join(missing)}; use another one"
         )
-    module = as_module(segmenter)
+    module = segmenter
     for weights in (*checkpoint.ema.values(), checkpoint.weights):
         check_weights(module, weights, start.path, checkpoint.prefix)
     if checkpoint.optimizer is not None:
@@ -155,7 +155,7 @@ def load_start(segmenter: Segmenter, start: Start) -> None:
     """Copy the weights of what a run starts from into `segmenter`. CheckpointError: as check_start."""
     check_start(segmenter, start)
     if start.checkpoint is not None:
-        load_weights(as_module(segmenter), start.checkpoint.weights, start.path, start.checkpoint.prefix)
+        load_weights(segmenter, start.checkpoint.weights, start.path, start.checkpoint.prefix)
 
 
 # -- what differs ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from ..sampling.protocol import Segmenter
 from ..system import threads
 from ..system.device import ComputeConfig, prepare
 from .config import TrainConfig
-from .run_state import as_module
 from .start import Start
 
 # Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so,
@@ -44,7 +43,7 @@ def settle_threads(
         return []
     if processes.world_size > 1 or how.compile or most == 1:
         return []
-    prepare(as_module(segmenter), how, processes.device, channels_last=False)  # in the precision to train in
+    prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
     raters = config.raters_per_image
     num_images = min(
         (config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2])
@@ -54,7 +53,7 @@ def settle_threads(
 
 def blank_step(segmenter: Segmenter, image_shape: tuple[int, int, int], num_images: int, raters_per_image: int) -> None:
     """Compute and drop losses and gradients for blank images; neither weights nor random states change."""
-    module, num_masks, size = as_module(segmenter), num_images * raters_per_image, image_shape[1:]
+    module, num_masks, size = segmenter, num_images * raters_per_image, image_shape[1:]
     rows = None if raters_per_image == 1 else torch.arange(num_masks) // raters_per_image
     timesteps = torch.zeros(num_masks, dtype=torch.long)
     with torch.random.fork_rng(devices=[]):  # of dropout

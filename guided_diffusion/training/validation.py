@@ -20,7 +20,6 @@ from ..sampling.draw import draw_ensembles
 from ..sampling.protocol import Segmenter
 from ..sampling.samplers import SamplerConfig
 from ..system.device import eagerly
-from .run_state import as_module
 
 
 @config(resume="free")
@@ -93,7 +92,7 @@ class Validator:
 
         give_up  () -> whether to end early; if that is so on some process, there are no scores: {}
         """
-        as_module(segmenter).eval()
+        segmenter.eval()
         steps = min(self.sampler.steps or segmenter.max_steps, segmenter.max_steps)
         spaced = segmenter.spaced(replace(self.sampler, steps=steps))
         self.sheet = None
@@ -106,7 +105,7 @@ class Validator:
                     total[:3] += torch.tensor(self._score_case(case, samples))
             except GivenUp:
                 total[3] = 1
-        as_module(segmenter).train()
+        segmenter.train()
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 

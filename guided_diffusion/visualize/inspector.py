@@ -90,7 +90,7 @@ class Inspector:
         self.order, self.names = "name", names
         self.case, self.threshold = names[0], self._nearest_threshold(names[0])
 
-    def _samples(self, name: str) -> tuple[Shaped[np.ndarray, "M H W"], dict[str, Any]]:
+    def _samples(self, name: str) -> tuple[Shaped[np.ndarray, "M H W"], Mapping[str, Any]]:
         return store.read_case(store.samples_path(self.config.samples, name))
 
     def _mean_variance(self, name: str) -> float | None:

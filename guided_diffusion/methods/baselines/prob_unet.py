@@ -36,9 +36,9 @@ class Combiner(nn.Module):
 class ProbabilisticUNet(Baseline):
     """Prior over the latent from the image, posterior from image and mask; only the latent differs between masks.
 
-    The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and 1e-5
-    times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of any
-    batch, with beta 2 and NORM_WEIGHT.
+    The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and
+    1e-5 times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of
+    any batch, with beta 2 and NORM_WEIGHT.
     """
 
     terms = ("bce", "kl", "norm")

@@ -32,8 +32,8 @@ class LowRankGaussian(NamedTuple):
 class StochasticSegmentationNetwork(Baseline):
     """Logits ~ N(mu, P P^T + D) over the pixels, from an image: mean mu, factor P of low rank and diagonal D.
 
-    The loss is the negative logarithm of the mask's likelihood under the logits' Gaussian, integrated by MC_SAMPLES draws
-    (eq. 8).
+    The loss is the negative logarithm of the mask's likelihood under the logits' Gaussian, integrated by MC_SAMPLES
+    draws (eq. 8).
     """
 
     terms = ("nll",)

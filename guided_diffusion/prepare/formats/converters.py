@@ -40,8 +40,8 @@ class ConvertConfig:
     axis: Annotated[
         int | None,
         Flag(
-            "qubiq, ms-mri: axis of the files, 0 to 2, along which slices or modalities lie; auto: the last, or that which "
-            "fits",
+            "qubiq, ms-mri: axis of the files, 0 to 2, along which slices or modalities lie; auto: the last, or the "
+            "one that fits",
             none="auto",
             at_least=0,
             at_most=2,
