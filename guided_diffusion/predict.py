@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32
 
 from . import script_util
 from .errors import ConfigError, DataError
-from .flags.configs import configs_from_flags, parse_flags
+from .flags.configs import Configs, configs_from_flags, parse_flags
 from .flags.fields import flag_fields
 from .lidcloader import make_case
 from .masks import postprocess
@@ -92,15 +92,7 @@ class Predictor:
                       (threshold, median_blur, ...), and fast=True
         ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
         """
-        classes = (SampleConfig, SamplerConfig, PostprocessConfig)
-        if unknown := sorted(flags.keys() - flag_fields(SamplerConfig, PostprocessConfig).keys() - {"fast"}):
-            raise ConfigError(f"{unknown[0]} is not a flag of sampling")
-        if batch_size == "auto":
-            raise ConfigError("batch_size auto is the command line's: give a number")
-        own = parse_flags({**flags, "num_ensemble": num_ensemble, "seed": seed, "batch_size": batch_size}, *classes)
-        configs = configs_from_flags(own, *classes)
-        configs.given = {name: own[name] for name in flags}
-        script_util.refuse_foreign_flags(configs.given, self.configs)
+        configs = self._configs({"num_ensemble": num_ensemble, "seed": seed, "batch_size": batch_size}, flags)
         config = configs[SampleConfig]
         if self.compiled:
             self._compiled_size = size = self._compiled_size or batch_size
@@ -113,6 +105,18 @@ class Predictor:
             self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled
         )
         return Ensemble(samples, binarise(samples, configs[PostprocessConfig]))
+
+    def _configs(self, own: dict[str, Any], flags: dict[str, Any]) -> Configs:
+        """The configs of a call of `sample`, with `flags` as those that were given."""
+        if unknown := sorted(flags.keys() - flag_fields(SamplerConfig, PostprocessConfig).keys() - {"fast"}):
+            raise ConfigError(f"{unknown[0]} is not a flag of sampling")
+        if own["batch_size"] == "auto":
+            raise ConfigError("batch_size auto is the command line's: give a number")
+        classes = (SampleConfig, SamplerConfig, PostprocessConfig)
+        configs = configs_from_flags({**own, **flags}, *classes)
+        configs.given = parse_flags(flags, *classes)
+        script_util.refuse_foreign_flags(configs.given, self.configs)
+        return configs
 
     def _planes(self, image: Any) -> np.ndarray:
         """The image as [1 or C, H, W] float32, if it is one that the network can see."""

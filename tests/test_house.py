@@ -22,6 +22,8 @@ OPTIONAL = {
     "monai",
 }
 MOST_FILES, MOST_LINES = 10, 300
+MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS, MOST_ATTRIBUTES = 40, 6, 15
+LARGE = {"GaussianDiffusion"}  # its docstring says why
 
 
 def title(path):
@@ -57,6 +59,33 @@ def test_rooms_are_small_and_say_what_they_are_for():
         assert room == "commands" or len([path for path in files if path.stem != "__init__"]) <= MOST_FILES, room
         assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text())), room
     assert not [title(path) for path in FILES if path.read_text().count("\n") > MOST_LINES]
+
+
+def large_parts(tree):
+    """Functions and classes beyond the limits, and expressions that are hard to read: (line, what is wrong)."""
+    conditionals = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    for node in ast.walk(tree):
+        within = [part for part in ast.walk(node) if part is not node]
+        if isinstance(node, ast.FunctionDef):
+            most = 60 if node.name == "__init__" else MOST_LINES_OF_A_FUNCTION
+            parameters = [p for p in (*node.args.posonlyargs, *node.args.args) if p.arg not in ("self", "cls")]
+            if node.end_lineno - node.lineno >= most:
+                yield node.lineno, f"{node.name} is long"
+            if len(parameters) > MOST_PARAMETERS:
+                yield node.lineno, f"{node.name} has {len(parameters)} positional parameters"
+        elif isinstance(node, ast.ClassDef) and node.name not in LARGE:
+            stored = [part for part in within if isinstance(part, ast.Attribute) and isinstance(part.ctx, ast.Store)]
+            if len({part.attr for part in stored if getattr(part.value, "id", "") == "self"}) > MOST_ATTRIBUTES:
+                yield node.lineno, f"{node.name} has too many attributes"
+        elif isinstance(node, (ast.IfExp, ast.Raise)) and any(isinstance(part, ast.IfExp) for part in within):
+            yield node.lineno, "a conditional expression within another, or within raise"
+        elif isinstance(node, conditionals) and len(node.generators) > 1 and any(g.ifs for g in node.generators):
+            yield node.lineno, "a comprehension with two loops and a condition"
+
+
+@pytest.mark.parametrize("path", FILES, ids=title)
+def test_functions_and_classes_are_small_and_expressions_plain(path):
+    assert not list(large_parts(ast.parse(path.read_text())))
 
 
 def test_tests_mirror_the_rooms():

@@ -55,6 +55,13 @@ def open_datasets(configs: Configs) -> list[LIDCDataset]:
     return [LIDCDataset(folder, *shape, configs[DataConfig], cache_dir=cache) for folder in folders]
 
 
+def open_validator(configs: Configs, dataset: LIDCDataset, processes: Processes) -> Validator:
+    """The Validator of a run on the cases of `dataset`."""
+    config = configs[TrainConfig]
+    options = (configs[ValidationConfig], configs[SamplerConfig], processes, config.seed, config.batch_size)
+    return Validator(dataset, *options, shared=not config.shard)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     with command_line.one_line_errors():
@@ -91,27 +98,14 @@ def train(configs: Configs) -> None:
     image_shape = (unet.image_channels, unet.image_size, unet.image_size)
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
         lines = settle_threads(segmenter, image_shape, config, how, processes, start)
-        validator = None
-        if eval_dataset:
-            options = (configs[ValidationConfig], configs[SamplerConfig], processes, config.seed, config.batch_size)
-            validator = Validator(eval_dataset[0], *options, shared=not config.shard)
+        validator = open_validator(configs, eval_dataset[0], processes) if eval_dataset else None
         windows = open_windows(configs[VisdomConfig], processes.is_main, tqdm.write)
         logger = open_logger(segmenter, config, processes, start, validator)
         for line in lines:
             logger.info(line)
-        trainer = Trainer(
-            segmenter,
-            dataset,
-            config,
-            processes,
-            flags,
-            start,
-            validator=validator,
-            how=how,
-            logger=logger,
-            windows=windows,
-        )
-        del start  # all of its tensors, of which the trainer has its own by now
+        parts = (segmenter, dataset, config, processes, flags, start)
+        trainer = Trainer(*parts, validator=validator, how=how, logger=logger, windows=windows)
+        del start, parts  # all of its tensors, of which the trainer has its own by now
         trainer.run()
 
 

@@ -225,9 +225,8 @@ def words_of(kind: Any) -> tuple[str, ...]:
     """The words that a type of the form `int | Literal["auto"]` allows beside numbers; all of them for a Literal."""
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
-    return tuple(
-        word for part in typing.get_args(kind) if typing.get_origin(part) is Literal for word in words_of(part)
-    )
+    literals = [part for part in typing.get_args(kind) if typing.get_origin(part) is Literal]
+    return tuple(word for part in literals for word in words_of(part))
 
 
 # -- checks that several flags share ----------------------------------------------------------------------------------

@@ -33,9 +33,7 @@ def draw_ensembles(
     even: bool = False,
     watch: ChainWatch | None = None,
 ) -> Iterator[tuple[Case, Float[np.ndarray, "M H W"]]]:
-    """Yield (case, samples) for each case number of `indices`, in order.
-
-    Batches run across cases. A sample is soft, on the scale on which masks are 0 and 1.
+    """Yield (case, soft samples) for each case number of `indices`, in order; batches run across cases.
 
     config   of which num_ensemble, batch_size (a number) and seed are used
     sampler  its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
@@ -43,16 +41,16 @@ def draw_ensembles(
     even     fill every batch up to batch_size with masks that are discarded: a compiled network needs one size
     watch    sees the chains
     """
-    assert isinstance(config.batch_size, int)
     jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]
     members: list[np.ndarray] = []
-    for start in range(0, len(jobs), config.batch_size):
-        batch = jobs[start : start + config.batch_size]
+    size = int(config.batch_size)
+    for start in range(0, len(jobs), size):
+        batch = jobs[start : start + size]
         cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
+        on_step = watch.step if watch and watch.wants_steps else None
         if watch:
             watch.begin([(cases[index], member) for index, member in batch])
-        on_step = watch.step if watch and watch.wants_steps else None
-        more = batch[-1:] * (config.batch_size - len(batch)) if even else []
+        more = batch[-1:] * (size - len(batch)) if even else []
         samples = draw_batch(segmenter, cases, batch + more, config.seed, sampler, on_step)[: len(batch)]
         on_mask(len(batch))
 
