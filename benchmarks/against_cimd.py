@@ -21,7 +21,8 @@ from ablations import TUNED
 from machine import machine_name
 from running import run, write_json
 
-from guided_diffusion.compare.stages import as_arguments, training_of
+from guided_diffusion.compare.method_run import as_arguments
+from guided_diffusion.compare.table import training_of
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.logger import read_rows

@@ -18,7 +18,7 @@ import torch
 from machine import machine_name
 from running import run
 
-from guided_diffusion.compare.stages import as_arguments
+from guided_diffusion.compare.method_run import as_arguments
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config

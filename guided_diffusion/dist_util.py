@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .errors import ConfigError
+from .system.threads import wait_until_idle
 
 # Set by the launchers of MPI, by Open MPI, MPICH (and Intel MPI), and PMIx, with the number of processes
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
@@ -110,8 +111,12 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.world_size > 1 and kind is None:  # else the others may be waiting for this one, and it for them
-            dist.destroy_process_group()
+        if self.world_size == 1 or kind is not None:  # after an error the others may wait for this one, and it for them
+            return
+        # A thread of gloo that still has to free a finished reduction needs Python's lock for that. The group's
+        # destructor holds this lock while it waits for its threads, so that both could wait for each other for ever.
+        wait_until_idle()
+        dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:

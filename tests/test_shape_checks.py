@@ -7,12 +7,11 @@ import jaxtyping
 import pytest
 import shape_checks
 import torch
-from helpers import LEAST
+from helpers import LEAST, segmenter_of
 
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.nn import mean_flat, timestep_embedding
 from guided_diffusion.respace import create_gaussian_diffusion
-from guided_diffusion.script_util import create_segmenter
 
 PROCESS = create_gaussian_diffusion(DiffusionConfig(diffusion_steps=40))
 MASKS, T = torch.zeros(2, 1, 8, 8), torch.tensor([3, 4])
@@ -39,7 +38,7 @@ def test_every_module_of_the_method_is_checked():
         (lambda: timestep_embedding(torch.zeros(2, 1), 8), "timestep_embedding"),
         (lambda: PROCESS.q_sample(MASKS, torch.tensor([3]), MASKS), "q_sample"),
         (lambda: PROCESS.q_sample(MASKS, T, MASKS[:, :, :4]), "q_sample"),
-        (lambda: create_segmenter(LEAST)(MASKS, MASKS, T, rows=T[:1]), "AmbiguousSegmenter.forward"),
+        (lambda: segmenter_of(LEAST)(MASKS, MASKS, T, rows=T[:1]), "AmbiguousSegmenter.forward"),
     ],
 )
 def test_a_wrong_shape_is_an_error(call, word):

@@ -19,6 +19,7 @@ from ..lidcloader import LIDCDataset
 from ..logger import read_rows
 from ..methods.registry import METHODS, MODEL_CONFIGS, PRESETS, foreign_flags
 from ..predict import load
+from ..sampling.config import SampleConfig
 from ..sampling.samplers import SamplerConfig
 from ..system import storage
 from ..training.config import TrainConfig
@@ -59,10 +60,12 @@ class MethodRun:
 
     def configs(self) -> Configs:
         """What the method is trained and sampled with; flags that a stage sets have their defaults."""
-        classes = (TrainConfig, *FLAGS)
+        classes = (TrainConfig, SampleConfig, *FLAGS)
         own = {**self.flags, **self.chain(), "batch_size": self.config.batch_size, "data_dir": self.config.data_dir}
         own |= {"augment": self.config.augment} if self.config.augment else {}
-        return configs_from_flags({**preset_flags(self.preset, own, *classes), **own}, *classes)
+        configs = configs_from_flags({**preset_flags(self.preset, own, *classes), **own}, *classes)
+        configs.given = self.flags
+        return configs
 
     def chain(self) -> dict[str, Any]:
         """How its masks are drawn, {flag: value}: as its preset says, except for --fast and flags that were given."""

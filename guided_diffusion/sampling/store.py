@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -31,6 +31,7 @@ Made = Mapping[str, Any]  # what decided a case's samples or its files, as plain
 Samples = Shaped[np.ndarray, "M H W"]
 
 
+@runtime_checkable
 class Cases(Protocol):
     """The cases of a dataset, without torch."""
 

@@ -2,6 +2,7 @@
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable
 
@@ -81,3 +82,28 @@ def settle_by_time(step: Callable[[], object], most: int) -> str:
     timed = ", ".join(f"{number}: {value:.2g} s" for number, value in sorted(seconds.items()))
     number = f"{chosen} thread{'s' * (chosen > 1)}"
     return f"computing with {number}, by the time of a step with each number ({timed}); OMP_NUM_THREADS overrides"
+
+
+def wait_until_idle(limit: float = 5.0) -> bool:
+    """Wait until every other thread of this process waits for something, at most `limit` seconds; whether they do.
+
+    Where the system does not list the threads of a process, in /proc, a tenth of a second passes.
+    """
+    own, tasks, end = str(threading.get_native_id()), "/proc/self/task", time.monotonic() + limit
+    if not os.path.isdir(tasks):
+        time.sleep(0.1)
+        return True
+    while time.monotonic() < end:
+        time.sleep(0.001)  # without Python's lock, which such a thread may need to go on
+        if not any(_is_running(os.path.join(tasks, task, "stat")) for task in os.listdir(tasks) if task != own):
+            return True
+    return False
+
+
+def _is_running(stat: str) -> bool:
+    """Whether a thread is running, or ready to, by its file in /proc (proc(5): the state follows the name in brackets)."""
+    try:
+        with open(stat, encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "R"
+    except OSError:  # the thread has ended
+        return False

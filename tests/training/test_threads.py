@@ -110,7 +110,7 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("raters", [1, 2])
-def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(flags, raters):
+def test_a_timed_step_leaves_weights_gradients_and_random_states_alone(unchecked, flags, raters):  # checks draw
     segmenter = nonzero(segmenter_of({**TINY, "dropout": 0.1, **flags})).train()
     calls = []
     segmenter.register_forward_hook(lambda module, inputs, terms: calls.append(terms["loss"]))
