@@ -196,9 +196,10 @@ class Logger(BaseLogger):
         )
 
     def info(self, text: str) -> None:
-        """Write a line to the console and to log.txt."""
+        """Write a line to the console and to log.txt; once the log is closed, to the console alone."""
         tqdm.write(text)
-        self.text.write(text + "\n")
+        if not self.text.closed:
+            self.text.write(text + "\n")
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Write a row of progress.csv, and as a line of the log, without its quartiles."""

@@ -11,7 +11,6 @@ import os
 from collections.abc import Sequence
 
 import torch
-from tqdm import tqdm
 
 from .. import script_util
 from ..data.case_cache import default_cache_dir
@@ -99,7 +98,7 @@ def train(configs: Configs) -> None:
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
         lines = settle_threads(segmenter, image_shape, config, how, processes, start)
         validator = open_validator(configs, eval_dataset[0], processes) if eval_dataset else None
-        windows = open_windows(configs[VisdomConfig], processes.is_main, tqdm.write)
+        windows = open_windows(configs[VisdomConfig], processes.is_main, lambda line: logger.info(line))
         logger = open_logger(segmenter, config, processes, start, validator)
         for line in lines:
             logger.info(line)

@@ -181,10 +181,7 @@ def validation_needs_cases(
 @rule
 def steps_are_timesteps(steps: int | None, diffusion_steps: int) -> Complaint:
     if (steps or 0) > diffusion_steps:
-        return (
-            f"--steps {steps} is more than --diffusion_steps {diffusion_steps}; "
-            "--iterations is the length of a training"
-        )
+        return f"--steps {steps}: must be at most --diffusion_steps {diffusion_steps} (--iterations is for training)"
     return None
 
 

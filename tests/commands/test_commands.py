@@ -463,7 +463,7 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
         (["--eta=0.5"], ["--eta 0.5", "--sampler ddim"]),
         (["--eta=2", "--use_ddim"], ["--eta 2", "from 0 to 1"]),
         (["--sampler=heun"], ["--sampler heun", "ddpm, ddim, dpm++"]),
-        (["--timestep_respacing=", "--steps=41"], ["--steps 41", "from 1 to the 40"]),
+        (["--timestep_respacing=", "--steps=41"], ["--steps 41", "at most --diffusion_steps 40"]),
         (["--timestep_respacing=", "--steps=0"], ["--steps 0"]),
         (["--steps=3"], ["--steps", "--timestep_respacing", "contradict"]),
         (["--spacing=quadratic"], ["--spacing quadratic", "--steps"]),

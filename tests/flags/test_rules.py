@@ -94,7 +94,7 @@ CASES = {
         TRAIN,
         {"steps": 20, "diffusion_steps": 20},
         {"steps": 21, "diffusion_steps": 20},
-        "--steps 21 is more than --diffusion_steps 20",
+        "--steps 21: must be at most --diffusion_steps 20",
     ),
     "ddpm_has_no_eta": (
         SAMPLE,

@@ -361,7 +361,7 @@ def test_raters_of_two_nodules_follow_the_product_of_their_probabilities():
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--modes=tight,round"], ["--modes tight,round", "lobulated"]),
+        (["--modes=tight,round"], ["--modes round", "lobulated"]),
         (["--probabilities=0.5,0.5"], ["--probabilities", "one for each"]),
         (["--modes=tight,loose", "--probabilities=0.5,0.6"], ["--probabilities", "with sum 1"]),
         (["--modalities=9"], ["--modalities"]),
