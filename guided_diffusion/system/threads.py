@@ -101,7 +101,7 @@ def wait_until_idle(limit: float = 5.0) -> bool:
 
 
 def _is_running(stat: str) -> bool:
-    """Whether a thread is running, or ready to, by its file in /proc (proc(5): the state follows the name in brackets)."""
+    """Whether a thread runs or is ready to: in its file in /proc the state follows the name in brackets (proc(5))."""
     try:
         with open(stat, encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] == "R"
