@@ -1,4 +1,4 @@
-"""Rank, world size, device, sum, gather, barrier: the same calls with and without a process group."""
+"""Rank, world size, device, sum, gather, barrier: one interface with and without a process group."""
 
 import json
 import os
@@ -16,21 +16,20 @@ from torch import nn
 from .errors import ConfigError
 from .system.threads import wait_until_idle
 
-# Set by the launchers of MPI, by Open MPI, MPICH (and Intel MPI), and PMIx, with the number of processes
+# The number of processes, set by Open MPI, by MPICH and Intel MPI, and by PMIx
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
-# The first process saves, hashes and uploads checkpoints of any size while the others wait
+# While rank 0 saves, hashes and uploads a checkpoint of any size, the other processes wait
 LONGEST_WAIT = timedelta(hours=3)
 
 
 class Processes:
-    """The processes of one run.
+    """The processes of one run, started by `torchrun`, `torch.distributed.launch` or `mpiexec`; one without a launcher.
 
-    `torchrun`, `torch.distributed.launch` or `mpiexec` started them; without one of these there is a single one. Reads
-    RANK, WORLD_SIZE and LOCAL_RANK, or else asks MPI; writes no environment variable; makes a process group only in
-    `start` and only if there are several processes. Use as a context: it ends the group.
+    Reads RANK, WORLD_SIZE and LOCAL_RANK, or queries MPI; never sets environment variables. The process group is
+    created in `start`, and only for several processes. Use as a context manager, which destroys the group on exit.
 
-    timeout  how long one process waits for another before it gives up
-    backend  of the process group; None: NCCL on GPUs, gloo on CPUs
+    timeout  how long a process waits for the others before it gives up
+    backend  backend of the process group; None: NCCL on GPUs, gloo on CPUs
     ConfigError: fewer GPUs than processes on this machine, or MPI without mpi4py.
     """
 
@@ -38,7 +37,7 @@ class Processes:
         self, environ: Mapping[str, str] = os.environ, timeout: timedelta = LONGEST_WAIT, backend: str | None = None
     ) -> None:
         self.timeout = timeout
-        self.address: str | None = "env://" if "MASTER_ADDR" in environ else None  # at which to meet
+        self.address: str | None = "env://" if "MASTER_ADDR" in environ else None  # of the rendezvous
         self.attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if "RANK" not in environ and any(int(environ.get(name, 1)) > 1 for name in MPI_SIZES):
             self.rank, self.world_size, self.local_rank, self.local_size, self.address = ask_mpi()
@@ -52,35 +51,36 @@ class Processes:
         self.store: dist.Store | None = None
 
     def _choose_gpu(self, count: int) -> int:
-        """The index of this process's GPU among `count` visible ones. ConfigError: there is none for it."""
+        """The index of this process's GPU among `count` visible GPUs. ConfigError: too few GPUs are visible."""
         if count > self.local_rank:
             return self.local_rank
         if count == 1 and self.world_size > 1 and self.address:
-            return 0  # the launcher shows each process its own card; `check_cards` makes sure of it
+            return 0  # the launcher shows each process its own GPU; `check_cards` verifies this
         raise ConfigError(
-            f"process {self.local_rank} of this machine has no GPU: {count} are visible; --nproc_per_node={count}?"
+            f"no GPU for local rank {self.local_rank}: {count} visible; start at most {count} processes on this "
+            f"machine (--nproc_per_node={count})"
         )
 
     def meet(self) -> dist.Store:
-        """The store of this attempt, over which the processes find each other."""
+        """The rendezvous store of this attempt, through which the processes find each other."""
         if self.address is None:
             raise ConfigError("WORLD_SIZE is set, but MASTER_ADDR and MASTER_PORT are not: use torchrun")
         if self.store is None:
-            # torchrun --max-restarts keeps its store: without a prefix of its own, an attempt could read the addresses
-            # of processes that the one before left there, and wait for them.
+            # torchrun --max-restarts keeps its store. Without a prefix per attempt, a restarted process could read
+            # stale addresses of the previous attempt and wait for them.
             store, _, _ = next(dist.rendezvous(self.address, self.rank, self.world_size, timeout=self.timeout))
             self.store = dist.PrefixStore(f"attempt{self.attempt}", store)
         return self.store
 
     def card(self) -> list[str]:
-        """[host, UUID] of this process's GPU: the same for two processes only if they use the same one."""
+        """[host, UUID] of this process's GPU; equal for two processes only if they share a GPU."""
         return [socket.gethostname(), str(torch.cuda.get_device_properties(self.device).uuid)]
 
     def check_cards(self) -> None:
-        """Refuse two processes on one GPU, before NCCL or any tensor is there.
+        """Refuse two processes on one GPU, before NCCL is initialised and any tensor is allocated.
 
-        `start` calls this; before that every process must call it, or none. Does nothing on CPUs, nor where no launcher
-        says where to meet.
+        `start` calls this. If it is called earlier, every process must call it. Does nothing on CPUs, or without a
+        rendezvous address from the launcher.
 
         ConfigError: two processes on one GPU.
         """
@@ -94,7 +94,7 @@ class Processes:
             torch.cuda.set_device(self.device)
         if self.world_size > 1:
             self.check_cards()
-            # With device_id the communicator is formed here, on this card, and an error of NCCL is raised here.
+            # device_id makes NCCL create the communicator here, on this GPU, and so raise its errors here.
             dist.init_process_group(
                 self.backend,
                 store=self.meet(),
@@ -111,22 +111,22 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.world_size == 1 or kind is not None:  # after an error the others may wait for this one, and it for them
+        if self.world_size == 1 or kind is not None:  # after an error, waiting for the other processes could deadlock
             return
-        # A thread of gloo that still has to free a finished reduction needs Python's lock for that. The group's
-        # destructor holds this lock while it waits for its threads, so that both could wait for each other for ever.
+        # A gloo thread needs the GIL to free a finished reduction, and the group's destructor holds the GIL while it
+        # joins its threads: a deadlock, unless those threads are idle first.
         wait_until_idle()
         dist.destroy_process_group()
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the first process, the one that writes."""
+        """Whether this is rank 0, the process that writes files."""
         return self.rank == 0
 
     # -- modules shared by the processes ------------------------------------------------------------------------------
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """`module` with its gradients averaged over the processes."""
+        """Wrap `module` so that its gradients are averaged over the processes."""
         if self.world_size == 1:
             return module
         return torch.nn.parallel.DistributedDataParallel(
@@ -134,7 +134,7 @@ class Processes:
         )
 
     def shard(self, modules: Iterable[nn.Module]) -> None:
-        """Share the weights of each of the modules, and so its gradients, out over the processes, in place."""
+        """Shard the weights and gradients of each module over the processes, in place (FSDP)."""
         from torch.distributed.fsdp import fully_shard
 
         mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
@@ -151,7 +151,7 @@ class Processes:
         return tensor
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors of all processes, one after another along the first dimension."""
+        """The tensors of all processes, concatenated along the first dimension."""
         if self.world_size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
@@ -159,7 +159,7 @@ class Processes:
         return torch.cat(parts)
 
     def gather_objects(self, thing: Any) -> list[Any]:
-        """What each process has, in a list; plain values."""
+        """The objects of all processes, as a list in rank order."""
         if self.world_size == 1:
             return [thing]
         things: list[Any] = [None] * self.world_size
@@ -167,7 +167,7 @@ class Processes:
         return things
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for all processes."""
         if self.world_size > 1:
             dist.barrier()
 
@@ -176,37 +176,37 @@ def refuse_shared_cards(store: dist.Store, rank: int, world_size: int, card: Seq
     """Compare the GPUs of all processes over `store`. Every process must call this; all raise, or none does.
 
     card  [host, UUID] of this process's GPU
-    ConfigError: two processes have the same one.
+    ConfigError: two processes share a GPU.
     """
     ranks = range(world_size)
     store.set(f"card{rank}", json.dumps(card))
     store.wait([f"card{other}" for other in ranks], LONGEST_WAIT)
     cards = [tuple(json.loads(store.get(f"card{other}"))) for other in ranks]
     store.set(f"compared{rank}", "yes")
-    if rank == 0:  # the store may end with this process: the others must have read it before
+    if rank == 0:  # the store may live in this process, so wait until the others have read it
         store.wait([f"compared{other}" for other in ranks], LONGEST_WAIT)
     for host, uuid in cards:
         sharing = [str(other) for other in ranks if cards[other] == (host, uuid)]
         if len(sharing) > 1:
             count = len({card for card in cards if card[0] == host})
             raise ConfigError(
-                f"ranks {' and '.join(sharing)} share one GPU of {host}: start one process for each GPU; "
-                f"--nproc_per_node={count}?"
+                f"ranks {' and '.join(sharing)} share one GPU of {host}: start one process per GPU "
+                f"(--nproc_per_node={count})"
             )
 
 
 class MpiPlace(NamedTuple):
-    """The place of this process among those that MPI started."""
+    """The ranks and the rendezvous address of a process started by MPI."""
 
     rank: int
     world_size: int
     local_rank: int  # among the processes on this machine
     local_size: int
-    address: str  # at which to meet
+    address: str  # of the rendezvous
 
 
 def ask_mpi() -> MpiPlace:
-    """Where this process is, by MPI. ConfigError: there is no mpi4py, or no MPI library."""
+    """This process's rank and address, from MPI. ConfigError: mpi4py or the MPI library is missing."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py without an MPI library
@@ -214,49 +214,49 @@ def ask_mpi() -> MpiPlace:
     world = MPI.COMM_WORLD
     here = world.Split_type(MPI.COMM_TYPE_SHARED)
     host = "127.0.0.1" if here.size == world.size else socket.gethostname()
-    with socket.socket() as listener:  # a port that is free on the first process's machine
+    with socket.socket() as listener:  # finds a free port on the machine of rank 0
         listener.bind(("", 0))
         address = world.bcast(f"tcp://{host}:{listener.getsockname()[1]}", root=0)
     return MpiPlace(world.rank, world.size, here.rank, here.size, address)
 
 
 @contextmanager
-def _sharded_traffic(parts: Iterable[Any], wanted: bool) -> Iterator[None]:
+def _sharded_traffic(parts: Iterable[Any], sync: bool) -> Iterator[None]:
     for part in parts:
-        part.set_requires_gradient_sync(wanted, recurse=False)
+        part.set_requires_gradient_sync(sync, recurse=False)
     yield
 
 
-def gradient_traffic(module: nn.Module, wanted: bool) -> AbstractContextManager[None]:
-    """A context that decides whether a backward pass shares the gradients of `module` among the processes.
+def gradient_traffic(module: nn.Module, sync: bool) -> AbstractContextManager[None]:
+    """A context that sets whether a backward pass synchronises the gradients of `module` between the processes.
 
-    module  wrapped or sharded; of another one, there is nothing to share
+    module  a wrapped or sharded module; has no effect on any other
     """
     if isinstance(module, torch.nn.parallel.DistributedDataParallel):
-        return nullcontext() if wanted else module.no_sync()
+        return nullcontext() if sync else module.no_sync()
     parts = [part for part in module.modules() if hasattr(part, "set_requires_gradient_sync")]
-    return _sharded_traffic(parts, wanted)
+    return _sharded_traffic(parts, sync)
 
 
 def reshard_all(module: nn.Module) -> None:
-    """Drop the whole weights that the parts of a sharded module hold; nothing to do for another one."""
+    """Free the unsharded weights that the parts of a sharded module hold; has no effect on other modules."""
     parts: list[Any] = [part for part in module.modules() if hasattr(part, "reshard")]
     for part in parts:
         part.reshard()
 
 
-# -- tensors of sharded modules; of others, these give back what they are given ----------------------------------------
+# -- tensors of sharded modules; ordinary tensors are returned unchanged -----------------------------------------------
 
 
 def full(tensor: torch.Tensor) -> torch.Tensor:
-    """The whole of a tensor of which this process may have a shard. Every process must call this."""
+    """The full tensor, gathered from its shards. Every process must call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def whole(state: Any, keep: bool = True) -> Any:
-    """A nested state with every tensor whole and on the CPU, one after another.
+    """A nested state with every tensor gathered and moved to the CPU, one at a time.
 
-    keep  whether this process needs them; False: it takes part in making them whole, and has None in their place
+    keep  whether this process needs the tensors; False: it takes part in gathering them, and returns None for each
     """
     if isinstance(state, dict):
         return {key: whole(value, keep) for key, value in state.items()}
@@ -269,12 +269,12 @@ def whole(state: Any, keep: bool = True) -> Any:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This process's shard, sharing its memory."""
+    """This process's shard, as a view."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def like(whole: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, which every process has, with the device, the layout in memory and the shards of `reference`."""
+    """A full tensor, present in every process, with the device, memory layout and sharding of `reference`."""
     if hasattr(reference, "device_mesh") and hasattr(reference, "placements"):
         from torch.distributed.tensor import distribute_tensor
 

@@ -1,7 +1,7 @@
 """Axis-aligned Gaussian encoders (probabilistic U-Net, Kohl et al. 2018, section 2).
 
-As the posterior, from an image and a rater's mask, this is the ambiguity modelling network; as the prior, from the
-image and the denoiser's prediction, the ambiguity controlling network.
+The posterior encodes an image and a rater's mask (ambiguity modelling network). The prior encodes the image and the
+denoiser's prediction (ambiguity controlling network).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +20,10 @@ HE_NORMAL = {"w": "he_normal", "b": "normal"}
 
 @config(group="features")
 class EncoderConfig:
-    """The two Gaussian encoders, and the U-Net of the methods without a chain."""
+    """The two Gaussian encoders, and the U-Net of the baselines without a diffusion process."""
 
-    latent_dim: Annotated[int, Flag("dimensions of the encoders' Gaussian", group="latent", at_least=1)] = 6
-    num_filters: Annotated[tuple[int, ...], Flag("filters of the encoders' levels", at_least=1, check=nonempty)] = (
+    latent_dim: Annotated[int, Flag("dimensions of the latent Gaussian", group="latent", at_least=1)] = 6
+    num_filters: Annotated[tuple[int, ...], Flag("filters per level of the encoders", at_least=1, check=nonempty)] = (
         32,
         64,
         128,
@@ -33,7 +33,7 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """Blocks of 3x3 convolutions with ReLU, and 2x2 average pooling between them."""
+    """Blocks of 3x3 convolutions with ReLU, separated by 2x2 average pooling."""
 
     def __init__(self, in_channels: int, num_filters: Sequence[int], no_convs_per_block: int) -> None:
         super().__init__()
@@ -52,16 +52,16 @@ class Encoder(nn.Module):
 
 
 def initialize(module: nn.Module, initializers: Mapping[str, str]) -> None:
-    """Draw the weights of every convolution in `module` anew.
+    """Initialise the weights of every convolution in `module`.
 
-    initializers  {"w": "he_normal" or "orthogonal", "b": "normal"}; biases are truncated normal of deviation 0.001
+    initializers  {"w": "he_normal" or "orthogonal", "b": "normal"}; biases are truncated normal with deviation 0.001
     """
     known: dict[str, Callable[[Tensor], Tensor]] = {
         "he_normal": nn.init.kaiming_normal_,
         "orthogonal": nn.init.orthogonal_,
     }
     if initializers.get("w") not in known or initializers.get("b", "normal") != "normal":
-        raise ConfigError(f"initializers {initializers}: 'w' is one of {', '.join(known)}, 'b' is 'normal'")
+        raise ConfigError(f"initializers {initializers}: 'w' must be one of {', '.join(known)}, and 'b' 'normal'")
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             known[initializers["w"]](part.weight)
@@ -70,10 +70,10 @@ def initialize(module: nn.Module, initializers: Mapping[str, str]) -> None:
 
 
 class AxisAlignedConvGaussian(nn.Module):
-    """A diagonal Gaussian over `latent_dim` dimensions, from an image of `input_channels` and a mask.
+    """Encodes an image of `input_channels` and a mask as a diagonal Gaussian over `latent_dim` dimensions.
 
-    initializers  as of `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
-    posterior     says which of the two networks this is; both have the same layers
+    initializers  as in `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
+    posterior     True for the posterior, False for the prior; both have the same layers
     """
 
     def __init__(
@@ -87,12 +87,10 @@ class AxisAlignedConvGaussian(nn.Module):
     ) -> None:
         super().__init__()
         if not num_filters or min(*num_filters, 1) < 1:
-            raise ConfigError(
-                f"--num_filters {tuple(num_filters)}: whole numbers of at least 1 are needed, e.g. 32,64,128,192"
-            )
+            raise ConfigError(f"--num_filters {tuple(num_filters)}: must be integers of at least 1, e.g. 32,64,128,192")
         if latent_dim < 1 or no_convs_per_block < 1:
             raise ConfigError(
-                f"--latent_dim {latent_dim} and --no_convs_per_block {no_convs_per_block}: at least 1 is needed"
+                f"--latent_dim {latent_dim} and --no_convs_per_block {no_convs_per_block}: both must be at least 1"
             )
         self.latent_dim = latent_dim
         self.posterior = posterior
@@ -107,15 +105,15 @@ class AxisAlignedConvGaussian(nn.Module):
         return self.of(torch.cat([image, mask], dim=1))
 
     def of(self, planes: Float[Tensor, "B planes H W"]) -> Independent:
-        """The same from image and mask side by side, or from any other input_channels + 1 planes."""
+        """As `forward`, from image and mask concatenated, or from any other input_channels + 1 planes."""
         features = self.encoder(planes)
         features = features.mean(dim=(2, 3), keepdim=True)
         mu, log_sigma = self.conv_layer(features).flatten(1).float().chunk(2, dim=1)
-        # Not validated: a deviation that overflows is the trainer's affair, which skips a step without a finite loss.
+        # Not validated: if the deviation overflows, the loss is not finite and the trainer skips the step.
         return Independent(Normal(mu, log_sigma.exp(), validate_args=False), 1, validate_args=False)
 
 
 def create_encoders(config: EncoderConfig) -> tuple[AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
-    """(prior, posterior) of an EncoderConfig, each on one image channel and a mask."""
+    """(prior, posterior) of an EncoderConfig, each for a single-channel image and a mask."""
     more = (config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
     return AxisAlignedConvGaussian(1, *more), AxisAlignedConvGaussian(1, *more, posterior=True)

@@ -23,26 +23,24 @@ from .nn import mean_flat
 
 @config(group="diffusion")
 class DiffusionConfig:
-    """The diffusion process, and what the network predicts of it."""
+    """The diffusion process and the network's prediction target."""
 
-    diffusion_steps: Annotated[int, Flag("T, the length of the noising process", at_least=1)] = 1000
+    diffusion_steps: Annotated[int, Flag("T, number of timesteps of the diffusion process", at_least=1)] = 1000
     noise_schedule: Annotated[
-        Literal["linear", "cosine"], Flag("betas from 1e-4 to 2e-2, or a squared cosine alpha_bar")
+        Literal["linear", "cosine"], Flag("linear: betas from 1e-4 to 2e-2; cosine: squared-cosine alpha_bar")
     ] = "linear"
     timestep_respacing: Annotated[
         str, Flag("timesteps to keep: '250', '10,15,20' (per section), 'ddim50'; empty: all", sampling="free")
     ] = ""
-    learn_sigma: Annotated[bool, Flag("the network predicts the variance too (improved DDPM, eq. 15)")] = False
+    learn_sigma: Annotated[bool, Flag("the network also predicts the variance (improved DDPM, eq. 15)")] = False
     predict_xstart: Annotated[bool, Flag("the network predicts x_0 instead of eps", twin="prediction")] = False
     prediction: Annotated[
         Literal["eps", "x0", "v"] | None,
-        Flag("what the network predicts; auto: what --predict_xstart says", none="auto", twin="predict_xstart"),
+        Flag("what the network predicts; auto: set by --predict_xstart", none="auto", twin="predict_xstart"),
     ] = None
-    mask_scale: Annotated[
-        float, Flag("factor of the mask in x_t: below 1, the noise covers it at smaller t", above=0)
-    ] = 1.0
-    use_kl: Annotated[bool, Flag("the loss is T * L_vb in place of the squared error")] = False
-    rescale_timesteps: Annotated[bool, Flag("the network sees t * 1000 / T")] = False
+    mask_scale: Annotated[float, Flag("scale of the mask in x_t; below 1, noise dominates at smaller t", above=0)] = 1.0
+    use_kl: Annotated[bool, Flag("use T * L_vb as the loss instead of the squared error")] = False
+    rescale_timesteps: Annotated[bool, Flag("pass t * 1000 / T to the network")] = False
     rescale_learned_sigmas: Annotated[bool, Flag("weight L_vb by T / 1000")] = False
 
     @property
@@ -52,7 +50,7 @@ class DiffusionConfig:
 
 
 def linear_betas(T: int) -> Float[np.ndarray, "{T}"]:
-    """T betas from 1e-4 to 2e-2 at T = 1000, scaled by 1000 / T elsewhere (DDPM, section 4)."""
+    """T betas from 1e-4 to 2e-2 for T = 1000, scaled by 1000 / T for other T (DDPM, section 4)."""
     return np.linspace(1e-4 * 1000 / T, 2e-2 * 1000 / T, T, dtype=np.float64)
 
 
@@ -84,8 +82,8 @@ def get_named_beta_schedule(name: str, T: int) -> Float[np.ndarray, "{T}"]:
 def scheduled_betas(config: DiffusionConfig) -> Float[np.ndarray, "{config.diffusion_steps}"]:
     """The betas of a DiffusionConfig, float64 in (0, 1).
 
-    A mask times b among unit noise, with both scaled back to unit variance, is the process whose SNR is b^2 times as
-    large (Chen 2023, On the Importance of Noise Scheduling, section 2.2). ConfigError: as get_named_beta_schedule.
+    Scaling the mask by b multiplies the SNR of the process by b^2, after x_t is rescaled to unit variance (Chen 2023,
+    On the Importance of Noise Scheduling, section 2.2). ConfigError: as get_named_beta_schedule.
     """
     betas = get_named_beta_schedule(config.noise_schedule, config.diffusion_steps)
     if config.mask_scale == 1:
@@ -95,27 +93,27 @@ def scheduled_betas(config: DiffusionConfig) -> Float[np.ndarray, "{config.diffu
     return 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
 
 
-Masks = Float[Tensor, "B K H W"]  # clean or noisy ones, or their noise
+Masks = Float[Tensor, "B K H W"]  # clean or noisy masks, or their noise
 Steps = Int[Tensor, "B"]  # timesteps of a GaussianDiffusion, 0 .. S-1
-Output = Float[Tensor, "B outputs H W"]  # of the network: the prediction, and the variance where it is learned
-Table = Float[np.ndarray, "S"]  # a constant for each timestep of a process
-Kept = Sequence[int] | Int[np.ndarray, "S"]  # of the original timesteps, ascending
+Output = Float[Tensor, "B outputs H W"]  # of the network: the prediction, and the variance if it is learned
+Table = Float[np.ndarray, "S"]  # one constant per timestep of a process
+Kept = Sequence[int] | Int[np.ndarray, "S"]  # original timesteps that are kept, ascending
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """p(x_{t-1} | x_t) as the network sees it."""
+    """p(x_{t-1} | x_t) as predicted by the network."""
 
-    x_0: Masks  # the clean mask that the network predicts
+    x_0: Masks  # the predicted clean mask
     mean: Masks
     log_variance: Masks
 
 
 def dpm_constants(alpha_bar: Table, alpha_bar_prev: Table) -> tuple[Table, Table]:
-    """Constants of DPM-Solver++ in the half log-SNR lambda, which a step raises by h (Lu et al. 2022).
+    """Constants of DPM-Solver++; h is the increase of the half log-SNR lambda in a step (Lu et al. 2022).
 
-    They are e^-h, and the weight h / (2 h') of the change of x_0 since the step before, of size h'. The first step has
-    none before it, the last an infinite h.
+    Returns e^-h, and the weight h / (2 h') of the change in x_0 since the previous step, whose size is h'. The weight
+    is 0 for the first step, which has no previous one, and for the last, whose h is infinite.
     """
     decay = np.sqrt(alpha_bar / (1 - alpha_bar) * (1 - alpha_bar_prev) / alpha_bar_prev)
     h = -np.log(decay[1:])
@@ -123,13 +121,13 @@ def dpm_constants(alpha_bar: Table, alpha_bar_prev: Table) -> tuple[Table, Table
 
 
 class GaussianDiffusion:
-    """The process of the given betas, and how the network's output is read.
+    """The diffusion process of the given betas, and the interpretation of the network's output.
 
-    betas         in (0, 1), for the S timesteps that this process has
-    timestep_map  the original timestep of each of the S, which is what the network was trained on; default 0 .. S-1
-    config        what the network predicts, and T of the original process
+    betas         in (0, 1), one for each of the S timesteps of this process
+    timestep_map  original timestep, as seen in training, of each of the S timesteps; default: 0 .. S-1
+    config        the prediction target, and T of the original process
 
-    The constants are float64 arrays [S] under the published names, which is why there are more than 15 attributes.
+    The constants are float64 arrays [S] with the published names, hence more than 15 attributes.
     A mask has K = 1 channel.
     """
 
@@ -147,14 +145,14 @@ class GaussianDiffusion:
         self.alphas_cumprod = alpha_bar = np.cumprod(1 - betas)
         self.alphas_cumprod_prev = alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
 
-        # q(x_t | x_0) (DDPM, eq. 4), and its inversion
+        # q(x_t | x_0) (DDPM, eq. 4), and its inverse
         self.sqrt_alphas_cumprod = np.sqrt(alpha_bar)
         self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - alpha_bar)
         self.sqrt_recip_alphas_cumprod = np.sqrt(1 / alpha_bar)
         self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / alpha_bar - 1)
 
-        # q(x_{t-1} | x_t, x_0) (DDPM, eq. 6 and 7). Its variance is 0 at t = 0: the logarithm takes that of t = 1
-        # there, and beta where there is no t = 1.
+        # q(x_{t-1} | x_t, x_0) (DDPM, eq. 6 and 7). Its variance is 0 at t = 0, so the log uses the variance of t = 1,
+        # or beta_0 if S = 1.
         self.posterior_variance = betas * (1 - alpha_bar_prev) / (1 - alpha_bar)
         second = 1 if len(betas) > 1 else 0
         floored = np.append(self.posterior_variance[second] or betas[0], self.posterior_variance[1:])
@@ -164,23 +162,23 @@ class GaussianDiffusion:
 
         self.dpm_decay, self.dpm_extrapolation = dpm_constants(alpha_bar, alpha_bar_prev)
 
-        # The two ends between which a learned variance lies, and the fixed variance where none is learned
+        # The upper bound of a learned variance, and the fixed variance that is used if none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
         self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
     def at(self, name: str, t: Steps) -> Float[Tensor, "B 1 1 1"]:
-        """The constant `name` at each t, float32 on t's device."""
+        """The constant `name` at each t, float32, on the device of t."""
         return self._on_device(name, t.device)[t][:, None, None, None]
 
     def _on_device(self, name: str, device: torch.device) -> Real[Tensor, "S"]:
-        if (name, device) not in self._tables:  # one copy to the device per constant, not one per step
+        if (name, device) not in self._tables:  # copy to the device once per constant, not once per step
             table = torch.from_numpy(getattr(self, name))
             self._tables[name, device] = (table.float() if table.is_floating_point() else table).to(device)
         return self._tables[name, device]
 
     def network_timesteps(self, t: Steps) -> Real[Tensor, "B"]:
-        """What the network receives for t: the original timestep, times 1000 / T with rescale_timesteps."""
+        """The network's timestep input for t: the original timestep, times 1000 / T with rescale_timesteps."""
         original = self._on_device("timestep_map", t.device)[t]
         return original.float() * (1000 / self.config.diffusion_steps) if self.config.rescale_timesteps else original
 
@@ -196,7 +194,7 @@ class GaussianDiffusion:
         return mean, self.at("posterior_log_variance_clipped", t)
 
     def predict_xstart_from_eps(self, x_t: Masks, t: Steps, eps: Masks) -> Masks:
-        """x_0 from x_t and its noise (DDPM, eq. 4)."""
+        """x_0 from x_t and eps (DDPM, eq. 4)."""
         return self.at("sqrt_recip_alphas_cumprod", t) * x_t - self.at("sqrt_recipm1_alphas_cumprod", t) * eps
 
     def predict_xstart_from_v(self, x_t: Masks, t: Steps, v: Masks) -> Masks:
@@ -204,22 +202,22 @@ class GaussianDiffusion:
         return self.at("sqrt_alphas_cumprod", t) * x_t - self.at("sqrt_one_minus_alphas_cumprod", t) * v
 
     def v_of(self, x_0: Masks, t: Steps, noise: Masks) -> Masks:
-        """The v of a mask and its noise."""
+        """The v of a clean mask and its noise."""
         return self.at("sqrt_alphas_cumprod", t) * noise - self.at("sqrt_one_minus_alphas_cumprod", t) * x_0
 
     def predict_eps_from_xstart(self, x_t: Masks, t: Steps, x_0: Masks) -> Masks:
-        """The noise in x_t, from x_0 (DDPM, eq. 4)."""
+        """The noise eps from x_t and x_0 (DDPM, eq. 4)."""
         return (self.at("sqrt_recip_alphas_cumprod", t) * x_t - x_0) / self.at("sqrt_recipm1_alphas_cumprod", t)
 
     # -- the reverse process ------------------------------------------------------------------------------------------
 
     @property
     def out_channels(self) -> int:
-        """Channels that the network must give: the prediction, and the variance where it is learned."""
+        """Output channels of the network: the prediction, and the variance if it is learned."""
         return 2 if self.config.learn_sigma else 1
 
     def predict_xstart(self, output: Output, x_t: Masks, t: Steps) -> Masks:
-        """The clean mask in the network's raw output, not clipped."""
+        """The clean mask predicted by the network's raw output, unclipped."""
         prediction = output[:, :1]
         if self.config.predicts == "x0":
             return prediction
@@ -227,16 +225,16 @@ class GaussianDiffusion:
         return invert(x_t, t, prediction)
 
     def p_mean_variance(self, output: Output, x_t: Masks, t: Steps, clip_denoised: bool = True) -> Prediction:
-        """The Gaussian p(x_{t-1} | x_t) that the network's raw output stands for.
+        """The Gaussian p(x_{t-1} | x_t) given the network's raw output.
 
-        output         out_channels of them; the second is v in [-1, 1], the place of the log-variance between the
-                       posterior's and beta_t (improved DDPM, eq. 15)
+        output         `out_channels` channels; the second is v in [-1, 1], which interpolates the log-variance between
+                       that of the posterior and log beta_t (improved DDPM, eq. 15)
         clip_denoised  clip the predicted x_0 to [-1, 1]
         """
         given, needed = output.shape[1], self.out_channels
         if given != needed:
             raise ConfigError(
-                f"the network gives {given} channels, --learn_sigma {self.config.learn_sigma} needs {needed}"
+                f"the network has {given} output channels, but --learn_sigma {self.config.learn_sigma} needs {needed}"
             )
         x_0 = self.predict_xstart(output, x_t, t)
         x_0 = x_0.clamp(-1, 1) if clip_denoised else x_0
@@ -251,9 +249,9 @@ class GaussianDiffusion:
     # -- the loss -----------------------------------------------------------------------------------------------------
 
     def vb_term(self, output: Output, x_start: Masks, x_t: Masks, t: Steps) -> Float[Tensor, "B"]:
-        """L_vb of one step in bits per dimension (improved DDPM, eq. 4 to 6).
+        """L_vb of one step, in bits per dimension (improved DDPM, eq. 4 to 6).
 
-        For t > 0 it is KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), at t = 0 the negative log-likelihood of x_0.
+        KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and the negative log-likelihood of x_0 for t = 0.
         """
         true_mean, true_log_variance = self.q_posterior(x_start, x_t, t)
         p = self.p_mean_variance(output, x_t, t, clip_denoised=False)
@@ -267,10 +265,10 @@ class GaussianDiffusion:
         """The terms of the diffusion loss (improved DDPM, eq. 16).
 
         mse   squared error of the prediction (absent with use_kl)
-        vb    L_vb; beside an MSE its gradient reaches the variance only, not the mean
-        loss  what to minimise: mse + vb, or T * vb with use_kl
+        vb    L_vb; in combination with the MSE, its gradient reaches only the variance, not the mean
+        loss  the loss to minimise: mse + vb, or T * vb with use_kl
 
-        target  the clean mask whose prediction the MSE asks for; None: x_start
+        target  the clean mask that the MSE regresses to; None: x_start
         """
         if self.config.use_kl:
             vb = self.vb_term(output, x_start, x_t, t)

@@ -1,9 +1,9 @@
-"""A folder of cases -> the image and ALL rater masks of each; `data.stream.pick_raters` picks raters.
+"""A folder of cases as a dataset: each item is an image with ALL its rater masks (see `data.stream.pick_raters`).
 
     CASE/image*.{png,jpg,npy,nii.gz}     one grey image, or one file per modality
     CASE/label0_*, CASE/label1_*, ...    one mask per rater, any number of raters
 
-Every folder below the directory that holds an image is a case, named by its path below the directory.
+Every folder below the directory that contains an image is a case, named after its path relative to the directory.
 """
 
 import os
@@ -21,25 +21,25 @@ from .data.case_reader import CaseReader, DataConfig, find_cases
 
 @dataclass(frozen=True)
 class Case:
-    """A case: its name, its image and the masks of all its raters."""
+    """A case: name, image and the masks of all raters."""
 
     id: str
     image: Float[Tensor, "C H W"]  # float32 in [0, 1]
-    raters: Float[Tensor, "R H W"]  # float32, 0 or 1; R may be 0 where raters are not required
+    raters: Float[Tensor, "R H W"]  # float32, 0 or 1; R may be 0 if raters are not required
 
 
 class LIDCDataset(torch.utils.data.Dataset[Case]):
-    """The cases below `directory`, or in a file that pack_data.py wrote, each a `Case`.
+    """The cases below `directory`, or in a file written by pack_data.py; each item is a `Case`.
 
-    image_size      cases of another size are resized to this square, labels staying binary; None: kept as they are
-    image_channels  a grey image is repeated to this many channels; several modalities must be as many; None: kept as
-                    they are
+    image_size      resize all cases to this square size, labels stay binary; None: keep each case's size
+    image_channels  repeat a grey image to this many channels; multi-modal cases must have exactly this many
+                    modalities; None: keep the number of channels
     require_raters  a case without labels is an error (False: its raters are empty)
-    cache_dir       decode once, into a memory-mapped file in this folder, named by a hash of the cases; None, or a
-                    read-only folder: decoded cases stay in memory, up to CACHE_BYTES
+    cache_dir       decode the cases once, into a memory-mapped file in this folder, named after a hash of the cases;
+                    None or a read-only folder: keep decoded cases in memory, up to CACHE_BYTES
 
-    Every file is read once here, so that every broken case is named before anything starts: DataError.
-    `notes` says, a line each, what was changed on the way in; `fingerprint` is a hash of all cases (None without a
+    The constructor reads every file once and raises a DataError that lists all broken cases.
+    `notes` lists the changes made while reading, one line each; `fingerprint` is a hash of all cases (None without a
     cache).
     """
 
@@ -76,14 +76,14 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.notes, self._arrays = self.reader.notes(len(self)), store.arrays
         if cache_dir is not None:
             self.notes.append(
-                f"{cache_dir} is read-only: each process decodes the cases anew and keeps them in memory (--cache_dir)"
+                f"{cache_dir} is read-only: each process decodes the cases and keeps them in memory (--cache_dir)"
             )
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Case:
-        """`Case` number index, in the order of the cases' names."""
+        """The case at `index`; cases are sorted by name."""
         image, raters = self._arrays(index)
         return make_case(self.ids[index], image, raters, self.image_channels)
 
@@ -94,6 +94,6 @@ def make_case(
     raters: Shaped[np.ndarray, "R H W"],
     image_channels: int | None = None,
 ) -> Case:
-    """`Case` of a CaseReader's arrays; one grey image is repeated to `image_channels`, where that is given."""
+    """A `Case` from the arrays of a CaseReader; a grey image is repeated to `image_channels`, if given."""
     shown = torch.from_numpy(image).expand(image_channels or len(image), -1, -1)
     return Case(name, shown, torch.from_numpy(raters).float())

@@ -1,4 +1,4 @@
-"""Gaussian likelihood terms, per element, in nats."""
+"""Elementwise Gaussian likelihood terms, in nats."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-HALF_BIN = 1 / 255  # half the width of one grey level, for data on [-1, 1]
+HALF_BIN = 1 / 255  # half the width of a grey level, for data in [-1, 1]
 MIN_PROBABILITY = 1e-12  # keeps the logarithms finite
 
 
@@ -21,7 +21,7 @@ def normal_kl(
 
 
 def approx_standard_normal_cdf(x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-    """The standard normal distribution function by a tanh, within 2e-4 of the true one."""
+    """Approximate the standard normal CDF with a tanh, to within 2e-4."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -30,7 +30,7 @@ def discretized_gaussian_log_likelihood(
 ) -> Float[Tensor, "*#S"]:
     """Log probability of the bin [x - 1/255, x + 1/255] under N(means, exp(log_scales)^2) (DDPM, eq. 13).
 
-    x  values on [-1, 1]; the bins at -1 and 1 reach to minus and plus infinity
+    x  values in [-1, 1]; the bins at -1 and 1 extend to minus and plus infinity
     """
     inverse_scale = torch.exp(-log_scales)
     cdf_upper = approx_standard_normal_cdf(inverse_scale * (x - means + HALF_BIN))

@@ -1,4 +1,4 @@
-"""Tensor and module helpers that know nothing of diffusion."""
+"""Tensor and module helpers, independent of diffusion."""
 
 import hashlib
 import math
@@ -11,14 +11,14 @@ import torch.utils.checkpoint
 from jaxtyping import Float, Real, Shaped
 from torch import Tensor, nn
 
-# A network with its images bound in: (x, timesteps as the network receives them) -> raw output
+# A network with its images bound: (x, timesteps as the network receives them) -> raw output
 Denoise = Callable[[Float[Tensor, "B K H W"], Real[Tensor, "#B"]], Float[Tensor, "B outputs H W"]]
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm that computes in float32 whatever the input's precision, and returns the input's."""
+    """Group norm that computes in float32 and returns the input's dtype."""
 
     def forward(self, x: Float[Tensor, "B C *space"]) -> Float[Tensor, "B C *space"]:
         """Normalise `x`."""
@@ -31,31 +31,31 @@ def normalization(channels: int) -> GroupNorm32:
 
 
 class Upsample(nn.Module):
-    """Twice the resolution by nearest neighbours, then a convolution with `use_conv`."""
+    """Upsample by 2 with nearest-neighbour interpolation, followed by a convolution if `use_conv`."""
 
     def __init__(self, channels: int, use_conv: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1) if use_conv else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 2*H 2*W"]:
-        """Enlarge `x`."""
+        """Upsample `x`."""
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 class Downsample(nn.Module):
-    """Half the resolution, by a strided convolution or by averaging."""
+    """Downsample by 2, with a strided convolution or with average pooling."""
 
     def __init__(self, channels: int, use_conv: bool) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H//2 W//2"]:
-        """Reduce `x`, whose sides are even."""
+        """Downsample `x`, whose height and width must be even."""
         return self.op(x)
 
 
 def pointwise(conv: nn.Conv1d, x: Float[Tensor, "B N C_in"]) -> Float[Tensor, "B N C_out"]:
-    """Apply a convolution of kernel size 1 to channels that come last."""
+    """Apply a convolution of kernel size 1 to a channels-last tensor."""
     return F.linear(x, conv.weight[:, :, 0], conv.bias)
 
 
@@ -67,22 +67,22 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Tensor, flag: bool) -> 
 
 
 def zero_module(module: M) -> M:
-    """Zero every parameter of `module`, so that the branch that it ends starts as the identity."""
+    """Zero every parameter of `module`, so that a residual block ending in it starts as the identity."""
     for p in module.parameters():
         nn.init.zeros_(p)
     return module
 
 
 def mean_flat(x: Float[Tensor, "B ..."]) -> Float[Tensor, "B"]:
-    """Mean over all but the batch dimension."""
+    """Mean over all dimensions except the batch dimension."""
     return x.flatten(1).mean(dim=1)
 
 
 def timestep_embedding(timesteps: Real[Tensor, "B"], dim: int, max_period: float = 10000) -> Float[Tensor, "B {dim}"]:
     """Sinusoidal embedding of timesteps (Attention Is All You Need, section 3.5; cosines come first).
 
-    timesteps  whole or fractional
-    returns    float32; an odd `dim` ends in a column of zeros
+    timesteps  integer or fractional
+    returns    float32; for an odd `dim` the last column is zero
     """
     half = dim // 2
     frequencies = torch.exp(
@@ -94,25 +94,25 @@ def timestep_embedding(timesteps: Real[Tensor, "B"], dim: int, max_period: float
 
 
 def seeded_generator(*key: str | int) -> torch.Generator:
-    """A CPU generator whose stream depends on `key` alone.
+    """A CPU generator whose stream depends only on `key`.
 
-    Equal keys give equal streams, and different keys independent ones, unless two keys happen to share one of the 2^32
+    Equal keys give equal streams. Different keys give independent streams, unless they collide in one of the 2^32
     streams of PyTorch's generator.
 
-    key  strings and whole numbers, e.g. (seed, "case12", 3)
+    key  strings and integers, e.g. (seed, "case12", 3)
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
 def stack_randn(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Float[Tensor, "B ..."]:
-    """Standard normal noise [B, *shape], row b from generators[b], so that a row never depends on its batch."""
+    """Standard normal noise [B, *shape]; row b is drawn from generators[b], so it does not depend on the batch."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
 
 
 def to_device(tensor: Shaped[Tensor, "*S"], device: torch.device | str) -> Shaped[Tensor, "*S"]:
-    """A CPU tensor on `device`; on a GPU by an asynchronous copy from pinned memory."""
+    """Move a CPU tensor to `device`; for a GPU, by an asynchronous copy from pinned memory."""
     if torch.device(device).type == "cpu":
         return tensor
-    # Made contiguous first: a grey image is one plane, repeated without a copy.
+    # contiguous() first: the channels of a grey image are one expanded plane.
     return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Which timesteps to train on: uniformly, or in proportion to the root of the loss's second moment."""
+"""Samplers of training timesteps: uniform, or by importance (root of the loss's second moment)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,7 +8,7 @@ from .errors import ConfigError
 
 
 class UniformSampler:
-    """Every timestep equally often, every loss weighed by 1."""
+    """Sample all timesteps with equal probability; all loss weights are 1."""
 
     learns = False  # whether `update` needs the losses
 
@@ -16,15 +16,15 @@ class UniformSampler:
         self.num_timesteps = num_timesteps
 
     def sample(self, u: Float[Tensor, "B"]) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
-        """Timesteps and loss weights from uniform numbers u in [0, 1)."""
+        """Timesteps and loss weights, from uniform numbers u in [0, 1)."""
         t = (u * self.num_timesteps).long().clamp(max=self.num_timesteps - 1)
         return t, torch.ones_like(u)
 
     def update(self, t: Int[Tensor, "B"], losses: Float[Tensor, "B"]) -> None:
-        """Learn from the losses seen at t, finite ones alone; nothing to learn here."""
+        """Update from the finite losses at t; this sampler has nothing to learn."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was learned, for a checkpoint."""
+        """The learned state, for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -32,10 +32,10 @@ class UniformSampler:
 
 
 class LossSecondMomentSampler(UniformSampler):
-    """p_t in proportion to sqrt(E[L_t^2]) over the last losses of each timestep (improved DDPM, section 3.3).
+    """p_t proportional to sqrt(E[L_t^2]) over the last losses of each timestep (improved DDPM, section 3.3).
 
-    history_per_term  losses remembered for each timestep; until all have that many, sampling is uniform
-    uniform_prob      share of the draws that stays uniform, so that no timestep is forgotten
+    history_per_term  losses kept per timestep; sampling is uniform until every timestep has this many
+    uniform_prob      share of uniform draws, so that every timestep is sampled occasionally
     """
 
     learns = True
@@ -54,21 +54,21 @@ class LossSecondMomentSampler(UniformSampler):
         return (1 - self.uniform_prob) * p / p.sum() + self.uniform_prob / self.num_timesteps
 
     def sample(self, u: Float[Tensor, "B"]) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
-        """Timesteps by importance, and weights under which the loss's mean is that of uniform ones."""
+        """Timesteps sampled by importance, and weights that keep the mean loss unbiased."""
         p = self.probabilities()
         t = torch.searchsorted(p.cumsum(0), u.double(), right=True).clamp(max=self.num_timesteps - 1)
         return t, (1 / (self.num_timesteps * p[t])).to(u.dtype)
 
     def update(self, t: Int[Tensor, "B"], losses: Float[Tensor, "B"]) -> None:
-        """Remember the finite losses seen at t."""
+        """Record the finite losses at t."""
         finite = torch.isfinite(losses)
         for index, loss in zip(t[finite].tolist(), losses[finite].tolist(), strict=True):
-            self.history[index] = self.history[index].roll(-1)  # the oldest falls out
+            self.history[index] = self.history[index].roll(-1)  # drops the oldest
             self.history[index, -1] = loss
             self.counts[index] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The losses remembered, and how many were seen at each timestep."""
+        """The recorded losses, and their number for each timestep."""
         return {"history": self.history, "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

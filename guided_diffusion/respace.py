@@ -1,4 +1,4 @@
-"""The same diffusion process on fewer timesteps: respacing is data (betas and a map), not another kind of process."""
+"""Respacing: the same diffusion process on fewer timesteps, expressed by new betas and a timestep map."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Kept, schedu
 
 
 def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> set[int]:
-    """The set of timesteps of 0 .. num_timesteps-1 to keep.
+    """The set of timesteps to keep, out of 0 .. num_timesteps-1.
 
-    section_counts  "ddimN": N steps at a whole stride from 0 (DDIM paper); "10,15,20" or [10, 15, 20]: the process is
-                    cut into equal sections, over each of which that many steps are spread, ends included; "": all
+    section_counts  "ddimN": N steps with an integer stride, from 0 (DDIM paper); "10,15,20" or [10, 15, 20]: divide the
+                    process into equal sections with this many evenly spaced steps each, ends included; "": keep all
     """
     if isinstance(section_counts, str):
         if section_counts.startswith("ddim"):
@@ -21,7 +21,9 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
         try:
             section_counts = [int(count) for count in section_counts.split(",")] if section_counts else [num_timesteps]
         except ValueError:
-            raise ConfigError(f"--timestep_respacing {section_counts}: give '250', '10,15,20' or 'ddim50'") from None
+            raise ConfigError(
+                f"--timestep_respacing {section_counts}: must have the form '250', '10,15,20' or 'ddim50'"
+            ) from None
 
     size, longer = divmod(num_timesteps, len(section_counts))
     start = 0
@@ -29,46 +31,48 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
     for i, count in enumerate(section_counts):
         length = size + (i < longer)
         if not 0 <= count <= length:
-            raise ConfigError(f"--timestep_respacing: a section of {length} timesteps cannot give {count} steps")
+            raise ConfigError(
+                f"--timestep_respacing: cannot keep {count} steps of a section of {length} timesteps; use fewer"
+            )
         stride = (length - 1) / (count - 1) if count > 1 else 1
-        position = 0.0  # summed, not multiplied: rounding must fall as in the published spacing
+        position = 0.0  # accumulated, not multiplied, to round exactly as the published code
         for _ in range(count):
             kept.add(start + round(position))
             position += stride
         start += length
     if not kept:
-        raise ConfigError("--timestep_respacing keeps no timestep at all")
+        raise ConfigError("--timestep_respacing keeps no timestep: use a count of at least 1")
     return kept
 
 
 def _ddim_timesteps(num_timesteps: int, spec: str) -> set[int]:
-    wanted = int(spec[4:]) if spec[4:].isdigit() else 0
+    count = int(spec[4:]) if spec[4:].isdigit() else 0
     for stride in range(1, num_timesteps + 1):
-        if len(range(0, num_timesteps, stride)) == wanted:
+        if len(range(0, num_timesteps, stride)) == count:
             return set(range(0, num_timesteps, stride))
     raise ConfigError(
-        f"--timestep_respacing {spec}: no whole stride over {num_timesteps} timesteps gives that many steps"
+        f"--timestep_respacing {spec}: no integer stride over {num_timesteps} timesteps gives this number of steps"
     )
 
 
 def spread_timesteps(config: DiffusionConfig, steps: int, spacing: str = "linear") -> Int[np.ndarray, "{steps}"]:
-    """`steps` timesteps of the T of `config`, ascending; the last is always T - 1, where sampling starts.
+    """`steps` of the T timesteps of `config`, ascending; the last is always T - 1, where sampling starts.
 
     spacing  "linear": even in t; "quadratic": even in sqrt(t); "logsnr": even in log(alpha_bar / (1 - alpha_bar))
     ConfigError: fewer than 1, or more than T.
     """
     T = config.diffusion_steps
     if not 1 <= steps <= T:
-        raise ConfigError(f"--steps {steps}: from 1 to the {T} of --diffusion_steps are possible")
+        raise ConfigError(f"--steps {steps}: must be from 1 to --diffusion_steps {T}")
     u = np.linspace(1, 0, steps)[::-1]
     if spacing == "logsnr":
         alpha_bar = np.cumprod(1 - scheduled_betas(config))
-        noise_level = np.log1p(-alpha_bar) - np.log(alpha_bar)  # rises with t
-        wanted = noise_level[0] + u * (noise_level[-1] - noise_level[0])
-        places = np.interp(wanted, noise_level, np.arange(T))
+        noise_level = np.log1p(-alpha_bar) - np.log(alpha_bar)  # increases with t
+        targets = noise_level[0] + u * (noise_level[-1] - noise_level[0])
+        places = np.interp(targets, noise_level, np.arange(T))
     else:
         places = (T - 1) * u ** {"linear": 1, "quadratic": 2}[spacing]
-    # Where rounding puts two on one timestep, the later ones move up, as far as there is room.
+    # If rounding puts two steps on one timestep, move the later ones up, to at most T - 1.
     k = np.arange(steps)
     return np.minimum(np.maximum.accumulate(np.round(places) - k) + k, T - steps + k).astype(int)
 
@@ -76,14 +80,14 @@ def spread_timesteps(config: DiffusionConfig, steps: int, spacing: str = "linear
 def create_gaussian_diffusion(
     config: DiffusionConfig = DiffusionConfig(), timesteps: Kept | None = None
 ) -> GaussianDiffusion:
-    """The process that `config` describes, on fewer timesteps.
+    """The process that `config` describes, restricted to some of its timesteps.
 
-    timesteps  ascending; None: those that config.timestep_respacing keeps
+    timesteps  ascending; None: those kept by config.timestep_respacing
     """
     betas = scheduled_betas(config)
     if timesteps is None:
         timesteps = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing))
-    if len(timesteps) < len(betas):  # the alpha_bar of the kept timesteps stay what they were
+    if len(timesteps) < len(betas):  # the kept timesteps keep their alpha_bar
         alpha_bar = np.cumprod(1 - betas)[np.asarray(timesteps)]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
     return GaussianDiffusion(betas, timesteps, config)

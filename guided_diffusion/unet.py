@@ -1,6 +1,6 @@
 """The denoising U-Net of guided-diffusion (Dhariwal and Nichol 2021, section 3), with the published parameter names.
 
-The input is the image and the noisy mask side by side in the channels; what the output means is the diffusion's affair.
+The input is the image and the noisy mask, concatenated along the channels. `GaussianDiffusion` interprets the output.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from .nn import Denoise, Downsample, Upsample, checkpoint, normalization, pointw
 
 Resample = type[Upsample] | type[Downsample]
 
-NUM_CLASSES = 2  # what the published --class_cond means
+NUM_CLASSES = 2  # of the published --class_cond
 
-# Multipliers of num_channels, level by level, where --channel_mult gives none
+# Default channel multipliers per level, by image size
 DEFAULT_CHANNEL_MULT = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 
 
@@ -29,7 +29,7 @@ class UNetConfig:
 
     image_size: Annotated[int, Flag("side of the square image, pixels", group="", at_least=1)] = 64
     image_channels: Annotated[
-        int, Flag("image channels of the network; one grey image is repeated to fill them", group="", at_least=1)
+        int, Flag("image channels of the network; a grey image is repeated to this many", group="", at_least=1)
     ] = 4
     num_channels: Annotated[int, Flag("channels of the first level", at_least=32, multiple_of=32)] = 128
     num_res_blocks: Annotated[int, Flag("residual blocks per level", at_least=1)] = 2
@@ -40,38 +40,38 @@ class UNetConfig:
         ),
     ] = None
     attention_resolutions: Annotated[
-        tuple[int, ...], Flag("resolutions, in pixels, at which blocks attend", at_least=1)
+        tuple[int, ...], Flag("resolutions, in pixels, with self-attention", at_least=1)
     ] = (16, 8)
     num_heads: Annotated[int, Flag("attention heads", at_least=1)] = 4
     num_heads_upsample: Annotated[
-        int | None, Flag("attention heads on the way up; auto: num_heads", none="auto", at_least=1)
+        int | None, Flag("attention heads in the decoder; auto: num_heads", none="auto", at_least=1)
     ] = None
     num_head_channels: Annotated[
-        int | None, Flag("channels per head, in place of num_heads; none: use num_heads", none="none", at_least=1)
+        int | None, Flag("channels per head, overrides num_heads; none: use num_heads", none="none", at_least=1)
     ] = None
-    use_scale_shift_norm: Annotated[bool, Flag("the timestep scales and shifts the norm instead of being added")] = True
-    resblock_updown: Annotated[bool, Flag("residual blocks change the resolution instead of plain convolutions")] = (
-        False
-    )
+    use_scale_shift_norm: Annotated[bool, Flag("scale and shift the norm by the timestep instead of adding it")] = True
+    resblock_updown: Annotated[bool, Flag("change the resolution by residual blocks instead of convolutions")] = False
     use_new_attention_order: Annotated[bool, Flag("split q, k, v before the heads instead of after")] = False
     class_cond: Annotated[bool, Flag("condition on one of two classes")] = False
     dropout: Annotated[
         float, Flag("dropout probability", group="dropout", resume="new run", sampling="free", at_least=0, below=1)
     ] = 0.0
     use_checkpoint: Annotated[
-        bool, Flag("recompute activations in the backward pass: slower, less memory", resume="free", sampling="free")
+        bool, Flag("recompute activations in backward: slower, less memory", resume="free", sampling="free")
     ] = False
     use_fp16: Annotated[
-        bool, Flag("the U-Net computes in float16 where that is safe", resume="rounding", sampling="free")
+        bool, Flag("run the U-Net in float16 where that is safe", resume="rounding", sampling="free")
     ] = False
 
     @property
     def multipliers(self) -> tuple[int, ...]:
-        """The channel multiplier of every level. ConfigError: none given and none known for this size."""
+        """The channel multiplier of each level. ConfigError: none given, and no default for this image size."""
         if self.channel_mult is not None:
             return self.channel_mult
         if self.image_size not in DEFAULT_CHANNEL_MULT:
-            raise ConfigError(f"--image_size {self.image_size} has no default levels: give --channel_mult, e.g. 1,2,4")
+            raise ConfigError(
+                f"--image_size {self.image_size} has no default --channel_mult: pass one, e.g. --channel_mult 1,2,4"
+            )
         return DEFAULT_CHANNEL_MULT[self.image_size]
 
 
@@ -88,9 +88,9 @@ class TimestepEmbedSequential(nn.Sequential):
 
 
 class ResBlock(nn.Module):
-    """A residual block that the timestep embedding modulates.
+    """A residual block modulated by the timestep embedding.
 
-    resample  None, Upsample or Downsample: what changes the resolution between the first norm and convolution
+    resample  Upsample or Downsample between the first activation and convolution; None: keep the resolution
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "B C_in H_in W_in"], emb: Float[Tensor, "#B E"]) -> Float[Tensor, "B C_out H W"]:
-        """Transform `x`; `emb` has one row where all timesteps are equal."""
+        """Transform `x`; `emb` has a single row if all timesteps are equal."""
         return checkpoint(self._forward, x, emb, flag=self.use_checkpoint)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels, added to the input."""
+    """Residual self-attention over all pixels."""
 
     def __init__(self, channels: int, num_heads: int, config: UNetConfig) -> None:
         super().__init__()
@@ -146,12 +146,12 @@ class AttentionBlock(nn.Module):
         self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Add to each pixel what it attends to."""
+        """Attend over all pixels and add the result to `x`."""
         return checkpoint(self._forward, x, flag=self.use_checkpoint)
 
     def _forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        # Channels come last throughout: fused attention kernels refuse q, k and v whose channels are not adjacent.
+        # Channels last throughout: fused attention kernels require q, k and v with contiguous channels.
         h = self.norm(x.reshape(B, C, H * W)).transpose(1, 2)  # [B, H W, C]
         qkv = pointwise(self.qkv, h)  # [B, H W, 3 C]
 
@@ -166,11 +166,11 @@ class AttentionBlock(nn.Module):
 
 
 class UNetModel(nn.Module):
-    """The U-Net: an image and a noisy mask side by side, and their timesteps, to the raw output.
+    """The U-Net: maps an image concatenated with a noisy mask, and the timesteps, to the raw output.
 
-    in_channels     of x; default: the image's and the mask's
-    autocast_dtype  attribute: the precision in which to compute where that is safe, bfloat16 or float16; None: float32
-    ConfigError: a configuration that cannot be built; the message names the flag.
+    in_channels     channels of x; default: those of image and mask
+    autocast_dtype  attribute: autocast precision, bfloat16 or float16; None: float32
+    ConfigError: the configuration cannot be built; the message names the flag.
     """
 
     def __init__(self, config: UNetConfig, out_channels: int, in_channels: int | None = None) -> None:
@@ -195,7 +195,7 @@ class UNetModel(nn.Module):
         self.out = nn.Sequential(normalization(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1)))
 
     def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> Denoise:
-        """`denoise(x, timesteps)` of masks of these images; `rows` has each mask's image, None: one each."""
+        """`denoise(x, timesteps)` for these images; `rows` is the image index of each mask, None: one mask each."""
         image = image if rows is None else image[rows]
         return lambda x, timesteps: self(torch.cat([image, x], dim=1), timesteps)
 
@@ -204,12 +204,12 @@ class UNetModel(nn.Module):
     ) -> Float[Tensor, "B outputs H W"]:
         """Compute the raw output, in float32.
 
-        timesteps  one number where all rows have the same
-        y          the class of each image, 0 or 1; needed with class_cond and refused without it
+        timesteps  a single value if it is the same for all rows
+        y          class of each image, 0 or 1; required with class_cond and refused without it
         """
         if (y is not None) != self.config.class_cond:
-            given = "not given" if y is None else "given"
-            raise ConfigError(f"--class_cond {self.config.class_cond}, yet classes were {given}")
+            given = "no classes were given" if y is None else "classes were given"
+            raise ConfigError(f"--class_cond {self.config.class_cond}, but {given}")
         emb = self.time_embed(timestep_embedding(timesteps, self.config.num_channels))
         if y is not None:
             emb = emb + self.label_emb(y)
@@ -226,7 +226,7 @@ class UNetModel(nn.Module):
 
 
 def build_input_blocks(in_channels: int, config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
-    """The way down, and the channels of each block's output: all of them, the resampling ones' too, become skips."""
+    """The encoder, and the output channels of each block; every block, resampling ones included, feeds a skip."""
     ch, last = config.multipliers[0] * config.num_channels, len(config.multipliers) - 1
     blocks, skips = nn.ModuleList([TimestepEmbedSequential(nn.Conv2d(in_channels, ch, 3, padding=1))]), [ch]
     for level, m in enumerate(config.multipliers):
@@ -241,7 +241,7 @@ def build_input_blocks(in_channels: int, config: UNetConfig) -> tuple[nn.ModuleL
 
 
 def build_output_blocks(skips: Sequence[int], config: UNetConfig) -> nn.ModuleList:
-    """The way up; each block takes one skip, the last first, beside what comes from below."""
+    """The decoder; each block takes the previous output and one skip, in reverse order."""
     blocks, skips, heads = nn.ModuleList(), list(skips), config.num_heads_upsample or config.num_heads
     ch = skips[-1]
     for level, m in reversed(list(enumerate(config.multipliers))):
@@ -255,7 +255,7 @@ def build_output_blocks(skips: Sequence[int], config: UNetConfig) -> nn.ModuleLi
 
 
 def residual_block(in_channels: int, width: int, level: int, heads: int, config: UNetConfig) -> TimestepEmbedSequential:
-    """A residual block, and attention if the level's resolution has it."""
+    """A residual block, followed by attention if the level's resolution has it."""
     block = TimestepEmbedSequential(ResBlock(in_channels, width, config))
     if 2**level in {config.image_size // resolution for resolution in config.attention_resolutions}:
         block.append(AttentionBlock(width, heads, config))
@@ -263,19 +263,19 @@ def residual_block(in_channels: int, width: int, level: int, heads: int, config:
 
 
 def resampling_layer(kind: Resample, channels: int, config: UNetConfig) -> nn.Module:
-    """What changes the resolution between two levels."""
+    """The layer that changes the resolution between two levels."""
     if config.resblock_updown:
         return ResBlock(channels, channels, config, resample=kind)
     return kind(channels, use_conv=True)
 
 
 def embedding_channels(config: UNetConfig) -> int:
-    """Channels of the timestep embedding, as the residual blocks receive it."""
+    """Channels of the timestep embedding that the residual blocks receive."""
     return 4 * config.num_channels
 
 
 def count_heads(channels: int, num_heads: int, config: UNetConfig) -> int:
-    """Attention heads for `channels`: num_heads, or as many as config.num_head_channels gives."""
+    """Attention heads for `channels`: num_heads, or derived from config.num_head_channels."""
     per_head = config.num_head_channels
     if per_head is not None:
         if channels % per_head:
@@ -289,7 +289,7 @@ def count_heads(channels: int, num_heads: int, config: UNetConfig) -> int:
 
 
 def check_unet(config: UNetConfig) -> None:
-    """Refuse, by the flag's name, what the U-Net cannot be built with."""
+    """Raise a ConfigError that names the flag if the U-Net cannot be built."""
     halvings = len(config.multipliers) - 1
     if config.image_size % 2**halvings:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""Flags: annotated fields of config classes, and how the command line, presets and checkpoints read them. No torch."""
+"""Flags: annotated fields of config classes, read by the command line, presets and checkpoints. No torch import."""

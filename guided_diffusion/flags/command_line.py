@@ -1,4 +1,4 @@
-"""The command line: flags and a preset as config objects; errors of one line."""
+"""The command line: parses flags and presets into config objects, and reports errors in one line."""
 
 import argparse
 import contextlib
@@ -15,28 +15,28 @@ from .fields import FlagField, flag_fields
 from .presets import preset_flags
 from .retired import RetiredFlags, drop_retired
 
-GAVE_UP = 3  # status of a training that cannot continue; 1 is Python's own, of a bug
+GAVE_UP = 3  # exit status of a training run that cannot continue; Python uses 1 for an uncaught exception
 
 Presets = Mapping[str, Mapping[str, Any]]  # {name: {flag: value}}
 
 
 class FlagParser(argparse.ArgumentParser):
-    """A parser whose errors are one line and exit status 2."""
+    """A parser that reports errors in one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program."""
+        """Print the message and exit."""
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
 
 def parse_command_line(
     classes: Sequence[type], description: str | None, argv: Sequence[str] | None = None, presets: Presets | None = None
 ) -> Configs:
-    """A config object of each class, from the flags of `argv` and of the preset that they name.
+    """A config object of each class, from the flags in `argv` and from the preset named there.
 
-    presets  for --preset; None: the command has no presets
+    presets  choices of --preset; None: the command has no presets
 
-    A retired flag costs a line on stderr. The launcher's --local_rank is ignored: LOCAL_RANK says the same.
-    ConfigError: an unknown flag, a bad value, or a flag that is required and missing.
+    A retired flag prints a note on stderr. A launcher's --local_rank is ignored, as LOCAL_RANK has the same value.
+    ConfigError: an unknown flag, an invalid value, or a missing required flag.
     """
     parser = _parser(classes, description, presets)
     found, unknown = parser.parse_known_args(join_negative_values(sys.argv[1:] if argv is None else argv))
@@ -44,7 +44,7 @@ def parse_command_line(
     chosen = typed.pop("preset", None)
     typed.pop("local_rank", None)
     if unknown and not unknown[0].startswith("--"):
-        raise ConfigError(f"{unknown[0]} belongs to no flag; flags begin with --")
+        raise ConfigError(f"{unknown[0]}: unexpected argument; flags start with --")
     if unknown:
         refuse_unknown(unknown[0][2:].split("=")[0], flag_fields(*classes))
     given, lines = drop_retired(parse_flags(typed, *classes, RetiredFlags))
@@ -66,7 +66,7 @@ def _parser(classes: Sequence[type], description: str | None, presets: Presets |
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if presets:
-        parser.add_argument("--preset", choices=presets, help="defaults to use in place of those below")
+        parser.add_argument("--preset", choices=presets, help="named set of defaults that replaces those below")
     for cls in classes:
         group = parser.add_argument_group(cls.__name__)
         for field in flag_fields(cls).values():
@@ -84,13 +84,13 @@ def _add_flag(group: argparse._ArgumentGroup, field: FlagField) -> None:
 
 
 def choices_in_words(field: FlagField) -> str:
-    """What follows the help of a flag that takes one of a few words."""
+    """The list of choices that is appended to the help of a flag, or an empty string."""
     words = typing.get_args(field.kind) if typing.get_origin(field.kind) is typing.Literal else field.flag.choices
     return f"; one of {', '.join(words)}" if words else ""
 
 
 def join_negative_values(argv: Sequence[str]) -> list[str]:
-    """`--name -1000,400` as `--name=-1000,400`: argparse takes a list that begins with a minus for a flag."""
+    """`--name -1000,400` as `--name=-1000,400`: argparse mistakes a list that starts with a minus for a flag."""
     joined: list[str] = []
     for word in argv:
         if re.match(r"-[\d.]", word) and joined and re.fullmatch(r"--\w+", joined[-1]):
@@ -101,7 +101,7 @@ def join_negative_values(argv: Sequence[str]) -> list[str]:
 
 
 def _check_required(configs: Configs) -> None:
-    """ConfigError: a flag that its command needs is not given."""
+    """ConfigError: a required flag is missing."""
     for name, field in flag_fields(*configs.classes).items():
         if field.flag.required and not configs.values[name]:
             raise ConfigError(f"--{name} is missing: {field.flag.help}")
@@ -109,9 +109,9 @@ def _check_required(configs: Configs) -> None:
 
 @contextlib.contextmanager
 def one_line_errors(program: str | None = None) -> Iterator[None]:
-    """What the user can mend ends the program with one line and status 2, an interrupt with one and 130; no traceback.
+    """Exit with a one-line message instead of a traceback: status 2 for user errors, 130 after an interrupt.
 
-    program  its name in that line; None: as it was started
+    program  program name in the message; None: the name of the running script
     """
     program = program or os.path.basename(sys.argv[0])
     try:
@@ -119,7 +119,7 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
     except (ConfigError, DataError, CheckpointError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
-    except TrainingError as error:  # nothing in the command is wrong
+    except TrainingError as error:  # the command itself is valid
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(GAVE_UP)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Config objects from flags, flags from config objects, and how two sets of flags differ."""
+"""Conversion between config objects and flags, and comparison of two sets of flags."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,10 +13,10 @@ Flags = Mapping[str, Any]  # {name: value}
 
 
 class Configs:
-    """One config object of each of several classes: `configs[UNetConfig]`.
+    """Config objects by class: `configs[UNetConfig]`.
 
-    given   {name: value} of those flags that were given
-    preset  {name: value} of those that a preset set
+    given   {name: value} of the flags that the user passed
+    preset  {name: value} of the flags set by a preset
     """
 
     def __init__(self, objects: Iterable[Any], given: Flags | None = None, preset: Flags | None = None) -> None:
@@ -31,20 +31,20 @@ class Configs:
 
     @property
     def classes(self) -> tuple[type, ...]:
-        """The classes of its objects."""
+        """The config classes."""
         return tuple(self._objects)
 
     @property
     def values(self) -> dict[str, Any]:
-        """{name: typed value} of every flag."""
+        """{name: typed value} of all flags."""
         return {name: getattr(config, name) for config in self for name in flag_fields(type(config))}
 
     def flags(self, *classes: type) -> dict[str, Any]:
-        """{name: JSON-like value} of the flags of these classes, or of all; without retired ones at their defaults."""
+        """{name: JSON-like value} of the flags of these classes, default all, except retired ones at their defaults."""
         return flags_from_configs(*(self[cls] for cls in classes or self.classes))
 
     def replace(self, **values: Any) -> "Configs":
-        """A copy with other values of some flags."""
+        """A copy with new values for some flags."""
         changed = []
         for config in self:
             own = {name: value for name, value in values.items() if name in flag_fields(type(config))}
@@ -53,15 +53,15 @@ class Configs:
 
 
 def configs_from_flags(flags: Flags, *classes: type) -> Configs:
-    """A config object of each class, from those flags {name: value} that it has; values typed or as text.
+    """A config object of each class, from the flags {name: value} that belong to it; values are typed or strings.
 
-    ConfigError: a value cannot be read or is out of range.
+    ConfigError: a value cannot be parsed or is out of range.
     """
     return Configs(cls(**parse_flags(pick_flags(flags, cls), cls)) for cls in classes)
 
 
 def flags_from_configs(*configs: Any) -> dict[str, Any]:
-    """{name: JSON-like value} of all configs, without retired flags at their defaults."""
+    """{name: JSON-like value} of all configs, except retired flags at their defaults."""
     flags = {}
     for config in configs:
         for name, field in flag_fields(type(config)).items():
@@ -77,7 +77,7 @@ def default_flags(*classes: type) -> dict[str, Any]:
 
 
 def parse_flags(values: Flags, *classes: type) -> dict[str, Any]:
-    """{name: value} with the types of the config classes. ConfigError: a name that none of them has, or a bad value."""
+    """{name: value} with the types of the config classes. ConfigError: an unknown name or an invalid value."""
     known = flag_fields(*classes)
     for name in values:
         if name not in known:
@@ -86,7 +86,7 @@ def parse_flags(values: Flags, *classes: type) -> dict[str, Any]:
 
 
 def refuse_unknown(name: str, known: Iterable[str]) -> None:
-    """ConfigError: --name is unknown; the closest known name is suggested."""
+    """Raise the ConfigError for an unknown flag; it suggests the closest known name."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     raise ConfigError(
         f"--{name} is not a flag of this command" + "".join(f"; did you mean --{word}?" for word in close)
@@ -94,29 +94,29 @@ def refuse_unknown(name: str, known: Iterable[str]) -> None:
 
 
 def pick_flags(flags: Flags, *classes: type) -> dict[str, Any]:
-    """Those of the flags {name: value} that the config classes have."""
+    """The flags {name: value} that belong to the config classes."""
     known = flag_fields(*classes)
     return {name: value for name, value in flags.items() if name in known}
 
 
 def json_like(flags: Flags) -> dict[str, Any]:
-    """The flags with their tuples as lists."""
+    """The flags with tuples converted to lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
 
 
 def as_typed(name: str, value: object, known: Mapping[str, FlagField]) -> str:
-    """A value as it would be typed: by the flag's own field, where there is one."""
+    """A value in command-line syntax, formatted by the flag's own field if it is known."""
     if name in known:
         return known[name].show(value)
     return ",".join(map(show_item, value)) if isinstance(value, (list, tuple)) else show_item(value)
 
 
 def differences(stored: Flags, now: Flags, *classes: type, free: Iterable[str] = ()) -> list[str]:
-    """["--name stored-value, not other-value"] for each flag of `now` that the stored flags contradict.
+    """["--name stored-value, not other-value"] for each flag of `now` that differs from the stored flags.
 
     stored, now  {name: JSON-like value}
-    classes      config classes of the flags. What `stored` lacks had the default: it is older than the flag. A flag of
-                 none of them that `stored` lacks contradicts nothing.
+    classes      config classes of the flags. A flag of these classes that `stored` lacks is newer than `stored`, and
+                 had its default. Other flags that `stored` lacks are ignored.
     free         names that may differ
     """
     known, free = flag_fields(*classes), set(free)

@@ -1,10 +1,10 @@
 """Flags as annotated fields of config classes.
 
-Everything that is known of a flag stands in its field, and whoever needs it reads it there:
+A flag is defined in one place, its field:
 
     @config(resume="free")
     class ExampleConfig:
-        steps: Annotated[int | None, Flag("network calls for each mask", none="all", at_least=1)] = None
+        steps: Annotated[int | None, Flag("network calls per mask", none="all", at_least=1)] = None
 """
 
 import functools
@@ -23,23 +23,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Flag:
-    """What is known of a flag beside its name, type and default.
+    """The properties of a flag besides its name, type and default.
 
     help         its meaning, with the unit
     none         the word for None on the command line; -1 and an empty value mean the same
-    choices      the values that are possible; for a list, those of its items
+    choices      allowed values; for a list, allowed items
     at_least, above, at_most, below, multiple_of
                  range of the number, or of each item of a list
-    check        value -> what is wrong with it, as the end of a sentence that begins with the flag; None: nothing
-    required     a command needs a value
-    local        it names a folder or file to write, which cannot be in a blob store
-    resume       what may change it: "fixed" nothing; "new run" a run that starts from another run's checkpoint;
-                 "rounding" a resumed run too, which reports that numbers are rounded differently; "free" a resumed run
-    sampling     whether sampling may change it from the value in the checkpoint: "free", else "fixed"
-    group        the part of a model that reads it; a method's entry in the registry lists its parts. Empty: all read it
-    decodes      the cases of a packed file were decoded by it
-    twin         another flag for the same; a given one takes the place of a preset's twin
-    retired      why it has lost its meaning: not offered, accepted at its default, or at any value if that is None
+    check        value -> the problem, as the end of a sentence that starts with the flag; None: the value is valid
+    required     the command needs a value
+    local        names an output file or folder, which must not be in a blob store
+    resume       who may change it: "fixed" no one; "new run" a run that starts from another run's checkpoint;
+                 "rounding" also a resumed run, which reports that rounding changes; "free" also a resumed run
+    sampling     "free": sampling may override the value in the checkpoint; "fixed": it may not
+    group        the part of a model that reads it; the registry lists the parts of each method. Empty: all methods
+    decodes      affects how cases are decoded, so it must match that of a packed file
+    twin         another flag with the same meaning; passing a flag overrides its twin in a preset
+    retired      why the flag has no effect any more. It is hidden from --help, and accepted at its default, or at any
+                 value if the default is None
     """
 
     help: str
@@ -53,9 +54,9 @@ class Flag:
     check: Callable[[Any], str | None] | None = None
     required: bool = False
     local: bool = False
-    resume: Resume | None = None  # None: its class's
+    resume: Resume | None = None  # None: as set for its class
     sampling: Literal["fixed", "free"] = "fixed"
-    group: str | None = None  # None: its class's
+    group: str | None = None  # None: as set for its class
     decodes: bool = False
     twin: str | None = None
     retired: str | None = None
@@ -71,11 +72,11 @@ class FlagField:
     flag: Flag
 
     def parse(self, value: object) -> Any:
-        """The typed value from text, or from a value that has the type already. ConfigError: it cannot be read so."""
+        """The typed value, from text or from a typed value. ConfigError: it cannot be parsed."""
         return parse_value(self, self.kind, value)
 
     def show(self, value: object) -> str:
-        """A typed or JSON-like value as it would be typed."""
+        """A typed or JSON-like value in command-line syntax."""
         if value is None:
             return self.flag.none or "none"
         if isinstance(value, (tuple, list)):
@@ -103,7 +104,7 @@ class FlagField:
             word = f", or {flag.none}" if flag.none else ""
             return f"{each}must be {_range_in_words(flag)}{word}"
         if flag.local and "://" in str(value):
-            return "results are written to local folders only; name one and copy it"
+            return "results can only be written to a local folder; use one and copy it"
         return flag.check(value) if flag.check else None
 
 
@@ -135,9 +136,9 @@ def _range_in_words(flag: Flag) -> str:
 
 @dataclass_transform(frozen_default=True)
 def config(*, resume: Resume = "fixed", group: str = "") -> Callable[[type[T]], type[T]]:
-    """Make a frozen dataclass of flags, whose objects refuse values out of range with ConfigError.
+    """Make a frozen dataclass of flags, whose constructor raises a ConfigError for values out of range.
 
-    resume, group  of those of its flags that do not say otherwise
+    resume, group  defaults for its flags
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -178,10 +179,10 @@ def _flag_fields(classes: tuple[type, ...]) -> Mapping[str, FlagField]:
 
 
 def parse_value(field: FlagField, kind: Any, value: Any) -> Any:
-    """A flag's value as `kind`, from text or from a value that has the type already.
+    """A flag's value as `kind`, from text or from a typed value. ConfigError: it cannot be parsed.
 
-    kind is bool, int, float, str, a Literal, tuple[int or float or str, ...] ("16,8"), one of these or None ("", -1 or
-    the flag's word), or one of these or the word of a Literal. ConfigError: it cannot be read so.
+    kind is bool, int, float, str, a Literal, or a tuple[int or float or str, ...] ("16,8"); or a union of one of these
+    with None ("", -1 or the flag's word for it) or with a Literal.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
@@ -201,7 +202,7 @@ def parse_value(field: FlagField, kind: Any, value: Any) -> Any:
 
 
 def parse_item(field: FlagField, kind: type, value: Any) -> Any:
-    """One value of type bool, int, float or str. ConfigError: it cannot be read so."""
+    """A single value of type bool, int, float or str. ConfigError: it cannot be parsed."""
     if kind is bool:
         known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if str(value).lower() not in known:
@@ -212,41 +213,41 @@ def parse_item(field: FlagField, kind: type, value: Any) -> Any:
             raise ValueError
         return kind(value)
     except (TypeError, ValueError):
-        needed = {int: "a whole number", float: "a number"}[kind]
+        needed = {int: "an integer", float: "a number"}[kind]
         raise ConfigError(f"--{field.name} {value}: must be {needed}") from None
 
 
 def show_item(value: object) -> str:
-    """A single value as it would be typed."""
+    """A single value in command-line syntax."""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def words_of(kind: Any) -> tuple[str, ...]:
-    """The words that a type of the form `int | Literal["auto"]` allows beside numbers; all of them for a Literal."""
+    """The words of a Literal, or those that a type like `int | Literal["auto"]` allows besides numbers."""
     if typing.get_origin(kind) is Literal:
         return typing.get_args(kind)
     literals = [part for part in typing.get_args(kind) if typing.get_origin(part) is Literal]
     return tuple(word for part in literals for word in words_of(part))
 
 
-# -- checks that several flags share ----------------------------------------------------------------------------------
+# -- checks shared by several flags -----------------------------------------------------------------------------------
 
 
 def nonempty(values: tuple[object, ...]) -> str | None:
-    """For a list that needs an item."""
+    """For a list that must not be empty."""
     return None if values else "needs at least one value"
 
 
 def each_once(values: tuple[object, ...]) -> str | None:
-    """For a list of names."""
-    return nonempty(values) or (None if len(set(values)) == len(values) else "must name each once")
+    """For a list of distinct names."""
+    return nonempty(values) or (None if len(set(values)) == len(values) else "must name each only once")
 
 
 def lower_first(bounds: tuple[float, ...]) -> str | None:
-    """For LO,HI."""
-    return None if len(bounds) == 2 and bounds[0] < bounds[1] else "must be two values, the lower first, e.g. -1000,400"
+    """For a range LO,HI."""
+    return None if len(bounds) == 2 and bounds[0] < bounds[1] else "must be LO,HI with LO < HI, e.g. -1000,400"
 
 
 def odd(value: int) -> str | None:
-    """For the side of a window with a middle."""
+    """For the side of a window with a central pixel."""
     return None if value % 2 else "must be odd"

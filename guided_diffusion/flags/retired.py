@@ -1,4 +1,4 @@
-"""Flags that have lost their meaning."""
+"""Flags that no longer have an effect."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -9,10 +9,10 @@ from .fields import Flag, config, flag_fields
 
 @config(resume="fixed")
 class RetiredFlags:
-    """Accepted by every command with a line that says why they have no effect.
+    """Accepted by every command, which prints a note on why they have no effect.
 
-    A default of None stands for any value: those flags are of the published commands. The others were flags of version
-    0.1 and are constants now. A checkpoint that was trained with another value can be sampled from, and not resumed.
+    Flags with a default of None are those of the published commands, and accept any value. The others are flags of
+    version 0.1 that are now constants. A checkpoint trained with another value can be sampled from but not resumed.
     """
 
     ngpu: Annotated[int | None, Flag("processes", retired="the launcher sets the number of processes")] = None
@@ -39,9 +39,9 @@ class RetiredFlags:
 
 
 def drop_retired(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The flags {name: typed value} without retired ones, and a line for each of those.
+    """The flags {name: typed value} without the retired ones, and a note for each of those.
 
-    ConfigError: a retired flag at a value that is not the constant it became.
+    ConfigError: a retired flag with a value other than the constant that replaced it.
     """
     known, kept, lines = flag_fields(RetiredFlags), {}, []
     for name, value in given.items():
@@ -50,19 +50,19 @@ def drop_retired(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             continue
         field = known[name]
         if field.default is not None and value != field.default:
-            raise ConfigError(f"--{name} {field.show(value)} is no longer possible: {field.flag.retired}")
+            raise ConfigError(f"--{name} {field.show(value)} is no longer supported: {field.flag.retired}; remove it")
         lines.append(f"--{name} {field.show(value)} has no effect: {field.flag.retired}")
     return kept, lines
 
 
 def without_constants(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored flags {name: value} without retired ones at the constants that they became."""
+    """Stored flags {name: value} without the retired ones whose value is the constant that replaced them."""
     known = flag_fields(RetiredFlags)
     return {name: value for name, value in flags.items() if name not in known or value != known[name].default}
 
 
 def other_constants(stored: Mapping[str, Any]) -> list[str]:
-    """["--name value"] of retired flags that are stored with a value other than the constant that they became."""
+    """["--name value"] of retired flags stored with a value other than the constant that replaced them."""
     known = flag_fields(RetiredFlags)
     left = without_constants(stored).items()
     return [f"--{name} {known[name].show(value)}" for name, value in left if name in known]

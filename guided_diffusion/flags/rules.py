@@ -1,7 +1,7 @@
-"""What relates flags to each other; the range of a single flag stands in its field.
+"""Rules on combinations of flags; the range of a single flag is part of its field.
 
-A rule is a function of flags by their names, which returns why their values cannot stand together, or None. The
-parameter `given` stands for the names of the flags that the user gave, without those of a preset.
+A rule is a function whose parameters are flag names. It returns the reason why their values conflict, or None. The
+parameter `given` is the set of flags that the user passed, without those of a preset.
 """
 
 import inspect
@@ -16,13 +16,13 @@ RULES: list[Callable[..., Complaint]] = []
 
 
 def rule(function: Callable[..., Complaint]) -> Callable[..., Complaint]:
-    """Enter a rule; it holds wherever all flags that it names are known."""
+    """Register a rule; it applies to every command that has all of its flags."""
     RULES.append(function)
     return function
 
 
 def check_rules(configs: Configs) -> None:
-    """ConfigError: flags of the configs cannot stand together."""
+    """ConfigError: flags of the configs conflict."""
     known = {**configs.values, "given": set(configs.given)}
     for function in RULES:
         names = inspect.signature(function).parameters
@@ -31,15 +31,15 @@ def check_rules(configs: Configs) -> None:
 
 
 def one_of(*flags: str) -> str:
-    """The complaint about flags that exclude each other."""
-    return f"{' and '.join(f'--{flag}' for flag in flags)} contradict: give one of them"
+    """The complaint about mutually exclusive flags."""
+    return f"{' and '.join(f'--{flag}' for flag in flags)} contradict each other: use only one of them"
 
 
 # -- the diffusion ----------------------------------------------------------------------------------------------------
 
 
 @rule
-def prediction_is_said_once(predict_xstart: bool, prediction: str | None) -> Complaint:
+def prediction_is_set_once(predict_xstart: bool, prediction: str | None) -> Complaint:
     if predict_xstart and prediction not in (None, "x0"):
         return one_of("predict_xstart True", f"prediction {prediction}")
     return None
@@ -48,7 +48,7 @@ def prediction_is_said_once(predict_xstart: bool, prediction: str | None) -> Com
 @rule
 def kl_has_no_stable_target(use_kl: bool, stable_target: bool) -> Complaint:
     if use_kl and stable_target:
-        return "--use_kl and --stable_target contradict, because L_vb has no target: add --stable_target False"
+        return "--use_kl does not support --stable_target, because L_vb has no target: add --stable_target False"
     return None
 
 
@@ -69,7 +69,7 @@ def only_learned_variances_are_rescaled(rescale_learned_sigmas: bool, learn_sigm
 @rule
 def cases_have_no_classes(class_cond: bool) -> Complaint:
     if class_cond:
-        return "--class_cond True: the cases have no classes; use --class_cond False"
+        return "--class_cond True is not supported, because cases have no class labels; use --class_cond False"
     return None
 
 
@@ -86,8 +86,8 @@ def guesses_are_masks(
 ) -> Complaint:
     if architecture == "shared-encoder" and encoder_guesses > 1 and not (prediction == "x0" or predict_xstart):
         return (
-            f"--encoder_guesses {encoder_guesses} are masks, so the network must predict one: "
-            f"give --prediction x0, or --encoder_guesses 1 with {prediction or 'eps'}"
+            f"--encoder_guesses {encoder_guesses} predicts masks, so the network must predict a mask too: "
+            f"use --prediction x0, or --encoder_guesses 1 with --prediction {prediction or 'eps'}"
         )
     return None
 
@@ -96,8 +96,8 @@ def guesses_are_masks(
 def weighted_guesses_are_several(architecture: str, guess_weight: float, encoder_guesses: int) -> Complaint:
     if architecture == "shared-encoder" and guess_weight and encoder_guesses < 2:
         return (
-            f"--guess_weight {guess_weight:g} weights several guesses: "
-            "give --encoder_guesses 2 or more, or 0 for the weight"
+            f"--guess_weight {guess_weight:g} needs several guesses: "
+            "use --encoder_guesses of at least 2, or --guess_weight 0"
         )
     return None
 
@@ -115,7 +115,7 @@ def one_precision(use_fp16: bool, amp: str) -> Complaint:
 @rule
 def shards_have_one_loss_scale(shard: bool, use_fp16: bool) -> Complaint:
     if shard and use_fp16:
-        return "--shard does not work with --use_fp16, whose loss scale each process would choose: use --amp bf16"
+        return "--shard does not support the per-process loss scale of --use_fp16: use --amp bf16"
     return None
 
 
@@ -127,7 +127,7 @@ def training_ends_before_its_rate_is_zero(iterations: int, lr_anneal_steps: int,
     if "iterations" in given and iterations > lr_anneal_steps > 0:
         return (
             f"--iterations {iterations} is more than --lr_anneal_steps {lr_anneal_steps}, "
-            "after which the learning rate is 0: raise that too"
+            "after which the learning rate is 0: increase --lr_anneal_steps too"
         )
     return None
 
@@ -135,7 +135,7 @@ def training_ends_before_its_rate_is_zero(iterations: int, lr_anneal_steps: int,
 @rule
 def shape_needs_annealing(lr_shape: str, lr_anneal_steps: int) -> Complaint:
     if lr_shape != "linear" and not lr_anneal_steps:
-        return f"--lr_shape {lr_shape} needs --lr_anneal_steps: the steps over which the learning rate falls"
+        return f"--lr_shape {lr_shape} needs --lr_anneal_steps, the number of steps over which the learning rate decays"
     return None
 
 
@@ -171,7 +171,7 @@ def validation_needs_cases(
     }
     needless = [] if eval_data_dir else sorted(values.keys() & given)
     if needless:
-        return f"--{needless[0]} {values[needless[0]]} needs --eval_data_dir: a folder of cases that are not trained on"
+        return f"--{needless[0]} {values[needless[0]]} needs --eval_data_dir, a folder of cases not used for training"
     return None
 
 
@@ -181,14 +181,17 @@ def validation_needs_cases(
 @rule
 def steps_are_timesteps(steps: int | None, diffusion_steps: int) -> Complaint:
     if (steps or 0) > diffusion_steps:
-        return f"--steps {steps}: must be at most --diffusion_steps {diffusion_steps} (--iterations is for training)"
+        return (
+            f"--steps {steps}: must be at most --diffusion_steps {diffusion_steps} "
+            "(for the length of training, use --iterations)"
+        )
     return None
 
 
 @rule
 def ddpm_has_no_eta(sampler: str, eta: float) -> Complaint:
     if eta and sampler == "ddpm":
-        return f"--eta {eta:g} has no effect with --sampler ddpm: give --sampler ddim or dpm++ too"
+        return f"--eta {eta:g} has no effect with --sampler ddpm: use --sampler ddim or dpm++"
     return None
 
 
@@ -199,7 +202,7 @@ def fast_is_a_choice_of_its_own(fast: bool, given: set[str]) -> Complaint:
 
 
 @rule
-def sampler_is_said_once(use_ddim: bool | None, sampler: str, given: set[str]) -> Complaint:
+def sampler_is_set_once(use_ddim: bool | None, sampler: str, given: set[str]) -> Complaint:
     if use_ddim and "sampler" in given and sampler != "ddim":
         return one_of("use_ddim True", f"sampler {sampler}")
     return None
@@ -208,12 +211,12 @@ def sampler_is_said_once(use_ddim: bool | None, sampler: str, given: set[str]) -
 @rule
 def spacing_needs_steps(fast: bool, spacing: str, steps: int | None, given: set[str]) -> Complaint:
     if "spacing" in given and steps is None and not fast:
-        return f"--spacing {spacing} needs --steps: without it every timestep is taken"
+        return f"--spacing {spacing} needs --steps: without it, every timestep is used"
     return None
 
 
 @rule
-def steps_are_said_once(steps: int | None, timestep_respacing: str, given: set[str]) -> Complaint:
+def steps_are_set_once(steps: int | None, timestep_respacing: str, given: set[str]) -> Complaint:
     if steps and timestep_respacing and {"steps", "timestep_respacing"} <= given:
         return one_of("steps", "timestep_respacing")
     return None
@@ -225,17 +228,17 @@ def steps_are_said_once(steps: int | None, timestep_respacing: str, given: set[s
 @rule
 def one_budget(budget_minutes: float, budget_images: int) -> Complaint:
     if (budget_minutes > 0) == (budget_images > 0):
-        return "give one of --budget_minutes and --budget_images, above 0"
+        return "use exactly one of --budget_minutes and --budget_images, with a value above 0"
     return None
 
 
 @rule
 def folds_or_a_test_set(folds: int, test_dir: str) -> Complaint:
     if folds < 2 and not test_dir:
-        return f"--folds {folds}: must be at least 2, or give --test_dir"
+        return f"--folds {folds}: must be at least 2, unless --test_dir is given"
     return None
 
 
 @rule
 def methods_name_their_presets(methods: tuple[str, ...], given: set[str]) -> Complaint:
-    return "--method has no effect here: --methods names presets" if "method" in given else None
+    return "--method has no effect here: use --methods, which lists presets" if "method" in given else None

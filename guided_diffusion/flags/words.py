@@ -1,21 +1,21 @@
-"""Words of flags that are checked without the code that they name."""
+"""Values of flags that are checked without importing the code behind them."""
 
 from collections.abc import Callable, Sequence
 
-SYMMETRIES = ("mirror", "flip", "rotate")  # left and right; that, and top and bottom; by right angles
+SYMMETRIES = ("mirror", "flip", "rotate")  # left-right; left-right and top-bottom; by multiples of 90 degrees
 AUGMENTATIONS = (*SYMMETRIES, "deform", "elastic", "contrast", "gamma", "bias")
 
 
 def split_kind(kind: str, known: Sequence[str] = SYMMETRIES) -> list[str]:
-    """The parts of a kind, "none" or some `known` ones joined by +. ValueError: one is unknown or comes twice."""
+    """The parts of a kind: "none", or `known` parts joined by +. ValueError: a part is unknown or repeated."""
     parts = [] if kind == "none" else kind.split("+")
     if len(set(parts)) < len(parts) or not set(parts) <= set(known):
-        raise ValueError(f"must be none, or parts joined by + of {', '.join(known)}")
+        raise ValueError(f"must be none, or several of {', '.join(known)} joined by +")
     return parts
 
 
 def parts_of(known: Sequence[str]) -> Callable[[str], str | None]:
-    """A check of a flag: what is wrong with a kind that is to be made of these parts."""
+    """A `Flag.check` for kinds composed of these parts."""
 
     def check(kind: str) -> str | None:
         try:

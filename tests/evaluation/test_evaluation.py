@@ -324,7 +324,7 @@ def test_refusals(data, samples, tmp_path):
         (["--samples=/nowhere"], ["/nowhere", "--samples"]),
         (["--data_dir=/nowhere"], ["/nowhere"]),
         (["--counts=0"], ["--counts 0"]),
-        (["--counts=4,x"], ["--counts x", "whole number"]),
+        (["--counts=4,x"], ["--counts x", "an integer"]),
         (["--mode_iou=2"], ["--mode_iou 2"]),
         (["--median_blur=2"], ["--median_blur 2", "odd"]),
         ([f"--compare={samples}"], ["--compare", "twice"]),

@@ -57,18 +57,18 @@ def test_values_from_text(name, text, value):
     "name, value, words",
     [
         ("count", 0, "--count 0: must be at least 1, or all"),
-        ("count", "many", "--count many: must be a whole number"),
-        ("count", 2.5, "--count 2.5: must be a whole number"),
+        ("count", "many", "--count many: must be an integer"),
+        ("count", 2.5, "--count 2.5: must be an integer"),
         ("size", 3, "--size 3: must be at least 2 and a multiple of 2"),
         ("rates", "0.5,1", "--rates 0.5,1: each must be at least 0 and below 1"),
         ("rates", "nan", "--rates nan: each must be a finite number"),
         ("rates", "", "--rates : needs at least one value"),
-        ("bounds", "5,-1000", "--bounds 5,-1000: must be two values, the lower first"),
-        ("bounds", "5", "--bounds 5: must be two values"),
+        ("bounds", "5,-1000", "--bounds 5,-1000: must be LO,HI with LO < HI"),
+        ("bounds", "5", "--bounds 5: must be LO,HI"),
         ("kind", "c", "--kind c is unknown: choose one of a, b"),
         ("names", "x,z", "--names z is unknown: choose one of x, y"),
         ("side", 2, "--side 2: must be odd"),
-        ("out", "gs://bucket/x", "--out gs://bucket/x: results are written to local folders only"),
+        ("out", "gs://bucket/x", "--out gs://bucket/x: results can only be written to a local folder"),
         ("on", "maybe", "--on maybe: must be True or False"),
         ("conut", 1, "--conut is not a flag of this command; did you mean --count?"),
     ],
@@ -152,7 +152,7 @@ def test_retired_flags_are_accepted_with_a_line_at_what_they_have_become(capsys)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[0] for line in lines] == ["--ngpu", "--loss_weighting", "--combiner_layers"]
     assert all("has no effect: " in line for line in lines)
-    with pytest.raises(ConfigError, match="--loss_weighting min-snr is no longer possible: the squared error"):
+    with pytest.raises(ConfigError, match="--loss_weighting min-snr is no longer supported: the squared error"):
         parse_command_line((Needs,), "", ["--src=x", "--loss_weighting=min-snr"])
 
 

@@ -15,7 +15,7 @@ TWO = {"raters_per_image": 2, "batch_size": 4}
 
 # rule: (classes, flags that stand, flags that do not, words of the refusal)
 CASES = {
-    "prediction_is_said_once": (
+    "prediction_is_set_once": (
         TRAIN,
         {"predict_xstart": True, "prediction": "x0"},
         {"predict_xstart": True, "prediction": "v"},
@@ -50,13 +50,13 @@ CASES = {
         TRAIN,
         {"architecture": "shared-encoder", "encoder_guesses": 2, "predict_xstart": True},
         {"architecture": "shared-encoder", "encoder_guesses": 2, "prediction": "v"},
-        "--encoder_guesses 1 with v",
+        "--encoder_guesses 1 with --prediction v",
     ),
     "weighted_guesses_are_several": (
         TRAIN,
         {"architecture": "shared-encoder", "encoder_guesses": 2, "prediction": "x0", "guess_weight": 1},
         {"architecture": "shared-encoder", "guess_weight": 1},
-        "--guess_weight 1 weights several guesses",
+        "--guess_weight 1 needs several guesses",
     ),
     "one_precision": (TRAIN, {"use_fp16": True}, {"use_fp16": True, "amp": "bf16"}, "--use_fp16 and --amp bf16"),
     "shards_have_one_loss_scale": (TRAIN, {"shard": True}, {"shard": True, "use_fp16": True}, "use --amp bf16"),
@@ -108,7 +108,7 @@ CASES = {
         {"fast": True, "steps": 5},
         "--fast and --steps contradict",
     ),
-    "sampler_is_said_once": (
+    "sampler_is_set_once": (
         SAMPLE,
         {"use_ddim": False, "sampler": "dpm++"},
         {"use_ddim": True, "sampler": "dpm++"},
@@ -120,7 +120,7 @@ CASES = {
         {"spacing": "logsnr"},
         "--spacing logsnr needs --steps",
     ),
-    "steps_are_said_once": (
+    "steps_are_set_once": (
         SAMPLE,
         {"timestep_respacing": "20"},
         {"timestep_respacing": "20", "steps": 5},
