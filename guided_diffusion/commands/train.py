@@ -83,7 +83,7 @@ def train(configs: Configs) -> None:
     check_processes(config, processes.world_size)
     torch.manual_seed(config.seed)  # of the initial weights
     segmenter = script_util.create_segmenter(configs)
-    lock = storage.FolderLock(config.log_dir, wanted=processes.is_main)
+    lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)
     lock.take()  # before it is read, where it is there
     start = find_start(configs, flags, processes.world_size)
     check_start(segmenter, start)

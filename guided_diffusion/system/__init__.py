@@ -1,1 +1,1 @@
-"""The operating system and the device: files, locks, workers, signals, threads, precision. Nothing of the domain."""
+"""The operating system and the device: files, locks, workers, signals, threads, precision. No domain code."""

@@ -1,4 +1,4 @@
-"""How fast the network runs: precision, memory layout, compilation, how many masks at a time."""
+"""Precision, memory layout, compilation and batch size: everything that affects the speed of the network."""
 
 import os
 import re
@@ -14,41 +14,41 @@ from torch import nn
 from ..errors import ConfigError
 from ..flags.fields import Flag, config
 
-# More masks at a time than these gain little, and hold up the first case
+# Larger batches of masks are hardly faster, and delay the first case
 MOST_IN_FLIGHT = {"cpu": 8, "cuda": 128}
-SHARE_OF_MEMORY = 0.8  # that `fitting_batch_size` fills
-# How PyTorch, CUDA and its libraries report it: besides a type of its own, in errors of any type
+SHARE_OF_MEMORY = 0.8  # share of the free memory that `fitting_batch_size` uses
+# Messages of PyTorch, CUDA and its libraries, which report out of memory by exceptions of several types
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC(ATION)?_FAILED")
 
 
 @config(resume="rounding")
 class ComputeConfig:
-    """How a network is computed."""
+    """Precision and compilation of the network."""
 
     amp: Annotated[
         Literal["none", "tf32", "bf16"],
-        Flag("precision of the U-Net: float32, float32 with products in TF32 on a GPU, or bfloat16 where that is safe"),
+        Flag("precision of the U-Net: float32, TF32 matrix products (GPU), or bfloat16 where that is safe"),
     ] = "none"
     compile: Annotated[
-        bool, Flag("compile the U-Net, on a GPU in sampling with CUDA graphs: minutes at the start, then faster")
+        bool, Flag("compile the U-Net, with CUDA graphs for sampling on a GPU: faster after minutes of compilation")
     ] = False
 
 
 @runtime_checkable
 class HasNetwork(Protocol):
-    """What the functions below need of a segmenter."""
+    """The part of a segmenter's interface that the functions below use."""
 
-    model: Any  # the nn.Module that is compiled, and that `autocast_dtype` and the channels-last layout belong to
+    model: Any  # the nn.Module to compile, with the attribute `autocast_dtype` and the channels-last layout
 
     @property
     def num_timesteps(self) -> int:
-        """The length of its chain; 1: it has none."""
+        """The length of the diffusion process; 1 for methods without one."""
 
     def to(self, device: torch.device, /) -> object:
-        """Move all of it to a device."""
+        """Move all parameters and buffers to a device."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Its weights."""
+        """All parameters."""
 
 
 AnySegmenter = TypeVar("AnySegmenter", bound=HasNetwork)
@@ -57,20 +57,20 @@ AnySegmenter = TypeVar("AnySegmenter", bound=HasNetwork)
 def prepare(
     segmenter: AnySegmenter, config: ComputeConfig, device: torch.device | str, channels_last: bool = True
 ) -> AnySegmenter:
-    """Put a segmenter on `device` in the layout and the precision to run in; returns it.
+    """Move a segmenter to `device`, and set its memory layout and precision; returns the segmenter.
 
-    channels_last  the layout that convolutions are fastest in
+    channels_last  use the channels-last layout, in which convolutions are fastest
 
-    On a GPU this sets, for the whole process, whether float32 products may be rounded to TF32.
+    On a GPU, this enables or disables TF32 for the whole process.
     ConfigError: TF32 on a CPU.
     """
     device = torch.device(device)
     if device.type == "cuda":
         if device.index is not None:
-            torch.cuda.set_device(device)  # pinned memory and CUDA graphs belong to the current one
+            torch.cuda.set_device(device)  # pinned memory and CUDA graphs use the current device
         allow_tf32(config.amp == "tf32")
     elif config.amp == "tf32":
-        raise ConfigError("--amp tf32 needs a GPU: a CPU computes in float32, which is --amp none")
+        raise ConfigError("--amp tf32 needs a GPU: on a CPU, use --amp none or bf16")
     segmenter.to(device)
     if channels_last:
         segmenter.model.to(memory_format=torch.channels_last)
@@ -80,43 +80,37 @@ def prepare(
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Set whether float32 convolutions and matrix products may round their factors to TF32.
-
-    By PyTorch's default the convolutions alone may.
-    """
+    """Set whether float32 convolutions and matrix products may use TF32; by default, only convolutions do."""
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def compile_model(segmenter: AnySegmenter, cuda_graphs: bool = True) -> AnySegmenter:
-    """Compile the U-Net where it is, for the one batch size that follows; returns the segmenter.
+    """Compile the U-Net in place, for a single batch size; returns the segmenter.
 
-    cuda_graphs  on a GPU, replay the kernels as one graph: for sampling, where no gradient is needed
+    cuda_graphs  on a GPU, use CUDA graphs; for sampling only, because they do not support gradients
 
-    ConfigError: there is no compiler to compile with.
+    ConfigError: no C++ compiler is installed.
     """
     check_compiler()
     graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
-    # Without a chain it sees images, of which a batch has any number
+    # Without a diffusion process the batch is one of images, whose number varies
     dynamic = False if segmenter.num_timesteps > 1 else None
     segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
     return segmenter
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    """A context in which compiled networks run as they are written.
-
-    It is for calls of other shapes or modes than they were compiled for.
-    """
+    """A context in which compiled networks run eagerly, for calls with other shapes or modes than compiled for."""
     if "torch._dynamo" not in sys.modules:  # nothing is compiled
         return nullcontext()
     return torch.compiler.set_stance("force_eager")
 
 
 def check_compiler() -> None:
-    """Refuse --compile where there is no compiler to compile with."""
+    """ConfigError: no C++ compiler is installed."""
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ConfigError("--compile needs a C++ compiler: apt-get install g++")
+        raise ConfigError("--compile needs a C++ compiler: install one, e.g. apt-get install g++, or remove --compile")
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -126,13 +120,13 @@ def check_compiler() -> None:
 def fitting_batch_size(
     one_call: Callable[[torch.Tensor], object], image_shape: Sequence[int], device: torch.device | str, most: int
 ) -> int:
-    """How many masks at a time fit into the free memory, at most `most` and at most MOST_IN_FLIGHT; 1 where 3 do not.
+    """The number of masks that fit into the free memory, at most `most` and MOST_IN_FLIGHT.
 
-    one_call     called with images [B, C, H, W], as a segmenter is
+    one_call     called with images [B, C, H, W], like a segmenter
     image_shape  [C, H, W]
 
-    The memory is extrapolated from that of one mask and of three.
-    Any error of `one_call` for a single mask, out of memory among them, is raised.
+    Extrapolates from the memory that one mask and three masks need; returns 1 if three do not fit.
+    Any error of `one_call` for a single mask is raised, including out of memory.
     """
     most = min(most, MOST_IN_FLIGHT[torch.device(device).type])
     if most <= 3:
@@ -156,28 +150,28 @@ def fitting_batch_size(
 def running_batch_size(
     one_call: Callable[[torch.Tensor], object], image_shape: Sequence[int], device: torch.device | str, size: int
 ) -> int:
-    """`size`, or less by quarters until a call of a compiled network fits into memory: its need is known when it runs.
+    """`size`, reduced by a quarter until a call fits into memory; for compiled networks, whose need must be measured.
 
     one_call, image_shape  as in fitting_batch_size
     """
     while True:
         try:
-            # A CUDA graph is prepared by the first call, recorded by the second and replayed by the third
+            # The first call warms up, the second records the CUDA graph, the third replays it
             for _ in range(3):
                 one_call(torch.zeros(size, *image_shape, device=device))
-            peak_memory(device)  # waits for the GPU, whose errors arrive late
+            peak_memory(device)  # synchronises with the GPU, whose errors are asynchronous
             return size
         except RuntimeError as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
         size = max(1, 3 * size // 4)
-        torch.compiler.reset()  # with the graphs' memory
+        torch.compiler.reset()  # also frees the memory of the CUDA graphs
         if torch.device(device).type == "cuda":
             torch.cuda.empty_cache()
 
 
 def reset_peak_memory(device: torch.device | str) -> None:
-    """Begin to measure `peak_memory` anew; on a CPU only Linux can."""
+    """Reset `peak_memory`; for CPUs, this is supported on Linux only."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.path.exists("/proc/self/clear_refs"):
@@ -186,7 +180,7 @@ def reset_peak_memory(device: torch.device | str) -> None:
 
 
 def peak_memory(device: torch.device | str) -> int:
-    """The most bytes held at a time: by tensors on a GPU; by the process on a CPU (0 where the system does not say)."""
+    """Peak memory in bytes: of all tensors on a GPU, or of the process on a CPU (0 if it is unknown)."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device)
@@ -194,7 +188,7 @@ def peak_memory(device: torch.device | str) -> int:
 
 
 def free_memory(device: torch.device | str) -> int:
-    """Bytes that may still be taken: on the GPU; on a CPU by the system and by the container's limit."""
+    """Free memory in bytes: of the GPU, or, for a CPU, of the system within the container's limit."""
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -204,7 +198,7 @@ def free_memory(device: torch.device | str) -> int:
 
 
 def _field_of(path: str, name: str) -> int:
-    """A field of kilobytes of one of Linux's tables, in bytes; 0 where there is none."""
+    """A kilobyte field of a file in /proc, in bytes; 0 if it does not exist."""
     if not os.path.exists(path):
         return 0
     with open(path) as file:
@@ -213,7 +207,7 @@ def _field_of(path: str, name: str) -> int:
 
 
 def _number_in(path: str) -> int | None:
-    """The number that a file holds; None: there is no such file, or no limit in it."""
+    """The number in a file; None if the file does not exist or does not contain a number."""
     try:
         with open(path) as file:
             return int(file.read())
@@ -223,7 +217,7 @@ def _number_in(path: str) -> int | None:
 
 @contextmanager
 def out_of_memory_as_error(device: torch.device | str, remedy: str) -> Iterator[None]:
-    """A context in which out of memory becomes a ConfigError: the memory in use, and the `remedy`, flags to change."""
+    """A context that turns out-of-memory errors into a ConfigError with the memory in use and the `remedy`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -233,7 +227,7 @@ def out_of_memory_as_error(device: torch.device | str, remedy: str) -> Iterator[
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or one that it was raised from, reports a lack of memory.
+    """Whether an exception, or one of its causes, reports out of memory.
 
     Allocators raise torch.OutOfMemoryError or a plain RuntimeError, CUDA torch.AcceleratorError, cuBLAS and cuDNN a
     RuntimeError with their status, and the compiler wraps any of these (torch._inductor.exc.InductorError).
@@ -248,11 +242,11 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def memory_in_use(device: torch.device | str) -> str:
-    """The memory in use, in words."""
+    """A description of the memory in use."""
     if torch.device(device).type == "cuda":
         try:
             free, total = torch.cuda.mem_get_info(device)
-        except RuntimeError:  # with no memory left not even that can be asked
-            return "other programs have all of the GPU's"
+        except RuntimeError:  # even this query fails on a full GPU
+            return "all GPU memory is in use by other programs"
         return f"{(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB in use"
-    return f"{peak_memory(device) / 2**30:.1f} GiB in use at most, {free_memory(device) / 2**30:.1f} GiB left"
+    return f"peak {peak_memory(device) / 2**30:.1f} GiB, {free_memory(device) / 2**30:.1f} GiB free"

@@ -1,4 +1,4 @@
-"""What the operating system asks of a run: SIGTERM and SIGINT to end in good order, SIGUSR1 to save and continue."""
+"""Signals to a run: SIGTERM and SIGINT stop it gracefully, SIGUSR1 saves a checkpoint and continues."""
 
 import contextlib
 import os
@@ -13,21 +13,21 @@ STOP = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """As a context, notes signals instead of obeying them; the run looks here after each step.
+    """A context that records signals; the run checks for them after each step.
 
-    A second SIGTERM or SIGINT ends the process at once, with status 128 and the signal's number. One within REPEAT
-    seconds of the first counts as the first: launchers pass on what the terminal has sent to all already.
+    A second SIGTERM or SIGINT ends the process at once, with status 128 plus the signal's number. Repetitions within
+    REPEAT seconds of the first are ignored, because launchers forward a Ctrl-C that the terminal sends to all.
     """
 
     REPEAT = 1.0
 
     def __init__(self) -> None:
-        self.stop: str | None = None  # the name of the signal that asked for the end
+        self.stop: str | None = None  # the name of the signal that requested the stop
         self.save = False
 
     def __enter__(self) -> "Signals":
         self._undo = contextlib.ExitStack()
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python lets nobody set a handler
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             handlers = dict.fromkeys(STOP, self._on_stop)
             if hasattr(signal, "SIGUSR1"):  # not on Windows
                 handlers[signal.SIGUSR1] = self._on_save
@@ -42,9 +42,9 @@ class Signals:
         self._undo.close()
 
     def take_save(self) -> bool:
-        """Whether a checkpoint was asked for since the last call."""
-        asked, self.save = self.save, False
-        return asked
+        """Whether a checkpoint was requested since the last call."""
+        requested, self.save = self.save, False
+        return requested
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop = self.stop or signal.Signals(number).name
@@ -55,10 +55,10 @@ class Signals:
 
 @contextlib.contextmanager
 def second_ends_at_once(repeat: float) -> Iterator[None]:
-    """A context in which a second signal of STOP, more than `repeat` seconds after the first, ends the process.
+    """A context in which a second STOP signal, more than `repeat` seconds after the first, ends the process.
 
-    A handler has to wait until the main thread is back from native code, which may be in a long product of matrices, or
-    wait for another process. So a thread counts the signals' numbers, which Python writes as they come.
+    A handler runs only when the main thread returns from native code, which may take long or block on another process.
+    So a thread counts the signal numbers that Python writes to its wakeup file descriptor.
     """
     reader, writer = socket.socketpair()
     thread = threading.Thread(target=_count_stops, args=(reader, repeat), daemon=True)
@@ -70,14 +70,14 @@ def second_ends_at_once(repeat: float) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         writer.setblocking(True)
-        writer.send(b"\0")  # closing would not do: forked readers of cases have the socket too
+        writer.send(b"\0")  # closing is not enough, because forked data loading processes hold the socket too
         thread.join()
         reader.close()
         writer.close()
 
 
 def _count_stops(reader: socket.socket, repeat: float) -> None:
-    """Read a signal's number at a time, until 0 comes."""
+    """Read one signal number at a time, until a 0."""
     first = None
     while number := reader.recv(1)[0]:
         if number in STOP:

@@ -1,7 +1,7 @@
-"""Files in a folder or in a blob store (gs://, az://), written so that a reader never sees half of one.
+"""Files in a local folder or a blob store (gs://, az://), written atomically: a reader never sees a partial file.
 
-In a folder a file is written aside, by default flushed to the disk, and renamed; a blob store shows an object only when
-it is whole. Errors of blobfile, which is imported only where a blob store is used, are raised as OSError.
+A local file is written under a temporary name, flushed to disk by default, and renamed; a blob store publishes only
+complete objects. blobfile is imported only when a blob store is used, and its errors are raised as OSError.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ..errors import ConfigError
 
-LOCK = ".lock"  # the file of a FolderLock
+LOCK = ".lock"  # file name of a FolderLock
 
 StrPath = str | os.PathLike[str]
 
@@ -27,22 +27,22 @@ def is_remote(path: StrPath) -> bool:
 
 
 def unknown_store(path: StrPath) -> str | None:
-    """Why `path` cannot be used, in words, if it is in a kind of store that is not known; else None."""
+    """The reason why `path` cannot be used, if it is in an unsupported kind of store; else None."""
     kinds = ("gs://", "az://")
     if not is_remote(path) or str(path).startswith(kinds):
         return None
-    return f"only folders, {' and '.join(kinds)} can be read and written"
+    return f"unsupported kind of store; use a local folder, {' or '.join(kinds)}"
 
 
 def refuse_remote(name: str, path: str) -> None:
-    """Refuse a blob store as what --name says to write; only training runs are written to one."""
+    """ConfigError: --name is in a blob store, which only training runs can write to."""
     if is_remote(path):
-        raise ConfigError(f"--{name} {path}: results are written to local folders only; name one and copy it")
+        raise ConfigError(f"--{name} {path}: results can only be written to a local folder; use one and copy it")
 
 
 @contextlib.contextmanager
 def _blobfile() -> Iterator[ModuleType]:
-    """The module blobfile; an error of its own is raised as OSError with the same text."""
+    """The module blobfile; its own errors are raised as OSError with the same text."""
     import blobfile
 
     try:
@@ -55,12 +55,12 @@ def _blobfile() -> Iterator[ModuleType]:
 
 
 def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object], sync: bool = True) -> None:
-    """Call write(file) on a new file and put it in the place of `path` when it is whole.
+    """Call write(file) on a new file, and replace `path` with it once it is complete.
 
-    sync  wait until file and name are on the disk. False: a power cut soon after may leave an empty or damaged file;
-          the end of this process, however it ends, does not
+    sync  wait until the file and its name are on disk. False: safe if this process is killed, but a power failure
+          shortly after may leave an empty or damaged file
 
-    OSError: it cannot be written (the disk is full, say); the message names `path`, which stays as it was.
+    OSError: writing failed, e.g. because the disk is full; the message names `path`, which is unchanged.
     """
     if is_remote(path):
         with tempfile.TemporaryFile() as file:
@@ -69,7 +69,7 @@ def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object], sync: 
             _upload(file, path)
         return
     folder, name = os.path.split(path)
-    aside = os.path.join(folder, f".{name}.writing")  # the same each time, so that a killed process leaves one at most
+    aside = os.path.join(folder, f".{name}.writing")  # a fixed name, so that killed processes leave at most one
     try:
         with open(aside, "wb") as file:
             write(file)
@@ -88,22 +88,22 @@ def write_atomically(path: StrPath, write: Callable[[IO[bytes]], object], sync: 
 
 
 def write_bytes(path: StrPath, content: bytes | memoryview, sync: bool = True) -> None:
-    """Write `content` into the file `path`, atomically; `sync` as in write_atomically."""
+    """Write `content` to the file `path` atomically; `sync` as in write_atomically."""
     write_atomically(path, lambda file: file.write(content), sync)
 
 
 def write_text(path: StrPath, text: str) -> None:
-    """Write `text` into the file `path`, as UTF-8 and with its own line ends, atomically."""
+    """Write `text` to the file `path` atomically, as UTF-8 without newline translation."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: StrPath, value: Any) -> None:
-    """Write a JSON-like value into the file `path`, indented by a space a level, atomically."""
+    """Write a JSON-like value to the file `path` atomically, with an indentation of 1."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def _system_error(error: BaseException | None) -> OSError | None:
-    """The system's error (a full disk, say) behind `error`: writers of zip files replace it by one of their own."""
+    """The OSError with an errno behind `error`, e.g. a full disk, which zip writers hide behind their own errors."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error
@@ -112,29 +112,29 @@ def _system_error(error: BaseException | None) -> OSError | None:
 
 
 def _upload(file: IO[bytes], path: StrPath) -> None:
-    """Write the rest of an open local file as the object `path`."""
+    """Upload the rest of an open local file as the object `path`."""
     with _blobfile() as blobfile, blobfile.BlobFile(path, "wb") as blob:
         while chunk := file.read(2**24):
             blob.write(chunk)
 
 
 def _sync_folder(folder: str) -> None:
-    """Bring a rename to the disk, where the system lets a folder be opened."""
+    """Flush a rename to disk, if the system can open folders."""
     try:
         descriptor = os.open(folder or ".", os.O_RDONLY)
     except OSError:
         return
     try:
-        with contextlib.suppress(OSError):  # some network file systems refuse
+        with contextlib.suppress(OSError):  # unsupported by some network file systems
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def make_folder(path: str) -> None:
-    """Make the folder `path`, if it does not exist; a blob store has none to make.
+    """Create the folder `path` if it does not exist; does nothing in a blob store.
 
-    OSError: it cannot be made or written into.
+    OSError: it cannot be created or is not writable.
     """
     if is_remote(path):
         return
@@ -144,29 +144,28 @@ def make_folder(path: str) -> None:
 
 
 class FolderLock:
-    """Keeps other processes from writing into `folder`, until this one releases it or ends, however it ends.
+    """Keeps other processes from writing to `folder`, until this process releases the lock or ends for any reason.
 
-    The lock belongs to this process alone: it is a POSIX record lock, which readers of cases that this process forked,
-    and that may outlive it, do not inherit. A blob store, a file system without locks, and a platform without such
-    locks (Windows) are not locked.
+    A POSIX record lock, which forked data loading processes do not inherit, even if they outlive this process. Blob
+    stores, file systems without locks and Windows are not locked.
 
-    wanted  False: no lock is taken, for the processes of a run that write nothing
+    enabled  False: never lock, for the processes of a run that write nothing
     """
 
-    def __init__(self, folder: str, wanted: bool = True) -> None:
-        self.folder, self.wanted = folder, wanted and not is_remote(folder)
+    def __init__(self, folder: str, enabled: bool = True) -> None:
+        self.folder, self.enabled = folder, enabled and not is_remote(folder)
         self.file: IO[str] | None = None
 
     def take(self) -> None:
-        """Take the lock, if there is such a folder and it is not taken yet. OSError: another process has it."""
-        if not self.wanted or self.file or not os.path.isdir(self.folder):
+        """Acquire the lock, if the folder exists and this process does not hold it. OSError: another process does."""
+        if not self.enabled or self.file or not os.path.isdir(self.folder):
             return
         file = open(os.path.join(self.folder, LOCK), "a+", encoding="utf-8")  # noqa: SIM115
         if not _try_lock(file):
             file.seek(0)
-            holder = file.read(200).strip() or "one that is starting"
+            holder = file.read(200).strip() or "still starting"
             file.close()
-            raise OSError(f"{self.folder}: another run writes into it ({holder}); end that, or use another folder")
+            raise OSError(f"{self.folder}: in use by another run ({holder}); stop that run, or use another folder")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -183,7 +182,7 @@ class FolderLock:
 
 
 def _try_lock(file: IO[str]) -> bool:
-    """Lock an open file for this process, where that can be done; False: another process has locked it."""
+    """Lock an open file for this process, if locks are supported; False: another process holds the lock."""
     try:
         import fcntl
     except ImportError:
@@ -199,7 +198,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def exists(path: StrPath) -> bool:
-    """Whether there is a file, an object or a folder `path`."""
+    """Whether the file, object or folder `path` exists."""
     if not is_remote(path):
         return os.path.exists(path)
     with _blobfile() as blobfile:
@@ -207,7 +206,7 @@ def exists(path: StrPath) -> bool:
 
 
 def is_folder(path: StrPath) -> bool:
-    """Whether `path` is a folder, or the beginning of objects' names up to a slash."""
+    """Whether `path` is a folder, or a prefix of object names that ends at a slash."""
     if not is_remote(path):
         return os.path.isdir(path)
     with _blobfile() as blobfile:
@@ -215,7 +214,7 @@ def is_folder(path: StrPath) -> bool:
 
 
 def names(folder: str) -> list[str]:
-    """The names of the files in `folder`, sorted; none where there is no such folder."""
+    """The sorted names of the files in `folder`; empty if the folder does not exist."""
     if not is_folder(folder):
         return []
     if not is_remote(folder):
@@ -226,7 +225,7 @@ def names(folder: str) -> list[str]:
 
 @contextlib.contextmanager
 def open_to_read(path: StrPath) -> Iterator[IO[bytes]]:
-    """A file or an object, open for reading, as a context."""
+    """A context with a file or object opened for reading."""
     if not is_remote(path):
         with open(path, "rb") as file:
             yield file
@@ -236,7 +235,7 @@ def open_to_read(path: StrPath) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(path: StrPath) -> bytes | None:
-    """The whole content of a file; None: there is none."""
+    """The content of a file; None if it does not exist."""
     if not exists(path):
         return None
     with open_to_read(path) as file:
@@ -244,7 +243,7 @@ def read_bytes(path: StrPath) -> bytes | None:
 
 
 def remove(path: StrPath) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file, if it exists."""
     if not exists(path):
         return
     if not is_remote(path):
@@ -255,9 +254,9 @@ def remove(path: StrPath) -> None:
 
 
 def walk(folder: StrPath) -> Iterator[tuple[str, list[str], list[str]]]:
-    """(folder, names of its folders, names of its files) of `folder` and all below it, names sorted.
+    """(folder, names of its subfolders, names of its files) for `folder` and all folders below it; names are sorted.
 
-    The walk enters the folders that the caller leaves in the first list. A link back to a visited folder is skipped.
+    The caller may remove subfolders from the list to skip them. Links to a visited folder are skipped.
     """
     seen: set[str] = set()
     for base, subfolders, files in os.walk(str(folder), followlinks=True):

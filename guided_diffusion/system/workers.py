@@ -1,4 +1,4 @@
-"""Processes that work for this one, and that end with it, however it ends."""
+"""Worker processes that never outlive their parent, however it ends."""
 
 import contextlib
 import multiprocessing
@@ -15,15 +15,15 @@ STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 class WorkerDied(RuntimeError):
-    """A worker ended before its work did: killed, say, because memory was short."""
+    """A worker ended before its work was done, e.g. because it was killed for lack of memory."""
 
 
 @contextlib.contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """A ProcessPoolExecutor as a context, in which SIGTERM is raised as Ctrl-C is.
+    """A ProcessPoolExecutor as a context, in which SIGTERM is raised like Ctrl-C.
 
-    After an error, Ctrl-C or SIGTERM its workers are ended at once. Should this process be killed, they end as well.
-    WorkerDied: one of them was killed.
+    After an error, Ctrl-C or SIGTERM, the workers are terminated at once. If this process is killed, they end too.
+    WorkerDied: a worker was killed.
     """
     with sigterm_as_interrupt(), _pool(processes, None, _stops_held_back()) as pool:
         yield pool
@@ -31,11 +31,11 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextlib.contextmanager
 def background_pool(processes: int, prepare: Callable[[], object]) -> Iterator[ProcessPoolExecutor]:
-    """A ProcessPoolExecutor as a context, for a process that handles signals in its own way.
+    """A ProcessPoolExecutor as a context, for a process that handles signals itself.
 
     prepare  called in each worker before its first task
 
-    The workers end with the context, whatever they are at. WorkerDied: one of them was killed.
+    The workers end with the context, even in the middle of a task. WorkerDied: a worker was killed.
     """
     with _pool(processes, prepare, _stops_blocked()) as pool:
         yield pool
@@ -45,20 +45,18 @@ def background_pool(processes: int, prepare: Callable[[], object]) -> Iterator[P
 def _pool(
     processes: int, prepare: Callable[[], object] | None, no_stops: contextlib.AbstractContextManager[None]
 ) -> Iterator[ProcessPoolExecutor]:
-    """A pool as a context; `no_stops` is the context in which its workers are forked.
+    """A pool as a context; its workers are forked in the context `no_stops`.
 
-    A worker that dies is noticed at once: the executor waits for results and for the end of any worker together.
+    A dead worker is noticed at once, because the executor waits for results and for the end of any worker.
     """
     others = set(multiprocessing.active_children())
-    fork = multiprocessing.get_context(
-        "fork"
-    )  # at once, for they need nothing that is not imported yet, and hold no GPU
+    fork = multiprocessing.get_context("fork")  # fast and safe here: workers need no further imports and no GPU
     pool = ProcessPoolExecutor(processes, fork, initializer=_start_worker, initargs=(prepare,))
     workers: set[multiprocessing.process.BaseProcess] = set()
     try:
         try:
             with no_stops:
-                pool.submit(int)  # all workers are forked at the first task
+                pool.submit(int)  # the first task forks all workers
         finally:
             workers = set(multiprocessing.active_children()) - others
         yield pool
@@ -74,16 +72,16 @@ def _pool(
 
 
 def _how_it_ended(workers: set[multiprocessing.process.BaseProcess]) -> str:
-    """The end, in words, of the worker that ended first: the executor ends the others by SIGTERM."""
+    """A description of how the first worker ended; the executor ends the others with SIGTERM."""
     codes = {worker.pid: worker.exitcode for worker in workers if worker.exitcode}
     pid, code = min(codes.items(), key=lambda item: item[1] == -signal.SIGTERM, default=(None, None))
     if pid is None or code is None:
-        return "it ended too early"
+        return "it ended unexpectedly"
     return f"process {pid}: {signal.strsignal(-code) if code < 0 else f'exit status {code}'}"
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised as Ctrl-C is."""
+    """SIGTERM, raised like Ctrl-C."""
 
 
 @contextlib.contextmanager
@@ -93,7 +91,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
 
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python lets nobody set a handler
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield
         return
     before = signal.signal(signal.SIGTERM, interrupt)
@@ -105,10 +103,10 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stops_held_back() -> Iterator[None]:
-    """Signals to stop wait meanwhile: while Python forks, what a handler raises is lost, in either process.
+    """A context that defers stop signals: an exception raised by a handler is lost while Python forks.
 
-    A signal may reach a thread that does not block it, and then its handler runs in the main thread; so that is
-    replaced, too, by one that takes note.
+    A signal that reaches a thread that does not block it would still run the handler in the main thread, so the
+    handlers are also replaced, by ones that only record the signal.
     """
     came: list[int] = []
     own = threading.current_thread() is threading.main_thread()
@@ -127,7 +125,7 @@ def _stops_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stops_blocked() -> Iterator[None]:
-    """Signals to stop are blocked meanwhile, for this thread and for the processes that it forks."""
+    """A context that blocks stop signals for this thread and for the processes that it forks."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
@@ -136,11 +134,11 @@ def _stops_blocked() -> Iterator[None]:
 
 
 def _start_worker(prepare: Callable[[], object] | None) -> None:
-    """In a worker: leave Ctrl-C, which a terminal sends to all, to the parent; end by SIGTERM, and with the parent."""
-    signal.set_wakeup_fd(-1)  # a signal to this process is none to the parent
+    """In a worker: ignore Ctrl-C, which the parent handles; end on SIGTERM, and when the parent ends."""
+    signal.set_wakeup_fd(-1)  # do not report signals of this process to the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # blocked as it was forked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # were blocked during the fork
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if prepare:
         prepare()

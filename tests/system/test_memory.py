@@ -29,9 +29,9 @@ def wrapped(error):
     ids=repr,
 )
 def test_out_of_memory_says_what_is_in_use_and_what_to_change(error):
-    told = r"out of memory, \d+\.\d GiB in use at most, \d+\.\d GiB left: a smaller --batch_size"
+    message = r"out of memory, peak \d+\.\d GiB, \d+\.\d GiB free: a smaller --batch_size"
     for raised, cause in ((error, None), (RuntimeError("a call failed"), error)):
-        with pytest.raises(ConfigError, match=told), out_of_memory_as_error("cpu", "a smaller --batch_size"):
+        with pytest.raises(ConfigError, match=message), out_of_memory_as_error("cpu", "a smaller --batch_size"):
             raise raised from cause
 
 

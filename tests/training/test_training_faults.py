@@ -307,7 +307,7 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
             "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST)
         )
         assert_refused(done, f"{tmp_path}: another run writes into it (process {holder} on ", "use another folder")
-        FolderLock(str(tmp_path), wanted=False).take()
+        FolderLock(str(tmp_path), enabled=False).take()
         run.kill()
         run.wait()
         os.kill(reader, 0)  # it lives on
