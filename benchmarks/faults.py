@@ -116,7 +116,7 @@ def reader_killed(campaign, chance):
     readers = children_of(run.pid)
     os.kill(chance.choice(readers), signal.SIGKILL)
     text, _ = run.communicate()
-    if run.returncode or "reads cases died" not in text:
+    if run.returncode or "data loading process died" not in text:
         raise Survival(f"it ended with {run.returncode}: {text[-500:]}")
     campaign.same(torch.load(folder / "savedmodel.pt", weights_only=True))
 

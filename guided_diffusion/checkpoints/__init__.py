@@ -1,1 +1,1 @@
-"""Checkpoints: what is in one, its files, published ones, weights that fit a model, the checkpoints of a run."""
+"""Checkpoints: format, files, published weights, loading into modules, and the checkpoint folder of a run."""

@@ -1,4 +1,4 @@
-"""The files of checkpoints, in a folder or a blob store."""
+"""Checkpoint files, in a folder or a blob store."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from .format import MANIFEST, NEWEST, NUMBERED
 
 
 def resolve(path: str) -> str:
-    """`path`, or what the manifest beside it names where a blob store has no savedmodel.pt of its own."""
+    """`path`; for savedmodel.pt in a blob store, which has no such object, the newest file of the manifest."""
     folder, name = os.path.split(path)
     if name != NEWEST or not storage.is_remote(path) or storage.exists(path):
         return path
@@ -23,7 +23,7 @@ def resolve(path: str) -> str:
 
 
 def read_manifest(folder: str) -> list[dict[str, Any]]:
-    """The run's checkpoints [{step, file, sha256}], the newest last; none without a manifest, or with a damaged one."""
+    """The run's checkpoints [{step, file, sha256}], newest last; empty if the manifest is missing or damaged."""
     try:
         entries = json.loads(storage.read_bytes(os.path.join(folder, MANIFEST)) or b"{}").get("checkpoints", [])
         return [
@@ -34,29 +34,31 @@ def read_manifest(folder: str) -> list[dict[str, Any]]:
 
 
 def load_tensors(path: str, mapped: bool = False) -> object:
-    """What a file or a blob holds, its tensors on the CPU. CheckpointError: missing, a folder, truncated or unsafe.
+    """The content of a file or blob, with tensors on the CPU. CheckpointError: missing, a folder, truncated or unsafe.
 
-    mapped  map a local file into memory, so that the tensors that are used are all that is read of it; a file or a file
-            system that does not allow this is read as a whole
+    mapped  memory-map a local file, so that only the tensors that are used are read; falls back to reading the whole
+            file if it cannot be mapped
     """
     if not storage.exists(path):
         raise CheckpointError(f"{path}: no such checkpoint; train first, or correct the path")
     if storage.is_folder(path):
-        raise CheckpointError(f"{path}: a folder; name the checkpoint in it, e.g. {os.path.join(path, NEWEST)}")
+        raise CheckpointError(f"{path}: is a folder; pass a file in it, e.g. {os.path.join(path, NEWEST)}")
     if mapped and not storage.is_remote(path):
-        with contextlib.suppress(Exception):  # read as a whole, it loads, or what is wrong is reported
+        with contextlib.suppress(Exception):  # on failure, the code below loads the file or reports the error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
         with storage.open_to_read(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail anywhere in the reader
+    except Exception as error:  # on damaged files, torch.load raises any type of exception
         lines = str(error).strip().splitlines()
         reason = lines[0][:120] if lines else type(error).__name__
-        raise CheckpointError(f"{path}: truncated, damaged or not a checkpoint ({reason}); use another one") from error
+        raise CheckpointError(
+            f"{path}: truncated, damaged or not a checkpoint ({reason}); use another checkpoint"
+        ) from error
 
 
 def sha256(path: str) -> str:
-    """The SHA-256 of a file or a blob, in hexadecimal digits."""
+    """The SHA-256 of a file or blob, in hexadecimal."""
     digest = hashlib.sha256()
     with storage.open_to_read(path) as file:
         while chunk := file.read(2**22):
@@ -65,5 +67,5 @@ def sha256(path: str) -> str:
 
 
 def fingerprint(path: str) -> str:
-    """The first 16 hexadecimal digits of the file's SHA-256: which checkpoint made a sample."""
+    """The first 16 hexadecimal digits of the file's SHA-256, which identify the checkpoint of a sample."""
     return sha256(resolve(path))[:16]

@@ -1,9 +1,9 @@
-"""The checkpoints of one run, in a folder or in a blob store: which there are, which is whole, which may go.
+"""The checkpoints of one run, in a folder or a blob store: saving, pruning, and finding the newest intact one.
 
-savedmodelNNNNNN.pt   the last few
-savedmodel.pt         a second name of the newest, in a folder; in a blob store manifest.json says which that is
-bestmodel.pt          the best by validation
-manifest.json         {checkpoints: [{step, file, sha256}]}, the newest last
+savedmodelNNNNNN.pt   the last few checkpoints
+savedmodel.pt         hard link to the newest; absent in a blob store, where manifest.json names the newest
+bestmodel.pt          the best checkpoint by validation
+manifest.json         {checkpoints: [{step, file, sha256}]}, newest last
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from .load import load_checkpoint
 
 
 class Newest(NamedTuple):
-    """The newest whole checkpoint of a folder."""
+    """The newest intact checkpoint of a folder."""
 
     checkpoint: Checkpoint
     path: str
-    skipped: list[str]  # a line to report for each damaged one that is newer
+    skipped: list[str]  # a message for each newer checkpoint that is damaged
 
 
 class CheckpointFolder:
-    """The checkpoints in one folder or below one address of a blob store.
+    """The checkpoints in a folder or below an address of a blob store.
 
-    keep  how many numbered checkpoints stay; None: all
+    keep  number of numbered checkpoints to keep; None: all
     """
 
     def __init__(self, folder: str, keep: int | None = None) -> None:
@@ -43,13 +43,13 @@ class CheckpointFolder:
     def save(self, checkpoint: Checkpoint) -> str:
         """Write `checkpoint` as savedmodelNNNNNN.pt and make it the newest; returns its path.
 
-        The order keeps a whole checkpoint named at every moment: the file, then the manifest that names it, then the
-        second name, and old files go last.
+        The order guarantees that an intact checkpoint is always available: first the file, then the manifest, then the
+        link, and finally the removal of old files.
         """
         step, content = checkpoint.step, checkpoint.content()
         name = f"savedmodel{step:06d}.pt"
         path, entries = self.path(name), read_manifest(self.folder)
-        # What the manifest has of a future that was abandoned must not judge the new file.
+        # Drop entries of later steps, left from a run that was rewound: their checksums do not apply to the new file.
         if entries and entries[-1]["step"] >= step:
             entries = [e for e in entries if e["step"] < step]
             self._write_manifest(entries)
@@ -62,12 +62,12 @@ class CheckpointFolder:
         if not storage.is_remote(path):
             _link(path, self.path(NEWEST))
         for number, other in self._numbered():
-            if number not in kept:  # too old, or of a future that was abandoned
+            if number not in kept:  # too old, or of a later step of a run that was rewound
                 storage.remove(self.path(other))
         return path
 
     def save_best(self, checkpoint: Checkpoint) -> None:
-        """Write `checkpoint` as bestmodel.pt, in place of the one before."""
+        """Write `checkpoint` as bestmodel.pt, replacing the previous one."""
         content = checkpoint.content()
         storage.write_atomically(self.path(BEST), lambda file: torch.save(content, file))
 
@@ -75,15 +75,15 @@ class CheckpointFolder:
         storage.write_json(self.path(MANIFEST), {"checkpoints": entries})
 
     def _numbered(self) -> list[tuple[int, str]]:
-        """[(step, file name)] of the numbered checkpoints that are there."""
+        """[(step, file name)] of the existing numbered checkpoints."""
         found = ((NUMBERED.fullmatch(name), name) for name in storage.names(self.folder))
         return sorted((int(match[1]), name) for match, name in found if match)
 
     def newest(self) -> Newest | None:
-        """The newest whole checkpoint; None where there is none yet.
+        """The newest intact checkpoint; None if there are no checkpoints yet.
 
-        One that is damaged, by its checksum or for the reader, is skipped for an older one, with a line to report.
-        CheckpointError: there are some, but not one is whole.
+        Checkpoints with a wrong checksum, and those that cannot be read, are skipped and reported.
+        CheckpointError: all checkpoints are damaged.
         """
         sums = {entry["file"]: entry["sha256"] for entry in read_manifest(self.folder)}
         names = [name for _, name in reversed(self._numbered())]
@@ -95,30 +95,30 @@ class CheckpointFolder:
             try:
                 if name in sums and sha256(path) != sums[name]:
                     raise CheckpointError(
-                        f"{path}: damaged, its SHA-256 is not that of {MANIFEST}; an older one is taken"
+                        f"{path}: damaged, its SHA-256 differs from {MANIFEST}; using an older checkpoint"
                     )
                 return Newest(load_checkpoint(path), path, skipped)
             except (CheckpointError, OSError) as error:
                 skipped.append(str(error))
         if skipped:
-            raise CheckpointError(f"{skipped[0]}; no checkpoint in {self.folder} is whole: use another --log_dir")
+            raise CheckpointError(f"{skipped[0]}; no checkpoint in {self.folder} is intact: use another --log_dir")
         return None
 
 
 class HashedFile:
-    """An open file to write, whose content also goes into `digest`: reading it back from a blob store is a download."""
+    """A writable file that also updates `digest`, which avoids reading a blob back to hash it."""
 
     def __init__(self, file: IO[bytes], digest: "hashlib._Hash") -> None:
         self.file, self.digest, self.flush = file, digest, file.flush
 
     def write(self, data: bytes) -> int:
-        """Write and hash `data`; returns its number of bytes."""
+        """Write and hash `data`; returns the number of bytes."""
         self.digest.update(data)
         return self.file.write(data)
 
 
 def _link(path: str, name: str) -> None:
-    """Make `name` a second name of the file `path`, in place of what it named; a copy where links cannot be had."""
+    """Replace `name` by a hard link to the file `path`, or by a copy if links are not supported."""
     aside = f"{name}.new"
     if os.path.exists(aside):
         os.unlink(aside)
@@ -126,5 +126,5 @@ def _link(path: str, name: str) -> None:
         os.link(path, aside)
         os.replace(aside, name)
     except OSError:
-        with open(path, "rb") as whole:
-            storage.write_bytes(name, whole.read())
+        with open(path, "rb") as file:
+            storage.write_bytes(name, file.read())

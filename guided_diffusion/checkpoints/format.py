@@ -1,20 +1,20 @@
-"""What a checkpoint holds, and what its parts must be. It describes itself and is safe to load.
+"""The checkpoint format, and validation of its parts. A checkpoint is self-describing and safe to load.
 
-A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(weights_only=True) opens:
+A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(weights_only=True) can open:
 
-    format, version      what this file is
-    step, samples        optimizer steps done, and masks drawn from the data over all processes
-    processes, data      how many processes there were, and the hash of the cases that they trained on
-    threads              that each process computed with; None: on a GPU. Older checkpoints lack it
+    format, version      identify the file format
+    step, samples        optimizer steps done, and masks drawn from the data by all processes
+    processes, data      number of processes, and hash of the training cases
+    threads              CPU threads per process; None on a GPU. Missing in older checkpoints
     flags                every flag of the run, by name
     weights              the segmenter: model.*, prior.*, posterior.*
-    ema                  {rate: weights}, averaged
+    ema                  {rate: moving average of the weights}
     optimizer, schedule_sampler, scaler
-    random               the seed; each step's randomness follows from it and the place in the data
-    best                 {settings, step, score} of the best validation so far; None: there was none
-    bad_steps            [steps skipped so far, because a loss or a gradient was not finite; in a row at the end]
+    random               the seed; it and the position in the data determine the randomness of each step
+    best                 {settings, step, score} of the best validation so far; None if there was none
+    bad_steps            [steps skipped because of a non-finite loss or gradient, how many of them at the end in a row]
 
-Bare state dicts of the published code, and of the implicit-ensembles code, are read too.
+Bare state dicts of the published code, and of the implicit-ensembles code, can be read too.
 """
 
 import math
@@ -36,9 +36,9 @@ Weights = dict[str, torch.Tensor]  # a state dict
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint in memory; its fields are the keys described above. What a file lacks has the default.
+    """A checkpoint in memory; its fields are the keys described above. Keys missing in a file get the default.
 
-    is_published  of the published code: its weights are the U-Net's alone, and it has no flags
+    is_published  from the published code: it has only the weights of the U-Net, and no flags
     """
 
     flags: Flags = field(default_factory=dict)
@@ -59,29 +59,29 @@ class Checkpoint:
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> "Checkpoint":
-        """The checkpoint that a file holds, whose parts are sound."""
+        """The checkpoint of a file's content, whose parts must be valid."""
         parts = {f.name: content[f.name] for f in fields(cls) if f.name in PARTS and f.name in content}
         return cls(**{**parts, "bad_steps": tuple(parts.get("bad_steps", (0, 0)))})
 
     def content(self) -> dict[str, Any]:
-        """What a file of it holds: plain tensors and JSON-like values."""
+        """The content to write to a file: plain tensors and JSON-like values."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name in PARTS}
         parts = {name: part for name, part in parts.items() if part is not None or name in MAY_BE_NONE}
         return {"format": FORMAT, "version": VERSION, **parts, "bad_steps": list(self.bad_steps)}
 
     @property
     def prefix(self) -> str:
-        """What the names of the segmenter's weights start with, as far as the checkpoint has them."""
+        """The prefix of the segmenter's weights that the checkpoint contains."""
         return "model." if self.is_published else ""
 
     def missing_to_resume(self) -> list[str]:
-        """The names of the parts that are missing and that a run needs to continue; sampling may still work."""
+        """The names of missing parts that are required to resume; sampling may still work."""
         return [] if self.is_published else [name for name in TO_RESUME if getattr(self, name) is None]
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a checkpoint records of the run that writes it, besides the run's state."""
+    """Properties of the run that are stored in its checkpoints, besides the run's state."""
 
     flags: Flags
     processes: int
@@ -90,25 +90,25 @@ class RunInfo:
     seed: int
 
 
-# -- what its parts must be, so that no reader of a damaged one fails --------------------------------------------------
+# -- validation, so that a damaged checkpoint is reported when it is loaded --------------------------------------------
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64)
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Whether a value is a plain tensor in main memory."""
+    """Whether a value is a plain CPU tensor."""
     if not isinstance(value, torch.Tensor):
         return False
     return value.layout == torch.strided and value.device.type == "cpu" and value.dtype in DTYPES
 
 
 def is_weights(value: object) -> TypeGuard[Weights]:
-    """Whether a value is a state dict: tensors in main memory, by their names."""
+    """Whether a value is a state dict, {name: plain CPU tensor}."""
     return isinstance(value, dict) and all(isinstance(k, str) and is_tensor(v) for k, v in value.items())
 
 
 def _is_plain(value: object, depth: int = 8) -> bool:
-    """Whether a value is JSON-like, nested to `depth` at most."""
+    """Whether a value is JSON-like, with a nesting depth of at most `depth`."""
     if isinstance(value, dict):
         return depth > 0 and all(isinstance(k, str) and _is_plain(v, depth - 1) for k, v in value.items())
     if isinstance(value, list):
@@ -125,7 +125,7 @@ def _is_plain_dict(value: object) -> bool:
 
 
 def _is_scaler(value: object) -> bool:
-    """Whether a value is the state of a GradScaler; an empty one is that of a scaler that is not used."""
+    """Whether a value is the state of a GradScaler, which is empty if the scaler is disabled."""
     if not isinstance(value, dict) or not value:
         return value == {}
     names = ("scale", "growth_factor", "backoff_factor")
@@ -166,4 +166,4 @@ PARTS: dict[str, Callable[[object], bool]] = {
 }
 TO_SAMPLE = ("step", "flags", "weights", "ema")
 TO_RESUME = (*TO_SAMPLE, "samples", "optimizer", "schedule_sampler", "scaler")
-MAY_BE_NONE = ("threads", "data", "best")  # with a meaning
+MAY_BE_NONE = ("threads", "data", "best")  # None has a meaning

@@ -1,4 +1,4 @@
-"""Loading a checkpoint of this program or of the published code."""
+"""Loads a checkpoint of this package or of the published code."""
 
 import os
 from dataclasses import replace
@@ -12,12 +12,12 @@ from .published import read_published
 
 
 def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Checkpoint:
-    """The checkpoint at `path` (a file or a blob), on the CPU.
+    """The checkpoint at `path` (a file or blob), on the CPU.
 
-    Bare weights of the published code come with the average and the optimizer that lie beside them.
+    Bare weights of the published code are loaded with the moving average and the optimizer in the same folder.
 
-    to_sample  without what only training needs; of a local file, the weights that are used are all that is read
-    CheckpointError: missing, truncated, unsafe or foreign.
+    to_sample  omit what only training needs; of a local file, only the weights that are used are read
+    CheckpointError: missing, truncated, unsafe or of an unknown format.
     """
     path = os.fspath(path)
     if reason := storage.unknown_store(path):
@@ -30,14 +30,16 @@ def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Ch
         return replace(checkpoint, optimizer=None, schedule_sampler=None) if to_sample else checkpoint
     if is_weights(content) and any(key.endswith("time_embed.0.weight") for key in content):
         return read_published(path, content, to_sample)
-    raise CheckpointError(f"{path}: not a checkpoint of this program or of the published code")
+    raise CheckpointError(f"{path}: not a checkpoint of this package or of the published code; use another file")
 
 
 def _check_content(content: dict[str, Any], path: str) -> None:
-    """CheckpointError: the content of a file has another version, or parts that are missing or damaged."""
+    """CheckpointError: the file's content has an unsupported version, or parts are missing or damaged."""
     version = content.get("version")
     if not isinstance(version, int) or version != VERSION:
-        raise CheckpointError(f"{path}: written by another version of this program (format {version})")
+        raise CheckpointError(
+            f"{path}: checkpoint format {version} is not supported, only {VERSION}; use the version that wrote it"
+        )
     damaged = [name for name, is_sound in PARTS.items() if name in content and not is_sound(content[name])]
     if damaged := damaged + [name for name in TO_SAMPLE if name not in content]:
-        raise CheckpointError(f"{path}: parts of it are missing or damaged ({', '.join(damaged)}); use another one")
+        raise CheckpointError(f"{path}: missing or damaged parts: {', '.join(damaged)}; use another checkpoint")

@@ -1,4 +1,4 @@
-"""Bare state dicts of the published code, and of the implicit-ensembles code."""
+"""Reads bare state dicts of the published code and of the implicit-ensembles code."""
 
 import os
 import re
@@ -11,9 +11,9 @@ from .format import NUMBERED, Checkpoint, Weights, is_weights
 
 
 def read_published(path: str, weights: Weights, to_sample: bool = False) -> Checkpoint:
-    """The bare weights at `path` as a checkpoint, with the average and the optimizer that lie beside them.
+    """The bare weights at `path` as a checkpoint, with the moving average and the optimizer in the same folder.
 
-    to_sample  without the optimizer; the average is mapped into memory
+    to_sample  omit the optimizer, and memory-map the average
     """
     folder, name = os.path.split(path)
     number = NUMBERED.search(name)
@@ -39,7 +39,7 @@ def read_published(path: str, weights: Weights, to_sample: bool = False) -> Chec
 def _read_average(path: str, mapped: bool) -> Weights:
     average = load_tensors(path, mapped)
     if not is_weights(average):
-        raise CheckpointError(f"{path}: not an average of the published code; move it away")
+        raise CheckpointError(f"{path}: not a moving average of the published code; move it out of this folder")
     return _unet_weights(average)
 
 

@@ -1,4 +1,4 @@
-"""Stored weights and optimizer states into modules that they fit."""
+"""Loads weights into modules, and checks that weights and optimizer states fit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from .hints import likely_flag
 
 
 def load_weights(module: nn.Module, weights: Weights, source: str, prefix: str = "") -> None:
-    """Copy `weights` into the parameters of `module` whose names start with `prefix`, all of them.
+    """Copy `weights` into all parameters of `module` whose names start with `prefix`.
 
-    CheckpointError: they do not fit, as check_weights finds.
+    CheckpointError: they do not fit, see check_weights.
     """
     check_weights(module, weights, source, prefix)
     own = {name: weights[name] for name in module.state_dict() if name.startswith(prefix)}
@@ -22,10 +22,10 @@ def load_weights(module: nn.Module, weights: Weights, source: str, prefix: str =
 
 
 def check_weights(module: nn.Module, weights: Weights, source: str, prefix: str = "") -> None:
-    """Check `weights` against the parameters of `module` whose names start with `prefix`; nothing is copied.
+    """Check `weights` against the parameters of `module` whose names start with `prefix`, without copying.
 
-    CheckpointError: a name, a shape or a kind of number differs; the message names the first ones and the flag that is
-    likely wrong.
+    CheckpointError: names, shapes or kinds of dtype differ; the message lists the first differences and the flag that
+    most likely causes them.
     """
     expected = {name: value for name, value in module.state_dict().items() if name.startswith(prefix)}
     different = [name for name, value in expected.items() if name in weights and not _alike(weights[name], value)]
@@ -33,35 +33,36 @@ def check_weights(module: nn.Module, weights: Weights, source: str, prefix: str 
     surplus = [name for name in weights if name.startswith(prefix) and name not in expected]
     if different or missing or surplus:
         reasons = [f"{name} is {_size(weights[name])}, not {_size(expected[name])}" for name in different]
-        reasons += [f"{name} is not in it" for name in missing] + [f"{name} is not in the model" for name in surplus]
+        reasons += [f"{name} is missing" for name in missing] + [f"{name} is not in the model" for name in surplus]
         first = (different + missing + surplus)[0]
         hint = likely_flag(first, weights.get(first), expected.get(first))
-        raise CheckpointError(f"{source}: does not fit the model: {'; '.join(reasons[:3])}. Likely: {hint}")
+        raise CheckpointError(f"{source}: does not fit the model: {'; '.join(reasons[:3])}. Likely cause: {hint}")
 
 
 def _alike(stored: torch.Tensor, own: torch.Tensor) -> bool:
-    """Whether a stored tensor has the shape of a module's own, and is of whole numbers or fractions as that is."""
+    """Whether a stored tensor and the module's agree in shape, and in being floating-point."""
     return stored.shape == own.shape and stored.is_floating_point() == own.is_floating_point()
 
 
 def _size(tensor: torch.Tensor) -> str:
-    """The shape of a tensor, with the type where that is unusual."""
+    """The shape of a tensor, with the dtype if it is not floating-point."""
     size = "x".join(map(str, tensor.shape))
     return size if tensor.is_floating_point() else f"{size} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def check_optimizer(state: Mapping[str, Any], parameters: Sequence[torch.Tensor], source: str) -> None:
-    """CheckpointError: an optimizer's stored state does not fit the first of the `parameters`, to which it belongs."""
+    """CheckpointError: a stored optimizer state does not fit `parameters`, of which it may cover only the first."""
     entries = state.get("state") if isinstance(state, dict) else None
     if isinstance(entries, dict) and all(_fits(index, entry, parameters) for index, entry in entries.items()):
         return
     raise CheckpointError(
-        f"{source}: its optimizer does not fit the model; move optsavedmodel*.pt away to start it afresh"
+        f"{source}: its optimizer state does not fit the model; move optsavedmodel*.pt out of the folder to start with "
+        "a new optimizer"
     )
 
 
 def _fits(index: object, entry: object, parameters: Sequence[torch.Tensor]) -> bool:
-    """Whether an entry of an optimizer's state {index: entry} is that of the parameter of the index."""
+    """Whether an entry of an optimizer's state {index: entry} fits the parameter with this index."""
     if not (isinstance(index, int) and 0 <= index < len(parameters) and isinstance(entry, dict)):
         return False
     moments = [entry.get(name) for name in ("exp_avg", "exp_avg_sq")]
@@ -72,6 +73,6 @@ def _fits(index: object, entry: object, parameters: Sequence[torch.Tensor]) -> b
 
 
 def check_schedule_sampler(state: Weights, expected: Weights, source: str) -> None:
-    """CheckpointError: a sampler's stored state {name: tensor} has other names or shapes than the `expected` one."""
+    """CheckpointError: a sampler's stored state {name: tensor} differs in names or shapes from the `expected` one."""
     if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in expected.items()}:
-        raise CheckpointError(f"{source}: its history of losses is not that of --schedule_sampler; use another one")
+        raise CheckpointError(f"{source}: its loss history does not fit --schedule_sampler; use another checkpoint")

@@ -1,1 +1,1 @@
-"""From a file to an array, a case, a cache of cases and a stream of batches; sizes, symmetries, augmentation."""
+"""Files to arrays, cases, a cache of cases and a stream of batches; resizing, symmetries, augmentation."""

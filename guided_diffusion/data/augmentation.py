@@ -1,4 +1,4 @@
-"""Images changed at random together with their masks, so that a few cases stand for many: what --augment names."""
+"""Random augmentation of images together with their masks (--augment)."""
 
 import math
 from collections.abc import Sequence
@@ -11,33 +11,33 @@ from torch import Tensor
 from ..flags.words import AUGMENTATIONS, split_kind
 from .symmetry import Symmetry, symmetries, turn_and_mirror
 
-POINTS = 4  # a side, of the grid of which "elastic" moves the points and "bias" the brightness
+POINTS = 4  # control points per side of the grids of "elastic" and "bias"
 
-# The uniform numbers that an image takes
+# Layout of the uniform random numbers of an image
 SYMMETRY, AFFINE, GREYS, ELASTIC = 0, slice(1, 5), slice(5, 7), slice(7, 7 + 2 * POINTS**2)
 EXPONENT, FIELD = ELASTIC.stop, slice(ELASTIC.stop + 1, ELASTIC.stop + 1 + POINTS**2)
 NUM_DRAWS = FIELD.stop
 
-# The most that each part does
+# Maximum strength of each part
 TURN = math.pi / 9
 RESIZE = math.log(1.2)
 MOVE = 0.1  # of the image's side
-STRETCH = 0.05  # of the image's side, for each point
+STRETCH = 0.05  # of the image's side, per control point
 CONTRAST = math.log(1.3)
 BRIGHTNESS = 0.1
 GAMMA = math.log(1.5)
-BIAS = math.log(1.4)  # for each point
+BIAS = math.log(1.4)  # per control point
 
 
 def augment(
     image: Float[Tensor, "B C N N"], masks: Float[Tensor, "B K N N"], kind: str, u: Float[Tensor, "B draws"]
 ) -> tuple[Float[Tensor, "B C N N"], Float[Tensor, "B K N N"]]:
-    """Images in [0, 1] and their masks, 0 or 1, changed at random by NUM_DRAWS uniform numbers in [0, 1) for each.
+    """Augment images in [0, 1] and their masks, 0 or 1, with NUM_DRAWS uniform numbers in [0, 1) per image.
 
-    kind  "none", or parts joined by +: mirror (left and right), flip (that, and top and bottom), rotate (by right
-          angles), deform (turned, resized and moved a little), elastic (a coarse grid's points moved, each a little),
-          contrast (of the image, and its brightness), gamma (grey levels to a power), bias (a smooth field of light, as
-          of the coils of MR); a picture that is pulled in is mirrored where it ends
+    kind  "none", or parts joined by +: mirror (left-right), flip (left-right and top-bottom), rotate (by multiples of
+          90 degrees), deform (small rotation, scaling and translation), elastic (small displacements of the points of a
+          coarse grid), contrast (and brightness), gamma (grey levels to a power), bias (a smooth multiplicative field,
+          as of MR coils); images are reflected at their borders
     """
     parts = split_kind(kind, AUGMENTATIONS)
     both = change_symmetry(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
@@ -60,7 +60,7 @@ def augment(
 def change_symmetry(
     pictures: Float[Tensor, "B C N N"], choices: Sequence[Symmetry], u: Float[Tensor, " B"]
 ) -> Float[Tensor, "B C N N"]:
-    """Pictures, each changed by one of the choices of `symmetries`, all equally likely, by u in [0, 1)."""
+    """Transform each picture by one of the choices of `symmetries`, selected uniformly by u in [0, 1)."""
     places = (u * len(choices)).long().clamp(max=len(choices) - 1)
     return torch.stack(
         [turn_and_mirror(picture, choices[place]) for picture, place in zip(pictures, places, strict=True)]
@@ -68,36 +68,39 @@ def change_symmetry(
 
 
 def affine_grid(shape: Sequence[int], by: Float[Tensor, "B 4"]) -> Float[Tensor, "B N N 2"]:
-    """Where each pixel of turned, resized and moved pictures comes from, in x and y from -1 to 1.
+    """The sampling grid of random affine transforms: source x and y, in [-1, 1], of each pixel.
 
     shape  of the pictures, [B, C, N, N]
-    by     shares in [-1, 1] of TURN, RESIZE, MOVE in x and MOVE in y
+    by     factors in [-1, 1] of TURN, RESIZE, MOVE in x and MOVE in y
     """
     angle, size = by[:, 0] * TURN, torch.exp(by[:, 1] * RESIZE)
     cos, sin = angle.cos() / size, angle.sin() / size
-    shift = 2 * MOVE * by[:, 2:]  # on grid_sample's scale, where a picture is 2 wide
+    shift = 2 * MOVE * by[:, 2:]  # in grid_sample's units, where a picture is 2 wide
     theta = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
     return F.affine_grid(theta, list(shape), align_corners=False)
 
 
 def displacement(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B N N 2"]:
-    """What is added to such a grid where POINTS x POINTS points move, and what lies between them follows.
+    """The displacement to add to a sampling grid, interpolated from POINTS x POINTS control points.
 
-    by  shares in [-1, 1] of STRETCH, in x for all points, then in y
+    by  factors in [-1, 1] of STRETCH, in x for all points, then in y
 
-    The interpolation is bicubic (as in Ronneberger et al. 2015, section 3.1, on a grid of 3 x 3).
+    Bicubic interpolation (as in Ronneberger et al. 2015, section 3.1, who use a 3 x 3 grid).
     """
     points = 2 * STRETCH * by.reshape(-1, 2, POINTS, POINTS)
     return F.interpolate(points, size=shape[2:], mode="bicubic", align_corners=True).movedim(1, -1)
 
 
 def resample(pictures: Float[Tensor, "B C N N"], grid: Float[Tensor, "B N N 2"]) -> Float[Tensor, "B C N N"]:
-    """Pictures at the places of a grid, by bilinear interpolation."""
+    """Sample pictures at the points of a grid, by bilinear interpolation."""
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
 
 def change_contrast(image: Float[Tensor, "B C H W"], by: Float[Tensor, "B 2"]) -> Float[Tensor, "B C H W"]:
-    """Images in [0, 1], changed about their mean by shares in [-1, 1] of CONTRAST and BRIGHTNESS."""
+    """Change contrast, about the mean, and brightness of images in [0, 1].
+
+    by  factors in [-1, 1] of CONTRAST and BRIGHTNESS
+    """
     contrast = torch.exp(by[:, 0] * CONTRAST)[:, None, None, None]
     brightness = (by[:, 1] * BRIGHTNESS)[:, None, None, None]
     mean = image.mean(dim=(1, 2, 3), keepdim=True)
@@ -105,12 +108,11 @@ def change_contrast(image: Float[Tensor, "B C H W"], by: Float[Tensor, "B 2"]) -
 
 
 def bias_field(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B 1 N N"]:
-    """Factors of brightness for images of a shape [B, C, N, N].
+    """A multiplicative bias field, as in MR (Sled et al. 1998, equation 1), for images of a shape [B, C, N, N].
 
-    by  shares in [-1, 1], at each of the POINTS x POINTS points of a grid
+    by  factors in [-1, 1] of BIAS, at each of the POINTS x POINTS control points
 
-    A factor is e to the power of BIAS times the share, bicubic between the points: the multiplicative nonuniformity of
-    MR (Sled et al. 1998, equation 1).
+    The field is the exponential of the bicubic interpolation of BIAS * by.
     """
     return torch.exp(
         F.interpolate(BIAS * by.reshape(-1, 1, POINTS, POINTS), size=shape[2:], mode="bicubic", align_corners=True)

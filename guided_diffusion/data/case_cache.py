@@ -1,4 +1,4 @@
-"""Where decoded cases are: in memory, in a mapped file of the user's cache, or in a file that pack_data.py wrote."""
+"""Stores of decoded cases: memory, a memory-mapped file in the user's cache, or a file written by pack_data.py."""
 
 import contextlib
 import errno
@@ -17,22 +17,22 @@ from ..system.storage import StrPath
 from .case_reader import IMAGE, LABEL, CaseReader, DataConfig, find_cases
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
 
-CACHE_BYTES = 2**30  # decoded cases kept in memory; beyond that they are read again
-DECODING = 1  # in the names of cached files: another number where the same files come to be decoded to other arrays
+CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
+DECODING = 1  # version in the names of cached files; increase it when the same files decode to different arrays
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 Folders = Sequence[tuple[str, str]]  # the name and the folder of each case
 
 
 class MemoryStore:
-    """Decoded cases in memory; those that have no room are read again each time."""
+    """Decoded cases in memory; cases that do not fit are read on every access."""
 
     def __init__(self, reader: CaseReader, folders: Folders) -> None:
         self.reader, self.folders, self.room = reader, folders, CACHE_BYTES
         self.kept: dict[int, tuple[ImageArray, RatersArray]] = {}
 
     def keep(self, index: int, arrays: Sequence[np.ndarray]) -> None:
-        """Keep the image and the raters of case number `index`, if there is room."""
+        """Keep image and raters of case number `index`, if they fit."""
         image, raters = arrays
         size = image.nbytes + raters.nbytes
         if size <= self.room:
@@ -47,7 +47,7 @@ class MemoryStore:
 def decode(reader: CaseReader, folders: Folders) -> Iterator[tuple[str, ImageArray, RatersArray]]:
     """Yield (name, image, raters) of every case.
 
-    DataError, at the end: the broken ones, all at once; a fault that several cases have is one line.
+    DataError, raised at the end: lists all broken cases, one line per distinct fault.
     """
     faults = []
     shown = tqdm(folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
@@ -71,7 +71,7 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def hash_cases(folders: Folders, settings: Sequence[Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of every case's name and files, and of the settings they are read with."""
+    """16 hexadecimal digits of the SHA-256 of all cases (names and files) and of the settings used to read them."""
     digest = hashlib.sha256(repr(settings).encode())
     for name, folder in folders:
         digest.update(repr(name).encode())
@@ -82,11 +82,11 @@ def hash_cases(folders: Folders, settings: Sequence[Any]) -> str:
 
 
 def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders: Folders) -> PackedCases | None:
-    """The PackedCases of these cases in `cache_dir`, decoded into it first, if necessary, by one process alone.
+    """The PackedCases of these cases in `cache_dir`; if they are missing, a single process decodes and writes them.
 
-    None: they are not there, and the folder is read-only. DataError: they cannot be kept there for another reason.
+    None: they are missing and the folder is read-only. DataError: they cannot be written for another reason.
     """
-    from filelock import FileLock  # here, because few commands have a cache
+    from filelock import FileLock  # imported here, because few commands use the cache
 
     name = f"{fingerprint}-{DECODING}"
     path = os.path.join(cache_dir, f"{name}.pack")
@@ -102,13 +102,13 @@ def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders
         if error.errno in READ_ONLY:
             return _sound_pack(path)
         raise DataError(
-            f"{cache_dir}: decoded cases cannot be kept there ({error}); name another folder (--cache_dir)"
+            f"{cache_dir}: cannot write decoded cases ({error}); use another folder (--cache_dir)"
         ) from error
     return PackedCases(path)
 
 
 def _sound_pack(path: str) -> PackedCases | None:
-    """The PackedCases at `path`; None: there are none, or some are damaged."""
+    """The PackedCases at `path`; None if the file is missing or damaged."""
     with contextlib.suppress(DataError):
         pack = PackedCases(path)
         return pack if pack.is_sound() else None
@@ -119,7 +119,7 @@ def _sound_pack(path: str) -> PackedCases | None:
 
 
 class FittedCases:
-    """Packed cases, brought to the reader's image_size as they are read."""
+    """Packed cases that are padded or resized to the reader's image_size on access."""
 
     def __init__(self, pack: PackedCases, reader: CaseReader) -> None:
         self.pack, self.reader, self.ids, self.header = pack, reader, pack.ids, pack.header
@@ -130,32 +130,32 @@ class FittedCases:
 
 
 def open_pack(path: str, reader: CaseReader) -> PackedCases | FittedCases:
-    """The cases of a file of pack_data.py, for a CaseReader.
+    """The cases in a file written by pack_data.py, for a CaseReader.
 
-    DataError: not of pack_data.py, packed with other rules than the reader's, or cases that it would refuse.
+    DataError: not such a file, packed with different decoding flags, or cases that the reader would refuse.
     """
     pack = PackedCases(path)
     _check_header(path, pack.header)
     rules = {name: value for name, value in flags_from_configs(reader.config).items() if name in decoding_flags()}
     if different := differences(pack.header["rules"], rules, DataConfig):
-        raise DataError(f"{path}: packed with {', '.join(different)}; pack it again")
+        raise DataError(f"{path}: packed with {', '.join(different)}; rerun pack_data.py with these flags")
     for entry in pack.entries:
         if entry.raters == 0 and reader.require_raters:
-            raise DataError(f"{path}: {entry.id} has no raters")
+            raise DataError(f"{path}: {entry.id} has no rater masks; add them to the folder and pack it again")
         if reader.image_channels and entry.channels not in (1, reader.image_channels):
             raise DataError(
-                f"{path}: {entry.id} has {entry.channels} images, but --image_channels {reader.image_channels}"
+                f"{path}: {entry.id} has {entry.channels} images, but --image_channels is {reader.image_channels}"
             )
     sizes = {entry.id: (entry.height, entry.width) for entry in pack.entries}
     if reader.image_size is None or set(sizes.values()) == {(reader.image_size, reader.image_size)}:
         return pack
-    for case, size in sizes.items():  # what will be noted, or refused, without reading a pixel
+    for case, size in sizes.items():  # records or refuses sizes without reading pixels
         reader.check_size(case, size)
     return FittedCases(pack, reader)
 
 
 def _check_header(path: str, header: Mapping[str, Any]) -> None:
-    """Refuse packed cases of another kind, those of the cache among them, which are for the settings of one run."""
+    """DataError: not a file of pack_data.py; files of the cache, which depend on a run's settings, are refused too."""
     kinds = {"fingerprint": str, "notes": list, "rules": dict}
     lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [
         name for name in decoding_flags() if name not in header["rules"]
@@ -163,21 +163,21 @@ def _check_header(path: str, header: Mapping[str, Any]) -> None:
     if lacking:
         raise DataError(
             f"{path}: not a file of pack_data.py ({lacking[0]} is missing); "
-            "name the folder of the cases, or pack that again"
+            "use the folder of the cases, or pack it again"
         )
 
 
 def decoding_flags() -> list[str]:
-    """Names of the flags that packed cases were decoded by."""
+    """Names of the flags that affect the decoding of packed cases."""
     return [name for name, field in flag_fields(DataConfig).items() if field.flag.decodes]
 
 
 def pack_folder(
     directory: str, path: str, image_size: int | None = None, config: DataConfig = DataConfig()
 ) -> list[str]:
-    """Write the cases below `directory` into the file `path`; returns lines to print.
+    """Write the cases below `directory` to the file `path`; returns lines to print.
 
-    DataError: broken cases, all of them.
+    DataError: lists all broken cases.
     """
     reader, folders = CaseReader(image_size, None, config), find_cases(directory)
     header = {"fingerprint": hash_cases(folders, reader.settings), "rules": flags_from_configs(config)}

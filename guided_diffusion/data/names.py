@@ -1,4 +1,4 @@
-"""Names of splits, and the patient that a case's path names."""
+"""Names of splits, and the patient named by the path of a case."""
 
 import re
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ SPLIT_NAMES = {
     "testing": "testing",
 }
 PATIENT_RULE = (
-    "the folder between split and case; or else LIDC-IDRI-NNNN; "
-    "or else what stands before _z, _s or _slice and a number"
+    "the folder between split and case; otherwise LIDC-IDRI-NNNN; "
+    "otherwise the part before _z, _s or _slice and a number"
 )
 LIDC_PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 SLICE_OF = re.compile(r"(.+?)(?:_[0-9a-f]{6})?(?:_n\d+)?[_-](?:z|s|slice)[_-]?\d[\d.]*(?:_c\d+)?", re.IGNORECASE)
 
 
 def patient_of(within: Sequence[str]) -> str | None:
-    """The patient by PATIENT_RULE, from the names of the folders below that of a split, the case's last; None: none."""
+    """The patient by PATIENT_RULE, from the folder names below a split, the case last; None if no patient is named."""
     *above, case = within
     if above:
         return above[0]

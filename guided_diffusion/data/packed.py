@@ -1,8 +1,8 @@
-"""Decoded cases in one memory-mapped file: opened at once, however many they are, and read as they are needed.
+"""Decoded cases in one memory-mapped file, which opens instantly for any number of cases and is read on demand.
 
-cases     of each, at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], a bit per pixel
-header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...]} beside what else was kept: fingerprint,
-          notes, rules
+cases     each at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], one bit per pixel
+header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...]}, and further entries: fingerprint, notes,
+          rules
 end       CRC-32 and length of the header (8 bytes each, little-endian), and MAGIC
 """
 
@@ -25,7 +25,7 @@ RatersArray = Bool[np.ndarray, "R H W"]
 
 
 class Entry(NamedTuple):
-    """A case in the header: its name, what it holds, where that begins, and its checksum."""
+    """The header's entry for a case: name, sizes, offset in bytes and checksum."""
 
     id: str
     channels: int
@@ -37,22 +37,22 @@ class Entry(NamedTuple):
 
     @property
     def image_bytes(self) -> int:
-        """The size of the image, which comes first."""
+        """The size of the image, which precedes the masks."""
         return 4 * self.channels * self.height * self.width
 
     @property
     def end(self) -> int:
-        """Where the case ends."""
+        """The offset of the end of the case."""
         return self.offset + self.image_bytes + -(-self.raters * self.height * self.width // 8)
 
 
 def write_pack(
     path: str, cases: Iterable[tuple[str, ImageArray, RatersArray]], header: Callable[[], dict[str, Any]]
 ) -> None:
-    """Write cases into the file `path`, atomically.
+    """Write cases to the file `path` atomically.
 
     cases   (id, image, raters) of each
-    header  () -> dict of JSON-like values to keep beside them, called when all cases are written
+    header  () -> dict of further JSON-like values for the header, called after all cases are written
     """
 
     def write(file: IO[bytes]) -> None:
@@ -72,12 +72,12 @@ def write_pack(
 
 
 class PackedCases:
-    """The cases of a file of `write_pack`.
+    """The cases in a file written by `write_pack`.
 
-    header   what was kept beside them
-    entries  one for each case
+    header   the header without the entries
+    entries  one per case
 
-    DataError: not such a file, cut off, or its header is damaged; a damaged case is reported when it is read.
+    DataError: not such a file, truncated, or a damaged header; a damaged case is reported when it is read.
     """
 
     def __init__(self, path: str) -> None:
@@ -86,7 +86,7 @@ class PackedCases:
             self._map()
             self.header, self.entries = self._read_header()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: cannot be read as packed cases ({error}); pack them again") from error
+            raise DataError(f"{path}: not a readable file of packed cases ({error}); pack them again") from error
         self.ids = [entry.id for entry in self.entries]
 
     def _map(self) -> None:
@@ -95,18 +95,18 @@ class PackedCases:
     def _read_header(self) -> tuple[dict[str, Any], list[Entry]]:
         checksum, length = map(int, np.frombuffer(self.bytes[-TAIL : -len(MAGIC)].tobytes(), "<u8"))
         if self.bytes[-len(MAGIC) :].tobytes() != MAGIC or not 0 < length <= len(self.bytes) - TAIL:
-            raise ValueError("its end is not that of packed cases, or is cut off")
+            raise ValueError("unknown format, or truncated")
         text = self.bytes[-TAIL - length : -TAIL].tobytes()
         if zlib.crc32(text) != checksum:
-            raise ValueError("its header is damaged")
+            raise ValueError("damaged header")
         header = json.loads(text)
         rows = header.pop("cases")
         room = len(self.bytes) - TAIL - length
         if not rows or not all(_fits(row, room) for row in rows):
-            raise ValueError("its table of cases is damaged")
+            raise ValueError("damaged table of cases")
         return header, [Entry(*row) for row in rows]
 
-    def __getstate__(self) -> dict[str, Any]:  # for processes that read cases: each maps the file itself
+    def __getstate__(self) -> dict[str, Any]:  # for data loading processes, which map the file themselves
         return {name: value for name, value in self.__dict__.items() if name != "bytes"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -117,12 +117,12 @@ class PackedCases:
         return len(self.entries)
 
     def arrays(self, index: int) -> tuple[ImageArray, RatersArray]:
-        """Image and raters of case number `index`, in memory of their own. DataError: the case is damaged."""
+        """Image and raters of case number `index`, as copies. DataError: the case is damaged."""
         entry = self.entries[index]
         data = self.bytes[entry.offset : entry.end]
         if zlib.crc32(data.data) != entry.checksum:
             raise DataError(
-                f"{self.path}: {entry.id} is damaged; pack it again, or remove the file if it lies below --cache_dir"
+                f"{self.path}: {entry.id} is damaged; pack it again, or remove the file if it is in --cache_dir"
             )
         pixels, bits = data[: entry.image_bytes], data[entry.image_bytes :]
         image = pixels.view(np.float32).reshape(entry.channels, entry.height, entry.width)
@@ -130,9 +130,9 @@ class PackedCases:
         return np.array(image), masks.reshape(entry.raters, entry.height, entry.width).view(bool)
 
     def is_sound(self) -> bool:
-        """Whether every case has its checksum.
+        """Whether the checksums of all cases match.
 
-        It is read without the map, whose pages would count as memory of this process.
+        Reads the file without the memory map, whose pages would count as memory of this process.
         """
         with open(self.path, "rb") as file:
             for entry in self.entries:
@@ -143,7 +143,7 @@ class PackedCases:
 
 
 def _fits(row: Sequence[Any], room: int) -> bool:
-    """Whether a row of the table is an Entry, and its case lies within the `room` for cases."""
+    """Whether a row of the table is a valid Entry whose case lies within the first `room` bytes."""
     case_id, *numbers = row
     if len(numbers) != 6 or not isinstance(case_id, str) or not all(isinstance(n, int) and n >= 0 for n in numbers):
         return False

@@ -1,4 +1,4 @@
-"""Batches for training: cases from an endless seeded stream, one rater's mask of each."""
+"""Training batches from an endless seeded stream of cases, and random choice of rater masks."""
 
 import collections
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import TrainingError
 from ..system.workers import WorkerDied, background_pool
 
-AHEAD = 2  # batches that each reading process has in hand or finished
+AHEAD = 2  # batches that each loading process prefetches
 
 
 @runtime_checkable
@@ -37,37 +37,37 @@ class CaseLike(Protocol):
 
 @runtime_checkable
 class Cases(Protocol):
-    """What can be read from: cases by their numbers."""
+    """A collection of cases, accessed by index."""
 
     def __getitem__(self, index: int) -> CaseLike: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some cases of one size."""
+    """A batch of cases of the same size."""
 
     ids: list[str]
     image: Float[Tensor, "B C H W"]
-    raters: Float[Tensor, "B R H W"]  # a case with fewer raters than the largest is filled up with zeros
+    raters: Float[Tensor, "B R H W"]  # padded with zeros to the largest number of raters
     num_raters: Int[Tensor, " B"]
 
 
 def collate(cases: Sequence[CaseLike]) -> Batch:
-    """Cases of one size -> Batch, whatever their numbers of raters."""
+    """Collate cases of the same size, with any numbers of raters, into a Batch."""
     counts = torch.tensor([len(case.raters) for case in cases])
     raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
     for row, case in zip(raters, cases, strict=True):
         row[: len(case.raters)] = case.raters
     channels = len(cases[0].image)
-    repeated = all(case.image.stride(0) == 0 for case in cases)  # one plane, expanded: it is enough to copy that
+    repeated = all(case.image.stride(0) == 0 for case in cases)  # one expanded plane: copy it once
     image = torch.stack([case.image[:1] if repeated else case.image for case in cases]).expand(-1, channels, -1, -1)
     return Batch([case.id for case in cases], image, raters, counts)
 
 
 def pick_raters(batch: Batch, u: Float[Tensor, " B"], K: int) -> Float[Tensor, "B*{K} 1 H W"]:
-    """K raters' masks of each case, [B K, 1, H, W], those of a case in a row, by uniform numbers u [B] in [0, 1).
+    """Pick K rater masks per case, [B K, 1, H, W], with those of a case adjacent, by uniform numbers u [B] in [0, 1).
 
-    Each of its raters is equally likely, and none is taken twice unless the case has fewer than K.
+    All raters of a case are equally likely, and distinct unless the case has fewer than K.
     """
     u = (u[:, None] + torch.arange(K) / K).flatten() % 1
     rows = torch.arange(len(batch.ids)).repeat_interleave(K)
@@ -77,11 +77,11 @@ def pick_raters(batch: Batch, u: Float[Tensor, " B"], K: int) -> Float[Tensor, "
 
 
 class EndlessSampler(torch.utils.data.Sampler[list[int]]):
-    """Batches of case numbers without end, cut from one endless stream of shuffled passes over the cases.
+    """Endless batches of case indices, from a stream of shuffled passes over the cases.
 
-    The stream is a function of the seed alone. At each step the processes take a global batch of it, each its shard;
-    `start` is the place of the stream at which to begin, so that a run can start at any step. Each case takes `repeats`
-    places, and is in a batch once for them.
+    The stream depends only on the seed. Each step consumes a global batch, of which each process takes its shard.
+    `start` is the position in the stream at which to begin, so a run can start at any step. Each case occupies
+    `repeats` positions, but appears once in the batch.
     """
 
     def __init__(
@@ -97,10 +97,7 @@ class EndlessSampler(torch.utils.data.Sampler[list[int]]):
     ) -> None:
         self.num_cases, self.batch_size, self.seed, self.repeats = num_cases, batch_size, seed, repeats
         self.rank, self.world_size, self.start = rank, world_size, start
-        self._pass, self._order = (
-            -1,
-            np.arange(0),
-        )  # the pass over the cases, and its order, of the last place asked for
+        self._pass, self._order = -1, np.arange(0)  # the last pass over the cases, and its order
 
     def __iter__(self) -> Iterator[list[int]]:
         start = self.start
@@ -109,12 +106,12 @@ class EndlessSampler(torch.utils.data.Sampler[list[int]]):
             start += self.world_size * self.batch_size
 
     def places(self, start: int) -> range:
-        """This process's places of the global batch that begins at `start`."""
+        """This process's positions in the global batch that begins at `start`."""
         first = start + self.rank * self.batch_size
         return range(first, first + self.batch_size)
 
     def case_at(self, place: int) -> int:
-        """The number of the case at a place of the stream."""
+        """The index of the case at a position in the stream."""
         number, offset = divmod(place // self.repeats, self.num_cases)
         if number != self._pass:
             self._pass = number
@@ -129,11 +126,11 @@ def endless_batches(
     place: Callable[[], int],
     on_death: Callable[[str], object],
 ) -> Iterator[Batch]:
-    """Yield the sampler's batches from place() on, without end. Reading processes that die are replaced.
+    """Yield the sampler's batches endlessly, starting at place(). Loading processes that die are replaced.
 
-    num_workers  processes that read ahead; 0: this process reads each batch when it is asked for
-    place        () -> the place of the stream at which the next batch begins
-    on_death     called with a line each time that readers died
+    num_workers  number of processes that prefetch batches; 0: load each batch in this process, on demand
+    place        () -> position in the stream at which the next batch begins
+    on_death     called with a message each time that loading processes died
 
     TrainingError: they died twice before the same batch.
     """
@@ -147,15 +144,15 @@ def endless_batches(
         except WorkerDied as death:
             if place() == died_at:
                 raise TrainingError(
-                    f"a process that reads cases died again before a batch was read ({death}); "
-                    "is memory short? --num_workers 0 reads in the training process"
+                    f"a data loading process died twice before the same batch ({death}), possibly for lack of memory; "
+                    "use --num_workers 0 to load cases in the training process"
                 ) from death
             died_at = place()
-            on_death(f"a process that reads cases died ({death}); new ones are started")
+            on_death(f"a data loading process died ({death}); restarting all of them")
 
 
 def _read_ahead(dataset: Cases, sampler: Iterable[list[int]], processes: int) -> Iterator[Batch]:
-    """Yield the batches in their order, read by several processes; WorkerDied: one of them was killed."""
+    """Yield the batches in order, loaded by several processes. WorkerDied: one of them was killed."""
     waiting: collections.deque[Future[Batch]] = collections.deque()
     with background_pool(processes, functools.partial(_keep, dataset)) as pool:
         for indices in sampler:
@@ -164,13 +161,13 @@ def _read_ahead(dataset: Cases, sampler: Iterable[list[int]], processes: int) ->
                 yield waiting.popleft().result()
 
 
-# -- in a reading process ---------------------------------------------------------------------------------------------
+# -- in a loading process ---------------------------------------------------------------------------------------------
 
-_kept: list[Cases] = []  # the dataset, which is forked with the process: sending it for each batch would copy the cases
+_kept: list[Cases] = []  # the dataset, inherited by fork, because sending it with each batch would copy the cases
 
 
 def _keep(dataset: Cases) -> None:
-    torch.set_num_threads(1)  # the cores are for the training, and the threads of the parent were not forked
+    torch.set_num_threads(1)  # the cores are for training, and fork does not copy the parent's threads
     _kept.append(dataset)
 
 

@@ -76,13 +76,13 @@ def test_a_mismatch_names_the_weight_and_the_likely_flag(tmp_path, flags, word):
     with pytest.raises(CheckpointError) as error:
         load_segmenter(path, {**PUBLISHED, **flags})
     assert path in str(error.value) and "model." in str(error.value)
-    assert word in str(error.value).split("Likely:")[1]
+    assert word in str(error.value).split("Likely cause:")[1]
 
 
 def test_a_picture_model_of_three_channels_is_refused_so(tmp_path):
     path = str(tmp_path / "64x64_diffusion.pt")
     torch.save(published_model(image_channels=2).state_dict(), path)
-    with pytest.raises(CheckpointError, match="takes 3 channels.*a model of 3 makes pictures"):
+    with pytest.raises(CheckpointError, match="takes 3 channels.*a model with 3 channels generates images"):
         load_segmenter(path, PUBLISHED)
 
 
@@ -155,7 +155,7 @@ def test_the_newest_whole_one_is_found_behind_a_damaged_one(tmp_path):
     found = CheckpointFolder(str(tmp_path)).newest()
     assert found.checkpoint.step == 1 and "savedmodel000002.pt" in found.skipped[0]
     (tmp_path / "savedmodel000001.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no checkpoint in .* is whole"):
+    with pytest.raises(CheckpointError, match="no checkpoint in .* is intact"):
         CheckpointFolder(str(tmp_path)).newest()
 
 

@@ -180,7 +180,7 @@ def test_weights_of_a_real_segmenter_come_back(tmp_path):
         load_checkpoint(str(tmp_path / "none.pt"))
 
 
-def test_a_full_disk_is_told_as_such_though_the_writer_covers_it_up(tmp_path):
+def test_a_full_disk_is_reported_although_the_writer_hides_it(tmp_path):
     before, after = resource.getrlimit(resource.RLIMIT_FSIZE), 100_000
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (after, before[1]))

@@ -136,7 +136,7 @@ def test_bias_makes_a_point_brighter_by_its_share_and_leaves_the_others():
 
 
 def test_each_part_takes_numbers_of_its_own():
-    """The places of u that a part reads, found by changing one at a time, are no other part's; together all."""
+    """Each element of u is read by exactly one part, found by changing one at a time."""
     image = 0.3 + 0.4 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     read = {}
     for part in ("mirror", "deform", "elastic", "contrast", "gamma", "bias"):

@@ -130,11 +130,11 @@ def test_the_same_fault_in_many_cases_is_one_line_with_the_flag_that_mends_it(tm
     with pytest.raises(DataError) as error:
         LIDCDataset(tmp_path)
     assert str(error.value).splitlines() == [
-        "20 cases (case00, case01, case02, case03, case04 and 15 more): 3 levels in a mask; several classes? "
-        "--merge_labels takes all but 0 as foreground",
+        "20 cases (case00, case01, case02, case03, case04 and 15 more): a mask with 3 levels; "
+        "if they are classes, --merge_labels True treats all but 0 as foreground",
         f"{tmp_path}/damaged/label0_.png, {tmp_path}/damaged/label1_.png: "
         "cannot be read (cannot identify image file); replace or remove it",
-        f"{tmp_path}/unlabelled: no label; each rater's mask is needed as label0_*.png, label1_*.png, ...",
+        f"{tmp_path}/unlabelled: no label; add a mask per rater, named label0_*.png, label1_*.png, ...",
     ]
 
 
@@ -196,7 +196,7 @@ def test_every_broken_case_is_named_at_once(tmp_path):
     with pytest.raises(DataError) as error:
         LIDCDataset(tmp_path)
     lines = str(error.value).splitlines()
-    told = {
+    reasons = {
         "nolabel": "no label",
         "gap": "label0_* is missing",
         "noimage": "no image",
@@ -205,8 +205,8 @@ def test_every_broken_case_is_named_at_once(tmp_path):
         "cut": "cannot be read",
         "object": "cannot be read",
     }
-    assert len(lines) == len(told)
-    for name, reason in told.items():
+    assert len(lines) == len(reasons)
+    for name, reason in reasons.items():
         assert any(str(tmp_path / name) in line and reason in line for line in lines), (name, lines)
     assert "8x8" in next(line for line in lines if "small" in line)
 

@@ -62,15 +62,15 @@ def test_damaged_files_are_refused_or_read_as_they_were(whole, tmp_path_factory,
     content = bytes(content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))])
     path = tmp_path_factory.getbasetemp() / "damaged.pack"
     path.write_bytes(content)
-    wanted = list(some_cases(np.random.default_rng(1)))
+    expected = list(some_cases(np.random.default_rng(1)))
     try:
         pack = PackedCases(str(path))
-        assert pack.ids == [name for name, *_ in wanted]
+        assert pack.ids == [name for name, *_ in expected]
     except DataError as error:
         assert str(path) in str(error)
         return
     damaged = 0
-    for index, (name, *arrays) in enumerate(wanted):
+    for index, (name, *arrays) in enumerate(expected):
         try:
             assert all(map(np.array_equal, pack.arrays(index), arrays))
         except DataError as error:
@@ -111,10 +111,7 @@ def test_cases_are_decoded_once_until_a_file_or_a_rule_changes(tmp_path, decoded
 def test_a_damaged_cache_is_made_anew_and_one_that_cannot_be_written_is_named(cases, tmp_path, decoded):
     cached = LIDCDataset(cases, 16, cache_dir=tmp_path)
     (path,) = tmp_path.glob("*.pack")
-    for disturbed in (
-        path.read_bytes()[:-3],
-        b"\xff" + path.read_bytes()[1:],
-    ):  # cut off, and a pixel that is no number
+    for disturbed in (path.read_bytes()[:-3], b"\xff" + path.read_bytes()[1:]):  # cut off, and a pixel that is NaN
         path.unlink()  # which `cached` still reads
         path.write_bytes(disturbed)
         decoded.clear()
@@ -193,8 +190,8 @@ def count_readings(data_dir, cache_dir):
 def test_processes_that_start_together_decode_once(ranks, cases, tmp_path):
     done = ranks.run(tmp_path, count_readings, str(cases), str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
-    told = sorted(line.split() for line in done.stdout.splitlines())
-    assert [int(count) for count, _ in told] == [0, 6] and len({total for _, total in told}) == 1
+    counts = sorted(line.split() for line in done.stdout.splitlines())
+    assert [int(count) for count, _ in counts] == [0, 6] and len({total for _, total in counts}) == 1
 
 
 def test_the_default_cache_is_the_users():

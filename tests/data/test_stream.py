@@ -67,32 +67,32 @@ class Killer(torch.utils.data.Dataset):
 
 
 def take(count, dataset, num_workers):
-    """The ids of the first batches of two, as a run would take them, and the lines that were told."""
-    taken, told = [], []
+    """The ids of the first batches of two, as a run would take them, and the reported lines."""
+    taken, lines = [], []
     sampler = EndlessSampler(20, batch_size=2, seed=1)
     handlers = [signal.getsignal(number) for number in HANDLED]
     with contextlib.closing(
-        endless_batches(dataset, sampler, num_workers, lambda: 2 * len(taken), told.append)
+        endless_batches(dataset, sampler, num_workers, lambda: 2 * len(taken), lines.append)
     ) as batches:
         while len(taken) < count:
             taken.append(next(batches).ids)
             assert [signal.getsignal(number) for number in HANDLED] == handlers
     assert not multiprocessing.active_children()
-    return taken, told
+    return taken, lines
 
 
 def test_readers_that_die_are_replaced_and_the_stream_stays_the_same(tmp_path):
-    undisturbed, told = take(12, Killer(tmp_path, fatal=-1, times=0), num_workers=0)
-    assert told == []
+    undisturbed, lines = take(12, Killer(tmp_path, fatal=-1, times=0), num_workers=0)
+    assert lines == []
     fatal = int(undisturbed[6][0].removeprefix("case"))
-    taken, told = take(12, Killer(tmp_path, fatal, times=1), num_workers=2)
+    taken, lines = take(12, Killer(tmp_path, fatal, times=1), num_workers=2)
     assert taken == undisturbed
-    assert len(told) == 1 and "reads cases died (process" in told[0] and "Killed); new ones" in told[0]
+    assert len(lines) == 1 and "loading process died (process" in lines[0] and "Killed); restarting" in lines[0]
 
 
 def test_readers_that_die_over_and_over_end_the_run(tmp_path):
     first = int(take(1, Killer(tmp_path, -1, 0), 0)[0][0][0].removeprefix("case"))
-    with pytest.raises(TrainingError, match="died again before a batch was read .*Killed.*--num_workers 0"):
+    with pytest.raises(TrainingError, match="died twice before the same batch .*Killed.*--num_workers 0"):
         take(1, Killer(tmp_path, first, times=99), num_workers=1)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -110,8 +110,8 @@ class Stuck(Killer):
 def test_the_end_of_a_reader_is_noticed_while_the_others_read_on(tmp_path):
     undisturbed, _ = take(2, Killer(tmp_path, -1, 0), 0)
     fatal = int(undisturbed[1][0].removeprefix("case"))  # the second reader's; the first one waits for ever
-    taken, told = take(2, Stuck(tmp_path, fatal, times=1), num_workers=2)
-    assert taken == undisturbed and len(told) == 1
+    taken, lines = take(2, Stuck(tmp_path, fatal, times=1), num_workers=2)
+    assert taken == undisturbed and len(lines) == 1
 
 
 class Broken(Killer):

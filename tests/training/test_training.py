@@ -258,7 +258,7 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
     with pytest.raises(CheckpointError, match="does not fit"):
         train("ema", resume_checkpoint=str(path))
     torch.save([1], tmp_path / "emasavedmodel_0.9999_000100.pt")
-    with pytest.raises(CheckpointError, match="emasavedmodel_0.9999_000100.pt: not an average"):
+    with pytest.raises(CheckpointError, match="emasavedmodel_0.9999_000100.pt: not a moving average"):
         train("ema", resume_checkpoint=str(path))
     (tmp_path / "emasavedmodel_0.9999_000100.pt").unlink()
     for bad in (
@@ -266,7 +266,7 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
         torch.optim.AdamW(other.parameters()).state_dict() | {"state": {0: {"exp_avg": torch.zeros(1)}}},
     ):
         torch.save(bad, tmp_path / "optsavedmodel000100.pt")
-        with pytest.raises(CheckpointError, match="optimizer does not fit"):
+        with pytest.raises(CheckpointError, match="optimizer state does not fit"):
             train("optimizer", resume_checkpoint=str(path))
 
 
