@@ -1,9 +1,9 @@
-"""Turn a published data set or preparation into cases to train on.
+"""Convert a published data set into a folder of cases for training.
 
     python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
 
 FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md describes them.
-Status 1: some cases had faults, which are reported; the others are written.
+Broken cases are reported and skipped; the exit status is then 1.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = list(sys.argv[1:] if argv is None else argv)
         name = words.pop(0) if words and not words[0].startswith("-") else ""
         if not name and not {"-h", "--help"} & set(words):
-            raise ConfigError(f"the format comes first: {', '.join(FORMATS)}")
+            raise ConfigError(f"the first argument must be the format: one of {', '.join(FORMATS)}")
         config = command_line.parse_command_line((ConvertConfig,), __doc__, words)[ConvertConfig]
         _, faults = convert(name, config)
     sys.exit(1 if faults else 0)

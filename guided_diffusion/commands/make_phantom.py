@@ -1,8 +1,8 @@
-"""Make a set of phantom cases, whose raters follow a known distribution.
+"""Generate phantom cases, whose rater masks follow a known distribution.
 
     python scripts/make_phantom.py --out data/phantom --num_cases 200 --seed 1
 
-In the formats that the tools of data preparation read, to try them out:
+With --format, writes the input formats of the data preparation tools, to try them out:
 
     python scripts/make_phantom.py --out /tmp/lidc --format lidc --num_cases 20
     python scripts/prepare_lidc.py --dicom /tmp/lidc/dicom --xml /tmp/lidc/xml --out /tmp/cases
@@ -22,37 +22,37 @@ from ..system import storage
 
 @config()
 class PhantomConfig:
-    """A set of phantoms."""
+    """The phantoms to generate."""
 
-    out: Annotated[str, Flag("folder to write, new or empty", required=True, local=True)] = ""
-    num_cases: Annotated[int, Flag("cases", at_least=1)] = 100
+    out: Annotated[str, Flag("output folder, new or empty", required=True, local=True)] = ""
+    num_cases: Annotated[int, Flag("number of cases", at_least=1)] = 100
     size: Annotated[int, Flag("side of the images, pixels", at_least=16)] = 128
-    raters: Annotated[int, Flag("raters for each case", at_least=1)] = 8
-    modalities: Annotated[int, Flag("images for each case", at_least=1, at_most=4)] = 1
-    nodules: Annotated[int, Flag("nodules in each image", at_least=1, at_most=3)] = 1
-    modes: Annotated[tuple[str, ...], Flag("answers that raters give", choices=phantom.MODES, check=nonempty)] = (
-        phantom.MODES
-    )
+    raters: Annotated[int, Flag("raters per case", at_least=1)] = 8
+    modalities: Annotated[int, Flag("images per case", at_least=1, at_most=4)] = 1
+    nodules: Annotated[int, Flag("nodules per image", at_least=1, at_most=3)] = 1
+    modes: Annotated[
+        tuple[str, ...], Flag("segmentation modes that raters choose from", choices=phantom.MODES, check=nonempty)
+    ] = phantom.MODES
     probabilities: Annotated[
         tuple[float, ...] | None,
-        Flag("of these answers, the same in all cases; auto: as each image shows", none="auto", at_least=0),
+        Flag("probabilities of the modes, equal in all cases; auto: drawn per nodule", none="auto", at_least=0),
     ] = None
     format: Annotated[
         Literal["cases", "lidc", "pickle", "hdf5", "crops", "qubiq", "brats", "ms-mri", "folders"],
-        Flag("what to write"),
+        Flag("output format"),
     ] = "cases"
-    seed: Annotated[int, Flag("seed of the set; the same seed makes the same cases", at_least=0)] = 0
+    seed: Annotated[int, Flag("random seed; the same seed generates the same cases", at_least=0)] = 0
 
 
 def check(config: PhantomConfig) -> None:
-    """ConfigError: no phantoms can be made so."""
+    """ConfigError: the flags are invalid in combination, or --out is not empty."""
     if os.path.isdir(config.out) and os.listdir(config.out):
-        raise ConfigError(f"--out {config.out} is not empty: name a new folder")
+        raise ConfigError(f"--out {config.out} is not empty: use a new folder")
     modes, p = config.modes, config.probabilities
     if len(set(modes)) < len(modes) or modes == ("absent",):
-        raise ConfigError(f"--modes {','.join(modes)}: must name each answer once, and not absent alone")
+        raise ConfigError(f"--modes {','.join(modes)}: must name each mode only once, and not only absent")
     if p is not None and (len(p) != len(modes) or not abs(sum(p) - 1) <= 1e-6):
-        raise ConfigError(f"--probabilities {','.join(map(str, p))}: must be one for each of --modes, with sum 1")
+        raise ConfigError(f"--probabilities {','.join(map(str, p))}: must be one per mode of --modes, and sum to 1")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with command_line.one_line_errors():
         config = command_line.parse_command_line((PhantomConfig,), __doc__, argv)[PhantomConfig]
         check(config)
-        modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # which these formats have
+        modalities = config.modalities if config.format not in ("brats", "ms-mri") else 4  # as these formats require
         more: phantom.SceneOptions = {
             "num_nodules": config.nodules,
             "modes": config.modes,

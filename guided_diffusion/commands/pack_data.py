@@ -1,4 +1,4 @@
-"""Write a folder of cases into one memory-mapped file for each split, which opens at once and replaces the folder.
+"""Pack a folder of cases into one memory-mapped file per split, which opens instantly and can be used as --data_dir.
 
 python scripts/pack_data.py --data_dir data/lidc --out data/lidc-packed
 python scripts/segmentation_train.py --data_dir data/lidc-packed/training.pack
@@ -19,12 +19,12 @@ from ..system import storage
 
 @config()
 class PackConfig:
-    """What is packed."""
+    """The input and output of packing."""
 
     data_dir: Annotated[str, Flag("folder of cases, with or without splits", required=True)] = ""
     out: Annotated[str, Flag("folder to write SPLIT.pack into", required=True, local=True)] = ""
     image_size: Annotated[
-        int | None, Flag("bring all cases to this size; none: keep their sizes", none="none", at_least=1)
+        int | None, Flag("resize all cases to this size, pixels; none: keep their sizes", none="none", at_least=1)
     ] = None
 
 

@@ -1,9 +1,9 @@
-"""Turn the LIDC-IDRI download (CT series in DICOM, the readers' XML) into cases to train on.
+"""Convert the LIDC-IDRI download (CT series in DICOM, the readers' XML) into a folder of cases for training.
 
     python scripts/prepare_lidc.py --dicom LIDC-IDRI --xml tcia-lidc-xml --out data/lidc
 
-Rerun the command to resume. Status 1: some series or cases had faults, which are reported; the others are written.
-docs/data.md says where the download comes from.
+Rerun the command to resume. Broken files, series and cases are reported and skipped; the exit status is then 1.
+docs/data.md describes the download.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""What people download becomes folders of cases: writing, splitting and checking them."""
+"""Data preparation: converts downloads to folders of cases, splits them by patient, and checks them."""

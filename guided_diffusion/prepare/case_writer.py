@@ -1,4 +1,4 @@
-"""Writing cases in the layout that the loader reads, split by patient, with a manifest."""
+"""Writes cases in the layout of the loader, split by patient, with a manifest."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ from ..errors import DataError
 from ..system import storage
 from .splits import write_split
 
-STAGE = ".unsplit"  # a folder of OUT for cases whose split is not drawn yet
+STAGE = ".unsplit"  # subfolder of OUT for cases that are not assigned to a split yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The place of a case in its source, as far as the source names it."""
+    """The origin of a case in its source, as far as it is known."""
 
     series: str | None = None
     slice: int | str | None = None
@@ -32,13 +32,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class RawCase:
-    """One image with its raters' masks, on the way from a foreign format."""
+    """An image with its rater masks, converted from another format."""
 
     id: str
-    planes: Mapping[str, np.ndarray]  # {modality: [H, W]}, uint8, uint16, or floats in [0, 1]; a lone one is ""
+    planes: Mapping[str, np.ndarray]  # {modality: [H, W]}, uint8, uint16, or floats in [0, 1]; "" if single
     raters: Sequence[np.ndarray] | np.ndarray  # [R, H, W] bool
-    patient: str  # cases of one patient are never split
-    split: str | None = None  # of SPLITS, where the source has one; None: to be drawn
+    patient: str  # all cases of a patient go to one split
+    split: str | None = None  # of SPLITS, if the source defines it; None: assigned at random
     origin: Origin = Origin()
 
 
@@ -61,17 +61,17 @@ class ManifestRow:
 
 
 def safe_name(name: str, source: str) -> str:
-    """`name`, if it can be a file's name. DataError: it could lead out of the folder; the source is named."""
+    """`name`, if it is a safe file name. DataError: it is not, e.g. because it leads out of the folder."""
     if not SAFE_NAME.fullmatch(name) or len(name) > 150:
-        raise DataError(f"{source}: the name {name[:80]!r} cannot be a file's; use letters, digits, _, - and .")
+        raise DataError(f"{source}: {name[:80]!r} is not a valid file name; use letters, digits, _, - and .")
     return name
 
 
 class CaseFolder:
-    """Writes cases into OUT/SPLIT/CASE, each appearing when it is whole, then OUT/manifest.csv and OUT/split.json.
+    """Writes cases to OUT/SPLIT/CASE, each atomically, and finally OUT/manifest.csv and OUT/split.json.
 
-    source   what the cases are made from, in words, for messages
-    written  names of the cases that are written
+    source   description of the source, for messages
+    written  names of the cases written so far
     """
 
     def __init__(self, out: str, source: str) -> None:
@@ -80,7 +80,7 @@ class CaseFolder:
         storage.make_folder(out)
 
     def write(self, case: RawCase, split: str) -> ManifestRow:
-        """Write a case into a split; returns its row of the manifest. DataError: it cannot be a case."""
+        """Write a case to a split; returns its row of the manifest. DataError: invalid names or shapes."""
         name = safe_name(case.id, self.source)
         height, width = self._size(case)
         folder = os.path.join(self.out, split, name)
@@ -106,24 +106,24 @@ class CaseFolder:
         )
 
     def _size(self, case: RawCase) -> tuple[int, int]:
-        """Height and width that all planes and masks of a case have."""
+        """The common height and width of all planes and masks of a case."""
         shapes = {plane.shape for plane in case.planes.values()} | {mask.shape for mask in case.raters}
         shape = next(iter(shapes), ())
         if len(shapes) != 1 or len(shape) != 2 or 0 in shape:
             raise DataError(
                 f"{self.source}: {case.id} has planes and masks of the shapes {sorted(shapes)}; "
-                "all must have one shape of two dimensions"
+                "all must have the same two-dimensional shape"
             )
         return shape[0], shape[1]
 
     def move(self, row: ManifestRow, split: str) -> ManifestRow:
-        """Put a written case into another split; returns its row of the manifest."""
+        """Move a written case to another split; returns its row of the manifest."""
         if row.split != split:
             _replace_folder(os.path.join(self.out, row.split, row.case), os.path.join(self.out, split, row.case))
         return replace(row, split=split)
 
     def finish(self, rows: Iterable[ManifestRow], split: Mapping[str, str], seed: int) -> None:
-        """Write the manifest of all rows, and split.json: {patient: split}, and the seed that it was drawn with."""
+        """Write manifest.csv with all rows, and split.json with {patient: split} and the seed of the split."""
         shutil.rmtree(os.path.join(self.out, STAGE), ignore_errors=True)
         file = io.StringIO(newline="")
         writer = csv.DictWriter(file, [field.name for field in fields(ManifestRow)])
@@ -134,14 +134,14 @@ class CaseFolder:
 
 
 def _replace_folder(source: str, target: str) -> None:
-    """Rename a folder, in the place of one that is there already."""
+    """Rename a folder, replacing an existing one."""
     os.makedirs(os.path.dirname(target), exist_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(source, target)
 
 
 def to_picture(plane: np.ndarray) -> Image.Image:
-    """A plane as an 8-bit or 16-bit grey picture; floats in [0, 1] as 16-bit."""
+    """A plane as an 8-bit or 16-bit grey picture; floats in [0, 1] become 16-bit."""
     if plane.dtype == np.uint8:
         return Image.fromarray(plane)
     if plane.dtype != np.uint16:

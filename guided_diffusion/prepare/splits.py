@@ -1,4 +1,4 @@
-"""Patients on both sides of a split, and cases that lie elsewhere than the manifest and split.json say."""
+"""Random splits by patient, and checks of the splits against manifest.csv and split.json."""
 
 import collections
 import csv
@@ -24,9 +24,9 @@ class Placed(NamedTuple):
 
 
 def split_faults(data_dir: str, folders: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The faults and the notes, a line each, on where cases lie: by manifest.csv or else by names, and by split.json.
+    """Check the splits by manifest.csv, or by case names without one, and by split.json; returns faults and notes.
 
-    folders  of the cases below data_dir
+    folders  folders of the cases below data_dir
     """
     faults: list[str] = []
     notes: list[str] = []
@@ -45,37 +45,38 @@ def split_faults(data_dir: str, folders: Sequence[str]) -> tuple[list[str], list
         sides[patient].add(split)
         if drawn.get(patient, split) != split:
             faults.append(
-                f"{data_dir}/split.json: patient {patient} is in {drawn[patient]}, but case {case} in {split}; move it"
+                f"{data_dir}/split.json: patient {patient} is in {drawn[patient]}, but case {case} is in {split}; "
+                f"move the case to {drawn[patient]}"
             )
     for patient, where in sorted(sides.items()):
         if len(where) > 1:
             faults.append(
                 f"{data_dir}: patient {patient} is in {' and '.join(sorted(where))}; "
-                "put all cases of a patient into one split"
+                "move all cases of a patient to one split"
             )
     return faults, notes
 
 
 def _placed_by_manifest(data_dir: str, text: str, folders: Sequence[str], faults: list[str]) -> list[Placed]:
-    """The cases of the manifest's rows; rows without a folder and folders without a row are faults."""
+    """The cases listed in the manifest; rows without a folder and folders without a row are faults."""
     path = os.path.join(data_dir, "manifest.csv")
     placed: list[Placed] = []
     listed = set()
     reader = csv.DictReader(io.StringIO(text))
     if missing := [name for name in ("case", "split", "patient") if name not in (reader.fieldnames or ())]:
-        faults.append(f"{path}: the column {missing[0]} is missing; restore the file, or remove it")
+        faults.append(f"{path}: the column {missing[0]} is missing; restore or remove the file")
         return placed
     for row in reader:
         case, split = row["case"] or "", row["split"] or ""
         listed.add(case)
         found = [name for name in SPLITS if os.path.isdir(os.path.join(data_dir, name, case or "-"))]
         if not found:
-            faults.append(f"{path}: case {case} of {split} has no folder; restore it, or remove the row")
+            faults.append(f"{path}: case {case} of {split} has no folder; restore the folder, or remove the row")
         elif found != [split]:
             faults.append(f"{path}: case {case} is in {', '.join(found)}, not in {split}; move it back")
         placed += [Placed(row["patient"] or "", case, name) for name in found]
     faults += [
-        f"{folder}: {path} has no row of it; add one, or remove the case"
+        f"{folder}: not listed in {path}; add a row, or remove the case"
         for folder in folders
         if os.path.basename(folder) not in listed
     ]
@@ -83,7 +84,7 @@ def _placed_by_manifest(data_dir: str, text: str, folders: Sequence[str], faults
 
 
 def _placed_by_names(data_dir: str, folders: Sequence[str], notes: list[str]) -> list[Placed]:
-    """The cases whose names carry the patient, where there are several splits; a note states the rule."""
+    """The cases whose names contain the patient, if there are several splits; a note states the rule."""
     where = []
     for folder in folders:
         split, *within = os.path.relpath(folder, data_dir).split(os.sep)
@@ -97,21 +98,23 @@ def _placed_by_names(data_dir: str, folders: Sequence[str], notes: list[str]) ->
             known.append(Placed(patient, within[-1], split))
     if known:
         patients = {one.patient for one in known}
-        notes.append(f"no manifest.csv: {len(patients)} patients by the names of {len(known)} cases ({PATIENT_RULE})")
+        notes.append(
+            f"no manifest.csv: found {len(patients)} patients by the names of {len(known)} cases ({PATIENT_RULE})"
+        )
     if len(known) < len(where):
         notes.append(
-            f"no manifest.csv, and the names of {len(where) - len(known)} cases name no patient: "
-            "whether one is in two splits is not known"
+            f"no manifest.csv, and the names of {len(where) - len(known)} cases do not contain a patient: "
+            "cannot check whether a patient is in two splits"
         )
     return known
 
 
 def assign_splits(patients: Iterable[str], seed: int, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    """{patient: split}, drawn with `seed`: of all patients 60 % training, 20 % validation, 20 % testing.
+    """{patient: split}, drawn with `seed`: 60 % of the patients for training, 20 % validation, 20 % testing.
 
-    Where there are three patients or more, validation and testing have at least one each.
+    With at least three patients, validation and testing get at least one each.
 
-    known  {patient: split} that are assigned already, and stay; new patients first fill up validation and testing
+    known  {patient: split} of patients that are already assigned and stay; new ones first fill validation and testing
     """
     split_of = dict(known or {})
     new = sorted(set(patients) - split_of.keys())
@@ -128,9 +131,9 @@ def assign_splits(patients: Iterable[str], seed: int, known: Mapping[str, str] |
 
 
 def read_split(out: str) -> tuple[dict[str, str], int | None]:
-    """{patient: split} and the seed of OUT/split.json; ({}, None) where there is none.
+    """{patient: split} and the seed of OUT/split.json; ({}, None) if the file does not exist.
 
-    DataError: the file is damaged, or has a patient in two splits.
+    DataError: the file is damaged, or lists a patient in two splits.
     """
     path = os.path.join(out, "split.json")
     content = storage.read_bytes(path)
@@ -141,18 +144,16 @@ def read_split(out: str) -> tuple[dict[str, str], int | None]:
         patients = [(patient, split) for split in SPLITS for patient in stored["patients"][split]]
         seed = stored["seed"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a split as this program writes it ({error}); remove it, or name another --out"
-        ) from error
+        raise DataError(f"{path}: not a valid split file ({error}); remove it, or use another --out") from error
     split_of = dict(patients)
     if len(split_of) < len(patients):
         twice = next(patient for k, (patient, _) in enumerate(patients) if patient in dict(patients[:k]))
-        raise DataError(f"{path}: patient {twice} is in two splits")
+        raise DataError(f"{path}: patient {twice} is in two splits; remove one of the entries")
     return split_of, seed
 
 
 def write_split(out: str, split_of: Mapping[str, str], seed: int) -> None:
-    """Write {patient: split} as OUT/split.json."""
+    """Write {patient: split} and the seed to OUT/split.json."""
     patients: dict[str, list[str]] = {name: [] for name in SPLITS}
     for patient, split in sorted(split_of.items()):
         patients[split].append(patient)

@@ -70,7 +70,7 @@ def test_a_sound_folder_is_described(split, tmp_path):
         )
 
 
-def test_every_fault_is_told_in_one_pass(split):
+def test_every_fault_is_reported_in_one_pass(split):
     training = split / "training"
     (training / "training0" / "label1_.png").unlink()
     next((training / "training1").glob("image*")).write_bytes(b"no picture")
@@ -88,7 +88,7 @@ def test_every_fault_is_told_in_one_pass(split):
         assert words in done.stdout, words
 
 
-def test_every_fault_of_one_case_is_told(split):
+def test_every_fault_of_one_case_is_reported(split):
     folder = split / "training" / "training0"
     next(folder.glob("image*")).write_bytes(b"no picture")
     (folder / "label0_.png").unlink()
@@ -101,7 +101,7 @@ def test_every_fault_of_one_case_is_told(split):
     for words in (
         "label0_* is missing",
         "image_phantom0000.png: cannot be read",
-        "label1_.png: 256 levels",
+        "label1_.png: a mask with 256 levels",
         "label2_.png: cannot be read",
         "label4_.png: 32x8 in label1_.png but 8x8 in label4_.png",
     ):
@@ -118,7 +118,7 @@ def test_every_fault_of_one_case_is_told(split):
 def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(split):
     (split / "manifest.csv").unlink()
     done = check(split, "--sheet=")
-    assert done.returncode == 0 and "the names of 6 cases name no patient" in done.stdout
+    assert done.returncode == 0 and "the names of 6 cases do not contain a patient" in done.stdout
     names = {
         "training0": "p7_abc123_n1_z012",
         "training1": "p7_z3.5_c0",
@@ -137,20 +137,20 @@ def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(sp
         and "3 patients by the names of 6 cases (the folder between" in done.stdout
     )
     for patient in ("p7", "LIDC-IDRI-0004"):
-        assert f"patient {patient} is in testing and training; put all" in done.stdout
+        assert f"patient {patient} is in testing and training; move all" in done.stdout
 
 
-def test_folders_and_rows_of_the_manifest_that_lack_each_other_are_told(split):
+def test_folders_and_rows_of_the_manifest_that_lack_each_other_are_reported(split):
     shutil.rmtree(split / "training" / "training1")
     shutil.copytree(split / "training" / "training0", split / "testing" / "stranger")
     done = check(split, "--sheet=")
     assert "2 faults" in done.stdout and "manifest.csv: case training1 of training has no folder" in done.stdout
-    assert f"{split / 'testing' / 'stranger'}: {split / 'manifest.csv'} has no row of it" in done.stdout
+    assert f"{split / 'testing' / 'stranger'}: not listed in {split / 'manifest.csv'}" in done.stdout
     (split / "manifest.csv").write_text("name,split\na,training\n")
     assert "the column case is missing" in check(split, "--sheet=").stdout
 
 
-def test_patients_on_both_sides_of_a_split_are_told(split):
+def test_patients_on_both_sides_of_a_split_are_reported(split):
     (split / "testing" / "training1").mkdir()
     for path in (split / "training" / "training0").iterdir():
         shutil.copy(path, split / "testing" / "training1")
@@ -160,8 +160,8 @@ def test_patients_on_both_sides_of_a_split_are_told(split):
     )
     done = check(split, "--sheet=")
     assert done.returncode == 1 and "patient training-patient0 is in testing and training" in done.stdout
-    told = {"seed": 0, "patients": {"training": ["a", "b"], "validation": [], "testing": ["b"]}}
-    (split / "split.json").write_text(json.dumps(told))
+    content = {"seed": 0, "patients": {"training": ["a", "b"], "validation": [], "testing": ["b"]}}
+    (split / "split.json").write_text(json.dumps(content))
     assert "patient b is in two splits" in check(split, "--sheet=").stdout
 
 
@@ -222,9 +222,9 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
     two = np.zeros((2, 16, 16), np.float32)
     rules = {"label_threshold": 0.5, "merge_labels": False, "intensity_range": None}
     write_pack(path, [("a", two, two[:0] > 1)], lambda: {"rules": rules, "notes": [], "fingerprint": "x"})
-    with pytest.raises(DataError, match="a has no raters"):
+    with pytest.raises(DataError, match="a has no rater masks"):
         LIDCDataset(path, 16, 2)
-    with pytest.raises(DataError, match="a has 2 images, but --image_channels 4"):
+    with pytest.raises(DataError, match="a has 2 images, but --image_channels is 4"):
         LIDCDataset(path, 16, 4, require_raters=False)
     header = {"rules": rules, "notes": [], "fingerprint": "x"}
     for changed, word in (
@@ -307,7 +307,7 @@ def test_padding_keeps_shapes_and_labels_binary(tmp_path, height, width, side):
 def test_without_resizing_another_size_is_refused_with_the_flag_that_helps(tmp_path):
     folder, _ = write_case(tmp_path, 10, 20)
     with pytest.raises(
-        DataError, match=r"20x10 pixels, but --image_size 32 and --resize False: give --resize True, or --pad True"
+        DataError, match=r"20x10 pixels, but --image_size 32 and --resize False: use --resize True, or --pad True"
     ):
         LIDCDataset(folder, 32, config=DataConfig(resize=False))
     assert LIDCDataset(folder, 32, config=DataConfig(resize=False, pad=True))[0].image.shape == (4, 32, 32)
@@ -335,7 +335,7 @@ def test_phantoms_of_every_kind(tmp_path, size):
     case = LIDCDataset(tmp_path / "set", size, 3)[0]
     assert case.image.shape == (3, size, size) and len(case.raters) == 3
     modes = json.loads((tmp_path / "set" / "truth.json").read_text())["cases"][case.id]["modes"]
-    assert {mode: told["probability"] for mode, told in modes.items()} == {
+    assert {mode: entry["probability"] for mode, entry in modes.items()} == {
         "tight+tight": 0.0625,
         "tight+loose": 0.1875,
         "loose+tight": 0.1875,
@@ -362,8 +362,8 @@ def test_raters_of_two_nodules_follow_the_product_of_their_probabilities():
     "flags, words",
     [
         (["--modes=tight,round"], ["--modes round", "lobulated"]),
-        (["--probabilities=0.5,0.5"], ["--probabilities", "one for each"]),
-        (["--modes=tight,loose", "--probabilities=0.5,0.6"], ["--probabilities", "with sum 1"]),
+        (["--probabilities=0.5,0.5"], ["--probabilities", "one per mode"]),
+        (["--modes=tight,loose", "--probabilities=0.5,0.6"], ["--probabilities", "sum to 1"]),
         (["--modalities=9"], ["--modalities"]),
         (["--format=dicom"], ["--format dicom", "lidc"]),
     ],

@@ -1,4 +1,4 @@
-"""From the LIDC-IDRI download to cases, by the script: what comes out, what is told, and how it ends."""
+"""From the LIDC-IDRI download to cases, by the script: what comes out, what is reported, and how it ends."""
 
 import csv
 import dataclasses
@@ -78,16 +78,16 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
         assert abs(image.astype(int) - grey).max() <= 1  # Hounsfield units are whole numbers
     for split_name in ("training", "validation", "testing"):
         assert len(LIDCDataset(tmp_path / "out" / split_name, 64)) > 0
-    told = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    stored = json.loads((tmp_path / "out" / "prepared.json").read_text())
     assert (
-        told["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0}
-        and told["faults"] == []
+        stored["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0}
+        and stored["faults"] == []
     )
     check = call_script("check_data", tmp_path / "out", "--sheet=")
     assert check.returncode == 0 and "no faults" in check.stdout, check.stdout
 
 
-def test_an_interrupted_run_goes_on_and_other_settings_are_refused(download, tmp_path):
+def test_an_interrupted_run_resumes_and_other_settings_are_refused(download, tmp_path):
     folder, _ = download
     out = tmp_path / "out"
     whole = prepare(folder, tmp_path / "whole")
@@ -96,7 +96,7 @@ def test_an_interrupted_run_goes_on_and_other_settings_are_refused(download, tmp
     shutil.copytree(folder, few)
     for patient in ("patient003", "patient004"):
         shutil.rmtree(few / "dicom" / patient)
-    assert "2 series that the XML speaks of are not in" in prepare(few, out).stdout
+    assert "2 series named in the XML files are missing in" in prepare(few, out).stdout
     first = {path: path.stat().st_mtime_ns for path in out.rglob("image_*.png")}
     before = json.loads((out / "split.json").read_text())["patients"]
     done = prepare(folder, out)
@@ -133,8 +133,8 @@ def test_sigterm_ends_the_script_in_one_line_with_all_its_processes(download, tm
     children = pathlib.Path(f"/proc/{running.pid}/task/{running.pid}/children")
     wait_for(lambda: running.poll() is not None or children.read_text(), seconds=60)
     running.send_signal(signal.SIGTERM)
-    _, told = running.communicate(timeout=60)  # its pipes are open as long as a process of its lives
-    assert running.returncode == 130 and len(told.strip().splitlines()) == 1 and "interrupted" in told, told
+    _, errors = running.communicate(timeout=60)  # its pipes are open as long as a process of its lives
+    assert running.returncode == 130 and len(errors.strip().splitlines()) == 1 and "interrupted" in errors, errors
 
 
 def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
@@ -161,9 +161,9 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     own = [row for row in rows if row["patient"] == "patient000"]
     assert len({row["series"] for row in own}) == 2 and len({row["split"] for row in own}) == 1
     assert len({row["case"].split("_")[1] for row in own}) == 2 and len({row["case"] for row in rows}) == len(rows)
-    wanted = sum(case.raters.any((1, 2)).sum() >= 3 for case in [*cases, *other])
+    expected = sum(case.raters.any((1, 2)).sum() >= 3 for case in [*cases, *other])
     assert done.stdout.count("fewer than 3 readers drew within the crop") >= 1
-    assert len(rows) == wanted and all(sum(area != "0" for area in row["areas"].split()) >= 3 for row in rows)
+    assert len(rows) == expected and all(sum(area != "0" for area in row["areas"].split()) >= 3 for row in rows)
 
 
 def test_resampling_to_half_a_millimetre(download, tmp_path):
@@ -193,7 +193,7 @@ def test_resampling_to_half_a_millimetre(download, tmp_path):
 # -- untrusted and broken ---------------------------------------------------------------------------------------------
 
 
-def test_faults_of_single_files_are_told_and_the_others_prepared(download, tmp_path):
+def test_broken_files_are_reported_and_the_others_prepared(download, tmp_path):
     folder, _ = download
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
@@ -218,9 +218,9 @@ def test_faults_of_single_files_are_told_and_the_others_prepared(download, tmp_p
     "flags, words",
     [
         (["--dicom=/nowhere"], ["/nowhere", "no such folder"]),
-        (["--xml={empty}"], ["no XML of LIDC's readers"]),
-        (["--dicom={empty}"], ["no CT series of the 5"]),
-        (["--window=400,-1000"], ["--window 400,-1000", "lower first"]),
+        (["--xml={empty}"], ["no XML files of LIDC readers found"]),
+        (["--dicom={empty}"], ["none of the 5 CT series"]),
+        (["--window=400,-1000"], ["--window 400,-1000", "LO < HI"]),
         (["--pixel_mm=0"], ["--pixel_mm 0"]),
         (["--min_raters=5"], ["--min_raters 5", "from 1 to 4"]),
         (["--crop=2"], ["--crop"]),

@@ -158,19 +158,19 @@ def test_hand_drawn_outlines_give_hand_drawn_masks(hand_drawn):
     assert (
         series.z == [-10.0, -7.5, -5.0]
         and series.sop_uids == ["9.8.7.1", "9.8.7.2", "9.8.7.3"]
-        and series.notes == ["1 files are there twice"]
+        and series.notes == ["1 duplicate files are ignored"]
     )
     nodules, _ = find_nodules(series, [reading])
     assert len(nodules) == 2
     both, alone = sorted(nodules, key=lambda nodule: -len(nodule.masks))
     empty = np.zeros((16, 16), bool)
     assert sorted(both.masks) == [0, 1] and sorted(alone.masks) == [0]
-    for got, wanted in zip(both.masks[0], (SQUARE, OVERLAPPING, empty, empty), strict=True):
-        np.testing.assert_array_equal(got, wanted)
-    for got, wanted in zip(both.masks[1], (RING, empty, empty, empty), strict=True):
-        np.testing.assert_array_equal(got, wanted)
-    for got, wanted in zip(alone.masks[0], (empty, L_SHAPE, empty, empty), strict=True):
-        np.testing.assert_array_equal(got, wanted)
+    for got, expected in zip(both.masks[0], (SQUARE, OVERLAPPING, empty, empty), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(both.masks[1], (RING, empty, empty, empty), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(alone.masks[0], (empty, L_SHAPE, empty, empty), strict=True):
+        np.testing.assert_array_equal(got, expected)
     for index in range(3):  # slope and intercept, and either byte order
         np.testing.assert_allclose(series.hounsfield(index), np.tile(np.arange(16.0) * 50 - 900, (16, 1)))
 
@@ -261,16 +261,16 @@ def test_annotations_are_grouped_across_readers_by_overlap_directly_or_through_o
     assert all(masks.shape == (4, 40, 40) for nodule in nodules for masks in nodule.masks.values())
 
 
-def test_more_readers_than_four_and_several_parts_of_one_reader_are_resolved_and_told():
+def test_more_readers_than_four_and_several_parts_of_one_reader_are_resolved_and_reported():
     twice = reading_of((0, "a", [square_at(2, 2)]), (0, "b", [square_at(12, 2)]), (1, "c", [square_at(2, 2, 14)]))
     nodules, notes = find_nodules(SERIES, [twice])
-    assert len(nodules) == 1 and nodules[0].masks[0][0].sum() == 50 and "united" in notes[0]
+    assert len(nodules) == 1 and nodules[0].masks[0][0].sum() == 50 and "are merged" in notes[0]
     more = reading_of(*[(reader, "a", [square_at(2, 2)]) for reader in range(4)])
     nodules, notes = find_nodules(SERIES, [more, reading_of((0, "a", [square_at(2, 2)]), num_readers=1)])
     assert (
         nodules[0].masks[0].shape[0] == 4
         and nodules[0].masks[0].any((1, 2)).all()
-        and "5 readers, of which the first 4" in notes[0]
+        and "5 readers, of which only the first 4" in notes[0]
     )
 
 
@@ -281,7 +281,7 @@ def test_slices_are_found_by_uid_or_else_by_height(tmp_path):
     nodules, notes = find_nodules(
         SERIES, [reading_of((0, "a", [Outline("unknown", 9.0, np.array([[0, 0], [4, 0], [4, 4]]), True)]))]
     )
-    assert nodules == [] and notes == ["1 outlines are on no slice of the series"]
+    assert nodules == [] and notes == ["1 outlines do not match any slice of the series and are skipped"]
 
 
 def test_heights_are_slicelocations_where_more_outlines_lie_on_those():
@@ -300,7 +300,7 @@ def test_heights_are_slicelocations_where_more_outlines_lie_on_those():
         )
         drawn = {index: np.flatnonzero(masks[0].any(0)) for nodule in nodules for index, masks in nodule.masks.items()}
         assert {index: [columns[0] - 1, columns[-1]] for index, columns in drawn.items()} == slices
-        assert ("the readers' heights are those of SliceLocation, not of ImagePositionPatient" in notes) == by_location
+        assert ("the readers' z positions match SliceLocation, not ImagePositionPatient" in notes) == by_location
 
 
 def test_of_slices_at_one_height_the_one_that_readers_drew_on_is_taken(tmp_path):
@@ -314,7 +314,7 @@ def test_of_slices_at_one_height_the_one_that_readers_drew_on_is_taken(tmp_path)
         series = read_series("1", files, drawn)
         assert series.sop_uids == [uid, "1.3"] and (series.hounsfield(0) == hounsfield).all()
         assert series.notes == [
-            "2 slices at the height of another are left out; outlines on them are taken to that one"
+            "2 slices with the z position of another are skipped; outlines on them are moved to the other"
         ]
         outlines = [square_at(2 + 10 * k, 2, sop=uid) for k, uid in enumerate(("1.1", "1.2", "1.4"))]
         nodules, notes = find_nodules(
@@ -372,7 +372,7 @@ def test_more_pixels_or_frames_than_the_series_has_are_refused_before_they_are_d
 
 
 @pytest.mark.parametrize("tag", ["PixelSpacing", "ImagePositionPatient", "RescaleSlope"])
-def test_missing_tags_are_named_or_told(tmp_path, tag):
+def test_missing_tags_are_named_or_reported(tmp_path, tag):
     path = tmp_path / "a.dcm"
     lidc_files.write_slice(
         path, np.zeros((8, 8)), 1.0, series_uid="1.2", sop_uid="1.2.3", patient="P", intercept=0, leave_out=(tag,)
@@ -380,7 +380,7 @@ def test_missing_tags_are_named_or_told(tmp_path, tag):
     if tag == "RescaleSlope":
         series = read_series("1.2", [str(path)])
         assert (
-            series.notes == ["without rescale slope or intercept: 1 and 0 are taken"]
+            series.notes == ["rescale slope or intercept is missing; using 1 and 0"]
             and (series.hounsfield(0) == 0).all()
         )
     else:

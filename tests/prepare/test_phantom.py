@@ -66,12 +66,12 @@ def test_the_set_that_ships(split, seed):
     dataset = LIDCDataset(folder, image_channels=1)
     assert truth["seed"] == seed and len(dataset) == len(truth["cases"]) >= 32 and dataset.notes == []
     for index in (0, len(dataset) - 1):
-        case, told = dataset[index], truth["cases"][dataset[index].id]
+        case, entry = dataset[index], truth["cases"][dataset[index].id]
         made = phantom.make_phantom(seed, index, truth["size"], truth["raters"])
         np.testing.assert_array_equal(case.raters.numpy() > 0, made.raters)
         assert np.abs(case.image[0].numpy() - made.image).max() <= 0.5 / 255 + 1e-6
-        for rater, name in zip(case.raters.numpy(), told["drawn"], strict=True):
-            np.testing.assert_array_equal(rater > 0, np.asarray(Image.open(folder / told["modes"][name]["mask"])))
+        for rater, name in zip(case.raters.numpy(), entry["drawn"], strict=True):
+            np.testing.assert_array_equal(rater > 0, np.asarray(Image.open(folder / entry["modes"][name]["mask"])))
 
 
 def test_always_answering_the_majority_is_a_fair_rival():

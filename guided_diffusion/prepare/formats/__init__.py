@@ -1,1 +1,1 @@
-"""Foreign formats: sets of challenges, folders of pictures, safe readers, and converters by name."""
+"""Other formats: challenge data sets, folders of pictures, safe readers, and converters by name."""

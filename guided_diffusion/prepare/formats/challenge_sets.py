@@ -1,4 +1,4 @@
-"""Sets of challenges, and folders of pictures -> `RawCase`s, as `converters` says."""
+"""Converters for challenge data sets and folders of pictures; see `converters` for their interface."""
 
 import os
 import re
@@ -26,13 +26,13 @@ MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(
 def slices(
     name: str, volumes: Mapping[str, np.ndarray], masks: Sequence[np.ndarray], patient: str, axis: int | None = None
 ) -> Iterator[RawCase]:
-    """A RawCase of pictures, or one for each slice of volumes along `axis` (None: the last).
+    """One RawCase for 2D images, or one per slice of volumes along `axis` (None: the last).
 
-    volumes, masks  {modality: array in [0, 1]} and bool arrays, as `nifti` reads them
+    volumes, masks  {modality: array in [0, 1]} and bool arrays, as read by `nifti`
     """
     shapes = {array.shape for array in (*volumes.values(), *masks)}
     if len(shapes) != 1 or len(next(iter(shapes))) not in (2, 3):
-        raise DataError(f"{name}: images and masks of {sorted(shapes)} do not belong together")
+        raise DataError(f"{name}: the shapes of images and masks differ or are not 2D or 3D: {sorted(shapes)}")
     shape = next(iter(shapes))
     if len(shape) == 2:
         planes = {modality: plane.T for modality, plane in volumes.items()}
@@ -46,7 +46,7 @@ def slices(
 
 
 def qubiq(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
-    """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; modalities, or slices, along a third axis."""
+    """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; a third axis holds modalities or slices."""
     return each(folders_with(config.src, "image.nii.gz"), partial(_qubiq_case, config))
 
 
@@ -67,14 +67,16 @@ def _qubiq_case(config: "ConvertConfig", folder: str) -> Iterator[RawCase]:
 def _axis_of_modalities(
     folder: str, image_shape: tuple[int, ...], mask_shape: tuple[int, ...], axis: int | None
 ) -> int:
-    """The axis without which an image has the shape of its masks; `axis`, if it is given."""
+    """The axis to remove from the image's shape to get that of the masks; must be `axis`, if that is given."""
     fitting = [k for k in range(3) if image_shape[:k] + image_shape[k + 1 :] == mask_shape and axis in (None, k)]
     if not fitting:
         flag = "" if axis is None else " (--axis)"
-        raise DataError(f"{folder}: an image of {image_shape} and masks of {mask_shape} do not belong together{flag}")
+        raise DataError(
+            f"{folder}: the shapes of the image, {image_shape}, and masks, {mask_shape}, do not match{flag}"
+        )
     if len(fitting) > 1:
         raise DataError(
-            f"{folder}: the modalities of {image_shape} may lie along axis {fitting[0]} or {fitting[1]}; give --axis"
+            f"{folder}: the modalities in {image_shape} may be along axis {fitting[0]} or {fitting[1]}; pass --axis"
         )
     return fitting[0]
 
@@ -82,7 +84,7 @@ def _axis_of_modalities(
 def brats(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
     """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz, all classes merged.
 
-    Those of 240x240 are cut by 8 at each side.
+    Slices of 240x240 pixels are cropped by 8 on each side.
     """
     groups: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for base, _, files in walk(config.src):
@@ -108,8 +110,8 @@ def _brats_case(item: tuple[tuple[str, str], Mapping[str, str]]) -> Iterator[Raw
 def ms_mri(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
     """Multiple sclerosis: *_flair_*, *_t1_* or *_mprage_*, *_t2_*, *_pd_* volumes, *_mask1*, *_mask2*, slice by slice.
 
-    Of several files of one volume that named _pp is taken, or else one in a folder preprocessed, or else the first by
-    path.
+    Of several files of the same volume, a file named _pp is preferred, then one in a folder named preprocessed, then
+    the first by path.
     """
     groups: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for base, _, files in walk(config.src):
@@ -120,14 +122,14 @@ def ms_mri(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
     several = [paths for paths in volumes if len(paths) > 1]
     if several:
         yield (
-            f"{len(several)} volumes are there more than once, preprocessed and not, say; "
-            f"{_preprocessed(several[0])} is taken for one"
+            f"{len(several)} volumes exist more than once, e.g. with and without preprocessing; "
+            f"using {_preprocessed(several[0])}, for example"
         )
     yield from each(sorted(groups.items()), partial(_ms_visit, config))
 
 
 def _preprocessed(paths: Iterable[str]) -> str:
-    """The preprocessed one of files of one volume."""
+    """The preprocessed file among several of the same volume."""
 
     def rank(path: str) -> tuple[bool, bool]:
         return "_pp." not in os.path.basename(path).lower(), "preprocessed" not in path.lower().split(os.sep)
@@ -143,7 +145,7 @@ def _ms_visit(config: "ConvertConfig", item: tuple[str, Mapping[str, list[str]]]
     if not numbers:
         missing.append("mask1")
     if missing:
-        raise DataError(f"{config.src}: {stem} has no {missing[0]}")
+        raise DataError(f"{config.src}: {stem} has no {missing[0]} file")
     chosen = {name: _preprocessed(paths) for name, paths in found.items()}
     volumes = {name: scaled(nifti(path), path) for name, path in chosen.items()}
     masks = [nifti(_preprocessed(files[name])) > 0 for name in numbers]
@@ -151,7 +153,7 @@ def _ms_visit(config: "ConvertConfig", item: tuple[str, Mapping[str, list[str]]]
 
 
 def folders(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
-    """Folders with a picture and masks whose names say so (mask, label, seg, gt, rater, expert).
+    """Folders with one picture and several masks, recognised by name (mask, label, seg, gt, rater, expert).
 
     PNG, JPEG, BMP or TIFF.
     """
@@ -167,7 +169,7 @@ def _pictures_of(config: "ConvertConfig", item: tuple[str, list[str], list[str]]
         return []
     if len(images) > 1:
         raise DataError(
-            f"{base}: {len(images)} pictures whose names are no mask's, {images[0]} and {images[1]}; one is needed"
+            f"{base}: {len(images)} pictures that are not named as masks, e.g. {images[0]} and {images[1]}; keep one"
         )
     name = os.path.relpath(base, config.src).replace(os.sep, "-")
     name = os.path.basename(os.path.abspath(base)) if name == "." else name
@@ -176,5 +178,5 @@ def _pictures_of(config: "ConvertConfig", item: tuple[str, list[str], list[str]]
 
 
 def _in_natural_order(name: str) -> list[int | str]:
-    """A key by which rater10 comes after rater9."""
+    """A sort key that puts rater10 after rater9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,4 +1,4 @@
-"""Files of foreign formats as arrays, with limits; and cases one by one, of which a refused one ends no others."""
+"""Reads files of other formats as arrays, with size limits; a broken case does not stop the others."""
 
 import math
 import os
@@ -13,14 +13,14 @@ from ...errors import DataError
 from ...system.storage import walk
 from ..case_writer import RawCase
 
-PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # the end of a picture's name
+PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # extensions of pictures
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
 
 Item = TypeVar("Item")
 
 
 def each(items: Iterable[Item], make: Callable[[Item], Iterable[RawCase]]) -> Iterator[RawCase | DataError]:
-    """The cases of `make(item)`, an iterable, for each item; in the place of those that it refuses, its DataError."""
+    """Yield the cases of `make(item)` for each item; if it raises a DataError, yield the error instead."""
     for item in items:
         try:
             yield from make(item)
@@ -29,36 +29,36 @@ def each(items: Iterable[Item], make: Callable[[Item], Iterable[RawCase]]) -> It
 
 
 def refuse_huge(shape: Sequence[int], source: str) -> None:
-    """Refuse what no image of the field is before memory is taken for it."""
+    """DataError: the shape exceeds the limit for images; checked before memory is allocated."""
     if math.prod(shape) > MOST_PIXELS:
         raise DataError(
-            f"{source}: images of {'x'.join(map(str, shape))} pixels, more than {MOST_PIXELS:,}; is it what it says?"
+            f"{source}: {'x'.join(map(str, shape))} pixels exceed the limit of {MOST_PIXELS:,}; check the file"
         )
 
 
 def scaled(values: np.ndarray, source: str) -> np.ndarray:
-    """Grey levels of any range as floats in [0, 1], by their own least and greatest."""
+    """Scale grey levels to floats in [0, 1] by their minimum and maximum."""
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise DataError(f"{source}: not all values are finite; repair or remove it")
+        raise DataError(f"{source}: contains values that are not finite; repair or remove it")
     low, high = values.min(), values.max()
     return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
 
 
 def folders_in(path: str) -> list[str]:
-    """The names of the folders in `path`, sorted."""
+    """The sorted names of the folders in `path`."""
     if not os.path.isdir(path):
         raise DataError(f"{path}: no such folder")
     return sorted(name for name in os.listdir(path) if os.path.isdir(os.path.join(path, name)))
 
 
 def files_in(path: str) -> list[str]:
-    """The names in `path`, sorted; none where there is no such folder."""
+    """The sorted names in `path`; empty if the folder does not exist."""
     return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
 
 def folders_with(path: str, file: str) -> list[str]:
-    """The folders below `path` that hold a file of that name, sorted."""
+    """The sorted folders below `path` that contain a file of this name."""
     found = [base for base, _, files in walk(path) if file in files]
     if not found:
         raise DataError(f"{path}: no folder with {file}")
@@ -66,10 +66,7 @@ def folders_with(path: str, file: str) -> list[str]:
 
 
 def picture(path: str) -> np.ndarray:
-    """Grey levels [H, W] as they are stored, uint8 or uint16.
-
-    Those of 32 bits, which have no full scale, are in [0, 1] by their own range.
-    """
+    """Grey levels [H, W] as stored, uint8 or uint16; 32-bit values are scaled to [0, 1] by their range."""
     pixels, full_scale = read_pixels(path)
     if full_scale is None:
         return scaled(pixels, path)
@@ -77,18 +74,18 @@ def picture(path: str) -> np.ndarray:
 
 
 def mask(path: str, label_threshold: float) -> np.ndarray:
-    """A mask [H, W] bool: what lies above 0, or of a JPEG above that share of full scale."""
+    """A mask [H, W] bool: values above 0, or for a JPEG above `label_threshold` of full scale."""
     pixels, full_scale = read_pixels(path)
     if not np.isfinite(pixels).all():
-        raise DataError(f"{path}: not all values are finite; repair or remove it")
+        raise DataError(f"{path}: contains values that are not finite; repair or remove it")
     return pixels > (label_threshold * (full_scale or 1) if is_jpeg(path) else 0)
 
 
 def nifti(path: str) -> np.ndarray:
-    """The array of a NIfTI file as it is stored; the affine is not applied.
+    """The array of a NIfTI file as stored, without applying the affine.
 
-    Trailing axes of length 1 are removed, and all of them where two others are left. Viewers show [x, y]; rows first is
-    its transpose.
+    Trailing axes of length 1 are removed; all axes of length 1 are removed if two others remain. The array is [x, y];
+    transpose it for rows first.
     """
     try:
         import nibabel
@@ -100,7 +97,7 @@ def nifti(path: str) -> np.ndarray:
         array = np.asarray(stored)
     except DataError:
         raise
-    except Exception as error:  # a damaged file can fail anywhere in the reader
+    except Exception as error:  # on damaged files, nibabel raises any type of exception
         raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); replace or remove it") from error
     if np.squeeze(array).ndim == 2:
         return np.squeeze(array)

@@ -1,8 +1,7 @@
-"""Pickles of numpy arrays and plain containers, read without calling anything that a file could choose.
+"""Safely reads pickles of numpy arrays and plain containers: a file cannot call arbitrary functions.
 
-The pickle machine is given no real type of numpy: what it builds are holders that keep names and bytes, which are
-checked and turned into arrays by this module alone. It is the one in Python, whose memo grows with the file and not by
-what the file claims.
+The unpickler never creates numpy objects. It fills placeholders with names and bytes, which this module validates and
+converts to arrays. It is the pure Python unpickler, whose memory grows with the file, not with the sizes it claims.
 """
 
 import math
@@ -20,23 +19,23 @@ PLAIN_TYPE = re.compile(r"[<>|=]?[biufcSU?]\d*")
 
 
 class _Type:
-    """A numpy type by its name; its state may say the byte order and nothing else."""
+    """A placeholder for a numpy dtype; its state may only set the byte order."""
 
     def __init__(self, name: object, *flags: object) -> None:
         if not isinstance(name, str) or not PLAIN_TYPE.fullmatch(name):
-            raise pickle.UnpicklingError(f"arrays of the type {name!r}")
+            raise pickle.UnpicklingError(f"arrays of type {name!r} are not supported")
         self.dtype = np.dtype(name)
 
     def __setstate__(self, state: Sequence[Any]) -> None:
         _, order, *parts = state
         if order not in ("<", ">", "|", "=") or any(part is not None for part in parts[:3]):
-            raise pickle.UnpicklingError("arrays of a composed type")
+            raise pickle.UnpicklingError("arrays of structured types are not supported")
         if order in "<>":
             self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array:
-    """An array that its state fills."""
+    """A placeholder for an array, which is filled by its state."""
 
     value: np.ndarray | None = None
 
@@ -46,7 +45,7 @@ class _Array:
 
 
 def _array(raw: object, kind: object, shape: Sequence[object], order: Any = "C") -> np.ndarray:
-    """The array of bytes that a file gives, after a check of all that it claims."""
+    """The array of the bytes in a file, after validation of its type, shape and size."""
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     sizes = [n for n in shape if isinstance(n, int) and n >= 0]
     if not isinstance(kind, _Type) or not isinstance(raw, (bytes, bytearray)) or len(sizes) < len(shape):
@@ -82,24 +81,26 @@ class _Unpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no numpy array or plain container")
+            raise pickle.UnpicklingError(
+                f"contains {module}.{name}; only numpy arrays and plain containers are allowed"
+            )
         return ALLOWED[module, name]
 
     def persistent_load(self, pid: object) -> None:
-        raise pickle.UnpicklingError("it refers to things outside")
+        raise pickle.UnpicklingError("contains references to external objects")
 
     def load_build(self) -> None:
-        """Fill a holder; nothing else has a state that a file may set."""
+        """Set the state of a placeholder; for other objects this is refused."""
         state = self.stack.pop()
         if not isinstance(self.stack[-1], (_Type, _Array)):
-            raise pickle.UnpicklingError("it sets the state of something that is no array")
+            raise pickle.UnpicklingError("sets the state of an object that is not an array")
         self.stack[-1].__setstate__(state)
 
     dispatch[pickle.BUILD[0]] = load_build
 
 
 def _filled(content: Any, done: dict[int, tuple[Any, Any]]) -> Any:
-    """The content with arrays in the place of their holders; a part that stands in several places is turned once."""
+    """The content with placeholders replaced by arrays; shared parts are converted once."""
     if id(content) not in done:
         if isinstance(content, (_Array, _Type)):
             new = getattr(content, "value", None)
@@ -109,14 +110,14 @@ def _filled(content: Any, done: dict[int, tuple[Any, Any]]) -> Any:
             new = type(content)(_filled(value, done) for value in content)
         else:
             new = content
-        done[id(content)] = (content, new)  # the former kept alive, for its id
+        done[id(content)] = (content, new)  # keeps `content` alive, so that its id stays unique
     return done[id(content)][1]
 
 
 def load(path: str | os.PathLike[str]) -> Any:
-    """The content of a pickle file. DataError: it holds anything else, or is damaged; nothing of it has been run."""
+    """The content of a pickle file. DataError: it is damaged or has other content, none of which is executed."""
     try:
         with open(path, "rb") as file:
             return _filled(_Unpickler(file, encoding="latin1").load(), {})
-    except Exception as error:  # a damaged pickle can fail anywhere
-        raise DataError(f"{path}: refused, or damaged: {error}") from error
+    except Exception as error:  # on damaged files, unpickling raises any type of exception
+        raise DataError(f"{path}: refused or damaged ({error}); use another file") from error

@@ -1,1 +1,1 @@
-"""LIDC-IDRI: its download of DICOM and XML, and its published preparations."""
+"""LIDC-IDRI: the download of DICOM and XML, and published preprocessed versions."""

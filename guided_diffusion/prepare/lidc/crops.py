@@ -1,4 +1,4 @@
-"""Squares of a CT slice and of its masks, around a nodule, and the grey levels of Hounsfield units."""
+"""Square crops of CT slices and masks around a nodule, and intensity windowing."""
 
 from dataclasses import dataclass, replace
 
@@ -8,16 +8,16 @@ from scipy import ndimage
 
 @dataclass(frozen=True)
 class Square:
-    """The place and the pixels of a crop."""
+    """The position and resolution of a crop."""
 
     centre: tuple[float, float]  # row, column
     spacing: tuple[float, float]  # mm between rows and between columns
     side: int  # pixels
-    pixel_mm: float | None  # side of its pixels, mm, by linear interpolation; None: pixels stay as they are
+    pixel_mm: float | None  # pixel size after linear interpolation, mm; None: keep the scanner's pixels
 
 
 def crop(plane: np.ndarray, square: Square, fill: float) -> np.ndarray:
-    """What `square` shows of `plane` [H, W], [side, side] float32, with `fill` beyond the edges."""
+    """Crop `plane` [H, W] to `square`, [side, side] float32, with `fill` beyond the edges."""
     side, pixel_mm = square.side, square.pixel_mm
     steps = [1.0, 1.0] if pixel_mm is None else [pixel_mm / mm for mm in square.spacing]
     middle = [np.floor(c) if step == 1 else c for c, step in zip(square.centre, steps, strict=True)]
@@ -31,12 +31,12 @@ def crop(plane: np.ndarray, square: Square, fill: float) -> np.ndarray:
 
 
 def crop_mask(mask: np.ndarray, square: Square) -> np.ndarray:
-    """`crop` of a mask, bool: foreground where more than half of a pixel is."""
+    """`crop` for masks, bool; a pixel is foreground if more than half of it is."""
     row, column = square.centre
-    nudged = (row + 1e-3, column + 1e-3)  # pixels that halve exactly are foreground at one side of the mask alone
+    nudged = (row + 1e-3, column + 1e-3)  # breaks ties of exactly half a pixel, so that opposite edges do not both grow
     return crop(mask, replace(square, centre=nudged), 0) > 0.5
 
 
 def to_window(hounsfield: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Hounsfield units as 8-bit grey: `low` and below is 0, `high` and above 255."""
+    """Hounsfield units as 8-bit grey levels: `low` and below map to 0, `high` and above to 255."""
     return np.round(np.clip((hounsfield - low) / (high - low), 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""CT series in DICOM: finding them in a download, and reading their slices, each height once, in Hounsfield units."""
+"""Finds CT series in a DICOM download, and reads their slices, one per z position, in Hounsfield units."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from ...system.storage import walk
 if TYPE_CHECKING:
     from .readings import Outline
 
-MOST_SIDE = 4096  # pixels of a scan
-SAME_HEIGHT = 0.01  # mm: slices that are closer lie at one height
-DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax that is compressed as a whole, header included
+MOST_SIDE = 4096  # pixels, limit of a slice's side
+SAME_HEIGHT = 0.01  # mm; slices closer than this have the same z position
+DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax that compresses the whole data set, including the header
 OTHER_FILES = (".xml", ".csv", ".txt", ".json")
 TAGS = [
     "SOPInstanceUID",
@@ -33,7 +33,7 @@ TAGS = [
 
 @dataclass
 class Series:
-    """The slices of one CT series, by z from below, each height once."""
+    """The slices of a CT series, sorted by ascending z, one per z position."""
 
     uid: str
     patient: str
@@ -43,14 +43,14 @@ class Series:
     z: list[float]  # mm, of ImagePositionPatient
     sop_uids: list[str]
     notes: list[str] = field(default_factory=list)
-    locations: list[float] = field(default_factory=list)  # mm, SliceLocation; nan where a file has none
-    dropped: dict[str, int] = field(default_factory=dict)  # {UID of a slice left out: number of the one at its height}
+    locations: list[float] = field(default_factory=list)  # mm, SliceLocation; nan if missing
+    dropped: dict[str, int] = field(default_factory=dict)  # {UID of a duplicate slice: index of the slice kept instead}
 
     def heights_for(self, outlines: Iterable["Outline"]) -> tuple[list[float], bool]:
-        """The heights by which outlines of unknown UIDs are to be found, and whether these are SliceLocation's.
+        """The z positions for finding outlines with unknown UIDs, and whether they are those of SliceLocation.
 
-        In some scans its sign differs from ImagePositionPatient's, and the readers' heights follow the one or the
-        other.
+        In some scans the signs of SliceLocation and ImagePositionPatient differ, and the readers' z values follow
+        either of them.
         """
         unknown = [outline for outline in outlines if self._by_uid(outline) is None]
         found = [
@@ -59,9 +59,9 @@ class Series:
         return (self.locations, True) if found[1] > found[0] else (self.z, False)
 
     def slice_of(self, outline: "Outline", heights: Sequence[float] | None = None) -> int | None:
-        """The number of the slice that an outline is drawn on, by its UID or else by its z; None: there is none.
+        """The index of the slice of an outline, by its UID or otherwise by its z; None if there is no such slice.
 
-        heights  of the slices; None: `z`
+        heights  z positions of the slices; None: `z`
         """
         by_uid = self._by_uid(outline)
         if by_uid is not None:
@@ -74,7 +74,7 @@ class Series:
         return self.dropped.get(outline.sop_uid)
 
     def hounsfield(self, index: int) -> np.ndarray:
-        """The slice number `index` in Hounsfield units, [H, W] float32. DataError: its pixels cannot be read."""
+        """Slice number `index` in Hounsfield units, [H, W] float32. DataError: its pixels cannot be read."""
         path = self.files[index]
         try:
             data = read_dicom(path)
@@ -83,26 +83,26 @@ class Series:
             pixels = data.pixel_array if claimed == (*self.shape, 1) else None
         except DataError:
             raise
-        except Exception as error:  # a damaged file can fail anywhere in the reader
+        except Exception as error:  # on damaged files, pydicom raises any type of exception
             raise DataError(
                 f"{path}: its pixels cannot be read ({' '.join(str(error).split())}); download it again"
             ) from error
         if pixels is None or pixels.shape != self.shape:
             raise DataError(
                 f"{path}: {claimed[1]}x{claimed[0]} pixels in {claimed[2]} frames, "
-                f"yet its series has {self.shape[1]}x{self.shape[0]} in one"
+                f"but its series has {self.shape[1]}x{self.shape[0]} in 1 frame; download it again"
             )
         return pixels.astype(np.float32) * slope + intercept
 
 
 def _number(data: Any, tag: str, default: float) -> float:
-    """The value of a tag, `default` where it is absent or empty."""
+    """The value of a tag, or `default` if it is missing or empty."""
     value = data.get(tag)
     return float(default if value in (None, "") else value)
 
 
 def _nearest(heights: Sequence[float], z: float) -> int | None:
-    """The number of the height, of a list in mm, that is z; None: none is."""
+    """The index of the height that equals z, in mm, up to SAME_HEIGHT; None if there is no such height."""
     distance = abs(np.array(heights) - z)
     if not np.isfinite(distance).any():
         return None
@@ -114,32 +114,32 @@ def _nearest(heights: Sequence[float], z: float) -> int | None:
 
 
 def read_dicom(path: str, **more: Any) -> Any:
-    """Pydicom's dataset of a file. DataError: it is deflated, which would be inflated whole, whatever its size."""
+    """The pydicom dataset of a file. DataError: it is deflated, so its uncompressed size cannot be limited."""
     import pydicom
 
     if pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
         raise DataError(
-            f"{path}: deflated DICOM is refused, for what it grows to is not known before; store it uncompressed"
+            f"{path}: deflated DICOM is refused, because its uncompressed size is unknown; convert it to uncompressed"
         )
     return pydicom.dcmread(path, **more)
 
 
 class Finding(NamedTuple):
-    """What a file turned out to be: a slice of a CT series, or refused by a fault, or neither."""
+    """The kind of a file: a slice of a CT series, a file with a fault, or any other file."""
 
     series_uid: str | None = None
     fault: str | None = None
 
 
 def series_of(path: str) -> Finding:
-    """Whether a file is a slice of a CT series, and of which."""
+    """The CT series to which a file belongs, if any."""
     try:
         data = read_dicom(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "Modality"])
     except DataError as error:
         return Finding(fault=str(error))
-    except OSError as error:  # a link to nothing, or no permission
+    except OSError as error:  # a broken link, or no permission
         return Finding(fault=f"{path}: cannot be read ({error.strerror or error})")
-    except Exception:  # no DICOM
+    except Exception:  # not DICOM
         return Finding()
     uid = str(data.get("SeriesInstanceUID", ""))
     is_slice = data.get("Modality", "CT") == "CT" and re.fullmatch(r"[0-9.]{1,64}", uid)
@@ -151,10 +151,10 @@ def find_series(
     over: Callable[[Callable[[str], Finding], Sequence[str]], Iterable[Finding]] = map,
     faults: list[str] | None = None,
 ) -> dict[str, list[str]]:
-    """{series UID: [files]} of all DICOM files of CT below `folder`; files of other kinds are passed over.
+    """{series UID: [files]} of all CT DICOM files below `folder`; other files are skipped.
 
-    over    function of (function, list) that maps the one over the other, in several processes, say
-    faults  list to which the files that are refused are added
+    over    replacement for `map`, e.g. one that uses several processes
+    faults  list to which a message for each refused file is appended
     """
     try:
         import pydicom  # noqa: F401
@@ -184,10 +184,11 @@ class _Slice:
 
 
 def read_series(uid: str, files: Sequence[str], drawn: Collection[str] = frozenset()) -> Series:
-    """`Series` of the files of one series, whatever their order.
+    """The `Series` of a list of files, in any order.
 
-    Of files with one UID the first is taken. Of slices at one height the one is taken on which readers drew, or else
-    that with the lowest UID; outlines on the others are on it. DataError: the series cannot be used.
+    Of files with the same UID, the first is used. Of slices at the same z position, one on which readers drew is used,
+    otherwise the one with the lowest UID, and outlines on the others are moved to it. DataError: the series is
+    unusable.
 
     drawn  UIDs of the slices on which readers drew
     """
@@ -195,7 +196,7 @@ def read_series(uid: str, files: Sequence[str], drawn: Collection[str] = frozens
         return _read_series(uid, files, drawn)
     except DataError:
         raise
-    except Exception as error:  # tags that are empty, or no numbers
+    except Exception as error:  # tags that are empty or not numbers
         raise DataError(
             f"{files[0]}: the headers of series {uid} cannot be read ({type(error).__name__}: {error}); "
             "download it again"
@@ -209,12 +210,14 @@ def _read_series(uid: str, files: Sequence[str], drawn: Collection[str]) -> Seri
         one = _read_slice(uid, path, notes)
         slices.setdefault(one.sop_uid, one)
     if len(slices) < len(files):
-        notes.append(f"{len(files) - len(slices)} files are there twice")
+        notes.append(f"{len(files) - len(slices)} duplicate files are ignored")
     kept, dropped = _each_height_once(slices.values(), drawn, notes)
     first = kept[0].header
     spacing, shape = tuple(float(mm) for mm in first.PixelSpacing), (int(first.Rows), int(first.Columns))
     if len(spacing) != 2 or not all(0 < mm < 100 for mm in spacing) or not 0 < max(shape) <= MOST_SIDE:
-        raise DataError(f"{files[0]}: series {uid} has {shape[1]}x{shape[0]} pixels of {spacing} mm, which no scan has")
+        raise DataError(
+            f"{files[0]}: series {uid} has implausible {shape[1]}x{shape[0]} pixels of {spacing} mm; download it again"
+        )
     return Series(
         uid=uid,
         patient=str(first.get("PatientID", "") or uid),
@@ -236,18 +239,19 @@ def _read_slice(uid: str, path: str, notes: list[str]) -> _Slice:
     z = position[2] if position else location
     if missing or z is None:
         raise DataError(
-            f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} cannot be used"
+            f"{path}: without {(missing or ['ImagePositionPatient and SliceLocation'])[0]}, series {uid} is unusable; "
+            "download it again"
         )
     if data.get("RescaleSlope") in (None, "") or data.get("RescaleIntercept") in (None, ""):
-        notes.append("without rescale slope or intercept: 1 and 0 are taken")
+        notes.append("rescale slope or intercept is missing; using 1 and 0")
     return _Slice(float(z), str(data.SOPInstanceUID), path, data, float("nan") if location is None else float(location))
 
 
 def _each_height_once(
     slices: Iterable[_Slice], drawn: Collection[str], notes: list[str]
 ) -> tuple[list[_Slice], dict[str, int]]:
-    """Slices by z from below, each height once; and {UID of a slice left out: number of the one at its height}."""
-    heights: list[list[_Slice]] = []  # slices at one height
+    """Slices by ascending z, one per position; and {UID of a duplicate slice: index of the slice kept instead}."""
+    heights: list[list[_Slice]] = []  # groups of slices at the same z position
     for one in sorted(slices, key=lambda one: one.z):
         if heights and one.z - heights[-1][0].z < SAME_HEIGHT:
             heights[-1].append(one)
@@ -261,6 +265,6 @@ def _each_height_once(
         dropped |= {one.sop_uid: number for one in rest}
     if dropped:
         notes.append(
-            f"{len(dropped)} slices at the height of another are left out; outlines on them are taken to that one"
+            f"{len(dropped)} slices with the z position of another are skipped; outlines on them are moved to the other"
         )
     return kept, dropped

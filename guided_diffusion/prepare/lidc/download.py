@@ -1,4 +1,4 @@
-"""From the LIDC-IDRI download to a folder of cases, series by series in several processes."""
+"""Converts the LIDC-IDRI download to a folder of cases, with several series in parallel."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ from .crops import Square, crop, crop_mask, to_window
 from .dicom import Series, find_series, read_series
 from .readings import Reading, read_xml
 
-CHUNK = 64  # headers that a process reads at a time
-DONE = ".prepared"  # a folder of OUT with a file for each finished series
-SHOWN = 20  # notes and faults
+CHUNK = 64  # headers per task of a process
+DONE = ".prepared"  # subfolder of OUT with a file for each finished series
+SHOWN = 20  # limit of reported notes, and of reported faults
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -36,28 +36,28 @@ Result = TypeVar("Result")
 
 @config()
 class PrepareConfig:
-    """What is prepared, and how."""
+    """Input, output and options of the LIDC-IDRI preparation."""
 
-    dicom: Annotated[str, Flag("folder of the download's CT series, searched whole", required=True)] = ""
-    xml: Annotated[str, Flag("folder of the readers' XML files, searched whole; empty: --dicom")] = ""
-    out: Annotated[str, Flag("folder to write cases into", required=True, local=True)] = ""
+    dicom: Annotated[str, Flag("folder of the CT series, searched recursively", required=True)] = ""
+    xml: Annotated[str, Flag("folder of the readers' XML files, searched recursively; empty: --dicom")] = ""
+    out: Annotated[str, Flag("output folder of cases", required=True, local=True)] = ""
     window: Annotated[
-        tuple[float, ...], Flag("LO,HI in Hounsfield units: what becomes black, what white", check=lower_first)
+        tuple[float, ...], Flag("LO,HI in Hounsfield units, mapped to black and white", check=lower_first)
     ] = (-1000.0, 400.0)
     pixel_mm: Annotated[
         float | None,
-        Flag("side of a pixel of the crops, mm; none: the scanner's", none="none", at_least=0.05, at_most=10),
+        Flag("pixel size of the crops, mm; none: that of the scanner", none="none", at_least=0.05, at_most=10),
     ] = 0.5
     crop: Annotated[int, Flag("side of the crops, pixels", at_least=8)] = 128
     min_raters: Annotated[
-        int, Flag("readers who drew on a slice for it to be a case", at_least=1, at_most=idri.MOST_READERS)
+        int, Flag("skip slices on which fewer readers drew", at_least=1, at_most=idri.MOST_READERS)
     ] = 1
-    processes: Annotated[int | None, Flag("series at a time; auto: one for each core", none="auto", at_least=1)] = None
-    seed: Annotated[int, Flag("seed of the split by patient", at_least=0)] = 0
+    processes: Annotated[int | None, Flag("series in parallel; auto: one per core", none="auto", at_least=1)] = None
+    seed: Annotated[int, Flag("seed of the random split by patient", at_least=0)] = 0
 
 
 def check_prepare_config(config: PrepareConfig) -> None:
-    """Refuse, by the flag's name, what cannot be prepared."""
+    """DataError: an input folder does not exist."""
     for folder in (config.dicom, config.xml or config.dicom):
         if not os.path.isdir(folder):
             raise DataError(f"{folder}: no such folder")
@@ -74,14 +74,14 @@ class SeriesJob(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What became of one series, or of all."""
+    """The result of preparing one series, or all of them."""
 
     rows: list[ManifestRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
     def add(self, other: "Outcome") -> None:
-        """Append what became of another series."""
+        """Append the result of another series."""
         self.rows += other.rows
         self.notes += other.notes
         self.faults += other.faults
@@ -90,8 +90,8 @@ class Outcome:
 def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tuple[list[ManifestRow], list[str]]:
     """Write a case for each slice of each nodule that at least `min_raters` readers drew on, and a manifest.
 
-    Series that are finished are passed over, so that an interrupted run resumes. Reports the counts; returns the rows
-    of the manifest, and the faults.
+    Series that are already finished are skipped, so an interrupted run can be resumed. Reports the counts; returns the
+    rows of the manifest, and the faults.
     """
     check_prepare_config(config)
     outcome = Outcome()
@@ -100,7 +100,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tup
         files = find_series(config.dicom, partial(_spread, pool), outcome.faults)
         jobs = _jobs(readings, files, pool, outcome.faults)
         if not jobs:
-            problem = f"{config.dicom}: no CT series of the {len(readings)} that the XML speaks of"
+            problem = f"{config.dicom}: contains none of the {len(readings)} CT series named in the XML files"
             raise DataError("; ".join([problem, *outcome.faults[:1]]))
         split_of = _write_cases(config, jobs, pool, outcome)
     CaseFolder(config.out, config.dicom).finish(outcome.rows, split_of, config.seed)
@@ -108,7 +108,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tup
     storage.write_json(os.path.join(config.out, "prepared.json"), content)
 
     if missing := sorted(readings.keys() - files.keys()):
-        note = f"{len(missing)} series that the XML speaks of are not in {config.dicom}, {missing[0]} for one"
+        note = f"{len(missing)} series named in the XML files are missing in {config.dicom}, e.g. {missing[0]}"
         outcome.notes.insert(0, note)
     _report_all(config, outcome, report)
     return outcome.rows, outcome.faults
@@ -120,7 +120,7 @@ def _report_all(config: PrepareConfig, outcome: Outcome, report: Callable[[str],
     report(
         f"{len(rows)} slices of {len(nodules)} nodules in {len(series)} series of "
         f"{len({row.patient for row in rows})} patients, in {config.out}; "
-        f"the whole of LIDC-IDRI has {idri.PUBLISHED_SLICES:,} in published preparations"
+        f"published versions of the full LIDC-IDRI have {idri.PUBLISHED_SLICES:,} slices"
     )
     report(", ".join(f"{split} {sum(row.split == split for row in rows)}" for split in SPLITS))
     for title, lines in (("note", outcome.notes), ("fault", outcome.faults)):
@@ -142,12 +142,12 @@ def _readings(folder: str, faults: list[str]) -> dict[str, list[Reading]]:
         except DataError as error:
             faults.append(str(error))
     if not readings:
-        raise DataError("; ".join([f"{folder}: no XML of LIDC's readers", *faults[:1]]))
+        raise DataError("; ".join([f"{folder}: no XML files of LIDC readers found (--xml)", *faults[:1]]))
     return readings
 
 
 def _spread(pool: Executor, function: Callable[[Argument], Result], arguments: Sequence[Argument]) -> Iterable[Result]:
-    """map(function, arguments) in the processes of the pool, with a progress bar: each reads a header."""
+    """map(function, arguments) in the processes of the pool, with a progress bar for reading headers."""
     results = pool.map(function, arguments, chunksize=CHUNK)
     return tqdm(results, desc="reading headers", total=len(arguments), unit="file", dynamic_ncols=True, delay=1)
 
@@ -155,7 +155,7 @@ def _spread(pool: Executor, function: Callable[[Argument], Result], arguments: S
 def _jobs(
     readings: Mapping[str, list[Reading]], files: Mapping[str, list[str]], pool: Executor, faults: list[str]
 ) -> list[SeriesJob]:
-    """The series that have readings and files, by patient; a header of each is read."""
+    """The series that have both readings and files, sorted by patient; reads one header of each."""
     jobs: list[SeriesJob] = []
     uids = sorted(readings.keys() & files.keys())
     patients = _spread(pool, _patient_of, [(uid, files[uid][0]) for uid in uids])
@@ -168,7 +168,7 @@ def _jobs(
 
 
 def _patient_of(series: tuple[str, str]) -> str | DataError:
-    """The patient of (UID of a series, one of its files), or why it cannot be used."""
+    """The patient of (UID of a series, one of its files), or the reason why it is unusable."""
     uid, path = series
     try:
         return read_series(uid, [path]).patient
@@ -177,11 +177,11 @@ def _patient_of(series: tuple[str, str]) -> str | DataError:
 
 
 def _write_cases(config: PrepareConfig, jobs: Sequence[SeriesJob], pool: Executor, outcome: Outcome) -> dict[str, str]:
-    """Do the jobs in the processes of the pool, and add what becomes of them; returns {patient: split}."""
+    """Run the jobs in the processes of the pool, and add their results to `outcome`; returns {patient: split}."""
     storage.make_folder(os.path.join(config.out, DONE))
     known, _ = read_split(config.out)
     split_of = assign_splits({job.patient for job in jobs}, config.seed, known)
-    write_split(config.out, split_of, config.seed)  # before any case: whatever happens, a patient stays where it is
+    write_split(config.out, split_of, config.seed)  # before any case, so that an interruption cannot change the split
     waiting = [pool.submit(_prepare_series, job, config, split_of[job.patient]) for job in jobs]
     for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
         outcome.add(future.result())
@@ -189,7 +189,7 @@ def _write_cases(config: PrepareConfig, jobs: Sequence[SeriesJob], pool: Executo
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
-    """What decides the cases, beside the files; JSON-like."""
+    """The settings that affect the cases, JSON-like."""
     settings = {name: getattr(config, name) for name in ("window", "pixel_mm", "crop", "min_raters", "seed")}
     return {**settings, "window": list(config.window)}
 
@@ -198,17 +198,17 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _source_hash(job: SeriesJob) -> str:
-    """What the series is made from: names and sizes of its files and of the readers' XML."""
+    """A hash of the names and sizes of the series' files and XML files."""
     paths = sorted([*job.files, *(reading.path for reading in job.readings)])
     sizes = [(os.path.basename(path), os.path.getsize(path)) for path in paths]
     return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
 
 
 def _outcome_before(path: str, source: str, config: PrepareConfig) -> Outcome | None:
-    """What the file `path` in DONE keeps of a finished series.
+    """The stored result of a finished series, from the file `path` in DONE.
 
-    None: there is no such file, other files than now make the series, or a case of it is gone. ConfigError: it was
-    prepared with other settings.
+    None: there is no such file, the source files have changed, or a case is missing. ConfigError: it was prepared with
+    other settings.
     """
     content = storage.read_bytes(path)
     if content is None:
@@ -218,12 +218,12 @@ def _outcome_before(path: str, source: str, config: PrepareConfig) -> Outcome | 
     if kept["source"] != source or not all(os.path.isdir(os.path.join(config.out, r.split, r.case)) for r in rows):
         return None
     if different := [name for name, value in _settings(config).items() if kept["settings"][name] != value]:
-        raise ConfigError(f"{config.out} was prepared with another --{different[0]}: give the same, or another --out")
+        raise ConfigError(f"{config.out} was prepared with another --{different[0]}: use the same, or another --out")
     return Outcome(rows, kept["notes"], kept["faults"])
 
 
 def _prepare_series(job: SeriesJob, config: PrepareConfig, split: str) -> Outcome:
-    """Write the cases of one series; a file in DONE keeps what became of it for the next run."""
+    """Write the cases of a series, and store the result in DONE for later runs."""
     done, source = os.path.join(config.out, DONE, f"{job.uid}.json"), _source_hash(job)
     if before := _outcome_before(done, source, config):
         return before
@@ -235,7 +235,7 @@ def _prepare_series(job: SeriesJob, config: PrepareConfig, split: str) -> Outcom
         return Outcome(faults=[str(error)])
     outcome = _write_nodules(job, config, split, series, nodules)
     outcome.notes = [f"{job.patient}, series {job.uid}: {note}" for note in [*notes, *outcome.notes]]
-    if not outcome.faults:  # or else it is tried again
+    if not outcome.faults:  # with faults, the next run tries again
         storage.write_json(done, {"settings": _settings(config), "source": source, **asdict(outcome)})
     return outcome
 
@@ -245,9 +245,9 @@ def _write_nodules(
 ) -> Outcome:
     """Write a case for each slice of each nodule.
 
-    The name of a case has a hash of the series, which other series do not change.
+    The name of a case contains a hash of the series UID, so it does not depend on other series.
     """
-    out, outcome, passed_over = CaseFolder(config.out, f"{job.files[0]}, patient {job.patient}"), Outcome(), 0
+    out, outcome, skipped = CaseFolder(config.out, f"{job.files[0]}, patient {job.patient}"), Outcome(), 0
     patient = re.sub(r"[^A-Za-z0-9_-]", "_", job.patient).lstrip("-") or "patient"
     stem = f"{patient}_{hashlib.sha256(job.uid.encode()).hexdigest()[:6]}"
     for k, nodule in enumerate(nodules):
@@ -256,15 +256,15 @@ def _write_nodules(
             try:
                 raters = [crop_mask(mask, square) for mask in masks]
                 if sum(bool(mask.any()) for mask in raters) < config.min_raters:
-                    passed_over += 1
+                    skipped += 1
                     continue
                 case = _case(series, index, raters, square, f"{stem}_n{k + 1}", config)
                 outcome.rows.append(out.write(case, split))
             except DataError as error:
                 outcome.faults.append(str(error))
-    if passed_over:
+    if skipped:
         outcome.notes.append(
-            f"{passed_over} slices are left out, on which fewer than {config.min_raters} readers drew within the crop"
+            f"{skipped} slices are skipped, because fewer than {config.min_raters} readers drew within the crop"
         )
     return outcome
 

@@ -1,6 +1,6 @@
-"""The nodules of a series of LIDC-IDRI, from the outlines of several readers.
+"""Combines the outlines of several readers into the nodules of an LIDC-IDRI series.
 
-A reader's outline runs through the pixels just outside what is marked: pixels strictly inside it belong to the nodule.
+A reader's outline runs through the pixels just outside the nodule; only pixels strictly inside it belong to the nodule.
 An outline with inclusion FALSE cuts a hole by the same rule.
 """
 
@@ -17,14 +17,14 @@ from .dicom import Series
 from .readings import Annotation, Outline, Reading
 
 MOST_READERS = 4
-PUBLISHED_SLICES = 15_096  # slices with an outline that the field's preparations count
+PUBLISHED_SLICES = 15_096  # slices with an outline in the published versions of LIDC-IDRI
 
 
 # -- outlines ---------------------------------------------------------------------------------------------------------
 
 
 class Filled(NamedTuple):
-    """The pixels inside an outline, [h, w] bool, and the place of their corner."""
+    """The pixels inside an outline, [h, w] bool, and the position of their top-left corner."""
 
     inside: np.ndarray
     x: int
@@ -32,9 +32,9 @@ class Filled(NamedTuple):
 
 
 def fill_inside(points: np.ndarray) -> Filled:
-    """The pixels strictly inside a closed polygon of points [N, 2], which are whole numbers (x, y).
+    """The pixels strictly inside a closed polygon with integer points [N, 2], (x, y).
 
-    Even-odd rule on pixel centres, in whole numbers; pixels on the polygon itself are outside.
+    Even-odd rule on pixel centres, in exact integer arithmetic; pixels on the polygon are outside.
     """
     points = np.asarray(points, dtype=np.int64)
     x_min, y_min = points.min(0)
@@ -42,7 +42,7 @@ def fill_inside(points: np.ndarray) -> Filled:
     x, y = np.arange(x_min, x_max + 1)[None, :], np.arange(y_min, y_max + 1)[:, None]
     inside, on_edge = np.zeros((2, y.size, x.size), dtype=bool)
     for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)  # 0 on the line; its sign is the side
+        side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)  # 0 on the line; the sign gives the side
         within = (
             (np.minimum(ax, bx) <= x)
             & (x <= np.maximum(ax, bx))
@@ -50,15 +50,15 @@ def fill_inside(points: np.ndarray) -> Filled:
             & (y <= np.maximum(ay, by))
         )
         on_edge |= (side == 0) & within
-        if ay != by:  # the ray from a pixel to the right crosses edges that span its row, upper end included
+        if ay != by:  # a ray from the pixel to the right crosses edges that span its row, upper end included
             inside ^= ((ay > y) != (by > y)) & ((side > 0) == (by > ay))
     return Filled(inside & ~on_edge, int(x_min), int(y_min))
 
 
 def draw(outlines: Iterable[Outline], shape: tuple[int, int]) -> np.ndarray:
-    """The mask [H, W] bool of a reader's outlines on one slice; parts beyond the image are cut.
+    """The mask [H, W] bool of a reader's outlines on a slice, clipped to the image.
 
-    Larger outlines come first, so that an exclusion cuts what surrounds it, and an inclusion within a hole stays.
+    Larger outlines are drawn first, so that an exclusion cuts the surrounding area, and an inclusion in a hole remains.
     """
     mask = np.zeros(shape, dtype=bool)
     filled = [(fill_inside(outline.points), outline.inclusion) for outline in outlines]
@@ -75,7 +75,7 @@ def draw(outlines: Iterable[Outline], shape: tuple[int, int]) -> np.ndarray:
 
 
 class Drawing(NamedTuple):
-    """What one reader drew of one nodule: {slice number: mask [H, W] bool}."""
+    """The masks that one reader drew of one nodule: {slice index: mask [H, W] bool}."""
 
     reader: int
     masks: dict[int, np.ndarray]
@@ -83,13 +83,13 @@ class Drawing(NamedTuple):
 
 @dataclass(frozen=True)
 class Nodule:
-    """What R readers drew of one nodule: {slice number: masks [R, H, W] bool}, empty where one drew nothing."""
+    """A nodule as drawn by R readers: {slice index: masks [R, H, W] bool}; a mask is empty if a reader drew nothing."""
 
     masks: dict[int, np.ndarray]
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Row and column of the middle of the box around all masks."""
+        """Row and column of the centre of the bounding box of all masks."""
         drawn = np.any([masks.any(0) for masks in self.masks.values()], axis=0)
         rows, columns = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
         return (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
@@ -98,13 +98,13 @@ class Nodule:
 def find_nodules(series: Series, readings: Sequence[Reading]) -> tuple[list[Nodule], list[str]]:
     """The nodules of a series, and notes.
 
-    Annotations of several readers are of one nodule where they overlap, directly or through others. Of several
-    annotations of one reader in one nodule the masks are united. Of more than four readers the first four count.
+    Annotations of several readers belong to the same nodule if they overlap, directly or through others. Several
+    annotations of one reader for the same nodule are merged. Only the first four readers are used.
     """
     notes = list(series.notes)
     annotations = _of_readers(readings, notes)
     if points := sum(reading.points for reading in readings):
-        notes.append(f"{points} nodules of a single point, which have no outline, are left out")
+        notes.append(f"{points} nodules marked by a single point, without an outline, are skipped")
     drawn = _draw_annotations(series, annotations, notes)
     if not drawn:
         return [], notes
@@ -118,12 +118,12 @@ def find_nodules(series: Series, readings: Sequence[Reading]) -> tuple[list[Nodu
         united += len(members) > len({reader for reader, _ in members})
         nodules.append(_unite(members, num_readers, series.shape))
     if united:
-        notes.append(f"{united} nodules of which a reader drew several parts, which are united")
+        notes.append(f"{united} nodules have several annotations by one reader, which are merged")
     return nodules, notes
 
 
 def _groups(masks: Sequence[Mapping[int, np.ndarray]]) -> np.ndarray:
-    """For each drawing, the number of the nodule that it belongs to."""
+    """The index of the nodule of each drawing."""
     overlaps = np.zeros((len(masks), len(masks)), dtype=bool)
     for i, j in itertools.combinations(range(len(masks)), 2):
         overlaps[i, j] = overlap(masks[i], masks[j])
@@ -131,12 +131,12 @@ def _groups(masks: Sequence[Mapping[int, np.ndarray]]) -> np.ndarray:
 
 
 def _draw_annotations(series: Series, annotations: Sequence[tuple[int, Annotation]], notes: list[str]) -> list[Drawing]:
-    """Those (reader, annotation) that have a pixel on a slice of the series."""
+    """The drawings of all (reader, annotation) that have a pixel on a slice of the series."""
     heights, by_location = series.heights_for(
         [outline for _, annotation in annotations for outline in annotation.outlines]
     )
     if by_location:
-        notes.append("the readers' heights are those of SliceLocation, not of ImagePositionPatient")
+        notes.append("the readers' z positions match SliceLocation, not ImagePositionPatient")
     drawn, lost = [], 0
     for reader, annotation in annotations:
         by_slice: dict[int, list[Outline]] = {}
@@ -150,27 +150,27 @@ def _draw_annotations(series: Series, annotations: Sequence[tuple[int, Annotatio
         if masks:
             drawn.append(Drawing(reader, masks))
     if lost:
-        notes.append(f"{lost} outlines are on no slice of the series")
+        notes.append(f"{lost} outlines do not match any slice of the series and are skipped")
     return drawn
 
 
 def _of_readers(readings: Iterable[Reading], notes: list[str]) -> list[tuple[int, Annotation]]:
-    """(reader, annotation) of all readings of a series; readers of a second XML file are further ones."""
-    before, last, taken = 0, 0, []
+    """(reader, annotation) of all readings of a series; readers of a second XML file are numbered after the first."""
+    before, last, used = 0, 0, []
     for reading in readings:
         for annotation in reading.annotations:
             reader = before + annotation.reader
             last = max(last, reader)
             if reader < MOST_READERS:
-                taken.append((reader, annotation))
+                used.append((reader, annotation))
         before += reading.num_readers
     if last >= MOST_READERS:
-        notes.append(f"{last + 1} readers, of which the first {MOST_READERS} are taken")
-    return taken
+        notes.append(f"{last + 1} readers, of which only the first {MOST_READERS} are used")
+    return used
 
 
 def overlap(a: Mapping[int, np.ndarray], b: Mapping[int, np.ndarray]) -> bool:
-    """Whether two annotations {slice: mask} have a pixel in common."""
+    """Whether two annotations {slice: mask} share a pixel."""
     return any((a[index] & b[index]).any() for index in a.keys() & b.keys())
 
 

@@ -1,4 +1,4 @@
-"""Published preparations of LIDC-IDRI -> `RawCase`s, as `converters` says."""
+"""Converters for published versions of LIDC-IDRI; see `formats.converters` for their interface."""
 
 import os
 import re
@@ -23,7 +23,7 @@ LONGEST_UID = 200  # bytes
 def _in_unit_range(image: np.ndarray, source: str) -> np.ndarray:
     image = np.asarray(image, dtype=np.float64)
     if image.ndim != 2 or not np.isfinite(image).all() or image.min() < -1e-6 or image.max() > 1 + 1e-6:
-        raise DataError(f"{source}: images [H, W] with values in [0, 1] are needed")
+        raise DataError(f"{source}: images must have shape [H, W] and values in [0, 1]")
     return image
 
 
@@ -31,10 +31,10 @@ def lidc_pickle(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
     """data_lidc.pickle: {key: {image [H, W] in [0, 1], masks: arrays of 0 and 1, series_uid}}."""
     content = safe_pickle.load(config.src)
     if not isinstance(content, dict) or not content:
-        raise DataError(f"{config.src}: a dict of cases is needed")
+        raise DataError(f"{config.src}: not a dict of cases; use data_lidc.pickle")
     yield (
-        "the file names series and no patients: it is split by series, so that two series of one patient may lie in "
-        "two splits"
+        "the file names series but not patients, so it is split by series: two series of a patient may end up in "
+        "different splits"
     )
     yield from each(content.items(), partial(_pickled_case, config.src))
 
@@ -46,22 +46,22 @@ def _pickled_case(path: str, item: tuple[object, Any]) -> Iterator[RawCase]:
         image, masks, series = entry["image"], list(entry["masks"]), str(entry["series_uid"])
         arrays = (image, *masks)
         if not masks or not all(isinstance(array, np.ndarray) and array.shape == image.shape for array in arrays):
-            raise ValueError(f"arrays of different shapes {sorted({np.shape(array) for array in arrays}, key=str)}")
+            raise ValueError(f"shapes differ: {sorted({np.shape(array) for array in arrays}, key=str)}")
         image = _in_unit_range(image, source)
     except DataError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(f"{source}: image, masks and series_uid are needed ({error})") from error
+        raise DataError(f"{source}: image, masks and series_uid are required ({error})") from error
     raters = [array > 0.5 for array in masks]
     yield RawCase(str(key), {"": image}, raters, series, origin=Origin(series=series))
 
 
 def lidc_hdf5(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
-    """PHiSeg's and CCDM's files: groups train, val and test, each with the arrays of its cases.
+    """The files of PHiSeg and CCDM: groups train, val and test, each with the arrays of its cases.
 
-    images  [N, H, W], less 0.5
+    images  [N, H, W], minus 0.5
     labels  [N, H, W, R] or [N, R, H, W]
-    uids    [N], by which patients are known; optional
+    uids    [N], patient identifiers; optional
     """
     try:
         import h5py
@@ -75,24 +75,24 @@ def lidc_hdf5(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
         groups = [name for name in file if name in SPLIT_NAMES]
         if not groups:
             raise DataError(
-                f"{config.src}: groups train, val and test are needed, {', '.join(file) or 'none'} are there"
+                f"{config.src}: requires groups named train, val or test, but has {', '.join(file) or 'no groups'}"
             )
         arrays_of = {group: _arrays_of(file, group, f"{config.src}, {group}") for group in groups}
         if without := [group for group, arrays in arrays_of.items() if "uids" not in arrays]:
-            yield f"{', '.join(without)} without uids: each case counts as a patient, and stays in the file's split"
+            yield f"{', '.join(without)} without uids: each case counts as a patient, and keeps the split of the file"
         for group, arrays in arrays_of.items():
             yield from each(range(len(arrays["images"])), partial(_stored_case, config.src, group, arrays))
 
 
 def _arrays_of(file: Any, group: str, source: str) -> dict[str, Any]:
-    """{name: HDF5 dataset} of a group: images, labels, and uids if they are there.
+    """{name: HDF5 dataset} of a group: images, labels, and uids if present.
 
-    DataError: they cannot be used, or lie elsewhere.
+    DataError: they are unusable, or stored in other files.
     """
     try:
         arrays = {name: file[group][name] for name in ("images", "labels", "uids") if name in file[group]}
         if not {"images", "labels"} <= arrays.keys():
-            raise DataError(f"{source}: images and labels are needed")
+            raise DataError(f"{source}: images and labels are required")
         images, labels, uids = arrays["images"], arrays["labels"], arrays.get("uids", arrays["images"])
         fit = (
             images.ndim == 3
@@ -101,21 +101,21 @@ def _arrays_of(file: Any, group: str, source: str) -> dict[str, Any]:
             and ("uids" not in arrays or uids.ndim == 1)
         )
         if any(array.external or array.is_virtual or array.file.filename != file.filename for array in arrays.values()):
-            raise DataError(f"{source}: it takes its values from other files, which is refused")
+            raise DataError(f"{source}: refers to values in other files, which is not allowed; copy them into the file")
         numbers = images.dtype.kind in "biuf" and labels.dtype.kind in "biuf" and uids.dtype.itemsize <= LONGEST_UID
-    except (KeyError, OSError, TypeError, AttributeError) as error:  # no group, no arrays, links to nothing
-        raise DataError(f"{source}: images and labels are needed ({' '.join(str(error).split())})") from error
+    except (KeyError, OSError, TypeError, AttributeError) as error:  # not a group, not arrays, broken links
+        raise DataError(f"{source}: images and labels are required ({' '.join(str(error).split())})") from error
     if not fit or not numbers:
         shapes = ", ".join(f"{name} {array.shape} of {array.dtype}" for name, array in arrays.items())
-        raise DataError(f"{source}: {shapes} do not belong together")
+        raise DataError(f"{source}: shapes or types do not match: {shapes}")
     refuse_huge(labels.shape[1:], source)
     for array in arrays.values():
-        refuse_huge(array.chunks or (1,), source)  # a chunk is inflated whole
+        refuse_huge(array.chunks or (1,), source)  # a chunk is decompressed as a whole
     return arrays
 
 
 def _stored_case(path: str, group: str, arrays: Mapping[str, Any], k: int) -> Iterator[RawCase]:
-    """Case number k of a group, read alone: the files are large."""
+    """Case number k of a group, read individually because the files are large."""
     name = f"{group}{k:05d}"
     try:
         image, masks = np.asarray(arrays["images"][k], dtype=np.float64) + 0.5, np.asarray(arrays["labels"][k]) > 0
@@ -145,7 +145,7 @@ def _crop(config: "ConvertConfig", split: str, patient: str, file: str) -> Itera
     mask_name = re.compile(re.escape(stem) + r"_l(\d+)\.png")
     masks = [(int(match[1]), name) for name in files_in(labels) if (match := mask_name.fullmatch(name))]
     if not masks:
-        raise DataError(f"{os.path.join(labels, stem)}_l0.png: there is no mask for {os.path.join(images, file)}")
+        raise DataError(f"{os.path.join(labels, stem)}_l0.png: no mask found for {os.path.join(images, file)}")
     raters = [mask(os.path.join(labels, name), config.label_threshold) for _, name in sorted(masks)]
     name = re.sub(r"[^A-Za-z0-9_.\-]", "_", f"{patient}_{stem}")
     planes = {"": picture(os.path.join(images, file))}

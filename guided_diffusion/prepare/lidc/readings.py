@@ -1,6 +1,6 @@
-"""What four radiologists drew on the series of LIDC-IDRI, as its XML files hold it.
+"""Reads the XML files of LIDC-IDRI, with the outlines that up to four radiologists drew on each series.
 
-A nodule of a single point is smaller than 3 mm and has no outline.
+A nodule marked by a single point is smaller than 3 mm and has no outline.
 """
 
 import re
@@ -16,17 +16,17 @@ from .dicom import MOST_SIDE
 
 @dataclass(frozen=True)
 class Outline:
-    """One closed outline on one slice."""
+    """A closed outline on a slice."""
 
     sop_uid: str
     z: float  # mm
-    points: np.ndarray  # [N, 2] whole numbers: x (column), y (row)
+    points: np.ndarray  # [N, 2] integers: x (column), y (row)
     inclusion: bool
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What one reader drew of one nodule."""
+    """The outlines that one reader drew of one nodule."""
 
     reader: int
     nodule_id: str
@@ -35,20 +35,20 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Reading:
-    """One XML file: what the readers drew on one series."""
+    """The content of an XML file: the annotations of all readers for one series."""
 
     path: str
     series_uid: str
     num_readers: int
     annotations: list[Annotation]
-    points: int  # nodules of a single point, which have no outline
+    points: int  # number of nodules marked by a single point
 
 
 def read_xml(path: str) -> Reading | None:
-    """The `Reading` of an XML file; None: one of another kind (a chest radiograph's).
+    """The `Reading` of an XML file; None for other kinds of files, such as those of chest radiographs.
 
-    Tags are read without their namespaces. DataError: the file is no XML, has entities that would expand, or cannot be
-    read as LIDC's.
+    Namespaces of tags are ignored. DataError: the file is not valid XML, defines entities, or does not have LIDC's
+    format.
     """
     try:
         from defusedxml.ElementTree import parse  # type: ignore[import-untyped]  # it comes without types
@@ -73,15 +73,15 @@ def read_xml(path: str) -> Reading | None:
         return Reading(path, _uid(series.text.strip()), len(sessions), annotations, points)
     except DataError:
         raise
-    except Exception as error:  # the parser's own errors, refused entities among them, and values that are no numbers
+    except Exception as error:  # parser errors, including refused entities, and values that are not numbers
         raise DataError(
-            f"{path}: cannot be read as LIDC's XML ({type(error).__name__}: {error}); replace or remove it"
+            f"{path}: not a valid LIDC XML file ({type(error).__name__}: {error}); replace or remove it"
         ) from error
 
 
 def _uid(text: str) -> str:
     if not re.fullmatch(r"[0-9.]{1,64}", text) or set(text) == {"."}:
-        raise ValueError(f"{text[:80]!r} is no UID")
+        raise ValueError(f"{text[:80]!r} is not a UID")
     return text
 
 
@@ -106,7 +106,7 @@ def _text(element: Any, tag: str) -> str:
 def _read_roi(roi: Any) -> Outline:
     points = [(int(_text(edge, "xCoord")), int(_text(edge, "yCoord"))) for edge in _children(roi, "edgeMap")]
     if max((abs(n) for point in points for n in point), default=0) > MOST_SIDE:
-        raise ValueError(f"an outline that reaches to {points}"[:100])
+        raise ValueError(f"an outline outside of any slice: {points}"[:100])
     return Outline(
         sop_uid=_text(roi, "imageSOP_UID"),
         z=float(_text(roi, "imageZposition") or "nan"),

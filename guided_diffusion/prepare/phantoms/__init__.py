@@ -1,1 +1,1 @@
-"""Images with an ambiguous nodule and raters from a known distribution, also in the formats of the field."""
+"""Phantoms: images with an ambiguous nodule and raters from a known distribution, also in other file formats."""

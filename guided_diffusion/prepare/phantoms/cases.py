@@ -1,4 +1,4 @@
-"""Cases on the way into foreign formats."""
+"""Phantom cases to be written in other file formats."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PhantomCase:
-    """A phantom under its name, and the patient that it belongs to."""
+    """A phantom with a case name and a patient."""
 
     name: str
     patient: str
@@ -17,12 +17,12 @@ class PhantomCase:
 
     @property
     def grey(self) -> np.ndarray:
-        """The first modality's plane."""
+        """The plane of the first modality."""
         return next(iter(self.planes.values()))
 
 
 def by_patient(cases: Sequence[PhantomCase]) -> dict[str, list[PhantomCase]]:
-    """{patient: cases}, in the order of the patients' names."""
+    """{patient: cases}, sorted by patient."""
     own: dict[str, list[PhantomCase]] = {patient: [] for patient in sorted({case.patient for case in cases})}
     for case in cases:
         own[case.patient].append(case)

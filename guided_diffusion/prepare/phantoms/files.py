@@ -1,6 +1,6 @@
-"""Phantoms in the real formats of the field, to try the tools of data preparation on.
+"""Writes phantoms in the formats of real data sets, to try out the data preparation tools.
 
-DICOM with LIDC's XML (`lidc_files`), the files of published preparations, and folders of challenges.
+DICOM with LIDC's XML (`lidc_files`), the published versions of LIDC-IDRI, and challenge data sets.
 """
 
 import os
@@ -21,7 +21,7 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")
 def make_cases(
     num_cases: int, seed: int, size: int = 128, num_raters: int = 4, **more: Unpack[phantom.SceneOptions]
 ) -> list[PhantomCase]:
-    """Phantoms, two of each patient; grey levels are whole 8-bit ones, which every format keeps."""
+    """Phantoms, two per patient; grey levels are multiples of 1/255, which every format preserves."""
     cases = []
     for index in range(num_cases):
         made = phantom.make_phantom(seed, index, size, num_raters, **more)
@@ -31,7 +31,7 @@ def make_cases(
 
 
 def write(form: str, out: str, cases: Sequence[PhantomCase]) -> None:
-    """Write `cases` into the folder `out` in one of the formats of make_phantom.py."""
+    """Write `cases` to the folder `out` in one of the formats of make_phantom.py."""
     writers: dict[str, Callable[[str, Sequence[PhantomCase]], None]] = {
         "lidc": write_lidc,
         "pickle": lambda out, cases: write_pickle(os.path.join(out, "data_lidc.pickle"), cases),
@@ -46,11 +46,11 @@ def write(form: str, out: str, cases: Sequence[PhantomCase]) -> None:
 
 
 def _save_grey(path: str, plane: np.ndarray) -> None:
-    """A plane in [0, 1] as an 8-bit picture."""
+    """Save a plane in [0, 1] as an 8-bit picture."""
     Image.fromarray(np.round(plane * 255).astype(np.uint8)).save(path)
 
 
-# -- published preparations -------------------------------------------------------------------------------------------
+# -- published versions of LIDC-IDRI ----------------------------------------------------------------------------------
 
 
 def write_pickle(path: str | os.PathLike[str], cases: Sequence[PhantomCase]) -> None:
@@ -68,7 +68,7 @@ def write_pickle(path: str | os.PathLike[str], cases: Sequence[PhantomCase]) -> 
 
 
 def write_hdf5(path: str | os.PathLike[str], cases: Sequence[PhantomCase], raters_last: bool = True) -> None:
-    """PHiSeg's file (raters last) or CCDM's: groups train, val and test with images [N, H, W] less 0.5 and labels."""
+    """The file of PHiSeg (raters last) or CCDM: groups train, val, test with images [N, H, W] minus 0.5, and labels."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -105,7 +105,7 @@ def _write_nifti(path: str, array: np.ndarray) -> None:
 
 
 def write_qubiq(out: str, cases: Sequence[PhantomCase]) -> None:
-    """CASE/image.nii.gz and CASE/task01_segRR.nii.gz; several modalities along the first axis."""
+    """CASE/image.nii.gz and CASE/task01_segRR.nii.gz; several modalities are stacked along the first axis."""
     for case in cases:
         folder = os.path.join(out, case.name)
         stack = np.stack([np.round(plane.T * 255) for plane in case.planes.values()]).astype(np.int16)
@@ -141,7 +141,7 @@ def write_ms(out: str, cases: Sequence[PhantomCase]) -> None:
 
 
 def write_folders(out: str, cases: Sequence[PhantomCase]) -> None:
-    """CASE/scan.png and CASE/expertR_mask.png: an image and masks under names of no known layout."""
+    """CASE/scan.png and CASE/expertR_mask.png: an image and masks that do not follow a known layout."""
     for case in cases:
         os.makedirs(os.path.join(out, case.name), exist_ok=True)
         _save_grey(os.path.join(out, case.name, "scan.png"), case.grey)

@@ -1,4 +1,4 @@
-"""Phantoms as LIDC-IDRI's files: CT series in DICOM, and what the readers drew, in XML."""
+"""Writes phantoms in the format of LIDC-IDRI: CT series in DICOM, and readers' outlines in XML."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ NAMESPACE = "http://www.nih.gov"
 
 
 class Contour(NamedTuple):
-    """A closed outline: whether it includes or cuts a hole, and its points [N, 2], x and y."""
+    """A closed outline: whether it is an inclusion or cuts a hole, and its points [N, 2], (x, y)."""
 
     inclusion: bool
     points: np.ndarray
@@ -28,16 +28,16 @@ class Roi(NamedTuple):
 
 
 class DrawnNodule(NamedTuple):
-    """What one reader drew of one nodule."""
+    """The outlines that one reader drew of one nodule."""
 
     id: str
     rois: Sequence[Roi]
 
 
 def trace_outside(mask: np.ndarray) -> np.ndarray:
-    """The closed chain of pixels just outside a 4-connected mask without holes, [N, 2] (x, y), as LIDC's outlines run.
+    """The closed chain of pixels just outside a 4-connected mask without holes, [N, 2] (x, y), like LIDC's outlines.
 
-    Walks clockwise along the sides of the mask's pixels and takes the pixel beyond each side.
+    Walks clockwise along the edges of the mask's pixels and collects the pixel outside each edge.
     """
     mask = np.pad(mask, 2)
     row, column = np.argwhere(mask)[0].tolist()
@@ -60,7 +60,7 @@ def trace_outside(mask: np.ndarray) -> np.ndarray:
 
 
 def outlines_of(mask: np.ndarray) -> list[Contour]:
-    """The contours of a mask: a chain for each part, and one for each of its holes."""
+    """The contours of a mask: one per connected component, and one per hole."""
     outlines = []
     parts, count = ndimage.label(mask)
     for k in range(1, count + 1):
@@ -73,7 +73,7 @@ def outlines_of(mask: np.ndarray) -> list[Contour]:
 
 
 def write_xml(path: str, series_uid: str, sessions: Sequence[Sequence[DrawnNodule]]) -> None:
-    """What the readers drew on a series, as LIDC's XML; `sessions` are the nodules of each reader."""
+    """Write the readers' outlines of a series as LIDC's XML; `sessions` has the nodules of each reader."""
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         f'<LidcReadMessage xmlns="{NAMESPACE}" uid="1.2.3">',
@@ -111,7 +111,7 @@ def write_slice(
     big_endian: bool = False,
     leave_out: Sequence[str] = (),
 ) -> None:
-    """One CT slice [H, W] in Hounsfield units as a DICOM file; `leave_out` names tags that it does not get."""
+    """Write a CT slice [H, W] in Hounsfield units as a DICOM file; `leave_out` names tags to omit."""
     import pydicom
     from pydicom import uid
 
@@ -140,11 +140,11 @@ def write_lidc(
     window: tuple[float, float] = (-1000, 400),
     spacing: tuple[float, float] = (0.5, 0.5),
 ) -> None:
-    """DICOM series below OUT/dicom and XML in OUT/xml: a series for each patient, a slice for each case.
+    """Write DICOM series to OUT/dicom and XML files to OUT/xml, with one series per patient and one slice per case.
 
-    A slice has the case's pixels in its middle and air around them; larger cases make larger slices than `size`.
+    The case is in the centre of the slice, surrounded by air; `size` is increased if a case is larger.
 
-    window   what black and white are in Hounsfield units
+    window   black and white in Hounsfield units
     spacing  mm between rows and columns
     """
     size = max(size, *(len(case.grey) for case in cases))

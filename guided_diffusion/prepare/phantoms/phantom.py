@@ -1,9 +1,9 @@
 """CT-like images of a nodule with an ambiguous outline, and raters drawn from a distribution that is known per image.
 
-A nodule has a solid core, a hazy halo around it, and a lobe that grows out of it on one side. A rater gives one of four
-answers: the core alone (tight), core and halo (loose), core and lobe (lobulated), or nothing at all (absent). How often
-each is given can be seen in the image: the brighter the halo the more often loose, the brighter the lobe the more often
-lobulated, the fainter the whole nodule the more often absent. Several nodules are answered independently.
+A nodule has a solid core, a hazy halo around it, and a lobe on one side. A rater chooses one of four modes: the core
+only (tight), core and halo (loose), core and lobe (lobulated), or nothing (absent). The image shows their
+probabilities: a brighter halo makes loose more likely, a brighter lobe lobulated, and a fainter nodule absent. The
+modes of several nodules are independent.
 """
 
 import itertools
@@ -18,12 +18,12 @@ from PIL import Image
 from scipy import ndimage
 
 MODES = ("tight", "loose", "lobulated", "absent")
-MAX_ABSENT = 0.2  # the largest probability of the answer "absent"
-LUNG, WALL = 0.16, 0.62  # grey of air-filled lung and of the chest wall, in [0, 1]
+MAX_ABSENT = 0.2  # the largest probability of the mode "absent"
+LUNG, WALL = 0.16, 0.62  # grey levels of lung and chest wall, in [0, 1]
 
 
 class SceneOptions(TypedDict, total=False):
-    """What `make_phantom` takes beside seed, index, size and number of raters."""
+    """Keyword arguments of `make_phantom`."""
 
     num_nodules: int
     modes: Sequence[str]
@@ -32,7 +32,7 @@ class SceneOptions(TypedDict, total=False):
 
 
 class Nodule(NamedTuple):
-    """A nodule's answers: {mode: mask [H, W] bool} and {mode: probability}."""
+    """The modes of a nodule: {mode: mask [H, W] bool} and {mode: probability}."""
 
     outlines: dict[str, np.ndarray]
     probabilities: dict[str, float]
@@ -40,21 +40,21 @@ class Nodule(NamedTuple):
 
 @dataclass(frozen=True)
 class Phantom:
-    """One case; the masks of modes and raters are bool."""
+    """A case; the masks of modes and raters are bool."""
 
-    images: list[np.ndarray]  # each modality's, [H, W] float in [0, 1]
-    modes: dict[str, np.ndarray]  # {name: mask [H, W]}; of several nodules "tight+absent" and so on
-    probabilities: dict[str, float]  # {name: probability}, summing to 1
-    drawn: list[str]  # the answer of each rater, R names
+    images: list[np.ndarray]  # one per modality, [H, W] float in [0, 1]
+    modes: dict[str, np.ndarray]  # {name: mask [H, W]}; for several nodules, names like "tight+absent"
+    probabilities: dict[str, float]  # {name: probability}, with sum 1
+    drawn: list[str]  # the mode chosen by each of the R raters
 
     @property
     def image(self) -> np.ndarray:
-        """The first modality's image."""
+        """The image of the first modality."""
         return self.images[0]
 
     @property
     def raters(self) -> np.ndarray:
-        """The raters' masks, [R, H, W]."""
+        """The masks of the raters, [R, H, W]."""
         return np.stack([self.modes[name] for name in self.drawn])
 
 
@@ -69,11 +69,11 @@ def make_phantom(
     probabilities: Sequence[float] | None = None,
     num_modalities: int = 1,
 ) -> Phantom:
-    """Case number `index` of the set `seed`: a function of its arguments alone.
+    """Case number `index` of the data set with this seed; depends only on its arguments.
 
-    size            side, pixels
-    modes           the answers that are given at all, of MODES
-    probabilities   of these; None: they are drawn for each nodule, as the image shows them
+    size            side of the image, pixels
+    modes           the modes that raters choose from, a subset of MODES
+    probabilities   probabilities of the modes; None: drawn for each nodule, and visible in the image
     """
     rng = np.random.default_rng((seed, index))
     nodules = []
@@ -86,20 +86,20 @@ def make_phantom(
         nodules.append(Nodule(draw_outlines(rng, size, *where(place, num_nodules)), chances))
 
     masks, truth = {}, {}
-    for answers in itertools.product(modes, repeat=num_nodules):  # of each nodule one
+    for answers in itertools.product(modes, repeat=num_nodules):  # one mode per nodule
         given = list(zip(nodules, answers, strict=True))
         masks["+".join(answers)] = np.any([nodule.outlines[answer] for nodule, answer in given], axis=0)
         truth["+".join(answers)] = float(np.prod([nodule.probabilities[answer] for nodule, answer in given]))
     drawn = rng.choice(list(masks), size=num_raters, p=list(truth.values()))
-    images = [render(rng, nodules, size)]  # last, for only this draws more numbers for a larger image
-    for k in range(1, num_modalities):  # the same scene, in turns dark and bright, with noise of its own
+    images = [render(rng, nodules, size)]  # last, because only this draws a number of values that depends on the size
+    for k in range(1, num_modalities):  # the same scene, alternately inverted, with independent noise
         image = images[0] if k % 2 == 0 else 1 - images[0]
         images.append(np.clip(0.2 + 0.6 * image + 0.02 * smooth_noise(rng, size, 1 + k), 0, 1))
     return Phantom(images, masks, truth, [str(name) for name in drawn])
 
 
 def where(place: int, num_nodules: int) -> tuple[tuple[float, float], float]:
-    """The middle of a nodule, as a share of the image's side, and its size as a share of a lone one's."""
+    """The centre of a nodule, as a share of the image's side, and its size relative to that of a single nodule."""
     if num_nodules == 1:
         return (0.5, 0.5), 1.0
     angle = 2 * np.pi * place / num_nodules
@@ -107,7 +107,7 @@ def where(place: int, num_nodules: int) -> tuple[tuple[float, float], float]:
 
 
 def draw_probabilities(rng: np.random.Generator) -> dict[str, float]:
-    """{mode: probability}: nodules that all see in half of the cases, and the other answers in any proportion."""
+    """{mode: probability}: "absent" is 0 for half of the nodules; the others follow a Dirichlet distribution."""
     absent = max(0.0, rng.uniform(-MAX_ABSENT, MAX_ABSENT))
     present = (1 - absent) * rng.dirichlet([6, 6, 6])
     return {**{name: float(p) for name, p in zip(MODES, present, strict=False)}, "absent": float(absent)}
@@ -116,7 +116,7 @@ def draw_probabilities(rng: np.random.Generator) -> dict[str, float]:
 def draw_outlines(
     rng: np.random.Generator, size: int, middle: tuple[float, float] = (0.5, 0.5), scale: float = 1.0
 ) -> dict[str, np.ndarray]:
-    """{mode: mask [H, W] bool} of a nodule near `middle`, a share of the side `size`; `scale` is its size."""
+    """{mode: mask [H, W] bool} of a nodule of relative size `scale` near `middle`, a share of the side `size`."""
     centre = size * (np.array(middle) + scale * rng.uniform(-0.08, 0.08, size=2))
     unit = scale * size
     y, x = np.mgrid[:size, :size] + 0.5
@@ -142,7 +142,7 @@ def wave(rng: np.random.Generator, theta: np.ndarray, amplitude: float) -> np.nd
 
 
 def render(rng: np.random.Generator, nodules: Sequence[Nodule], size: int) -> np.ndarray:
-    """The image [H, W] in [0, 1]: on lung with vessels, each nodule, whose grey levels show its probabilities."""
+    """The image [H, W] in [0, 1]: nodules in lung with vessels, with grey levels that show their probabilities."""
     pixel = size / 128
     image = LUNG + 0.02 * smooth_noise(rng, size, 6 * pixel)
     for _ in range(rng.integers(3, 7)):
@@ -152,7 +152,7 @@ def render(rng: np.random.Generator, nodules: Sequence[Nodule], size: int) -> np
 
     for masks, probabilities in nodules:
         contrast = 0.62 - 1.4 * min(probabilities["absent"], MAX_ABSENT)
-        nodule = np.zeros((size, size))  # how solid it is: 1 in the core
+        nodule = np.zeros((size, size))  # solidity, 1 in the core
         for name in ("loose", "lobulated"):
             nodule = np.maximum(nodule, masks[name] * (0.2 + 0.65 * probabilities[name]))
         nodule = ndimage.gaussian_filter(np.maximum(nodule, masks["tight"]), 0.6 * pixel)
@@ -162,7 +162,7 @@ def render(rng: np.random.Generator, nodules: Sequence[Nodule], size: int) -> np
 
 
 def smooth_noise(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
-    """Smooth noise of unit deviation, [H, W]."""
+    """Smooth noise with standard deviation 1, [H, W]."""
     noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), sigma, mode="wrap")
     return noise / noise.std()
 
@@ -177,7 +177,7 @@ def vessel(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def half_plane(rng: np.random.Generator, size: int) -> np.ndarray:
-    """The chest wall: the side beyond a slightly bent line near one edge, [H, W] bool."""
+    """The mask of the chest wall: the area beyond a slightly bent line near one edge, [H, W] bool."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -187,10 +187,10 @@ def half_plane(rng: np.random.Generator, size: int) -> np.ndarray:
 def write_set(
     out: str, num_cases: int, seed: int, size: int = 128, num_raters: int = 8, **more: Unpack[SceneOptions]
 ) -> None:
-    """Write cases into the folder `out`, and truth.json beside them. `more` are arguments of make_phantom.
+    """Write cases and truth.json to the folder `out`. `more` are arguments of make_phantom.
 
-    CASE/image_CASE.png, CASE/label0_.png ...  what a program trains on
-    CASE/mode_tight.png ...                    the mask of every answer
+    CASE/image_CASE.png, CASE/label0_.png ...  the training data
+    CASE/mode_tight.png ...                    the mask of each mode
     truth.json                                 {seed, size, raters, cases: {CASE: {modes, drawn}}}, where `modes` is
                                                {name: {probability, mask}}
     """
@@ -220,5 +220,5 @@ def write_set(
 
 
 def save_png(path: str, array: np.ndarray) -> None:
-    """A bool array as a 1-bit PNG, an 8-bit one as grey."""
+    """Save a bool array as a 1-bit PNG, and a uint8 array as a grey PNG."""
     Image.fromarray(array).save(path, optimize=True)
