@@ -1,4 +1,4 @@
-"""What a benchmark of training measures, and what it leaves behind where it cannot go on."""
+"""What a benchmark of training measures, and what it leaves behind if it cannot continue."""
 
 import json
 import subprocess
@@ -92,9 +92,9 @@ def test_a_dry_run_of_the_training_of_tuned(tmp_path):
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads((tmp_path / "out.json").read_text())
-    assert told["steps"] == 2 and told["masks"] == 8 and told["steps_per_second"] > 0
-    assert {"ged_2", "ged_4"} <= told["figures"].keys() and 0 <= told["figures"]["ged_4"]["mean"] <= 2
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["steps"] == 2 and result["masks"] == 8 and result["steps_per_second"] > 0
+    assert {"ged_2", "ged_4"} <= result["figures"].keys() and 0 <= result["figures"]["ged_4"]["mean"] <= 2
 
 
 def test_the_training_of_tuned_refuses_a_machine_without_a_gpu(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Real multi-rater images, where they are at hand: load, train three steps, sample. See conftest.py for where."""
+"""Real multi-rater images, where they are available: load, train three steps, sample. See conftest.py for where."""
 
 import pytest
 import torch

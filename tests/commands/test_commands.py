@@ -365,12 +365,12 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
         (["--image_channels=3", "--data_dir={modalities}"], ["2 images", "--image_channels 3"]),
         (["--preset=huge"], ["huge"]),
-        (["folder"], ["folder belongs to no flag"]),
-        (["--intensity_range", "5,-1000"], ["--intensity_range 5,-1000", "lower first"]),
+        (["folder"], ["folder: unexpected argument"]),
+        (["--intensity_range", "5,-1000"], ["--intensity_range 5,-1000", "LO < HI"]),
         (["--intensity_range", "-1000,400", "--lr", "-1"], ["--lr -1:"]),
         (["--log_dir=gs://bucket/run", "--tensorboard"], ["--log_dir gs://bucket/run", "--tensorboard"]),
-        (["--log_dir=s3://bucket/run"], ["--log_dir s3://bucket/run", "only folders, gs:// and az://"]),
-        (["--resume_checkpoint=s3://bucket/m.pt"], ["s3://bucket/m.pt", "only folders, gs:// and az://"]),
+        (["--log_dir=s3://bucket/run"], ["--log_dir s3://bucket/run", "use a local folder, gs:// or az://"]),
+        (["--resume_checkpoint=s3://bucket/m.pt"], ["s3://bucket/m.pt", "use a local folder, gs:// or az://"]),
         (["--data_dir=gs://bucket/cases"], ["gs://bucket/cases", "no such folder"]),
         (["--batch_size=7"], ["6 cases", "fewer than the 7 of a step (--batch_size)", "--batch_size 6"]),
         (["--use_fp16", "--amp=bf16"], ["--use_fp16", "--amp bf16", "contradict"]),
@@ -447,7 +447,7 @@ def test_bad_cases(cases, trained, tmp_path):
     foreign = tmp_path / "foreign.pt"
     torch.save({"weights": torch.zeros(1)}, foreign)
     assert_refused(
-        sample(cases, trained, out, f"--model_path={foreign}"), str(foreign), "not a checkpoint of this program"
+        sample(cases, trained, out, f"--model_path={foreign}"), str(foreign), "not a checkpoint of this package"
     )
     assert not out.exists()
 
@@ -459,7 +459,7 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
         (["--num_channels=64"], ["--num_channels 32, not 64"]),
         (["--noise_schedule=linear"], ["--noise_schedule cosine, not linear"]),
         (["--num_ensemble=0"], ["--num_ensemble 0"]),
-        (["--timestep_respacing=41"], ["--timestep_respacing", "40 timesteps cannot give 41"]),
+        (["--timestep_respacing=41"], ["--timestep_respacing", "41 steps of a section of 40 timesteps"]),
         (["--eta=0.5"], ["--eta 0.5", "--sampler ddim"]),
         (["--eta=2", "--use_ddim"], ["--eta 2", "from 0 to 1"]),
         (["--sampler=heun"], ["--sampler heun", "ddpm, ddim, dpm++"]),
@@ -471,7 +471,7 @@ def test_bad_sampling_flags(cases, trained, tmp_path):
         (["--fast"], ["--fast", "--timestep_respacing", "contradict"]),
         (["--timestep_respacing=", "--fast", "--steps=5"], ["--fast", "--steps", "contradict"]),
         (["--amp=fp8"], ["--amp fp8", "none, tf32, bf16"]),
-        (["--batch_size=many"], ["--batch_size many", "whole number"]),
+        (["--batch_size=many"], ["--batch_size many", "an integer"]),
         (["--median_blur=2"], ["--median_blur 2", "odd"]),
         (["--threshold=1.5"], ["--threshold 1.5"]),
         ([f"--model_path={damaged}"], [str(damaged), "truncated"]),
@@ -501,7 +501,7 @@ def test_results_are_not_written_to_a_blob_store(cases, tmp_path, monkeypatch, s
     words = [flag.format(cases) for flag in flags] + (
         [f"--log_dir={tmp_path}/run", *as_arguments(TINY)] if script == "segmentation_train" else []
     )
-    assert_refused(call_script(script, *words), "gs://a/b", "local folders only")
+    assert_refused(call_script(script, *words), "gs://a/b", "local folder")
     assert not (tmp_path / "gs:").exists()
 
 
