@@ -1,4 +1,4 @@
-"""Ensembles from Python.
+"""Python API to sample ensembles.
 
 ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20)
 ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
@@ -30,9 +30,9 @@ Map = Float32[np.ndarray, "H W"]
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The masks of one image, and what follows from them."""
+    """The masks of one image, and maps derived from them."""
 
-    samples: Float[np.ndarray, "M H W"]  # before the threshold, on the scale on which masks are 0 and 1
+    samples: Float[np.ndarray, "M H W"]  # before the threshold, on a scale where background is 0 and foreground 1
     masks: Bool[np.ndarray, "M H W"]
 
     @property
@@ -51,23 +51,23 @@ class Ensemble:
         return postprocess.entropy_map(self.masks)
 
     def consensus(self, kind: str = "majority") -> np.ndarray:
-        """One mask [H, W] for all: "majority" or "staple", bool; "mean", float32."""
+        """The consensus mask [H, W]: bool for "majority" and "staple", float32 for "mean"."""
         if kind not in postprocess.CONSENSUS:
             raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
         return postprocess.CONSENSUS[kind](self.masks)
 
 
 class Predictor:
-    """A trained segmenter, ready to sample: what `load` gives."""
+    """A trained segmenter, ready to sample; `load` returns one."""
 
     def __init__(self, model: LoadedModel, compiled: bool = False) -> None:
         self.segmenter, self.configs, self.stored = model.segmenter, model.configs, model.sampler
         self.compiled = compiled
-        self._compiled_size: int | None = None  # masks in flight of the first call, for which the network was compiled
+        self._compiled_size: int | None = None  # batch size that the network was compiled for, set by the first call
 
     @property
     def flags(self) -> dict[str, Any]:
-        """{name: value} of the data and the model, JSON-like."""
+        """{name: value}, the flags of data and model, JSON-like."""
         return self.configs.flags()
 
     def sample(
@@ -80,17 +80,17 @@ class Predictor:
         batch_size: int = 8,
         **flags: Any,
     ) -> Ensemble:
-        """The `Ensemble` of one image.
+        """Sample an `Ensemble` for one image.
 
-        image         [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; array or tensor. One plane is
+        image         array or tensor, [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; a single plane is
                       repeated to the network's channels
-        num_ensemble  masks
-        seed, name    a mask depends on these and on its number alone: with the name of a case, it is that case's mask
-                      of segmentation_sample.py
-        batch_size    masks in flight; with compile=True the first call's size holds for all, for which it is compiled
-        flags         those of SamplerConfig (sampler, steps, spacing, eta, clip_denoised, tta) and of PostprocessConfig
+        num_ensemble  number of masks
+        seed, name    each mask depends only on these and its index; with the name of a case, the masks are those that
+                      segmentation_sample.py draws for it
+        batch_size    masks drawn at a time; with compile=True, the first call's batch size is used for all calls
+        flags         of SamplerConfig (sampler, steps, spacing, eta, clip_denoised, tta) and of PostprocessConfig
                       (threshold, median_blur, ...), and fast=True
-        ConfigError: a flag that is unknown or cannot be met. DataError: an image that does not fit.
+        ConfigError: a flag is unknown or invalid. DataError: the image does not fit.
         """
         configs = self._configs({"num_ensemble": num_ensemble, "seed": seed, "batch_size": batch_size}, flags)
         config = configs[SampleConfig]
@@ -107,11 +107,11 @@ class Predictor:
         return Ensemble(samples, binarise(samples, configs[PostprocessConfig]))
 
     def _configs(self, own: dict[str, Any], flags: dict[str, Any]) -> Configs:
-        """The configs of a call of `sample`, with `flags` as those that were given."""
+        """The configs of a call of `sample`, where `flags` count as given."""
         if unknown := sorted(flags.keys() - flag_fields(SamplerConfig, PostprocessConfig).keys() - {"fast"}):
             raise ConfigError(f"{unknown[0]} is not a flag of sampling")
         if own["batch_size"] == "auto":
-            raise ConfigError("batch_size auto is the command line's: give a number")
+            raise ConfigError("batch_size auto is available on the command line only: pass a number")
         classes = (SampleConfig, SamplerConfig, PostprocessConfig)
         configs = configs_from_flags({**own, **flags}, *classes)
         configs.given = parse_flags(flags, *classes)
@@ -119,16 +119,16 @@ class Predictor:
         return configs
 
     def _planes(self, image: Any) -> np.ndarray:
-        """The image as [1 or C, H, W] float32, if it is one that the network can see."""
+        """The image as float32 [1 or C, H, W]. DataError: its shape or values do not fit the network."""
         planes = torch.as_tensor(image).detach().cpu().numpy().astype(np.float32)
         planes = planes[None] if planes.ndim == 2 else planes
         side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].image_channels
         if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
             raise DataError(
-                f"an image of shape {tuple(np.shape(image))}; needed: [{side}, {side}] or [{channels}, {side}, {side}]"
+                f"image of shape {tuple(np.shape(image))}; expected [{side}, {side}] or [{channels}, {side}, {side}]"
             )
         if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
-            raise DataError("an image with values outside [0, 1]; 8-bit ones are divided by 255")
+            raise DataError("image with values outside [0, 1]; divide an 8-bit image by 255")
         return planes
 
 
@@ -140,13 +140,13 @@ def load(
     compile: bool = False,
     **flags: Any,
 ) -> Predictor:
-    """A `Predictor` from the checkpoint at `path`.
+    """Load a `Predictor` from the checkpoint at `path`.
 
-    device        where to sample; default: a GPU if there is one
+    device        device to sample on; default: a GPU if available
     weights       "ema" or "raw"
-    amp, compile  as in ComputeConfig
-    flags         model flags, which only checkpoints of the published code need
-    ConfigError, CheckpointError: as script_util.load_segmenter; the first for other words of weights and amp too.
+    amp, compile  see ComputeConfig
+    flags         model flags; only checkpoints of the published code need them
+    ConfigError, CheckpointError: see script_util.load_segmenter; ConfigError also for unknown `weights` or `amp`.
     """
     how = parse_flags({"weights": weights, "amp": amp, "compile": compile}, SampleConfig, ComputeConfig)
     model = script_util.load_segmenter(path, flags, how["weights"])

@@ -1,4 +1,4 @@
-"""Configs -> objects: the segmenter of the flags, new or from a checkpoint, and how to sample it."""
+"""Builds objects from configs: a new segmenter or one from a checkpoint, and the sampler to use with it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +25,9 @@ from .unet import UNetConfig, UNetModel
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
-    """{flag: default} of the U-Net and the diffusion, as create_model_and_diffusion takes them.
+    """{flag: default} of the U-Net and the diffusion, in the form that create_model_and_diffusion accepts.
 
-    Lists are strings ("16,8"), None is "" for channel_mult and -1 for the others, as in the published code.
+    As in the published code, lists are strings ("16,8"), and None is "" for channel_mult and -1 for other flags.
     """
     defaults: dict[str, Any] = {}
     for name, field in flag_fields(UNetConfig, DiffusionConfig).items():
@@ -41,10 +41,10 @@ def model_and_diffusion_defaults() -> dict[str, Any]:
 def create_model_and_diffusion(
     **flags: Any,
 ) -> tuple[UNetModel, GaussianDiffusion, AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
-    """(model, diffusion, prior, posterior) from flags of the U-Net, the diffusion and the encoders.
+    """Build (model, diffusion, prior, posterior) from flags of the U-Net, the diffusion and the encoders.
 
-    Values may be typed or as on the command line ("16,8", "", -1). ConfigError: an unknown flag, or flags that cannot
-    be built; the message names the flag.
+    Values are typed, or strings as on the command line ("16,8", "", -1). ConfigError: a flag is unknown, or the
+    configuration is invalid; the message names the flag.
     """
     classes = (UNetConfig, DiffusionConfig, EncoderConfig)
     configs = configs_from_flags(parse_flags(flags, *classes), *classes)
@@ -54,13 +54,16 @@ def create_model_and_diffusion(
 
 
 def create_segmenter(configs: Configs) -> Segmenter:
-    """The segmenter of --method, from a config of each class of MODEL_CONFIGS. ConfigError: it cannot be built."""
+    """Build the segmenter of --method. `configs` has one config of each class in MODEL_CONFIGS.
+
+    ConfigError: the configuration is invalid.
+    """
     check_rules(configs)
     return METHODS[configs[MethodConfig].method].build(configs)
 
 
 def refuse_foreign_flags(given: Flags, model: Configs) -> None:
-    """ConfigError: a flag that was given has no effect with the method and the architecture of the model."""
+    """ConfigError: a given flag has no effect with the model's method and architecture."""
     method, architecture = model[MethodConfig].method, model[ArchitectureConfig].architecture
     for name in given:
         if name in foreign_flags(method, architecture):
@@ -74,20 +77,20 @@ def refuse_foreign_flags(given: Flags, model: Configs) -> None:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A segmenter in evaluation mode, and what its checkpoint says."""
+    """A segmenter in evaluation mode, with the settings stored in its checkpoint."""
 
     segmenter: Segmenter
-    configs: Configs  # of its data and model
-    sampler: dict[str, Any]  # {flag: JSON-like value} of the sampler that it was stored with
+    configs: Configs  # of data and model
+    sampler: dict[str, Any]  # {flag: JSON-like value}, the stored sampler settings
 
 
 def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel:
-    """The model of the checkpoint at `path`.
+    """Load the model of the checkpoint at `path`.
 
-    given    flags {name: value} of data and model; a checkpoint of the published code stores none, so that what is not
+    given    flags {name: value} of data and model. Checkpoints of the published code store no flags: a flag that is not
              given has its default
-    weights  "ema" for the averaged ones, where there are any, or "raw"
-    ConfigError, CheckpointError: flags that contradict the checkpoint, or weights that do not fit.
+    weights  "ema": the averaged weights if the checkpoint has any; "raw": the weights of the last step
+    ConfigError, CheckpointError: the flags contradict the checkpoint, or the weights do not fit the model.
     """
     classes = (DataConfig, *MODEL_CONFIGS)
     checkpoint = load_checkpoint(path, to_sample=True)
@@ -104,12 +107,12 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
 
 
 def choose_sampler(flags: Configs, model: Configs, stored: Flags) -> SamplerConfig:
-    """How to sample: a flag that is given comes before the preset's, that before the checkpoint's.
+    """Choose the sampler settings. Given flags override the preset, which overrides the checkpoint.
 
-    flags   of SampleConfig and SamplerConfig, with what was given and what the preset set
-    model   of the model
-    stored  {name: value} of the sampler in the checkpoint
-    ConfigError: flags that contradict each other.
+    flags   SampleConfig and SamplerConfig, with the given flags and those of the preset
+    model   the model's configs
+    stored  {name: value}, the sampler settings in the checkpoint
+    ConfigError: flags contradict each other.
     """
     given, steps = flags.given, model[DiffusionConfig].diffusion_steps
     own = pick_flags(given, SamplerConfig)
@@ -121,17 +124,15 @@ def choose_sampler(flags: Configs, model: Configs, stored: Flags) -> SamplerConf
     elif given.get("timestep_respacing"):
         base["steps"] = None
     if own.get("sampler", base.get("sampler")) != base.get("sampler"):
-        base.pop("eta", None)  # it was the other sampler's
+        base.pop("eta", None)  # belongs to the other sampler
     (sampler,) = configs_from_flags({**base, **own}, SamplerConfig)
     check_rules(Configs([*model, flags[SampleConfig], sampler], given))
     return sampler
 
 
 def advice(segmenter: Segmenter, sampler: SamplerConfig) -> list[str]:
-    """Lines to report before sampling: what --fast would save, where masks are drawn as published."""
+    """Lines to log before sampling: suggests --fast for long DDPM chains."""
     count, few = segmenter.num_timesteps, FAST["steps"]
     if sampler.sampler != "ddpm" or count <= few:
         return []
-    return [
-        f"{count} network calls for each mask; --fast takes {few}, {count / few:.0f} times fewer (docs/sampling.md)"
-    ]
+    return [f"{count} network calls per mask; --fast needs {few}, {count / few:.0f} times fewer (docs/sampling.md)"]

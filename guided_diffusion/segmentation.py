@@ -1,4 +1,4 @@
-"""Deprecated, and removed in version 0.3: import from guided_diffusion.methods."""
+"""Deprecated; will be removed in version 0.3. Import from guided_diffusion.methods instead."""
 
 import warnings
 

@@ -33,14 +33,14 @@ Saved = TypeVar("Saved")
 class Trainer:
     """Trains a segmenter.
 
-    Every draw (case, rater, timestep, noise, symmetry) is a function of the seed and its place in the endless stream of
-    draws, so that a run that stops and continues, or is shared by several processes, makes the same draws.
+    Every draw (case, rater, timestep, noise, symmetry) depends only on the seed and its position in the endless stream
+    of draws. A resumed run, or a run on several processes, therefore makes the same draws.
 
-    flags      every flag of the run, for its checkpoints
-    start      what find_start returns; its weights are loaded here
+    flags      all flags of the run, stored in its checkpoints
+    start      the result of find_start; the weights are loaded here
     validator  None: no validation
-    logger     of open_logger; closed when the run ends, as are the windows
-    windows    a sink of logger.py
+    logger     from open_logger; closed when the run ends, together with the windows
+    windows    a sink from logger.py
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train to the last step, or until a signal asks for the end; log and save on the way, and save at the end.
+        """Train to the last step or until a signal arrives, with regular logs and checkpoints; save at the end.
 
-        TrainingError: too many steps in a row without a finite loss and gradient.
+        TrainingError: too many consecutive steps with a loss or gradient that is not finite.
         """
         end, done = self.config.last_step, self.state.steps_done
         try:
@@ -101,7 +101,7 @@ class Trainer:
             self.log.info(f"best: step {best['step']}, {self.validator.names[0]} {best['score']:.4f} ({BEST})")
 
     def look_around(self, bar: tqdm) -> bool:
-        """After a step: validate, log and save where that is due or asked for. Returns whether the run ends here."""
+        """Validate, log and save after a step, where due or requested. Returns whether the run ends here."""
         config, step = self.config, self.state.steps_done
         at_end = step == config.last_step
         self.read_reports(all_of_them=at_end)
@@ -111,9 +111,9 @@ class Trainer:
             bar.set_postfix(self.log.write_means(self.state, self.grad_norm))
         if step % config.save_interval == 0 or at_end or self.reports.stop or self.reports.save:
             self.save()
-        if self.reports.stop:  # saving may have read it
+        if self.reports.stop:  # possibly read during the save
             name = self.signals.stop or "a signal"
-            self.log.info(f"{name}: ended after step {step}; the same command resumes the run")
+            self.log.info(f"{name}: stopped after step {step}; rerun the command to resume")
         return self.reports.stop or at_end
 
     # -- a step -------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Trainer:
         parts = [slice(i, min(i + size, batch_size)) for i in range(0, batch_size, size)]
         done = []
         for part in parts:
-            with gradient_traffic(self.module, part is parts[-1]):  # the processes share gradients once a step
+            with gradient_traffic(self.module, part is parts[-1]):  # one all-reduce per step
                 image, mask, t, weights, noise = drawn.part(part, K)
                 rows = None if K == 1 else torch.arange(len(mask), device=mask.device) // K
                 terms = self.module(image, mask, t, noise, rows)
@@ -148,7 +148,7 @@ class Trainer:
         torch.manual_seed(generator.initial_seed())
 
     def _optimize(self, ids: list[str], terms: dict[str, torch.Tensor]) -> None:
-        """Move the weights, unless a loss or a gradient is not finite on some process, which the device decides."""
+        """Update the weights unless a loss or gradient on any process is not finite; this is decided on the device."""
         asked = torch.tensor([0.0, bool(self.signals.stop), self.signals.take_save()])
         flags = to_device(asked, self.processes.device)
         flags[0] = ~torch.isfinite(terms["loss"]).all()
@@ -160,20 +160,20 @@ class Trainer:
         self.reports.post(self.state.steps_done, ids, terms, flags)
 
     def read_reports(self, all_of_them: bool = False) -> None:
-        """Take in what the processes agreed on in earlier steps. TrainingError: --max_bad_steps bad steps in a row."""
+        """Process the reports of earlier steps. TrainingError: --max_bad_steps consecutive bad steps."""
         reports = self.reports.read(all_of_them)
         while reports:
             report = reports.pop(0)
             self.state.count(report.bad)
-            if self.state.bad_in_a_row >= self.config.max_bad_steps:  # more, where a run resumes with a smaller limit
+            if self.state.bad_in_a_row >= self.config.max_bad_steps:  # above, if a resumed run has a smaller limit
                 reports += self.reports.read(all_of_them=True)
-                if all(later.bad for later in reports):  # else the row has ended meanwhile
+                if all(later.bad for later in reports):  # a later step was good: the run recovered
                     self.give_up(report, len(reports))
 
     def give_up(self, report: StepReport, more: int) -> None:
-        """Save what was before the bad steps, `more` of which came after the report. Raises TrainingError.
+        """Save the state before the bad steps, `more` of which came after the report. Raises TrainingError.
 
-        No bad step moved a weight. A schedule sampler that learns keeps what it saw of their finite losses.
+        Bad steps do not change weights. A learning schedule sampler keeps the finite losses that it saw in them.
         """
         self.state.rewind(more)
         self.save()
@@ -181,8 +181,9 @@ class Trainer:
         terms, ids = (list(dict.fromkeys(x for part in parts for x in part)) for parts in zip(*gathered, strict=True))
         what = f"loss term {' and '.join(terms)}" if terms else "the gradient"
         message = (
-            f"step {report.step}: {what} is not finite, as in the {self.config.max_bad_steps} steps to it "
-            f"(--max_bad_steps); its cases are {', '.join(ids)}; {self.saved or self.config.log_dir} is from before"
+            f"step {report.step}: {what} is not finite, for {self.config.max_bad_steps} steps in a row "
+            f"(--max_bad_steps); cases of this step: {', '.join(ids)}; last good state: "
+            f"{self.saved or self.config.log_dir}"
         )
         self.log.info(message)
         raise TrainingError(message)
@@ -195,12 +196,12 @@ class Trainer:
         return at_end or step % (self.validator.config.eval_interval or self.config.save_interval) == 0
 
     def validate(self) -> None:
-        """Score the averaged weights, for the next row of the log, and keep the checkpoint if it is the best so far."""
+        """Score the averaged weights for the next log row, and save the checkpoint if it is the best so far."""
         validator, step = self.validator, self.state.steps_done
         if validator is None:
             return
         with self.log.clock_stopped(), self.state.ema.applied():
-            # Processes that share weights have to make the same network calls.
+            # Processes with sharded weights must make the same network calls.
             self.log.scores = scores = validator.score(
                 self.state.segmenter, give_up=lambda: self.signals.stop and not self.config.shard
             )
@@ -214,7 +215,7 @@ class Trainer:
             self.write(self.folder.save_best)
 
     def run_missed_validation(self) -> None:
-        """Score the weights of a run that is at its end, if a stop kept it from that."""
+        """Validate the final weights of a finished run if it was stopped before its last validation."""
         if self.validator is None:
             return
         step, name = self.state.steps_done, self.validator.names[0]
@@ -225,12 +226,12 @@ class Trainer:
             self.validate()
         if self.log.scores:
             self.log.write(self.state, self.log.scores)
-            self.save()  # with the best so far
+            self.save()  # stores the best score
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint; every process waits until it is whole."""
+        """Write a checkpoint; every process waits until it is complete."""
         self.read_reports(all_of_them=True)
         self.reports.save = False
         if saved := self.write(self.folder.save):
@@ -238,8 +239,8 @@ class Trainer:
             self.log.info(f"saved {saved}")
 
     def write(self, save: Callable[[Checkpoint], Saved]) -> Saved | None:
-        """save(checkpoint) in the first process, whose result this returns; the others wait for it, and get None."""
-        # Copying every tensor to its main memory is work that only shards ask of a process that writes nothing.
+        """Call save(checkpoint) in the first process and return its result; other processes wait and return None."""
+        # Other processes copy tensors to main memory only if the weights are sharded.
         is_main = self.processes.is_main
         if not is_main and not self.config.shard:
             self.processes.barrier()
@@ -250,7 +251,7 @@ class Trainer:
         return saved
 
     def resume(self, start: Start) -> None:
-        """Continue from a checkpoint, if there is one, whose weights are loaded already, and report that."""
+        """Restore the state from the start's checkpoint, if any, and log it. The weights are already loaded."""
         lines = [*start.lines]
         if start.checkpoint is not None:
             self.state.resume(start.checkpoint, start.path, self.config.schedule_sampler, start.own)
@@ -262,10 +263,10 @@ class Trainer:
             self.log.info(line)
 
     def _first_line(self, start: Start) -> str:
-        """What is about to be trained."""
-        begin = f"continuing {start.path} at step {start.step}" if start.path else "starting afresh"
+        """The log line that describes the run."""
+        begin = f"continuing {start.path} at step {start.step}" if start.path else "starting a new run"
         count = sum(p.numel() for p in self.state.segmenter.model.parameters())
         return (
-            f"{begin}: {len(self.dataset)} cases, network of {count:,} parameters, {self.processes.world_size} x "
-            f"{self.processes.device}, to step {self.config.last_step or 'no last'}, into {self.config.log_dir}"
+            f"{begin}: {len(self.dataset)} cases, network with {count:,} parameters, {self.processes.world_size} x "
+            f"{self.processes.device}, last step {self.config.last_step or 'none'}, output in {self.config.log_dir}"
         )

@@ -1,4 +1,4 @@
-"""Look for faults in a folder of cases, and report what is in it.
+"""Check a folder of cases for errors and summarise its contents.
 
     python scripts/check_data.py data/training
 

@@ -1,4 +1,4 @@
-r"""Compare methods on the same cases, with the same effort for each.
+r"""Compare methods on the same cases with equal training effort.
 
     python scripts/compare.py --data_dir data/training --test_dir data/testing \
         --methods cimd-small,ssn --budget_minutes 10

@@ -1,4 +1,4 @@
-"""Turn a published data set or preparation into cases to train on.
+"""Convert a published data set to cases for training.
 
     python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
 

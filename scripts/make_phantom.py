@@ -1,4 +1,4 @@
-"""Make a set of phantom cases, whose raters follow a known distribution.
+"""Make synthetic cases (phantoms) whose raters follow a known distribution.
 
     python scripts/make_phantom.py --out data/phantom --num_cases 200 --seed 1
 

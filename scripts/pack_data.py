@@ -1,4 +1,4 @@
-"""Write a folder of cases into one memory-mapped file for each split, which opens at once and replaces the folder.
+"""Pack a folder of cases into one memory-mapped file per split, which loads instantly and replaces the folder.
 
     python scripts/pack_data.py --data_dir data/lidc --out data/lidc-packed
 

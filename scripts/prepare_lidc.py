@@ -1,4 +1,4 @@
-"""Turn the LIDC-IDRI download (CT series in DICOM, the readers' XML) into cases to train on.
+"""Convert the LIDC-IDRI download (CT series in DICOM, the readers' XML) to cases for training.
 
     python scripts/prepare_lidc.py --dicom LIDC-IDRI --xml tcia-lidc-xml --out data/lidc
 

@@ -1,4 +1,4 @@
-"""Score the samples of every case against its raters.
+"""Score the samples of each case against its raters.
 
     python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/samples
 

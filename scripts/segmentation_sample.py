@@ -1,4 +1,4 @@
-r"""Draw an ensemble of masks for every case of a folder.
+r"""Sample an ensemble of masks for each case in a folder.
 
     python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt \
         --num_ensemble 4 --fast

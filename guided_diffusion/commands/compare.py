@@ -1,11 +1,11 @@
-r"""Compare methods on the same cases, with the same effort for each.
+r"""Compare methods on the same cases with equal training effort.
 
     python scripts/compare.py --data_dir data/training --test_dir data/testing --truth data/testing/truth.json \
         --methods cimd-small,prob-unet,ssn --budget_minutes 10 --lrs 3e-4,1e-3 --image_size 32 \
         --out_dir results/comparison
 
-Writes comparison.md, comparison.html and, with every figure and case, report.html. Flags of the model, the data and the
-sampler apply to each method that reads them. Rerun the command to resume; more --methods may be added.
+Writes comparison.md, comparison.html, and report.html with all metrics and cases. Flags of model, data and sampler
+apply to each method that reads them. Rerun the command to resume; more --methods may be added.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Score the samples of every case against its raters.
+"""Score the samples of each case against its raters.
 
     python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/samples
 
-Writes metrics.csv (a row per case), metrics.json (the summary) and report.html (the cases, to look at) beside the
-samples. docs/metrics.md defines the figures. Several folders side by side, with paired differences:
+Writes metrics.csv (a row per case), metrics.json (a summary) and report.html (a page with all cases) next to the
+samples. docs/metrics.md defines the metrics. To compare several folders, with paired differences:
 
     python scripts/segmentation_evaluate.py --data_dir data/testing --samples results/a --compare results/b,results/c
 """

@@ -38,7 +38,7 @@ CONFIGS = (TrainConfig, ValidationConfig, ComputeConfig, SamplerConfig, VisdomCo
 
 
 def check_flags(configs: Configs) -> None:
-    """ConfigError: a flag that can be refused without reading a file."""
+    """ConfigError: a flag is invalid; checks what is possible without reading files."""
     check_rules(configs)
     check_log_dir(configs[TrainConfig])
     if configs[ComputeConfig].compile:
@@ -46,7 +46,7 @@ def check_flags(configs: Configs) -> None:
 
 
 def open_datasets(configs: Configs) -> list[LIDCDataset]:
-    """The cases to train on, and then, if they are given, those to validate on."""
+    """The training cases and, if given, the validation cases."""
     config, unet = configs[TrainConfig], configs[UNetConfig]
     folders = [folder for folder in (config.data_dir, configs[ValidationConfig].eval_data_dir) if folder]
     cache = config.cache_dir or default_cache_dir()
@@ -55,7 +55,7 @@ def open_datasets(configs: Configs) -> list[LIDCDataset]:
 
 
 def open_validator(configs: Configs, dataset: LIDCDataset, processes: Processes) -> Validator:
-    """The Validator of a run on the cases of `dataset`."""
+    """Create the run's Validator on the cases of `dataset`."""
     config = configs[TrainConfig]
     options = (configs[ValidationConfig], configs[SamplerConfig], processes, config.seed, config.batch_size)
     return Validator(dataset, *options, shared=not config.shard)
@@ -71,20 +71,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(configs: Configs) -> None:
-    """Train with one config object of each class of CONFIGS.
+    """Train with one config object per class in CONFIGS.
 
-    Everything that can be refused is, before the processes meet.
+    All checks that can fail run before the processes connect.
     """
     config, how, unet = configs[TrainConfig], configs[ComputeConfig], configs[UNetConfig]
-    flags = configs.flags()  # as they are stored
+    flags = configs.flags()  # to store
     if not storage.is_remote(config.log_dir):
-        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # both may move together
+        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # so that both can be moved together
     processes = Processes()
     check_processes(config, processes.world_size)
-    torch.manual_seed(config.seed)  # of the initial weights
+    torch.manual_seed(config.seed)  # for the initial weights
     segmenter = script_util.create_segmenter(configs)
     lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)
-    lock.take()  # before it is read, where it is there
+    lock.take()  # before reading an existing folder
     start = find_start(configs, flags, processes.world_size)
     check_start(segmenter, start)
     dataset, *eval_dataset = open_datasets(configs)
@@ -93,7 +93,7 @@ def train(configs: Configs) -> None:
     storage.make_folder(config.log_dir)
     lock.take()
 
-    remedy = "give a smaller --microbatch, --use_checkpoint True or --amp bf16"
+    remedy = "use a smaller --microbatch, --use_checkpoint True or --amp bf16"
     image_shape = (unet.image_channels, unet.image_size, unet.image_size)
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
         lines = settle_threads(segmenter, image_shape, config, how, processes, start)
@@ -104,7 +104,7 @@ def train(configs: Configs) -> None:
             logger.info(line)
         parts = (segmenter, dataset, config, processes, flags, start)
         trainer = Trainer(*parts, validator=validator, how=how, logger=logger, windows=windows)
-        del start, parts  # all of its tensors, of which the trainer has its own by now
+        del start, parts  # frees the checkpoint's tensors, which the trainer has copied
         trainer.run()
 
 

@@ -1,1 +1,1 @@
-"""Several methods trained, sampled and scored on the same cases with equal effort."""
+"""Comparison of methods, trained, sampled and scored on the same cases with equal effort."""

@@ -1,4 +1,4 @@
-"""Which cases a comparison trains on, chooses by and scores, fold by fold."""
+"""Training, validation and test cases of a comparison, fold by fold."""
 
 import csv
 import io
@@ -13,15 +13,16 @@ from ..system import storage
 from .config import CompareConfig
 
 Cases = dict[str, str]  # {name: folder}
-Split = dict[str, Cases]  # of "training", "validation" and "testing"
+Split = dict[str, Cases]  # with keys "training", "validation" and "testing"
 
 
 def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
-    """(the Split of each fold, lines to report), a function of the cases' names and the seed.
+    """Return (the Split of each fold, lines to log). The result depends only on the cases' names and the seed.
 
-    Cases of one patient, as a manifest.csv or their names say, are never on two sides; any other case is a patient.
+    Cases of one patient, according to manifest.csv or their names, stay together. A case without a known patient
+    counts as its own patient.
 
-    DataError: too few for the folds, or cases or patients of test_dir that are in data_dir too.
+    DataError: too few cases for the folds, or cases or patients of test_dir are also in data_dir.
     """
     cases = dict(find_cases(config.data_dir))
     patients = find_patients(config.data_dir, cases)
@@ -29,7 +30,7 @@ def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
     for name in cases:
         groups.setdefault(patients.get(name, name), []).append(name)
     order = [str(group) for group in np.random.default_rng(config.seed).permutation(sorted(groups))]
-    lines = [f"{len(groups)} patients or single cases: of {len(patients)} of {len(cases)} cases the patient is known"]
+    lines = [f"{len(groups)} patients or single cases; the patient is known for {len(patients)} of {len(cases)} cases"]
     tested = _tested(config, cases, patients)
 
     splits: list[Split] = []
@@ -40,7 +41,7 @@ def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
         count = max(1, round(config.validation_share * len(left)))
         if len(left) <= count or not (part or tested):
             raise DataError(
-                f"{config.data_dir}: {len(groups)} patients or cases are too few for {folds} folds (--folds)"
+                f"{config.data_dir}: {len(groups)} patients or cases are not enough for {folds} folds; reduce --folds"
             )
         chosen = {"validation": left[:count], "training": left[count:], "testing": part}
         split = {part: _cases_of(chosen[part], groups, cases) for part in chosen}
@@ -53,7 +54,7 @@ def _cases_of(chosen: list[str], groups: dict[str, list[str]], cases: Cases) -> 
 
 
 def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Cases:
-    """{case: folder} of test_dir; none where there is none. DataError: some are in data_dir too."""
+    """{case: folder} of test_dir; empty without test_dir. DataError: some are also in data_dir."""
     if not config.test_dir:
         return {}
     tested = dict(find_cases(config.test_dir))
@@ -61,16 +62,16 @@ def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Ca
         os.path.realpath(folder) for folder in tested.values()
     }
     if same:
-        raise DataError(f"{sorted(same)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on")
+        raise DataError(f"{sorted(same)[0]} is in both --data_dir and --test_dir: training and test must not overlap")
     if known := set(patients.values()) & set(find_patients(config.test_dir, tested).values()):
         raise DataError(
-            f"patient {sorted(known)[0]} is in --data_dir and in --test_dir: what is scored must not be trained on"
+            f"patient {sorted(known)[0]} is in both --data_dir and --test_dir: training and test must not overlap"
         )
     return tested
 
 
 def find_patients(directory: str, cases: Cases) -> dict[str, str]:
-    """{case: patient} of the cases whose patient is known, by a manifest.csv in the folder or above it, or by name."""
+    """{case: patient} where known, from a manifest.csv in the folder or its parent, or from the case's name."""
     listed: dict[str, str] = {}
     for folder in (directory, os.path.dirname(os.path.abspath(directory))):
         text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
@@ -86,25 +87,25 @@ def find_patients(directory: str, cases: Cases) -> dict[str, str]:
 
 
 def check_links(folder: str) -> None:
-    """DataError: the folder, if it exists, holds more than links, which link_cases would mix with its own."""
+    """DataError: the folder exists and holds files other than links, which must not mix with those of link_cases."""
     for where, _, files in os.walk(folder):
         if own := [name for name in files if not os.path.islink(os.path.join(where, name))]:
-            raise DataError(f"{os.path.join(where, own[0])} is not a link of a comparison: name another --out_dir")
+            raise DataError(f"{os.path.join(where, own[0])} is not a link of a comparison: use another --out_dir")
 
 
 def link_cases(splits: list[Split], folder: str) -> None:
-    """Fill FOLDER/foldK/PART and FOLDER/testing with links to the cases, and no others. Only links are ever removed."""
+    """Fill FOLDER/foldK/PART and FOLDER/testing with links to the cases. Other links are removed, never files."""
     check_links(folder)
-    wanted: dict[str, str] = {}
+    links: dict[str, str] = {}  # {link: target}
     for k, split in enumerate(splits):
         for part, cases in split.items():
             for place in (f"fold{k}/{part}", *(["testing"] if part == "testing" else [])):
-                wanted |= {os.path.join(folder, place, name): os.path.abspath(source) for name, source in cases.items()}
+                links |= {os.path.join(folder, place, name): os.path.abspath(source) for name, source in cases.items()}
     for where, folders, files in os.walk(folder):
         for link in (os.path.join(where, name) for name in (*folders, *files)):
-            if os.path.islink(link) and wanted.get(link) != os.readlink(link):
+            if os.path.islink(link) and links.get(link) != os.readlink(link):
                 os.unlink(link)
-    for link, source in wanted.items():
+    for link, source in links.items():
         if not os.path.islink(link):
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(source, link)

@@ -1,4 +1,4 @@
-"""What a comparison does with one method: choose a learning rate, train, sample, and measure the effort."""
+"""One method of a comparison: choose a learning rate, train, sample, and measure the effort."""
 
 import math
 import os
@@ -29,21 +29,21 @@ from .folds import Split
 from .runner import Runner
 from .table import SCORED, training_of
 
-PROBE_STEPS, PROBE_PARTS = 60, 3  # of the training that measures speed; its first part does not count
-VALIDATIONS = 4  # of a training, for its curve
-MOST_VALIDATED = 32  # cases of a validation
-WARMUP_SHARE = 0.1  # of a run: the longest warm-up, so that short trials reach the learning rate that they try
-TRIAL_SHARE = 0.2  # length of the trial of a learning rate, of the training
-PATIENCE = 10  # seconds; a slower ensemble is timed once
-FLAGS = (DataConfig, SamplerConfig, *MODEL_CONFIGS)  # those that may be given to a comparison
+PROBE_STEPS, PROBE_PARTS = 60, 3  # of the training that measures speed; the first part is warm-up
+VALIDATIONS = 4  # per training, for its curve
+MOST_VALIDATED = 32  # cases per validation
+WARMUP_SHARE = 0.1  # longest warm-up, as a share of a run, so that short trials reach their learning rate
+TRIAL_SHARE = 0.2  # length of a learning rate trial, as a share of the training
+PATIENCE = 10  # seconds; a slower ensemble is timed only once
+FLAGS = (DataConfig, SamplerConfig, *MODEL_CONFIGS)  # flags that a comparison accepts
 
 
 class MethodRun:
-    """One method of a comparison; what it wrote is in OUT_DIR/METHOD.
+    """One method of a comparison; its output is in OUT_DIR/METHOD.
 
     method  name of a preset
-    flags   {name: value} that were given too, of FLAGS
-    report  called with a line for each stage
+    flags   {name: value} of FLAGS, given on the command line
+    report  called with a line of text per stage
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class MethodRun:
         foreign = foreign_flags(self.preset["method"], architecture)
         self.flags = {name: value for name, value in flags.items() if name not in foreign}
 
-    # -- with which flags ---------------------------------------------------------------------------------------------
+    # -- flags --------------------------------------------------------------------------------------------------------
 
     def configs(self) -> Configs:
-        """What the method is trained and sampled with; flags that a stage sets have their defaults."""
+        """The configs for training and sampling; flags that a stage sets have their defaults."""
         classes = (TrainConfig, SampleConfig, *FLAGS)
         own = {**self.flags, **self.chain(), "batch_size": self.config.batch_size, "data_dir": self.config.data_dir}
         own |= {"augment": self.config.augment} if self.config.augment else {}
@@ -68,7 +68,7 @@ class MethodRun:
         return configs
 
     def chain(self) -> dict[str, Any]:
-        """How its masks are drawn, {flag: value}: as its preset says, except for --fast and flags that were given."""
+        """Sampling flags {flag: value} that override the preset: those of --fast, and given ones."""
         own = pick_flags(self.flags, SamplerConfig)
         takes_all = self.has_chain and "steps" not in self.preset
         if not (self.config.fast and takes_all):
@@ -77,17 +77,17 @@ class MethodRun:
         return {**FAST, "steps": min(FAST["steps"], most), **own}
 
     def path(self, *parts: str) -> str:
-        """A path in the folder of the method."""
+        """A path in the method's folder."""
         return os.path.join(self.config.out_dir, self.method, *parts)
 
     def data(self, fold: int, part: str) -> str:
-        """The folder of links to the cases of a part of a fold."""
+        """The folder of links to the cases of one part of a fold."""
         return os.path.join(self.config.out_dir, "data", f"fold{fold}", part)
 
     # -- the stages ---------------------------------------------------------------------------------------------------
 
     def run(self, splits: list[Split]) -> None:
-        """For every fold choose a learning rate, train, and sample the cases left out; then write result.json."""
+        """For each fold choose a learning rate, train, and sample the test cases; then write result.json."""
         config, chosen, tried = self.config, [], []
         steps = self.count_steps()
         for fold, split in enumerate(splits):
@@ -112,7 +112,7 @@ class MethodRun:
         storage.write_json(self.path("result.json"), result)
 
     def validation(self, fold: int, split: Split, interval: int) -> dict[str, Any]:
-        """{flag: value} of a training that is validated every `interval` steps."""
+        """Training flags {flag: value} to validate every `interval` steps."""
         return {
             "eval_data_dir": self.data(fold, "validation"),
             "eval_interval": interval,
@@ -121,9 +121,9 @@ class MethodRun:
         }
 
     def train(self, fold: int, folder: str, steps: int, more: Flags, may_diverge: bool = False) -> bool:
-        """Train, or resume. Returns whether the training diverged, where it may. DataError: it did not complete.
+        """Train, or resume. Returns whether training diverged, if it may. DataError: training did not complete.
 
-        more  {flag: value} of training; None: as the preset has it
+        more  {flag: value} of training; value None: the preset's
         """
         flags = {
             "data_dir": self.data(fold, "training"),
@@ -147,17 +147,15 @@ class MethodRun:
             return True
         if status:
             rate = f"learning rate {more['lr']:g}" if more.get("lr") else "its preset's learning rate"
-            remedy = "remove it from --methods, or give smaller --lrs and another --out_dir"
+            remedy = "remove it from --methods, or use smaller --lrs and another --out_dir"
             raise DataError(f"{self.method}: training diverged with {rate} ({folder}); {remedy}")
         rows = read_rows(os.path.join(folder, "progress.csv"))
         if not rows or int(rows[-1]["step"]) != steps or ("eval_interval" in more and not rows[-1][f"ged_{SCORED}"]):
-            raise DataError(
-                f"{folder}: the training ended before its last step was validated; rerun the command to resume"
-            )
+            raise DataError(f"{folder}: training ended before the last validation; rerun the command to resume")
         return False
 
     def sample(self, fold: int) -> None:
-        """Draw masks for the cases that the fold left out."""
+        """Sample masks for the test cases of a fold."""
         count = self.config.num_ensemble
         flags = {
             "data_dir": self.data(fold, "testing"),
@@ -171,14 +169,14 @@ class MethodRun:
         self.runner("sample", *as_arguments(flags))
 
     def count_steps(self) -> int:
-        """How many steps the budget allows: counted, or timed on the first fold."""
+        """The number of steps within the budget: from --budget_images, or from the speed measured on the first fold."""
         config = self.config
         if config.budget_images:
             return max(1, config.budget_images // config.batch_size)
         self.report(f"{self.method}: measuring the speed of training")
         folder = self.path("speed")
         rows = read_rows(os.path.join(folder, "progress.csv"))
-        if rows and int(rows[-1]["step"]) != PROBE_STEPS:  # interrupted: a resumed run would warm up once more
+        if rows and int(rows[-1]["step"]) != PROBE_STEPS:  # interrupted: a resumed run would include another warm-up
             shutil.rmtree(folder)
         self.train(0, folder, PROBE_STEPS, {"log_interval": PROBE_STEPS // PROBE_PARTS})
         rows = read_rows(os.path.join(folder, "progress.csv"))
@@ -186,9 +184,9 @@ class MethodRun:
         return max(1, int(60 * config.budget_minutes * speed / config.batch_size))
 
     def choose_lr(self, fold: int, split: Split, steps: int) -> tuple[float | None, dict[str, float | None]]:
-        """(the learning rate with the least energy distance on the fold's validation cases, {rate: distance}).
+        """Return (the learning rate with the lowest GED on the fold's validation cases, {rate: GED}).
 
-        The distance of a rate with which training diverged is None. DataError: all diverged.
+        The GED is None for rates with which training diverged. DataError: training diverged with all rates.
         """
         lrs = self.config.lrs
         if len(lrs) < 2:
@@ -197,16 +195,16 @@ class MethodRun:
         found = {lr: score for lr, score in scores.items() if score is not None}
         if not found:
             raise DataError(
-                f"{self.method}: none of --lrs {','.join(f'{lr:g}' for lr in lrs)} trains it; give smaller ones"
+                f"{self.method}: training diverged with all --lrs {','.join(f'{lr:g}' for lr in lrs)}; use smaller ones"
             )
         if len(set(found.values())) < len(found):
             self.report(
-                f"{self.method}: trials of different --lrs end alike, so they decide nothing: give a larger budget"
+                f"{self.method}: different --lrs gave equal scores, so the choice is arbitrary: use a larger budget"
             )
         return min(found, key=lambda lr: found[lr]), {f"{lr:g}": score for lr, score in scores.items()}
 
     def score_lr(self, fold: int, split: Split, lr: float, steps: int) -> float | None:
-        """The energy distance on the fold's validation cases after a short training; None: it diverged."""
+        """The GED on the fold's validation cases after a short training; None: training diverged."""
         self.report(f"{self.method}: trying learning rate {lr:g}, {steps} steps")
         folder = self.path(f"fold{fold}-lr{lr:g}")
         if self.train(fold, folder, steps, {"lr": lr, **self.validation(fold, split, steps)}, may_diverge=True):
@@ -215,7 +213,7 @@ class MethodRun:
         return score if math.isfinite(score) else None
 
     def measure(self) -> dict[str, float]:
-        """{"parameters": of what sampling needs, "seconds": for one case's ensemble}."""
+        """{"parameters": number used in sampling, "seconds": for one case's ensemble}."""
         model, count = load(self.path("fold0", "savedmodel.pt")), self.config.num_ensemble
         unet = model.configs[UNetConfig]
         shape = (unet.image_size, unet.image_channels)
@@ -230,7 +228,7 @@ class MethodRun:
 
 
 def as_arguments(flags: Flags) -> list[str]:
-    """Flags {name: value} as they are typed."""
+    """Flags {name: value} as command line arguments."""
     known = flag_fields(*FLAGS)
     shown = {name: known[name].show(value) if name in known else str(value) for name, value in flags.items()}
     return [word for name, value in shown.items() for word in (f"--{name}", value)]

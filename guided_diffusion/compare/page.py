@@ -1,4 +1,4 @@
-"""A comparison's table, as Markdown and as a page with the curves of training."""
+"""The table of a comparison as Markdown, and as an HTML page with training curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..evaluation.table import Interval
 from ..evaluation.templates import load_template
 
 PAGE = Path(__file__).with_name("page.html")
-# (title, figure); N stands for the number of samples
+# (title, metric); N stands for the number of samples
 FIGURES = (
     ("GED_N", "ged_N"),
     ("unbiased", "ged_unbiased_N"),
@@ -19,7 +19,7 @@ FIGURES = (
     ("CI", "ci_N"),
     ("diversity", "diversity_N"),
 )
-# As many as there are presets; the first seven are Okabe and Ito's
+# One per preset; the first seven are the Okabe-Ito palette
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b8a800", "#7f7f7f")
 WIDTH, HEIGHT, MARGIN, LEGEND = 760, 320, 44, 130
 
@@ -28,28 +28,28 @@ class Method(TypedDict):
     """A method's row of the table."""
 
     method: str
-    figures: dict[str, Interval]
-    differences: dict[str, Interval]  # from the first method, paired by case; none for the first
+    figures: dict[str, Interval]  # {metric: mean and interval}
+    differences: dict[str, Interval]  # from the first method, paired by case; empty for the first
     parameters: int
-    seconds: float  # to draw the masks of a case
+    seconds: float  # to sample the masks of a case
     images: int  # masks trained on
     training_seconds: float
-    lrs: list[float | None]  # of each fold; None: the preset's
+    lrs: list[float | None]  # per fold; None: the preset's
     curve: list[dict[str, float]]  # {"samples": masks trained on, name: score}, of the first fold
 
 
 class Table(TypedDict):
-    """What a comparison found."""
+    """The results of a comparison."""
 
     cases: int
     rows: list[Method]
 
 
 def as_rows(table: Table, num_ensemble: int) -> tuple[list[str], list[list[list[str]]]]:
-    """(titles, rows): a cell for each title, which is a list of lines.
+    """Return (titles, rows); a row has a cell per title, and a cell is a list of lines.
 
-    A figure is the mean and 95 % interval over the cases; in a second line the difference from the first method, paired
-    by case, with its interval.
+    The cell of a metric has the mean and 95 % interval over the cases; the second line is the difference from the first
+    method, paired by case, with its interval.
     """
     shown = [(t.replace("N", str(num_ensemble)), f.replace("N", str(num_ensemble))) for t, f in FIGURES]
     shown = [(title, figure) for title, figure in shown if all(figure in row["figures"] for row in table["rows"])]
@@ -73,7 +73,7 @@ def as_rows(table: Table, num_ensemble: int) -> tuple[list[str], list[list[list[
 
 
 def figure_cell(row: Method, figure: str) -> list[str]:
-    """A figure of a method, and its difference from the first method."""
+    """The cell of a method's metric, with the difference from the first method."""
     own = row["figures"][figure]
     lines = [f"{own['mean']:.3f} [{bounds(own)}]"]
     if difference := row["differences"].get(figure):
@@ -82,7 +82,7 @@ def figure_cell(row: Method, figure: str) -> list[str]:
 
 
 def bounds(interval: Interval, sign: str = "") -> str:
-    """The ends of a 95 % interval; "-" if there is none."""
+    """The bounds of a 95 % interval; "-" if there is none."""
     return "-" if interval["low"] is None else f"{interval['low']:{sign}.3f}, {interval['high']:{sign}.3f}"
 
 
@@ -95,7 +95,7 @@ def markdown(table: Table, num_ensemble: int) -> str:
 
 
 def page(table: Table, num_ensemble: int, score: str) -> str:
-    """The table and the curves as one HTML page that opens from a file; `score` is the name of what the curves show."""
+    """The table and the training curves as a self-contained HTML page; `score` names the metric of the curves."""
     titles, rows = as_rows(table, num_ensemble)
     return load_template(PAGE).render(
         cases=table["cases"], titles=titles, rows=rows, score=score, plot=curves(table["rows"], score)
@@ -103,7 +103,7 @@ def page(table: Table, num_ensemble: int, score: str) -> str:
 
 
 class Curve(NamedTuple):
-    """A method's line in the plot."""
+    """A method's curve in the plot."""
 
     method: str
     colour: str
@@ -112,7 +112,7 @@ class Curve(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """The validation scores of each method against the masks trained on, in pixels."""
+    """The validation scores of each method against the number of masks trained on; coordinates in pixels."""
 
     width: int
     height: int
@@ -121,7 +121,7 @@ class Plot(NamedTuple):
     top: int
     bottom: int
     highest: float  # score
-    most: float  # masks trained on
+    most: float  # largest number of masks trained on
     curves: list[Curve]
 
 

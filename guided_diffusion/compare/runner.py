@@ -1,4 +1,4 @@
-"""How a comparison runs the commands of its stages."""
+"""Runs the commands of a comparison."""
 
 import os
 import shlex
@@ -11,13 +11,13 @@ from ..system.workers import Terminated
 
 COMMANDS = "guided_diffusion.commands"
 
-RunCommand = Callable[[str, list[str], str], int]  # as run_command
+RunCommand = Callable[[str, list[str], str], int]  # see run_command
 
 
 def run_command(command: str, arguments: list[str], log: str) -> int:
-    """Run a command of the program in its own process and append its text to the file `log`; returns its exit status.
+    """Run a command in a subprocess and append its output to the file `log`; returns the exit status.
 
-    KeyboardInterrupt is raised again when the process has ended in good order.
+    KeyboardInterrupt is raised again after the subprocess has exited.
     """
     with open(log, "a", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -25,7 +25,7 @@ def run_command(command: str, arguments: list[str], log: str) -> int:
         )
         try:
             return process.wait()
-        except KeyboardInterrupt as stop:  # Ctrl-C reaches the process too; SIGTERM does not
+        except KeyboardInterrupt as stop:  # Ctrl-C also reaches the subprocess; SIGTERM does not
             if isinstance(stop, Terminated):
                 process.terminate()
             process.wait()
@@ -33,13 +33,13 @@ def run_command(command: str, arguments: list[str], log: str) -> int:
 
 
 class Runner:
-    """Runs the commands of a comparison in `folder`: their lines go to commands.txt, their text to console.log."""
+    """Runs the commands of a comparison in `folder`; command lines go to commands.txt, output to console.log."""
 
     def __init__(self, folder: str, run: RunCommand = run_command) -> None:
         self.folder, self.run = folder, run
 
     def __call__(self, command: str, *arguments: object, may_end: int = 0) -> int:
-        """Run a command; returns its status, 0 or may_end. DataError: another status, with its last line."""
+        """Run a command; returns its status, 0 or may_end. DataError: another status; has the last line of output."""
         words = [str(argument) for argument in arguments]
         log = os.path.join(self.folder, "console.log")
         with open(os.path.join(self.folder, "commands.txt"), "a", encoding="utf-8") as file:
@@ -48,5 +48,5 @@ class Runner:
         if status not in (0, may_end):
             with open(log, encoding="utf-8") as file:
                 last = ([""] + file.read().strip().splitlines())[-1]
-            raise DataError(f"{command} ended with status {status}: {last} ({log}; rerun the command to resume)")
+            raise DataError(f"{command} failed with status {status}: {last} ({log}; rerun the command to resume)")
         return status

@@ -1,7 +1,7 @@
-"""Trains, samples and scores several methods on the same cases with the same effort: what compare.py does.
+"""The stages of compare.py: train, sample and score several methods on the same cases with equal effort.
 
-Training, sampling and scoring are commands of their own, written to commands.txt, and resume when they are repeated. A
-method is a preset's name; flags that are given apply to every method that reads them.
+Training, sampling and scoring run as separate commands, listed in commands.txt, and resume when rerun. Methods are
+named by their presets; given flags apply to every method that reads them.
 """
 
 import json
@@ -29,11 +29,11 @@ from .table import tabulate
 
 
 class Comparison:
-    """The stages of a comparison; each method's part of the table is kept in its folder, as result.json.
+    """The stages of a comparison; each method's results are stored in its folder as result.json.
 
-    flags        {name: value} that were given too: of the model, the data and the sampler
-    report       called with a line for each stage
-    run_command  runs a command of a stage: (its name, arguments, log file) -> exit status
+    flags        {name: value} of model, data and sampler, given on the command line
+    report       called with a line of text per stage
+    run_command  (command name, arguments, log file) -> exit status
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Comparison:
         self.methods = [MethodRun(name, config, flags, self.runner, report) for name in config.methods]
 
     def run(self) -> Table:
-        """Do what is not done yet; returns the table of `tabulate`.
+        """Run all stages that are not finished; returns the result of `tabulate`.
 
-        ConfigError, DataError: a command failed, or would. OSError: another comparison writes into the folder.
+        ConfigError, DataError: a command failed, or would fail. OSError: another comparison is using the folder.
         """
         with sigterm_as_interrupt(), storage.FolderLock(self.config.out_dir) as lock:
             splits = self.prepare(lock)
@@ -61,7 +61,7 @@ class Comparison:
             return tabulate(self.config.out_dir, self.config.methods)
 
     def prepare(self, lock: storage.FolderLock) -> list[Split]:
-        """Refuse what can be refused, and link the cases; returns the split of each fold."""
+        """Check flags and cases, and link the cases; returns the split of each fold."""
         config, data = self.config, os.path.join(self.config.out_dir, "data")
         if config.truth:
             read_truth(config.truth)
@@ -85,7 +85,7 @@ class Comparison:
         self.runner("evaluate", "--data_dir", data, "--samples", first, "--out_dir", out, *more)
 
     def check_methods(self, splits: list[Split]) -> None:
-        """ConfigError: a method could not be trained or sampled with, or a flag has no effect with any of them."""
+        """ConfigError: a method cannot be trained or sampled, or a flag has no effect with any method."""
         for name in self.flags:
             if not any(name in method.flags for method in self.methods):
                 raise ConfigError(f"--{name} has no effect with --methods {','.join(self.config.methods)}; remove it")
@@ -99,9 +99,9 @@ class Comparison:
                 segmenter.spaced(configs[SamplerConfig])
 
     def refuse_other_settings(self, splits: list[Split]) -> None:
-        """Keep in the folder what decides the figures; refuse a folder with other settings or cases.
+        """Store the settings that affect the results. ConfigError: the folder has other settings or cases.
 
-        Methods may be added.
+        More methods may be added.
         """
         fixed = [name for name, field in flag_fields(CompareConfig).items() if field.flag.resume == "fixed"]
         folders = {folder: name for split in splits for part in split.values() for name, folder in part.items()}
@@ -115,7 +115,7 @@ class Comparison:
         before = storage.read_bytes(path)
         if before is not None and without_constants(json.loads(before)) != settings:
             raise ConfigError(
-                f"{self.config.out_dir} holds a comparison with other flags or cases (settings.json): "
-                "name another --out_dir"
+                f"{self.config.out_dir} has a comparison with different flags or cases (settings.json): "
+                "use another --out_dir"
             )
         storage.write_json(path, settings)

@@ -1,4 +1,4 @@
-"""The table of a comparison, from what its stages wrote."""
+"""The table of a comparison, from the output of its stages."""
 
 import json
 import math
@@ -9,11 +9,11 @@ from typing import Any
 from ..logger import read_rows
 from .page import Method, Table
 
-SCORED = 8  # masks for each case of a validation
+SCORED = 8  # masks per case in validation
 
 
 def tabulate(out_dir: str, methods: Sequence[str]) -> Table:
-    """The results of all methods, with the figures of each and their differences from the first's."""
+    """The results of all methods: metrics, and their differences from the first method."""
     with open(os.path.join(out_dir, "metrics.json"), encoding="utf-8") as file:
         summary = json.load(file)
     rows: list[Method] = []
@@ -25,7 +25,7 @@ def tabulate(out_dir: str, methods: Sequence[str]) -> Table:
 
 
 def training_of(folder: str) -> dict[str, Any]:
-    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run, without the time of validation and of stops."""
+    """{"training_seconds", "curve": [{"samples", "ged_8"}]} of a run; excludes the time of validation and of stops."""
     rows = read_rows(os.path.join(folder, "progress.csv"))
     seconds, before = 0.0, 0
     for row in filter(lambda row: row["samples_per_second"], rows):

@@ -1,7 +1,7 @@
-"""Samples against a known truth: the modes of a phantom, each with its mask and its probability (truth.json).
+"""Samples against a known truth: the modes of a phantom, each with a mask and a probability (truth.json).
 
-A sample is taken for the mode with which its IoU is largest, if that is at least `min_iou`; else it is no
-plausible mode. Modes with the same mask count as one.
+A sample is assigned to the mode of largest IoU if that IoU is at least `min_iou`; otherwise it is implausible. Modes
+with equal masks count as one.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class Truth:
 
 
 class CalibrationPoint(TypedDict):
-    """Modes of similar true probability: how often they are drawn."""
+    """Modes of similar true probability, and how often they are sampled."""
 
-    probability: float  # mean of the true probabilities
+    probability: float  # mean true probability
     frequency: float  # mean share of the samples
-    count: int  # of the modes
+    count: int  # number of modes
 
 
 def assign_modes(
@@ -43,20 +43,20 @@ def assign_modes(
 
 
 def mode_frequencies(assigned: Int[np.ndarray, "M"], num_modes: int) -> Float64[np.ndarray, "K"]:
-    """Share of the samples that show each mode, [K]; they sum to 1 less the share of implausible ones."""
+    """Share of the samples assigned to each mode, [K]; the sum is 1 minus the share of implausible samples."""
     return np.bincount(assigned[assigned != IMPLAUSIBLE], minlength=num_modes) / len(assigned)
 
 
 def total_variation(frequencies: Float[np.ndarray, "K"], probabilities: Float[np.ndarray, "K"]) -> float:
-    """Total variation distance of mode frequencies to the probabilities, in [0, 1].
+    """Total variation distance between mode frequencies and probabilities, in [0, 1].
 
-    Implausible samples are a mode of their own.
+    Implausible samples count as an additional mode of probability 0.
     """
     return float(abs(frequencies - probabilities).sum() + 1 - frequencies.sum()) / 2
 
 
 def expected_total_variation(probabilities: Float[np.ndarray, "K"], num_samples: int) -> float:
-    """What a perfect sampler's total variation distance is on average: its counts are multinomial."""
+    """Expected total variation distance of a perfect sampler, whose counts are multinomial."""
     counts = np.arange(num_samples + 1)[:, None]
     drawn = scipy.stats.binom.pmf(counts, num_samples, probabilities)
     return float((drawn * abs(counts / num_samples - probabilities)).sum() / 2)
@@ -65,13 +65,13 @@ def expected_total_variation(probabilities: Float[np.ndarray, "K"], num_samples:
 def expected_squared_ged(
     truth: Truth, raters: Bool[np.ndarray, "R H W"], num_samples: int, unbiased: bool = False
 ) -> float:
-    """The squared energy distance to these raters that a perfect sampler has on average with `num_samples` samples.
+    """Expected GED of a perfect sampler with `num_samples` samples to these raters.
 
-    unbiased  of the form without self-pairs, which does not depend on num_samples
+    unbiased  GED without self-pairs, which does not depend on num_samples
     """
     p, modes, R = truth.probabilities, truth.modes, len(raters)
     cross = p @ (1 - iou_matrix(modes, raters)).mean(-1)
-    own = p @ (1 - iou_matrix(modes, modes)) @ p  # of two independent draws
+    own = p @ (1 - iou_matrix(modes, modes)) @ p  # two independent draws
     within_raters = (1 - iou_matrix(raters, raters)).mean()
     if unbiased:
         return float(2 * cross - own - within_raters * R / (R - 1))
@@ -81,9 +81,9 @@ def expected_squared_ged(
 def calibration_curve(
     probabilities: ArrayLike, frequencies: ArrayLike, bins: int = CALIBRATION_BINS
 ) -> list[CalibrationPoint]:
-    """Means over the modes of all cases, by bins of the true probability; a bin without modes is left out.
+    """Means over the modes of all cases, binned by true probability; empty bins are omitted.
 
-    A calibrated sampler has the two equal in every bin.
+    For a calibrated sampler, probability and frequency are equal in every bin.
     """
     probabilities, frequencies = np.asarray(probabilities), np.asarray(frequencies)
     bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)

@@ -1,16 +1,15 @@
-"""Set-against-set mask metrics: the samples of a model against the outlines of the raters.
+"""Metrics between two sets of masks: the samples of a model and the outlines of the raters.
 
-Arguments are masks, boolean arrays or tensors (other types must hold 0 and 1 only): samples [..., M, H, W], raters
-[..., R, H, W]. The leading dimensions are a batch, and results are float64 of that shape. Conventions, for every
-function here:
+Arguments are masks, boolean arrays or tensors (other types must contain only 0 and 1): samples [..., M, H, W], raters
+[..., R, H, W]. Leading dimensions are a batch; results are float64 of that shape. Conventions of all functions here:
 
-- Two empty masks agree completely: IoU 1, Dice 1. An empty mask and another have IoU 0, Dice 0.
-- The distance is d = 1 - IoU.
-- Sets are weighed evenly: repeated masks count as often as they stand there, of samples and of raters alike.
-- Self-pairs: the biased energy distance pairs every mask with itself as well (the usual form), the unbiased one does
-  not. Diversity runs over the pairs of distinct members of a set; a single mask has diversity 0.
+- Two empty masks agree completely: IoU 1, Dice 1. An empty and a non-empty mask have IoU 0, Dice 0.
+- The distance between masks is d = 1 - IoU.
+- All members of a set have equal weight; repeated masks count repeatedly, for samples and raters.
+- Self-pairs: the biased GED (the usual form) includes the distance of each mask to itself, the unbiased GED does not.
+  Diversity is a mean over pairs of distinct members; a single mask has diversity 0.
 - A majority is more than half of the masks: a tie is background.
-- Every figure depends on the number of samples M. Say M wherever one is shown, and compare at equal M only.
+- All metrics depend on the number of samples M. Always report M, and compare at equal M only.
 """
 
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ CALIBRATION_BINS = 10
 
 @dataclass(frozen=True)
 class EnergyDistance:
-    """Squared generalised energy distance and its three parts, each [...]."""
+    """The squared generalized energy distance, GED in this project and in the literature, and its terms, each [...]."""
 
     total: Figure  # 2 * cross - within_samples - within_raters
     cross: Figure  # E d(S, Y)
@@ -38,11 +37,13 @@ class EnergyDistance:
 
 
 def squared_ged(samples: Samples, raters: Raters, unbiased: bool = False, pairs: Pairs | None = None) -> EnergyDistance:
-    """Squared generalised energy distance, 2 E d(S, Y) - E d(S, S') - E d(Y, Y') (Kohl et al. 2018): EnergyDistance.
+    """The squared generalized energy distance, GED in this project and in the literature (Kohl et al. 2018).
 
-    unbiased  leave out a mask's distance to itself; this needs two samples and two raters at least, and may be
-              below 0. The biased figure shrinks with the number of samples: E[GED_M] = GED_inf + E d(S, S') / M.
-    pairs     Pairs.of(samples, raters), where it is computed already
+    GED = 2 E d(S, Y) - E d(S, S') - E d(Y, Y') for samples S, S' and raters Y, Y'.
+
+    unbiased  exclude the distance of a mask to itself; needs at least two samples and two raters, and can be negative.
+              The biased GED decreases with the number of samples: E[GED_M] = GED_inf + E d(S, S') / M.
+    pairs     Pairs.of(samples, raters), if already computed
     """
     pairs = pairs or Pairs.of(samples, raters)
     samples_iou, cross_iou, raters_iou = pairs.split(pairs.iou)
@@ -55,13 +56,13 @@ def squared_ged(samples: Samples, raters: Raters, unbiased: bool = False, pairs:
 def _mean_distance_within(iou: Float64[np.ndarray, "*batch N N"], unbiased: bool) -> Figure:
     count = iou.shape[-1]
     if unbiased and count < 2:
-        raise ValueError("the unbiased energy distance needs at least two masks in each set")
+        raise ValueError("the unbiased GED needs at least two masks in each set")
     biased = 1 - iou.mean((-2, -1))
-    return biased * count / (count - 1) if unbiased else biased  # the self-pairs add nothing to the sum
+    return biased * count / (count - 1) if unbiased else biased  # self-pairs have distance 0
 
 
 def diversity(masks: Samples) -> Figure:
-    """Mean distance of the pairs of distinct masks of a set [..., N, H, W], in [0, 1]; 0 for a single mask."""
+    """Mean distance over pairs of distinct masks of a set [..., N, H, W], in [0, 1]; 0 for a single mask."""
     iou = iou_matrix(masks, masks)
     return _mean_distance_within(iou, unbiased=iou.shape[-1] > 1)
 
@@ -72,9 +73,9 @@ def diversity(masks: Samples) -> Figure:
 def hungarian_iou(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> Figure:
     """Hungarian-matched IoU (HM-IoU; Kohl et al. 2019), in [0, 1].
 
-    Both sets are repeated to the least common multiple of their sizes, matched one to one so that the total IoU is the
-    greatest, and the IoU of the matched pairs is averaged. For its time and memory see that multiple: 700 with 100
-    samples and 7 raters.
+    Both sets are repeated to the least common multiple of their sizes and matched one to one with maximal total IoU;
+    the result is the mean IoU of the matched pairs. That multiple determines time and memory: it is 700 for 100 samples
+    and 7 raters.
     """
     pairs = pairs or Pairs.of(samples, raters)
     iou = pairs.split(pairs.iou)[1]
@@ -98,7 +99,7 @@ def max_dice(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> Fi
 def combined_sensitivity(samples: Samples, raters: Raters) -> Figure:
     """S_c (CIMD): the share of the raters' union that the samples' union covers, in [0, 1].
 
-    Where no rater marks anything: 1 if no sample does either, else 0.
+    If all raters' masks are empty: 1 if all samples are empty too, otherwise 0.
     """
     found, marked = as_masks(samples).any(-3), as_masks(raters).any(-3)
     area = marked.sum((-2, -1))
@@ -109,12 +110,12 @@ def combined_sensitivity(samples: Samples, raters: Raters) -> Figure:
 def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice", pairs: Pairs | None = None) -> Figure:
     """D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1].
 
-    Vmax and Vmin are the largest and the smallest V over the pairs of distinct members of a set, 0 for a single mask.
-    The paper says "variance", which can be read in two ways:
+    Vmax and Vmin are the maximum and minimum of V over pairs of distinct members of a set, 0 for a single mask. The
+    paper's term "variance" has two possible readings:
 
-    variance  "dice": V = 1 - Dice, which spreads from 0.5 to 1 in practice; "pixels": V = the variance over the pixels
-              of the difference of the two masks, which is tiny for masks smaller than their image, so that D_a stays
-              above 0.99 for any model
+    variance  "dice": V = 1 - Dice; D_a ranges from 0.5 to 1 in practice. "pixels": V = variance over the pixels of the
+              difference of two masks; V is tiny for masks much smaller than the image, so D_a exceeds 0.99 for any
+              model
     """
     pairs = pairs or Pairs.of(samples, raters)
     tables = {"dice": lambda: 1 - pairs.dice, "pixels": lambda: pairs.difference_variance}
@@ -126,7 +127,7 @@ def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice"
 
 
 def _extremes(table: Float64[np.ndarray, "*batch N N"]) -> tuple[Figure, Figure]:
-    """The largest and the smallest value off the diagonal, each [...]."""
+    """The maximum and minimum off the diagonal, each [...]."""
     count = table.shape[-1]
     if count == 1:
         return np.zeros(table.shape[:-2]), np.zeros(table.shape[:-2])
@@ -139,8 +140,8 @@ def collective_insight(
 ) -> Figure:
     """CI score (CIMD) of S_c, D_max and D_a, in [0, 1].
 
-    harmonic  False: the paper's expression, 3 S_c D_max D_a / (S_c + D_max + D_a). True: the harmonic mean that the
-              paper calls it, 3 / (1 / S_c + 1 / D_max + 1 / D_a), which is 0 where one of the three is.
+    harmonic  False: the paper's formula, 3 S_c D_max D_a / (S_c + D_max + D_a). True: the harmonic mean, as the paper
+              describes the score in words, 3 / (1 / S_c + 1 / D_max + 1 / D_a); 0 if any of the three is 0
     """
     a, b, c = (np.asarray(x, dtype=np.float64) for x in (sensitivity, max_dice, agreement))
     below = a * b + b * c + c * a if harmonic else a + b + c
@@ -157,7 +158,7 @@ def majority_vote(masks: Samples) -> Bool[np.ndarray, "*batch H W"]:
 
 
 def mean_mask_dice(samples: Samples, raters: Raters) -> Figure:
-    """Dice of the samples' majority (the mean mask above one half) against the raters' majority, in [0, 1]."""
+    """Dice of the samples' majority mask (mean mask above 0.5) against the raters' majority mask, in [0, 1]."""
     a, b = majority_vote(samples)[..., None, :, :], majority_vote(raters)[..., None, :, :]
     return dice_matrix(a, b)[..., 0, 0]
 
@@ -165,14 +166,14 @@ def mean_mask_dice(samples: Samples, raters: Raters) -> Figure:
 def variability_correlation(samples: Samples, raters: Raters) -> Figure:
     """S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1].
 
-    The mean over raters of the normalised cross-correlation of the samples' cross-entropy to their own mean with the
-    samples' cross-entropy to the rater. For masks, whose cross-entropies have the same constant, these maps are
-    m (1 - m) and |y - m| with m the mean mask. A flat map correlates with nothing: 0; but where all samples are the
-    rater's own mask, both being flat: 1.
+    The mean over raters of the normalised cross-correlation between two maps: the samples' cross-entropy to their own
+    mean, and the samples' cross-entropy to the rater. For binary masks, up to a common constant, these maps are
+    m (1 - m) and |y - m| with the mean mask m. If a map is constant, the correlation is 0, or 1 if all samples equal
+    the rater's mask.
     """
     samples, raters = as_masks(samples), as_masks(raters)
     M = samples.shape[-3]
-    votes = samples.sum(-3)[..., None, :, :]  # whole numbers, so that a flat map is seen to be flat
+    votes = samples.sum(-3)[..., None, :, :]  # integers, so that constant maps are detected exactly
     own, error = votes * (M - votes), np.where(raters, M - votes, votes)
     correlation = _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error)))
     return np.where(error.any((-2, -1)), correlation, 1.0).mean(-1)
@@ -181,7 +182,7 @@ def variability_correlation(samples: Samples, raters: Raters) -> Figure:
 def _correlation(
     a: Num[np.ndarray, "*#rows pixels"], b: Num[np.ndarray, "*#rows pixels"]
 ) -> Float64[np.ndarray, "*rows"]:
-    """Normalised cross-correlation over the last dimension; 0 where one of the rows is flat."""
+    """Normalised cross-correlation over the last dimension; 0 if one of the rows is constant."""
     flat = (np.ptp(a, axis=-1) == 0) | (np.ptp(b, axis=-1) == 0)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
@@ -191,13 +192,13 @@ def _correlation(
 def calibration_error(samples: Samples, raters: Raters, bins: int = CALIBRATION_BINS) -> Figure:
     """Expected calibration error of the mean mask against the raters' frequency, in [0, 1].
 
-    The pixels fall by the value of the mean mask into equal bins (the last one holds 1); the absolute differences of
-    mean value and mean frequency are averaged, each bin weighed by its pixels. Background is most of an image: figures
-    of images cropped differently cannot be compared.
+    Pixels are binned by the value of the mean mask into equal bins (the last one includes 1). The result is the mean of
+    the absolute differences of mean value and mean frequency, weighted by the bins' numbers of pixels. Most pixels are
+    background, so results for different crops are not comparable.
     """
     samples = as_masks(samples)
     votes, count = samples.sum(-3), samples.shape[-3]
-    bin_of = np.minimum(bins * votes // count, bins - 1)  # whole numbers, so that no bin's edge is missed by rounding
+    bin_of = np.minimum(bins * votes // count, bins - 1)  # integers, to avoid rounding at bin edges
     excess = votes / count - as_masks(raters).mean(-3)
     return sum((abs(np.where(bin_of == b, excess, 0).mean((-2, -1))) for b in range(bins)), np.float64(0))
 
@@ -205,7 +206,7 @@ def calibration_error(samples: Samples, raters: Raters, bins: int = CALIBRATION_
 def brier_score(samples: Samples, raters: Raters) -> Figure:
     """Mean over the pixels of (mean mask - raters' frequency)^2, in [0, 1].
 
-    The mean squared difference to each single rater is greater by the raters' own variance, which no model changes.
+    The mean squared difference to single raters is larger by the raters' variance, which is the same for all models.
     """
     return ((as_masks(samples).mean(-3) - as_masks(raters).mean(-3)) ** 2).mean((-2, -1))
 
@@ -214,7 +215,7 @@ def area_agreement(samples: Samples, raters: Raters) -> Figure:
     """Agreement of the areas, in [0, 1].
 
     1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas); W_1 is the Wasserstein distance.
-    Of two single masks this is volumetric similarity (Taha and Hanbury 2015). 1 where all masks are empty.
+    For two single masks, this is volumetric similarity (Taha and Hanbury 2015). 1 if all masks are empty.
     """
     a, b = (as_masks(masks).sum((-2, -1)).astype(np.float64) for masks in (samples, raters))
     length = np.lcm(a.shape[-1], b.shape[-1])
@@ -225,30 +226,30 @@ def area_agreement(samples: Samples, raters: Raters) -> Figure:
 
 # -- all of them ------------------------------------------------------------------------------------------------------
 
-# name -> what it is; ends in an arrow to the better side, where there is one
+# {metric: description}; an arrow at the end points to better values
 FIGURES = {
-    "ged": "squared energy distance, every pair counted (the usual form) ↓",
-    "ged_unbiased": "squared energy distance without self-pairs, which does not depend on the number of samples ↓",
-    "ged_cross": "mean distance of samples and raters, E d(S, Y)",
-    "diversity": "mean distance of distinct samples; right is what the raters have (rater_diversity)",
+    "ged": "GED, squared generalized energy distance, with self-pairs (the usual form) ↓",
+    "ged_unbiased": "GED without self-pairs; its expectation does not depend on the number of samples ↓",
+    "ged_cross": "mean distance between samples and raters, E d(S, Y)",
+    "diversity": "mean distance between distinct samples; best if equal to that of the raters (rater_diversity)",
     "hm_iou": "Hungarian-matched IoU ↑",
-    "ci": "collective insight, the paper's expression, variance read as 1 - Dice ↑",
-    "ci_harmonic": "the same three in a true harmonic mean ↑",
-    "ci_pixels": "collective insight, the paper's expression, variance read as that of the pixels' difference ↑",
+    "ci": "collective insight, the paper's formula, variance read as 1 - Dice ↑",
+    "ci_harmonic": "collective insight as a true harmonic mean, variance read as 1 - Dice ↑",
+    "ci_pixels": "collective insight, the paper's formula, variance read as that of the pixels' difference ↑",
     "sensitivity": "combined sensitivity S_c ↑",
     "max_dice": "maximum Dice matching D_max ↑",
     "agreement": "diversity agreement D_a, variance read as 1 - Dice ↑",
     "agreement_pixels": "diversity agreement D_a, variance read as that of the pixels' difference ↑",
-    "dice": "Dice of the samples' majority against the raters' majority ↑",
+    "dice": "Dice of the samples' majority mask against the raters' majority mask ↑",
     "ncc": "correlation of the samples' variability with their error to each rater, S_NCC ↑",
     "calibration": "expected calibration error of the mean mask against the raters' frequency ↓",
-    "brier": "squared difference of mean mask and raters' frequency ↓",
-    "area": "agreement of the areas' distributions ↑",
+    "brier": "mean squared difference between mean mask and raters' frequency ↓",
+    "area": "agreement of the distributions of areas ↑",
 }
 
 
 def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> dict[str, Figure]:
-    """{name: figure [...]} of FIGURES; without ged_unbiased where one of the sets has a single mask."""
+    """{name: metric [...]} for all FIGURES; without ged_unbiased if a set has a single mask."""
     pairs = pairs or Pairs.of(samples, raters)
     biased = squared_ged(samples, raters, pairs=pairs)
     M, R = pairs.num_samples, pairs.common.shape[-1] - pairs.num_samples
@@ -280,6 +281,6 @@ def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) ->
 
 
 def split_count(name: str) -> tuple[str, int | None]:
-    """A figure and its number of samples: ("ged", 16) of "ged_16", ("rater_diversity", None) of "rater_diversity"."""
+    """Split a name into metric and number of samples: "ged_16" -> ("ged", 16), "diversity" -> ("diversity", None)."""
     figure, _, count = name.rpartition("_")
     return (figure, int(count)) if count.isdigit() else (name, None)

@@ -1,4 +1,4 @@
-"""Every pair within and between sets of masks: overlaps, IoU, Dice."""
+"""Overlap, IoU and Dice of all pairs within and between sets of masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,33 +7,33 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Shaped, UInt64
 
-# Sets of masks: arrays or tensors, bool or of another type with 0 and 1 only, or (nested) sequences of them
+# Sets of masks: arrays or tensors, bool or another type with values 0 and 1 only, or (nested) sequences of them
 Samples = Shaped[Any, "*#batch M H W"] | Sequence[Any]
 Raters = Shaped[Any, "*#batch R H W"] | Sequence[Any]
-# A number for each set of a batch; for a single set it is NumPy's scalar or an array without dimensions
+# A value per set of a batch; for a single set, a NumPy scalar or a 0-dimensional array
 Figure = Float64[np.ndarray, "*batch"] | np.float64
 
 
 def as_masks(masks: Any) -> Bool[np.ndarray, "*batch N H W"]:
-    """`masks` as a bool array [..., N, H, W].
+    """Convert `masks` to a bool array [..., N, H, W].
 
-    ValueError: soft values, NaN, no mask, or fewer dimensions.
+    ValueError: soft values, NaN, no masks, or fewer than three dimensions.
     """
     masks = masks.detach().cpu().numpy() if hasattr(masks, "detach") else np.asarray(masks)
     if masks.ndim < 3 or 0 in masks.shape[-3:]:
-        raise ValueError(f"shape {masks.shape}: masks [..., N, H, W] are needed, at least one")
+        raise ValueError(f"shape {masks.shape}: expected at least one mask, [..., N, H, W]")
     if masks.dtype == bool:
         return masks
     binary = masks.astype(bool)
     if not np.array_equal(masks, binary):
-        raise ValueError("values other than 0 and 1: masks are needed; postprocess.binarise makes them")
+        raise ValueError("masks have values other than 0 and 1: threshold them with postprocess.binarise")
     return binary
 
 
 def overlaps(
     a: Samples, b: Raters
 ) -> tuple[Float64[np.ndarray, "*batch M R"], Float64[np.ndarray, "*#batch M 1"], Float64[np.ndarray, "*#batch 1 R"]]:
-    """Pixels in common, and the areas of both, of masks [..., M, H, W] and [..., R, H, W]."""
+    """(intersections, areas of a, areas of b), in pixels, of masks a [..., M, H, W] and b [..., R, H, W]."""
     a, b = as_masks(a), as_masks(b)
     if a.shape[-2:] != b.shape[-2:]:
         raise ValueError(f"masks of {a.shape[-2:]} and of {b.shape[-2:]} pixels cannot be compared")
@@ -43,13 +43,13 @@ def overlaps(
 
 
 def _as_words(masks: Bool[np.ndarray, "*batch N H W"]) -> UInt64[np.ndarray, "*batch N words"]:
-    """Masks as bits, 64 pixels a word."""
+    """Masks as bits, 64 pixels per word."""
     bits = np.packbits(masks.reshape(*masks.shape[:-2], -1), axis=-1)
     return np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)]).view(np.uint64)
 
 
 def _count(words: UInt64[np.ndarray, "*rows words"]) -> Float64[np.ndarray, "*rows"]:
-    """The set bits of each row."""
+    """The number of set bits in each row."""
     return np.bitwise_count(words).sum(-1, dtype=np.float64)
 
 
@@ -83,9 +83,9 @@ def _dice(
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every pair within and between samples and raters, from one pass over the pixels, for figures that share them.
+    """All pairs within and between samples and raters, computed in one pass over the pixels and shared by metrics.
 
-    The tables are [..., M + R, M + R], samples first; `split` divides them.
+    The tables are [..., M + R, M + R], samples first; see `split`.
     """
 
     common: Float64[np.ndarray, "*batch N N"]  # pixels in common; on the diagonal each mask's area
@@ -131,6 +131,6 @@ class Pairs:
     def split(
         self, table: Float64[np.ndarray, "*batch N N"]
     ) -> tuple[Float64[np.ndarray, "*batch M M"], Float64[np.ndarray, "*batch M R"], Float64[np.ndarray, "*batch R R"]]:
-        """A table's parts: samples with samples, samples with raters, raters with raters."""
+        """Split a table into samples x samples, samples x raters, raters x raters."""
         M = self.num_samples
         return table[..., :M, :M], table[..., :M, M:], table[..., M:, M:]

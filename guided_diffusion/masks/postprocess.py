@@ -1,4 +1,4 @@
-"""From soft samples to masks, and from an ensemble of masks to one: its consensus, and maps of its uncertainty."""
+"""Converts soft samples to masks, and an ensemble of masks to a consensus and to uncertainty maps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from jaxtyping import Bool, Float, Float32, Shaped
 
 from ..flags.fields import Flag, config, odd
 
-STAPLE_TOLERANCE = 1e-7  # of the sum of the probabilities, pixels, and of sensitivity and specificity
+STAPLE_TOLERANCE = 1e-7  # for the sum of the probabilities, in pixels, and for sensitivity and specificity
 STAPLE_MAX_STEPS = 10_000
-STAPLE_EDGE = 1e-12  # keeps sensitivity and specificity off 0 and 1, where their logarithms end
+STAPLE_EDGE = 1e-12  # keeps sensitivity and specificity away from 0 and 1, for finite logarithms
 
 
 @config()
 class PostprocessConfig:
-    """How soft samples become masks."""
+    """Postprocessing of soft samples to masks."""
 
-    threshold: Annotated[float, Flag("a pixel above it belongs to the mask", above=0, below=1)] = 0.5
+    threshold: Annotated[float, Flag("pixels above this value belong to the mask", above=0, below=1)] = 0.5
     median_blur: Annotated[
         int, Flag("side of the median filter on the masks, pixels; 1: none", at_least=1, check=odd)
     ] = 1
-    largest_component: Annotated[bool, Flag("keep the largest connected part of each mask only")] = False
+    largest_component: Annotated[bool, Flag("keep only the largest connected component of each mask")] = False
     fill_holes: Annotated[bool, Flag("fill the holes of each mask")] = False
 
 
@@ -33,9 +33,9 @@ class PostprocessConfig:
 def binarise(
     samples: Shaped[Any, "*batch H W"], config: PostprocessConfig = PostprocessConfig()
 ) -> Bool[np.ndarray, "*batch H W"]:
-    """Masks from soft samples, an array or a tensor.
+    """Convert soft samples, an array or a tensor, to masks.
 
-    In this order: median filter (it commutes with the threshold, so it is also the median of the mask), threshold,
+    Steps, in this order: median filter (commutes with the threshold, so it equals the median of the mask), threshold,
     largest component, holes.
     """
     samples = np.asarray(samples)
@@ -53,13 +53,13 @@ def binarise(
 def each(
     function: Callable[[Bool[np.ndarray, "H W"]], Bool[np.ndarray, "H W"]], masks: Bool[np.ndarray, "*batch H W"]
 ) -> Bool[np.ndarray, "*batch H W"]:
-    """`function` of each of the masks."""
+    """Apply `function` to each mask."""
     flat = masks.reshape(-1, *masks.shape[-2:])
     return np.array([function(mask) for mask in flat], dtype=bool).reshape(masks.shape)
 
 
 def largest_component(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """The largest 4-connected part of a mask; of several as large, the first from the top left."""
+    """The largest 4-connected component of a mask; of several of equal size, the first from the top left."""
     parts, count = scipy.ndimage.label(mask)
     return parts == 1 + np.bincount(parts.ravel())[1:].argmax() if count else mask
 
@@ -74,9 +74,9 @@ def mean_mask(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
 
 @dataclass(frozen=True)
 class Staple:
-    """The hidden truth behind a set of masks, and how well each of them shows it, as `staple` estimates."""
+    """The estimate of `staple`: the hidden truth behind a set of masks, and the performance of each mask."""
 
-    probability: Float[np.ndarray, "H W"]  # that the pixel belongs to the hidden truth
+    probability: Float[np.ndarray, "H W"]  # probability that the pixel belongs to the hidden truth
     sensitivity: Float[np.ndarray, "M"]  # share of the truth's foreground that each mask marks
     specificity: Float[np.ndarray, "M"]  # share of the truth's background that each mask does not mark
 
@@ -84,15 +84,15 @@ class Staple:
 def staple(masks: Bool[np.ndarray, "M H W"]) -> Staple:
     """Simultaneous truth and performance level estimation (Warfield et al. 2004).
 
-    The prior of the foreground is its share of all masks. Expectation maximisation finds a local maximum, so the start
-    matters: it is the mean mask, as in ITK. The paper's other start, masks that are all but infallible, ends in maxima
-    of far lower likelihood where an ensemble is large. The iteration ends, as published, when the sum of the
-    probabilities has converged and, in addition, the sensitivities and specificities have: the sum alone can converge
-    too early.
+    The foreground prior is its mean share over all masks. Expectation maximisation finds a local maximum, so the
+    initialisation matters: it is the mean mask, as in ITK. The paper's alternative, sensitivities and specificities
+    close to 1, leads to maxima of far lower likelihood for large ensembles. The iteration stops when the sum of the
+    probabilities has converged, as published, and the sensitivities and specificities have too, because the sum alone
+    can converge too early.
     """
     D = np.asarray(masks, dtype=bool).reshape(len(masks), -1)
     shape, prior = np.shape(masks)[1:], D.mean()
-    if prior in (0, 1):  # no mask marks any pixel, or all mark all: there is nothing to estimate
+    if prior in (0, 1):  # all masks are empty, or all are full: nothing to estimate
         return Staple(np.full(shape, prior), np.ones(len(D)), np.ones(len(D)))
 
     patterns, inverse, counts = np.unique(D, axis=1, return_inverse=True, return_counts=True)
@@ -112,13 +112,13 @@ def staple(masks: Bool[np.ndarray, "M H W"]) -> Staple:
 def _staple_expectation(
     D: Bool[np.ndarray, "M N"], prior: float, p: Float[np.ndarray, "M"], q: Float[np.ndarray, "M"]
 ) -> Float[np.ndarray, "N"]:
-    """Probability of the foreground at each of the pixels with decisions D, in logarithms."""
+    """Foreground probability of pixels with decisions D, computed in the log domain."""
     a = np.log(prior) + np.where(D, np.log(p)[:, None], np.log1p(-p)[:, None]).sum(0)
     b = np.log(1 - prior) + np.where(D, np.log1p(-q)[:, None], np.log(q)[:, None]).sum(0)
     return scipy.special.expit(a - b)
 
 
-CONSENSUS: dict[str, Callable[[Bool[np.ndarray, "M H W"]], np.ndarray]] = {  # each to one mask [H, W]
+CONSENSUS: dict[str, Callable[[Bool[np.ndarray, "M H W"]], np.ndarray]] = {  # {name: masks -> consensus [H, W]}
     "mean": mean_mask,
     "majority": lambda masks: mean_mask(masks) > 0.5,
     "staple": lambda masks: staple(masks).probability > 0.5,

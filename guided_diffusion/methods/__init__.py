@@ -1,4 +1,4 @@
-"""The methods: the paper's and its shared encoder, baselines, and the registry where each is entered once."""
+"""The methods: the paper's method, its shared-encoder variant, baselines, and the registry that lists each once."""
 
 PUBLISHED = ("AmbiguousSegmenter", "SegmenterConfig")  # of `cimd`
 

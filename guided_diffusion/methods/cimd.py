@@ -1,4 +1,4 @@
-"""The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders as ONE trainable module."""
+"""The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders in a single trainable module."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, cast
@@ -24,31 +24,31 @@ from .shared_encoder import ArchitectureConfig, BoundDenoiser, SharedEncoderUNet
 from .stable_target import stable_target
 
 Images = Float[Tensor, "N C H W"]  # in [0, 1]
-Rows = Int[Tensor, "B"]  # the number of each mask's image
+Rows = Int[Tensor, "B"]  # index of each mask's image
 
 
 @config(group="diffusion")
 class SegmenterConfig:
-    """The loss of the diffusion, and the two encoders in it."""
+    """The diffusion loss, including the two encoders."""
 
     train_encoders: Annotated[
         bool,
-        Flag("optimise the two encoders (False: as initialised, as published)", group="encoders", resume="new run"),
+        Flag(
+            "train the two encoders; False: keep the initial weights, as published", group="encoders", resume="new run"
+        ),
     ] = True
     kl_weight: Annotated[
         float, Flag("weight of the encoders' KL in the loss", group="encoders", resume="new run", at_least=0)
     ] = 1e-3
     ambiguity_input: Annotated[
         Literal["output", "x0"],
-        Flag(
-            "what the controlling network sees: the U-Net's output, or the mask x_0 that it implies", group="encoders"
-        ),
+        Flag("input of the controlling network: the U-Net's output, or the x_0 computed from it", group="encoders"),
     ] = "output"
-    mask_low: Annotated[float, Flag("value of the background in x_0; the foreground is 1", at_least=-1, below=1)] = 0.0
+    mask_low: Annotated[float, Flag("background value in x_0; the foreground is 1", at_least=-1, below=1)] = 0.0
     stable_target: Annotated[
         bool,
         Flag(
-            "predict the mean of an image's masks in the step, weighted by how likely each gave x_t",
+            "train to predict the mean of an image's masks in the batch, weighted by their likelihood given x_t",
             resume="new run",
             sampling="free",
         ),
@@ -56,7 +56,7 @@ class SegmenterConfig:
     guess_weight: Annotated[
         float,
         Flag(
-            "weight of the squared error of several --encoder_guesses, weighted by the image alone",
+            "loss weight of the squared error of several --encoder_guesses, averaged by the image alone",
             group="shared-encoder",
             resume="new run",
             sampling="free",
@@ -68,11 +68,11 @@ class SegmenterConfig:
 class AmbiguousSegmenter(Segmenter):
     """Trains on (image, one rater's mask) and samples masks for an image.
 
-    prior, posterior  the ambiguity controlling and the ambiguity modelling network; None, both: without them and their
-                      loss term it is the system of Implicit Image Segmentation Ensembles
+    prior, posterior  the ambiguity controlling and the ambiguity modelling network; both None: no encoders and no KL
+                      term, as in Implicit Image Segmentation Ensembles
     """
 
-    terms = ("mse", "vb", "guess", "kl")  # of the loss; some may be absent
+    terms = ("mse", "vb", "guess", "kl")  # loss terms; some may be absent
 
     def __init__(
         self,
@@ -96,12 +96,12 @@ class AmbiguousSegmenter(Segmenter):
 
     @property
     def num_timesteps(self) -> int:
-        """Timesteps to train on, and network calls for a mask."""
+        """Number of timesteps to train on, and of network calls per mask."""
         return self.diffusion.num_timesteps
 
     @property
     def max_steps(self) -> int:
-        """The most network calls for a mask that `spaced` can be asked for."""
+        """The largest number of network calls per mask that `spaced` supports."""
         return self.diffusion.config.diffusion_steps
 
     @property
@@ -110,11 +110,11 @@ class AmbiguousSegmenter(Segmenter):
         return [self.model]
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one mask's noise in `forward`, for masks of `size` (H, W)."""
+        """Shape of one mask's noise in `forward`, for masks of `size` (H, W)."""
         return (1, *size)
 
     def spaced(self, config: SamplerConfig) -> "AmbiguousSegmenter":
-        """The same networks, weights shared, on the timesteps that the config's steps and spacing choose."""
+        """A segmenter with the same weights on the timesteps given by the config's steps and spacing."""
         if config.steps is None:
             return self
         timesteps = spread_timesteps(self.diffusion.config, config.steps, config.spacing)
@@ -122,9 +122,10 @@ class AmbiguousSegmenter(Segmenter):
         return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
 
     def shardable(self) -> list[nn.Module]:
-        """The modules whose weights may be shared out over processes, inner ones first: together all that there are.
+        """The modules to shard over processes, inner ones first; together they hold all weights.
 
-        Each gives a tensor, by which its gradients are found; the encoders as a whole give a distribution.
+        Sharding requires modules that return tensors. An encoder as a whole returns a distribution, so its parts are
+        listed instead.
         """
         parts = []
         for unet in [part for part in self.model.modules() if isinstance(part, UNetModel)]:
@@ -132,7 +133,7 @@ class AmbiguousSegmenter(Segmenter):
         return [*parts, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
 
     def to_x(self, mask: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
-        """A mask on [0, 1] on the scale of the diffusion, [mask_low, 1]."""
+        """Map a mask from [0, 1] to the diffusion's scale, [mask_low, 1]."""
         return self.config.mask_low + (1 - self.config.mask_low) * mask
 
     def to_mask(self, x: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
@@ -140,21 +141,20 @@ class AmbiguousSegmenter(Segmenter):
         return (x - self.config.mask_low) / (1 - self.config.mask_low)
 
     def denoiser(self, image: Images, rows: Rows | None = None) -> Denoise:
-        """`denoise(x, timesteps)` with the images bound in, as UNetModel.bind."""
+        """`denoise(x, timesteps)` with the images bound; see UNetModel.bind."""
         return self.model.bind(image, rows)
 
     def forward(
         self, image: Images, mask: Masks, t: Steps, noise: Masks | None = None, rows: Rows | None = None
     ) -> dict[str, Float[Tensor, "B"]]:
-        """The loss terms: mse, vb (as the diffusion has them), guess, kl (both weighted), and loss, to be minimised.
+        """Compute the loss terms: mse and vb (from the diffusion), guess and kl (weighted), and their sum, loss.
 
-        guess is the squared error of several guesses weighed by the image alone, with guess_weight. It is what the
-        unweighted mse would be were x_t noise, where the image alone decides the weights, and needs no call of the
-        denoiser.
+        guess is the squared error of the mixture of guesses, weighted from the image alone, times guess_weight. It
+        equals the unweighted mse for an x_t of pure noise and does not need a call of the denoiser.
 
         mask   0 or 1
-        noise  standard normal; None: from torch's global generator
-        rows   None: N = B, one each
+        noise  standard normal; None: drawn from torch's global generator
+        rows   None: N = B, one mask per image
         """
         noise = torch.randn_like(mask) if noise is None else noise
         x_0 = self.to_x(mask)
@@ -167,31 +167,31 @@ class AmbiguousSegmenter(Segmenter):
             target = stable_target(self.diffusion, x_0, x_t, t, rows)
         terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target)
         if self.config.guess_weight:
-            guess = cast(BoundDenoiser, denoise).guess()  # several guesses are the shared encoder's
+            guess = cast(BoundDenoiser, denoise).guess()  # only a shared encoder has several guesses
             terms["guess"] = self.config.guess_weight * mean_flat((guess - x_0) ** 2)
             terms["loss"] = terms["loss"] + terms["guess"]
         if self.prior is None or self.posterior is None:
             return terms
         image = image if rows is None else image[rows]
-        grey = image[:, :1]  # all that the encoders see of an image
+        grey = image[:, :1]  # the encoders receive the first channel only
         prior = self.prior(grey, self.controlling_input(output, x_t, t))
         kl = self.config.kl_weight * kl_divergence(self.posterior(grey, mask), prior)  # in nats
         return {**terms, "kl": kl, "loss": terms["loss"] + kl}
 
     def controlling_input(self, output: Output, x_t: Masks, t: Steps) -> Masks:
-        """What the ambiguity controlling network sees of the U-Net's output."""
+        """The ambiguity controlling network's input, computed from the U-Net's output."""
         if self.config.ambiguity_input == "x0":
             return self.to_mask(self.diffusion.predict_xstart(output, x_t, t).clamp(-1, 1))  # as samplers clip
         return output[:, :1]
 
     def sampling_denoiser(self, image: Images, rows: Rows | None = None, tta: str = "none") -> Denoise:
-        """`denoiser` for batches of one timestep, so that what depends on the timestep is computed for one row.
+        """`denoiser` for batches with a single timestep, whose embedding is computed for one row only.
 
-        A compiled network may write its next output over its last, so each is copied.
+        Outputs are copied, because a compiled network may overwrite its last output.
 
-        tta  as in SamplerConfig: the output is the mean over symmetries g of g^-1 D(g x, g image), as nnU-Net mirrors
-             in testing (Isensee et al. 2021). Where they leave the distribution of images and masks as it is, the best
-             D is the same for all, and a mean is never further from it, in squared error, than its parts on average.
+        tta  see SamplerConfig: the output is the mean over symmetries g of g^-1 D(g x, g image), as in nnU-Net's test
+             time mirroring (Isensee et al. 2021). If the distribution of images and masks is invariant under g, the
+             optimal D is equivariant, and the squared error of the mean is at most the mean squared error of its parts.
         """
         bound = [(g, self.denoiser(turn_and_mirror(image, g), rows)) for g in symmetries(split_kind(tta))]
 
@@ -202,7 +202,7 @@ class AmbiguousSegmenter(Segmenter):
         return denoise
 
     def one_call(self, image: Images, config: SamplerConfig = SamplerConfig()) -> Float[Tensor, "N outputs H W"]:
-        """A network call as sampling with `config` makes it, for as many masks as images, to measure what it takes."""
+        """One network call as in sampling with `config`, one mask per image; used to measure time and memory."""
         t = torch.zeros(len(image), dtype=torch.long, device=image.device)
         return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], self.diffusion.network_timesteps(t))
 
@@ -214,12 +214,12 @@ class AmbiguousSegmenter(Segmenter):
         on_step: OnStep | None = None,
         rows: Rows | None = None,
     ) -> Masks:
-        """One mask for each of the B generators, soft, on the scale on which masks are 0 and 1.
+        """Sample one soft mask per generator (B in total), on a scale where background is 0 and foreground 1.
 
-        generators  on the CPU; row b's start and noise come from generators[b] alone
-        config      its steps and spacing are those of `spaced`, which is called before
+        generators  on the CPU; row b's initial and step noise come from generators[b] only
+        config      steps and spacing are ignored here: call `spaced` first
         on_step     called after each step
-        rows        None: N = B, one each
+        rows        None: N = B, one mask per image
         """
         shape = self.noise_shape((image.shape[2], image.shape[3]))
 
@@ -243,9 +243,9 @@ class AmbiguousSegmenter(Segmenter):
 
 
 def build_diffusion(configs: Configs, with_encoders: bool) -> AmbiguousSegmenter:
-    """The AmbiguousSegmenter of the configs. ConfigError: it cannot be built.
+    """Build the AmbiguousSegmenter of the configs. ConfigError: the configuration is invalid.
 
-    with_encoders  False: the system of Implicit Image Segmentation Ensembles
+    with_encoders  False: no encoders, as in Implicit Image Segmentation Ensembles
     """
     unet, architecture = configs[UNetConfig], configs[ArchitectureConfig]
     diffusion = create_gaussian_diffusion(configs[DiffusionConfig])

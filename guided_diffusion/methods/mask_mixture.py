@@ -1,4 +1,4 @@
-"""An image's mask as one of several guesses, weighed by how likely each gave x_t."""
+"""A mixture of several guesses of an image's mask, weighted by their likelihood given x_t."""
 
 import numpy as np
 import torch
@@ -7,27 +7,27 @@ from torch import Tensor, nn
 
 from ..gaussian_diffusion import DiffusionConfig, Masks, scheduled_betas
 
-# The least probability of a pixel's levels in a guess of several, so that no pixel alone rules one out. Beyond it a
-# pixel's logit has no gradient: what is that certain learns from its neighbours' share in the weights alone.
+# Clamp of each pixel's foreground probability to [MIN_MU, 1 - MIN_MU], so that no single pixel rules out a guess.
+# A clamped pixel's logit has no gradient; such pixels learn only through the mixture weights.
 MIN_MU = 1e-4
 
 Guesses = Float[Tensor, "B M H W"]  # maps of M guesses
 
 
 class MaskMixture(nn.Module):
-    """Guesses weighed by how likely each made x_t.
+    """Guesses weighted by their posterior probability given x_t.
 
-    An image's mask is taken for one of M, whose pixels are foreground with the probabilities mu_m, independently of
-    each other (a mixture of products of Bernoulli distributions). Then, by Bayes, with a = sqrt(alpha_bar),
+    An image's mask is modelled as a mixture of M products of Bernoulli distributions with foreground probabilities
+    mu_m. By Bayes' rule, with a = sqrt(alpha_bar),
 
         w_m = softmax_m( rho_m + sum over pixels of log p(x_t | m) ),
         p(x_t | m) = mu_m N(x_t; a, 1 - alpha_bar) + (1 - mu_m) N(x_t; a mask_low, 1 - alpha_bar).
 
-    All of x_t decides between the guesses, which a small network, pixel after pixel, would have to learn. rho is a map:
-    a grey level shows how likely a guess is where it differs from the others.
+    All pixels of x_t contribute to the weights; a small network would have to learn this pixel by pixel. rho is a map
+    of log prior weights, because grey levels indicate how likely a guess is where it differs from the others.
 
-    diffusion  its timesteps are the network's
-    mask_low   value of the background in x_0
+    diffusion  defines the network's timesteps
+    mask_low   background value in x_0
     """
 
     gain: Float[Tensor, "T 1 1 1"]
@@ -48,14 +48,14 @@ class MaskMixture(nn.Module):
     def forward(self, rho: Guesses, logit_mu: Guesses, x: Masks, timesteps: Real[Tensor, "#B"]) -> Masks:
         """sum_m w_m mu_m on the scale of x_0."""
         t = (timesteps * self.steps_per_timestep).round().long()
-        llr = self.gain[t] * (x - self.middle[t])  # of foreground against background; at `middle` both are as likely
-        foreground, background = llr.clamp(max=0).exp(), (-llr).clamp(max=0).exp()  # likelihoods over the larger one
+        llr = self.gain[t] * (x - self.middle[t])  # log-likelihood ratio of foreground to background; 0 at `middle`
+        foreground, background = llr.clamp(max=0).exp(), (-llr).clamp(max=0).exp()  # relative to the larger one
         mu = logit_mu.sigmoid().clamp(MIN_MU, 1 - MIN_MU)
         evidence = torch.log(background + mu * (foreground - background)).sum(dim=(2, 3), keepdim=True)
         return self._mean(rho + evidence, mu)
 
     def before(self, rho: Guesses, logit_mu: Guesses) -> Masks:
-        """The same for an x_t without information, mu not clamped: what follows from the image alone."""
+        """The mixture's mean from the image alone (x_t carries no information); mu is not clamped."""
         return self._mean(rho, logit_mu.sigmoid())
 
     def _mean(self, log_weights: Guesses, mu: Guesses) -> Masks:

@@ -24,47 +24,47 @@ from .shared_encoder import ArchitectureConfig
 
 @dataclass(frozen=True)
 class Method:
-    """What --method names."""
+    """An entry of --method."""
 
     build: Callable[[Configs], Segmenter]
-    parts: frozenset[str]  # it reads the flags of these groups, and those of none; others are refused
+    parts: frozenset[str]  # groups of flags that the method reads, besides flags without a group; others are refused
     presets: dict[str, dict[str, Any]]  # {name: {flag: value}}
-    has_chain: bool  # whether a mask is drawn along a chain of timesteps
-    draws_with: frozenset[str] = frozenset()  # flags that sampling may change elsewhere, and that decide its samples
+    has_chain: bool  # whether masks are sampled along a chain of timesteps
+    draws_with: frozenset[str] = frozenset()  # flags that other methods may change in sampling but that affect samples
 
 
 DIFFUSION = frozenset({"diffusion", "dropout", "sampler", "shared-encoder"})
 
 
 def build_prob_unet(configs: Configs) -> Segmenter:
-    """The ProbabilisticUNet of the configs."""
+    """Build the ProbabilisticUNet of the configs."""
     beta, layers = configs[MethodConfig].beta, configs[RetiredFlags].combiner_layers
     return ProbabilisticUNet(configs[UNetConfig], configs[EncoderConfig], beta, layers)
 
 
 def build_ssn(configs: Configs) -> Segmenter:
-    """The StochasticSegmentationNetwork of the configs."""
+    """Build the StochasticSegmentationNetwork of the configs."""
     return StochasticSegmentationNetwork(configs[UNetConfig], configs[EncoderConfig], configs[MethodConfig].cov_rank)
 
 
 def build_unet(configs: Configs, cls: type[DeterministicUNet]) -> Segmenter:
-    """The DeterministicUNet of the configs, or its subclass."""
+    """Build the DeterministicUNet, or its subclass `cls`, of the configs."""
     return cls(configs[UNetConfig], configs[EncoderConfig])
 
 
-README = {  # the paper's
+README = {  # the flags in the paper's README
     "image_size": 128, "num_channels": 128, "class_cond": False, "num_res_blocks": 2, "num_heads": 1,
     "learn_sigma": True, "use_scale_shift_norm": False, "attention_resolutions": (16,),
     "diffusion_steps": 1000, "noise_schedule": "linear", "rescale_learned_sigmas": False,
     "rescale_timesteps": False, "lr": 1e-4, "batch_size": 20,
 }  # fmt: skip
-DEMO = {  # learns in minutes on two CPU cores
+DEMO = {  # trains in minutes on two CPU cores
     "image_size": 32, "image_channels": 1, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 1, 1),
     "num_heads": 1, "attention_resolutions": (8,), "num_filters": (8, 16, 24), "predict_xstart": True,
     "mask_low": -1.0, "noise_schedule": "cosine", "lr": 2e-3, "batch_size": 8, "lr_anneal_steps": 2400,
     "ema_rate": (0.999,), "save_interval": 800, "sampler": "ddim", "steps": 10,
 }  # fmt: skip
-TUNED = {  # what the field has learned since; docs/ablations.md measures it
+TUNED = {  # improvements published since; docs/ablations.md measures them
     "architecture": "shared-encoder", "encoder_guesses": 8, "image_size": 128, "num_channels": 64, "num_res_blocks": 2,
     "attention_resolutions": (16,), "prediction": "x0", "mask_low": -1.0, "noise_schedule": "cosine", "mask_scale": 0.5,
     "raters_per_image": 4, "stable_target": True, "augment": "flip+rotate", "batch_size": 32, "lr": 1e-3,
@@ -106,16 +106,16 @@ PRESETS = {
 
 @config()
 class MethodConfig:
-    """The method, and the flags of those that have no configs of their own."""
+    """The method, and flags of methods without their own config."""
 
     method: Annotated[
-        str, Flag("the paper's, the same diffusion without encoders, or another segmenter", choices=tuple(METHODS))
+        str, Flag("cimd (the paper), implicit-ensemble (no encoders), or a baseline", choices=tuple(METHODS))
     ] = "cimd"
     beta: Annotated[
         float,
-        Flag("prob-unet: weight of the KL beside the cross-entropy summed over a mask", group="prob-unet", at_least=0),
+        Flag("prob-unet: weight of the KL; the cross-entropy is a sum over a mask", group="prob-unet", at_least=0),
     ] = 2.0
-    cov_rank: Annotated[int, Flag("ssn: rank of the covariance between pixels", group="ssn", at_least=1)] = 10
+    cov_rank: Annotated[int, Flag("ssn: rank of the pixel covariance", group="ssn", at_least=1)] = 10
 
 
 MODEL_CONFIGS = (
@@ -124,13 +124,13 @@ MODEL_CONFIGS = (
 
 
 def foreign_flags(method: str, architecture: str) -> frozenset[str]:
-    """Names of the flags that have no effect with a method, or with a diffusion of that architecture."""
+    """Names of the flags that have no effect with this method and architecture."""
     parts = METHODS[method].parts - ({"shared-encoder"} if architecture == "unet" else set())
     known = flag_fields(*MODEL_CONFIGS, SamplerConfig, SampleConfig)
     return frozenset(name for name, field in known.items() if field.flag.group not in {"", *parts})
 
 
 def free_in_sampling(method: str) -> frozenset[str]:
-    """Names of the flags that sampling may change from what a checkpoint was trained with."""
+    """Names of the flags whose values may differ between training and sampling."""
     fields = flag_fields(DataConfig, *MODEL_CONFIGS).items()
     return frozenset(name for name, field in fields if field.flag.sampling == "free") - METHODS[method].draws_with

@@ -1,7 +1,7 @@
-"""A denoiser in two parts: a large encoder of an image, and a small U-Net for each mask and timestep.
+"""A denoiser in two parts: a large image encoder, and a small U-Net that is called for each mask and timestep.
 
-Many masks of one image in one batch then cost almost as little as the small part alone; in training, too, the raters of
-an image share the large one.
+The encoder runs once per image. Sampling many masks of an image, or training on several of its raters, costs little
+more than the small U-Net.
 """
 
 from collections.abc import Sequence
@@ -19,38 +19,36 @@ from ..gaussian_diffusion import Masks, Output
 from ..unet import UNetConfig, UNetModel
 from .mask_mixture import Guesses, MaskMixture
 
-Encoded = Float[Tensor, "B E h w"]  # the encoder's output, features and then guesses; h and w in patches
+Encoded = Float[Tensor, "B E h w"]  # the encoder's output: features, then guesses; h and w in patches
 
 
 @config(group="shared-encoder")
 class ArchitectureConfig:
-    """The network of the diffusion."""
+    """The diffusion's network."""
 
     architecture: Annotated[
         Literal["unet", "shared-encoder"],
-        Flag("one U-Net over image and mask, or an encoder run once per image and a small denoiser", group="diffusion"),
+        Flag("one U-Net on image and mask, or an encoder run once per image with a small denoiser", group="diffusion"),
     ] = "unet"
-    patch_size: Annotated[
-        int, Flag("side, in pixels, of the patches on which both parts of the network work", at_least=1)
-    ] = 2
-    feature_channels: Annotated[int, Flag("channels of the encoder's features, for each patch", at_least=1)] = 64
+    patch_size: Annotated[int, Flag("side of the patches that encoder and denoiser operate on, pixels", at_least=1)] = 2
+    feature_channels: Annotated[int, Flag("channels of the encoder's features per patch", at_least=1)] = 64
     encoder_guesses: Annotated[
         int,
         Flag(
-            "masks that the encoder predicts from the image and the denoiser refines: 1, or several weighted by how "
-            "likely each made x_t; 0: none",
+            "masks that the encoder predicts from the image and the denoiser refines; several are weighted by their "
+            "likelihood given x_t; 0: none",
             at_least=0,
         ),
     ] = 1
     denoiser_channels: Annotated[int, Flag("channels of the small denoiser", at_least=32, multiple_of=32)] = 32
     denoiser_mult: Annotated[
-        tuple[int, ...], Flag("channel multiplier of each of its levels", at_least=1, check=nonempty)
+        tuple[int, ...], Flag("channel multiplier of each level of the denoiser", at_least=1, check=nonempty)
     ] = (1, 1, 2)
 
 
 @dataclass(frozen=True)
 class BoundDenoiser:
-    """`denoise(x, timesteps)` of a SharedEncoderUNet for images that are encoded."""
+    """`denoise(x, timesteps)` of a SharedEncoderUNet for encoded images."""
 
     network: "SharedEncoderUNet"
     encoded: Encoded
@@ -60,7 +58,7 @@ class BoundDenoiser:
         return self.network(x, timesteps, self.encoded)
 
     def guess(self) -> Masks:
-        """The guesses of a mixture, weighed by the image alone, on the scale of x_0."""
+        """The mixture's mean, weighted from the image alone, on the scale of x_0."""
         assert self.network.mixture is not None
         _, guesses = self.network.split(self.encoded)
         return self.network.mixture.before(*self.network.maps(guesses))
@@ -69,19 +67,19 @@ class BoundDenoiser:
 class SharedEncoderUNet(nn.Module):
     """A large encoder of the image and a small denoiser of its features and x_t, both on patches.
 
-    The encoder is the U-Net that `unet` describes, on the image alone; the denoiser has one residual block per level. A
-    patch's pixels are channels.
+    The encoder is the U-Net that `unet` describes, applied to the image alone. The denoiser has one residual block per
+    level. The pixels of a patch become channels.
 
-    The network's output is the encoder's guess plus the denoiser's output. Where x_t is noise the right answer follows
-    from the image alone (of x_0, it is the mean of the raters' masks): the guess can be that, learned at every timestep
-    and by the whole encoder, and leaves to the small denoiser how one mask differs from it. Several guesses follow x_t
-    too, as MaskMixture does.
+    The output is the sum of the encoder's guess and the denoiser's output. If x_t is pure noise, the optimal x_0
+    prediction depends on the image alone: the mean of the raters' masks. The guess can learn this mean with the whole
+    encoder and at every timestep; the small denoiser only predicts how a mask differs from it. Several guesses are
+    weighted by x_t, see MaskMixture.
 
-    unet          of the encoder; its precision and its dropout are the denoiser's too. Default levels finer than a
-                  patch are left out
+    unet          the encoder's config; its precision and dropout also apply to the denoiser. Default levels finer than
+                  a patch are dropped
     out_channels  of the denoiser
-    mixture       of several guesses
-    ConfigError: a configuration that cannot be built; the message names the flag.
+    mixture       combines several guesses
+    ConfigError: the configuration is invalid; the message names the flag.
     """
 
     def __init__(
@@ -108,41 +106,41 @@ class SharedEncoderUNet(nn.Module):
             large, config.feature_channels + self.guess_channels, in_channels=unet.image_channels * pixels
         )
         self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + pixels)
-        if several:  # guesses that start alike would stay alike
+        if several:  # guesses with equal initial weights would remain equal
             last = cast(nn.Conv2d, self.encoder.out[-1])
             nn.init.normal_(last.weight[-self.guess_channels :], std=0.02)
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """As UNetModel's, of both parts."""
+        """As in UNetModel, for both parts."""
         return self.denoiser.autocast_dtype
 
     @autocast_dtype.setter
     def autocast_dtype(self, dtype: torch.dtype | None) -> None:
         self.encoder.autocast_dtype = self.denoiser.autocast_dtype = dtype
 
-    def compile(self, backend: Any = "inductor", **how: Any) -> None:  # as torch.compile takes them
-        """Compile both parts, each of which `bind` calls separately.
+    def compile(self, backend: Any = "inductor", **how: Any) -> None:  # arguments of torch.compile
+        """Compile both parts separately.
 
-        The encoder goes without CUDA graphs, whose next output would be written over the features in use, and takes any
-        number of images.
+        The encoder is compiled without CUDA graphs, which would overwrite features still in use, and accepts any number
+        of images.
         """
         self.denoiser.compile(backend=backend, **how)
         self.encoder.compile(backend=backend)
 
     def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> BoundDenoiser:
-        """`denoise(x, timesteps)`, as UNetModel.bind; the encoder runs here, once for each image of the batch."""
+        """`denoise(x, timesteps)`, as UNetModel.bind; the encoder runs here, once per image."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         encoded = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
         return BoundDenoiser(self, encoded if rows is None else encoded[rows])
 
     def split(self, encoded: Encoded) -> tuple[Float[Tensor, "B features h w"], Float[Tensor, "B guesses h w"]]:
-        """The features in the encoder's output, and its guesses."""
+        """Split the encoder's output into features and guesses."""
         features, guess = encoded.split([encoded.shape[1] - self.guess_channels, self.guess_channels], dim=1)
         return features, guess
 
     def maps(self, guesses: Float[Tensor, "B guesses h w"]) -> tuple[Guesses, Guesses]:
-        """The two maps that MaskMixture takes of several guesses."""
+        """The arguments (rho, logit_mu) of MaskMixture."""
         rho, logit_mu = F.pixel_shuffle(guesses, self.patch_size).chunk(2, dim=1)
         return rho, logit_mu
 
@@ -155,15 +153,15 @@ class SharedEncoderUNet(nn.Module):
         if self.mixture:
             guess = F.pixel_unshuffle(self.mixture(*self.maps(guess), x, timesteps), self.patch_size)
         output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
-        output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # not of the variance
+        output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # not to variance channels
         return F.pixel_shuffle(output, self.patch_size)
 
 
 def check_architecture(unet: UNetConfig, config: ArchitectureConfig, multipliers: Sequence[int]) -> None:
-    """ConfigError: the shared encoder cannot be built with these multipliers of its levels."""
+    """ConfigError: the image size does not allow these level multipliers."""
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
         if unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
             raise ConfigError(
                 f"--patch_size {config.patch_size} and --{name} {','.join(map(str, levels))}: "
-                f"--image_size {unet.image_size} cannot be cut into patches and halved {len(levels) - 1} times"
+                f"--image_size {unet.image_size} must be divisible into patches and then by 2, {len(levels) - 1} times"
             )

@@ -1,4 +1,4 @@
-"""Drawing masks: samplers, ensembles for many cases, and the files of samples, which need no torch."""
+"""Sampling: samplers, ensembles for many cases, and the files of samples (without torch)."""
 
 PUBLISHED = ("SAMPLERS", "SamplerConfig", "sample", "sample_loop")  # of `samplers`
 

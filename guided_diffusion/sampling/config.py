@@ -1,4 +1,4 @@
-"""The flags of sampling, and what is stored with a sample of them."""
+"""The flags of sampling, and the settings stored with samples."""
 
 import json
 from dataclasses import asdict
@@ -15,32 +15,34 @@ if TYPE_CHECKING:  # it imports torch
 
 @config()
 class SampleConfig:
-    """What is drawn, and where it goes."""
+    """What to sample, and where to write it."""
 
     data_dir: Annotated[str, Flag("folder of cases to segment", required=True)] = ""
     model_path: Annotated[str, Flag("checkpoint to sample from", required=True)] = ""
-    out_dir: Annotated[str, Flag("folder for the masks", local=True)] = "results/samples"
-    num_ensemble: Annotated[int, Flag("masks for each case", at_least=1)] = 5
+    out_dir: Annotated[str, Flag("output folder", local=True)] = "results/samples"
+    num_ensemble: Annotated[int, Flag("masks per case", at_least=1)] = 5
     num_samples: Annotated[
-        int | None, Flag("cases to segment, in the order of their names", none="all", at_least=1)
+        int | None, Flag("number of cases to segment, in order of their names", none="all", at_least=1)
     ] = None
     batch_size: Annotated[
-        int | Literal["auto"], Flag("masks in flight, over all cases; auto: as many as fit into memory", at_least=1)
+        int | Literal["auto"], Flag("masks per batch, across cases; auto: as many as fit into memory", at_least=1)
     ] = 8
     use_ddim: Annotated[
         bool | None,
-        Flag("True: --sampler ddim, False: --sampler ddpm; auto: what --sampler says", none="auto", group="sampler"),
+        Flag("True: --sampler ddim, False: --sampler ddpm; auto: use --sampler", none="auto", group="sampler"),
     ] = None
-    fast: Annotated[bool, Flag("few network calls at the quality of many: docs/sampling.md", group="sampler")] = False
+    fast: Annotated[
+        bool, Flag("fewer network calls at about the same quality, see docs/sampling.md", group="sampler")
+    ] = False
     weights: Annotated[Literal["ema", "raw"], Flag("averaged weights, or those of the last step")] = "ema"
     consensus: Annotated[
         Literal["none", "mean", "majority", "staple"],
-        Flag("write ID_consensus.png, one mask for the ensemble (mean: in grey)"),
+        Flag("write ID_consensus.png, a consensus of the ensemble (mean: greyscale)"),
     ] = "none"
-    seed: Annotated[int, Flag("seed of the noise; a mask depends on seed, case and number alone")] = 0
-    overwrite: Annotated[bool, Flag("draw finished cases again")] = False
-    movie: Annotated[bool, Flag("write ID_movie.gif, the chain of each case's first mask")] = False
-    evaluate: Annotated[bool, Flag("score the samples against the raters when all are drawn")] = False
+    seed: Annotated[int, Flag("random seed; a mask depends only on seed, case and index")] = 0
+    overwrite: Annotated[bool, Flag("resample finished cases")] = False
+    movie: Annotated[bool, Flag("write ID_movie.gif, the sampling chain of each case's first mask")] = False
+    evaluate: Annotated[bool, Flag("score the samples against the raters at the end")] = False
 
 
 def identity(
@@ -51,11 +53,13 @@ def identity(
     flags: Flags,
     checkpoint_hash: str,
 ) -> dict[str, Any]:
-    """What decides every case's samples, as plain values; with the case's `image_hash`, equal ones mean equal samples.
+    """All settings that determine a case's samples, as plain values.
 
-    sampler        SamplerConfig, of which num_timesteps are taken; None: a method without a chain
+    Equal settings and equal `image_hash` give equal samples.
+
+    sampler        its steps are replaced by num_timesteps; None: a method without a chain
     amp            ComputeConfig's precision
-    flags          every flag of data and model that the segmenter was built with
+    flags          all flags of data and model that the segmenter was built with
     """
     return {
         **(asdict(sampler) if sampler is not None else {"sampler": "none"}),
@@ -70,13 +74,13 @@ def identity(
 
 
 def finish(config: SampleConfig, postprocess: PostprocessConfig) -> dict[str, Any]:
-    """What is made of the samples afterwards, as plain values: a `SampleConfig`'s and a `PostprocessConfig`'s part."""
+    """The settings of postprocessing and consensus, as plain values."""
     return {**asdict(postprocess), "consensus": config.consensus}
 
 
 def postprocess_of(made_by: Flags) -> PostprocessConfig:
-    """The `PostprocessConfig` that a case was written with. DataError: what is stored cannot be one."""
+    """The `PostprocessConfig` that a case was written with. DataError: the stored settings are invalid."""
     try:
         return configs_from_flags(made_by, PostprocessConfig)[PostprocessConfig]
     except ConfigError as error:
-        raise DataError(f"samples stored with flags that cannot be ({error}); draw them again") from error
+        raise DataError(f"samples with invalid stored flags ({error}); draw them again") from error

@@ -1,4 +1,4 @@
-"""Ensembles of masks for many cases: drawn in batches across cases, each case written as soon as it is whole."""
+"""Samples ensembles of masks for many cases, in batches across cases; each case is yielded once complete."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,7 @@ from .watch import ChainWatch
 
 @runtime_checkable
 class Cases(Protocol):
-    """A dataset, or a list."""
+    """A dataset or a list of cases."""
 
     def __getitem__(self, index: int, /) -> Case: ...
 
@@ -33,13 +33,13 @@ def draw_ensembles(
     even: bool = False,
     watch: ChainWatch | None = None,
 ) -> Iterator[tuple[Case, Float[np.ndarray, "M H W"]]]:
-    """Yield (case, soft samples) for each case number of `indices`, in order; batches run across cases.
+    """Yield (case, soft samples) for each case index in `indices`, in order. A batch may contain several cases.
 
-    config   of which num_ensemble, batch_size (a number) and seed are used
-    sampler  its timesteps are those that the segmenter has (AmbiguousSegmenter.spaced)
-    on_mask  called with the number of masks finished, after each batch
-    even     fill every batch up to batch_size with masks that are discarded: a compiled network needs one size
-    watch    sees the chains
+    config   num_ensemble, batch_size (a number) and seed are used
+    sampler  its timesteps must be those of the segmenter (AmbiguousSegmenter.spaced)
+    on_mask  called after each batch with its number of masks
+    even     pad every batch to batch_size, for compiled networks, which need a fixed size; padding is discarded
+    watch    observes the chains
     """
     jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]
     members: list[np.ndarray] = []
@@ -47,7 +47,7 @@ def draw_ensembles(
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         cases = {index: dataset[index] for index in dict.fromkeys(index for index, _ in batch)}
-        on_step = watch.step if watch and watch.wants_steps else None
+        on_step = watch.step if watch and watch.needs_steps else None
         if watch:
             watch.begin([(cases[index], member) for index, member in batch])
         more = batch[-1:] * (size - len(batch)) if even else []
@@ -72,7 +72,7 @@ def draw_batch(
     sampler: SamplerConfig,
     on_step: OnStep | None,
 ) -> Float[np.ndarray, "B H W"]:
-    """The soft masks (case number, number of the mask) of `batch`, at once."""
+    """Sample the soft masks of `batch`, pairs (case index, mask index), in one batch."""
     device = next(segmenter.parameters()).device
     image = to_device(torch.stack([case.image for case in cases.values()]), device)
     rows = to_device(torch.tensor([list(cases).index(index) for index, _ in batch]), device)

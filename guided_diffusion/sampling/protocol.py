@@ -1,4 +1,4 @@
-"""The interface of a segmenter, which training and sampling call; methods/ has the classes that implement it."""
+"""The interface of a segmenter, used by training and sampling and implemented in methods/."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -9,28 +9,28 @@ from torch import Tensor, nn
 
 from .samplers import SamplerConfig
 
-OnStep = Callable[[int, Float[Tensor, "B K H W"]], None]  # (k, the masks as they are after the k-th step)
+OnStep = Callable[[int, Float[Tensor, "B K H W"]], None]  # (k, masks after the k-th step)
 
 
 class Segmenter(nn.Module, ABC):
-    """Learns from images and raters' masks, and draws masks for an image. A method without a chain has one timestep.
+    """Learns from images and raters' masks, and samples masks for an image. A method without a chain has one timestep.
 
-    `rows` are the numbers of the masks' images, so that what depends on the image alone is computed once for all its
-    masks of a batch; None: as many images as masks, in the same order.
+    `rows` holds the index of each mask's image, so that features of an image are computed once for all its masks in a
+    batch. None: one image per mask, in the same order.
     """
 
-    model: nn.Module  # the part that is compiled, and that `autocast_dtype` and channels-last layout belong to
-    terms: tuple[str, ...]  # names of the loss terms; a forward pass may lack some
+    model: nn.Module  # the part that is compiled and that has `autocast_dtype` and channels-last layout
+    terms: tuple[str, ...]  # names of the loss terms; a forward pass may omit some
 
     @property
     @abstractmethod
     def num_timesteps(self) -> int:
-        """Timesteps to train on, and network calls for a mask."""
+        """Number of timesteps to train on, and of network calls per mask."""
 
     @property
     @abstractmethod
     def max_steps(self) -> int:
-        """The most network calls for a mask that `spaced` can be asked for."""
+        """The largest number of network calls per mask that `spaced` supports."""
 
     @property
     @abstractmethod
@@ -46,20 +46,20 @@ class Segmenter(nn.Module, ABC):
         noise: Float[Tensor, "B ..."] | None = None,
         rows: Int[Tensor, "B"] | None = None,
     ) -> dict[str, Float[Tensor, "B"]]:
-        """The loss terms, and "loss", which is to be minimised.
+        """Compute the loss terms and "loss", the objective to minimise.
 
         image  in [0, 1]
         mask   0 or 1
-        noise  standard normal, of noise_shape((H, W)) for each mask
+        noise  standard normal, of shape noise_shape((H, W)) per mask
         """
 
     @abstractmethod
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one mask's noise in `forward`, for masks of `size` (H, W)."""
+        """Shape of one mask's noise in `forward`, for masks of `size` (H, W)."""
 
     @abstractmethod
     def spaced(self, config: SamplerConfig) -> "Segmenter":
-        """The same weights on the timesteps that the steps and the spacing of `config` choose."""
+        """A segmenter with the same weights on the timesteps given by the steps and spacing of `config`."""
 
     @abstractmethod
     def sample_masks(
@@ -70,10 +70,10 @@ class Segmenter(nn.Module, ABC):
         on_step: OnStep | None = None,
         rows: Int[Tensor, "B"] | None = None,
     ) -> Float[Tensor, "B K H W"]:
-        """One soft mask for each of the B generators, on the scale on which masks are 0 and 1.
+        """Sample one soft mask per generator (B in total), on a scale where background is 0 and foreground 1.
 
         image       in [0, 1]
-        generators  on the CPU; row b's noise comes from generators[b] alone
+        generators  on the CPU; row b's noise comes from generators[b] only
         on_step     called after each step
         """
 
@@ -81,8 +81,8 @@ class Segmenter(nn.Module, ABC):
     def one_call(
         self, image: Float[Tensor, "B C H W"], config: SamplerConfig = SamplerConfig()
     ) -> Float[Tensor, "B outputs H W"]:
-        """A network call as sampling makes it, for as many masks as images, to measure what it takes."""
+        """One network call as in sampling, one mask per image; used to measure time and memory."""
 
     @abstractmethod
     def shardable(self) -> list[nn.Module]:
-        """The modules whose weights may be shared out over processes, inner ones first. ConfigError: none."""
+        """The modules to shard over processes, inner ones first. ConfigError: sharding is not supported."""

@@ -1,8 +1,8 @@
-"""Samplers: one step function each, and ONE loop.
+"""Samplers: one step function per sampler, and a common loop.
 
-A step takes (diffusion, state, noise, eta) and gives x_{t-1}. `state` has the Gaussian that the network's output stands
-for (GaussianDiffusion.p_mean_variance), so a step does not depend on what the network predicts; `noise` is standard
-normal like x_t, or 0 for none.
+A step maps (diffusion, state, noise, eta) to x_{t-1}. `state` holds the Gaussian computed from the network's output
+(GaussianDiffusion.p_mean_variance), so steps do not depend on the network's parameterisation. `noise` is standard
+normal with the shape of x_t, or 0.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,25 +22,25 @@ NoiseFn = Callable[[int, Masks], Masks]
 
 @config(resume="free", group="sampler")
 class SamplerConfig:
-    """How a mask is drawn along the chain."""
+    """How masks are sampled along the chain."""
 
     sampler: Annotated[
-        Literal["ddpm", "ddim", "dpm++"], Flag("DDPM (ancestral), DDIM, or DPM-Solver++ of second order")
+        Literal["ddpm", "ddim", "dpm++"], Flag("DDPM (ancestral), DDIM, or second-order DPM-Solver++")
     ] = "ddpm"
     steps: Annotated[
         int | None,
         Flag("network calls per mask, at most --diffusion_steps; all: every timestep", none="all", at_least=1),
     ] = None
     spacing: Annotated[
-        Literal["linear", "quadratic", "logsnr"], Flag("how --steps are spaced: evenly in t, in sqrt(t), in log-SNR")
+        Literal["linear", "quadratic", "logsnr"], Flag("spacing of --steps: uniform in t, in sqrt(t), in log-SNR")
     ] = "linear"
     eta: Annotated[float, Flag("noise of ddim and dpm++, from 0 (none) to 1", at_least=0, at_most=1)] = 0.0
-    clip_denoised: Annotated[bool, Flag("clip every predicted x_0 to [-1, 1]")] = True
+    clip_denoised: Annotated[bool, Flag("clip each predicted x_0 to [-1, 1]")] = True
     tta: Annotated[
         str,
         Flag(
-            "test-time augmentation, by averaging each prediction over symmetries: parts joined by +, of mirror, flip, "
-            "rotate; or none",
+            "test-time augmentation: average each prediction over symmetries, any of mirror, flip, rotate, joined by "
+            "+; or none",
             check=parts_of(SYMMETRIES),
         ),
     ] = "none"
@@ -48,16 +48,16 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class ChainState:
-    """What a step starts from."""
+    """The state of a chain before a step."""
 
     x_t: Masks
     t: Steps
     prediction: Prediction
-    before: Masks | None  # the x_0 predicted at the step before; None at the first
+    before: Masks | None  # x_0 predicted in the previous step; None in the first
 
 
 def ddpm_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | float, eta: float) -> Masks:
-    """Ancestral sampling (DDPM, algorithm 2). Its noise has the variance of the prediction, whatever eta."""
+    """Ancestral sampling (DDPM, algorithm 2). The noise has the predicted variance; eta is ignored."""
     return state.prediction.mean + torch.exp(0.5 * state.prediction.log_variance) * noise
 
 
@@ -67,16 +67,16 @@ def ddim_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | fl
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
     eps = diffusion.predict_eps_from_xstart(x_t, t, x_0)
     sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
-    # Clamped: in float32 the difference may fall below 0 where alpha_bar is close to 0.
+    # In float32 the difference may be slightly negative if alpha_bar is close to 0.
     rest = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
     return alpha_bar_prev.sqrt() * x_0 + rest * eps + sigma * noise
 
 
 def dpm_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | float, eta: float) -> Masks:
-    """DPM-Solver++ of second order, multistep by midpoint.
+    """Second-order DPM-Solver++, multistep midpoint.
 
-    eta 0 is the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE (appendix A), and between them the SDE whose noise is
-    scaled by eta in log-SNR.
+    eta 0 solves the ODE (Lu et al. 2022, algorithm 2), eta 1 the SDE (appendix A); values between them scale the SDE's
+    noise in log-SNR.
     """
     x_t, t, x_0 = state.x_t, state.t, state.prediction.x_0
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
@@ -102,12 +102,12 @@ def sample_loop(
     *,
     clip_denoised: bool = True,
 ) -> Iterator[tuple[int, Masks, Masks]]:
-    """Run the reverse chain, yielding (t, x_{t-1}, predicted x_0) after each step, from the largest t to 0.
+    """Run the reverse chain from the largest t to 0; yields (t, x_{t-1}, predicted x_0) after each step.
 
-    denoise        (x, timesteps as the network receives them) -> raw output; every step runs in inference mode
+    denoise        (x, network timesteps) -> raw output; every step runs in inference mode
     x_T            standard normal
-    noise_fn       (k, x) -> standard normal noise like x for the k-th step taken, k = 0 at the largest t; by default
-                   from torch's global generator. Not called where there is no noise: at t = 0, and with eta 0.
+    noise_fn       (k, x) -> standard normal noise like x for the k-th step; k = 0 is the largest t. Default: torch's
+                   global generator. Not called for steps without noise: at t = 0, and with eta 0
     clip_denoised  clip each predicted x_0 to [-1, 1]
     """
     if sampler not in SAMPLERS:
@@ -137,7 +137,7 @@ def sample(
     *,
     clip_denoised: bool = True,
 ) -> Masks:
-    """The end of `sample_loop`: x_0. The arguments are the loop's."""
+    """Run `sample_loop` to its end and return x_0. Same arguments."""
     x_0 = x_T
     for _, x_0, _ in sample_loop(denoise, diffusion, x_T, sampler, eta, noise_fn, clip_denoised=clip_denoised):  # noqa: B007
         pass

@@ -1,4 +1,4 @@
-"""The files of a case's samples, written and read again. Needs no torch."""
+"""Writes and reads the files of a case's samples. Does not need torch."""
 
 import contextlib
 import hashlib
@@ -25,9 +25,9 @@ from .writer_pool import PackedArrays
 if TYPE_CHECKING:  # it imports torch
     from ..lidcloader import Case
 
-LARGEST_GAP = 64  # among a case's masks, that is looked for
+LARGEST_GAP = 64  # in the indices of a case's mask files, up to which a missing mask is detected
 
-Made = Mapping[str, Any]  # what decided a case's samples or its files, as plain values
+Made = Mapping[str, Any]  # settings that a case's samples or files were made with, as plain values
 Samples = Shaped[np.ndarray, "M H W"]
 
 
@@ -37,17 +37,17 @@ class Cases(Protocol):
 
     @property
     def ids(self) -> Sequence[str]:
-        """Their names."""
+        """The names of the cases."""
 
     def __getitem__(self, index: int) -> "Case":
-        """A case by its number."""
+        """The case at an index."""
 
 
 def image_hash(case: "Case") -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a case's image as the network sees it, equal channels once."""
+    """The first 16 hex digits of the SHA-256 of a case's network input; repeated channels are hashed once."""
     planes = np.asarray(case.image)
-    unlike = [k for k in range(len(planes)) if k == 0 or not np.array_equal(planes[k], planes[k - 1])]
-    return hashlib.sha256(planes[unlike].tobytes()).hexdigest()[:16]
+    distinct = [k for k in range(len(planes)) if k == 0 or not np.array_equal(planes[k], planes[k - 1])]
+    return hashlib.sha256(planes[distinct].tobytes()).hexdigest()[:16]
 
 
 def write_case(
@@ -60,20 +60,20 @@ def write_case(
 ) -> None:
     """Write a case's raw samples, masks and sheet into `out_dir`.
 
-    The raw samples come first, so that nothing that happens to the rest loses them; what `finish` gave joins them last,
-    and says that all is there.
+    The raw samples are written first, so that a later failure does not lose them. The settings from `finish` are added
+    last and mark the case as complete.
 
-    Only that last file waits for the disk. A power cut may therefore spare it and damage pictures written before: it
-    carries their checksums, by which `unfinished` finds out and writes them again. A movie cannot be made again, and
-    waits for the disk too.
+    Only the last write is synced to disk. A power failure may keep that file and damage pictures written before it, so
+    it stores their checksums, which `unfinished` uses to find and rewrite damaged pictures. A movie cannot be rewritten
+    from the samples and is synced too.
 
-    drawn_by     what `identity` gave
-    finished_by  what `finish` gave
-    frames       of the movie of its first mask, [[H, W]]; None: nothing is done about it
+    drawn_by     result of `identity`
+    finished_by  result of `finish`
+    frames       of the movie of the first mask, [[H, W]]; None: do not write a movie
     """
     path = samples_path(out_dir, case.id)
     stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case))
-    stored.write(path, sync=os.path.exists(path))  # a finished file must not outlast a power cut beside new pictures
+    stored.write(path, sync=os.path.exists(path))  # an old finished file must not survive beside new pictures
     masks = binarise(samples, postprocess_of(finished_by))
     _remove_pictures(out_dir, case.id, len(masks))
     if frames:
@@ -90,7 +90,7 @@ def write_case(
 
 
 def _remove_pictures(out_dir: str, case_id: str, count: int) -> None:
-    """Remove a case's consensus, and its masks from number `count` on, the last one first: what is left has no gap."""
+    """Remove a case's consensus, and masks from index `count` on, last one first so that no gap remains."""
     if os.path.exists(consensus_path(out_dir, case_id)):
         os.unlink(consensus_path(out_dir, case_id))
     end = count
@@ -101,24 +101,24 @@ def _remove_pictures(out_dir: str, case_id: str, count: int) -> None:
 
 
 def _picture_paths(out_dir: str, case_id: str, count: int, consensus: str) -> list[str]:
-    """The pictures of a case with `count` masks, in the order of their checksums."""
+    """Paths of the pictures of a case with `count` masks, in the order of their checksums."""
     one = [] if consensus == "none" else [consensus_path(out_dir, case_id)]
     return [*(mask_path(out_dir, case_id, k) for k in range(count)), *one, sheet_path(out_dir, case_id)]
 
 
 def _write_picture(path: str, picture: Image.Image) -> int:
-    """Write a PIL image without waiting for the disk. Returns the file's CRC-32."""
+    """Write a PIL image without a disk sync. Returns the file's CRC-32."""
     file = io.BytesIO()
-    level = 1 if picture.mode == "RGB" else 6  # of zlib: sheets, of images with noise, become no smaller by more
+    level = 1 if picture.mode == "RGB" else 6  # zlib level; a higher one does not shrink sheets of noisy images
     picture.save(file, format="PNG", compress_level=level)
     storage.write_bytes(path, file.getbuffer(), sync=False)
     return zlib.crc32(file.getbuffer())
 
 
 def _pictures_whole(out_dir: str, case_id: str, count: int, consensus: str) -> bool:
-    """Whether a finished case's pictures are those that it was finished with; True where no checksums are stored."""
+    """Whether a finished case's pictures match the stored checksums; True if none are stored."""
     with np.load(samples_path(out_dir, case_id), allow_pickle=False) as file:
-        if "pictures" not in file.files:  # written when every picture waited for the disk
+        if "pictures" not in file.files:  # older files: every picture was synced
             return True
         checksums = file["pictures"].tolist()
     if os.path.exists(mask_path(out_dir, case_id, count)):
@@ -126,76 +126,72 @@ def _pictures_whole(out_dir: str, case_id: str, count: int, consensus: str) -> b
     paths = _picture_paths(out_dir, case_id, count, consensus)
     try:
         return checksums == [zlib.crc32(storage.read_bytes(path) or b"") for path in paths]
-    except OSError:  # a sector that the disk cannot read, say
+    except OSError:  # e.g. an unreadable disk sector
         return False
 
 
 def mask_path(out_dir: str, case_id: str, k: int) -> str:
-    """The picture of a case's k-th mask."""
+    """Path of a case's k-th mask."""
     return os.path.join(out_dir, f"{case_id}_output{k}.png")
 
 
 def consensus_path(out_dir: str, case_id: str) -> str:
-    """The picture of a case's consensus."""
+    """Path of a case's consensus."""
     return os.path.join(out_dir, f"{case_id}_consensus.png")
 
 
 def sheet_path(out_dir: str, case_id: str) -> str:
-    """The picture sheet of a case."""
+    """Path of a case's picture sheet."""
     return os.path.join(out_dir, f"{case_id}_sheet.png")
 
 
 def movie_path(out_dir: str, case_id: str) -> str:
-    """The movie of a case's first mask."""
+    """Path of the movie of a case's first mask."""
     return os.path.join(out_dir, f"{case_id}_movie.gif")
 
 
 def samples_path(out_dir: str, case_id: str) -> str:
-    """The file of a case's raw samples."""
+    """Path of a case's raw samples."""
     return os.path.join(out_dir, f"{case_id}_samples.npz")
 
 
 def read_case(path: str) -> tuple[Samples, Made]:
-    """(samples before the threshold, what made them) of a file ID_samples.npz; another program's have no `flags`.
+    """Read (samples before the threshold, their settings) from ID_samples.npz. Files of other programs have no `flags`.
 
-    DataError: damaged, or not masks.
+    DataError: the file is damaged or does not hold masks.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
             samples = content.pop("samples")
             made_by = {name: value.item() for name, value in content.items() if value.ndim == 0}
-    except Exception as error:  # the readers of damaged files raise anything at all
-        raise DataError(f"{path}: not a file of samples, or damaged ({error}); draw it again") from error
+    except Exception as error:  # readers raise arbitrary exceptions for damaged files
+        raise DataError(f"{path}: damaged, or not a file of samples ({error}); draw it again") from error
     return check_samples(samples, path), made_by
 
 
 def check_samples(samples: np.ndarray, path: str) -> Samples:
-    """`samples`, if they can be masks: all finite. DataError: they cannot; `path` is named."""
+    """Return `samples` unchanged. DataError: wrong shape or type, or values that are not finite; `path` is named."""
     if samples.ndim != 3 or 0 in samples.shape or samples.dtype.kind not in "biuf":
-        raise DataError(
-            f"{path}: samples of shape {samples.shape} and type {samples.dtype}; masks [M, H, W] are wanted"
-        )
+        raise DataError(f"{path}: samples of shape {samples.shape} and type {samples.dtype}; expected masks [M, H, W]")
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
-        raise DataError(f"{path}: samples that are not finite (NaN); draw them again")
+        raise DataError(f"{path}: samples are not finite (NaN); draw them again")
     return samples
 
 
 def find_samples(folder: str, case_id: str) -> tuple[Samples, Made] | None:
-    """The samples of a case in `folder`, as read_case gives them; None: there are none.
+    """Read the samples of a case in `folder`, as read_case does; None: there are none.
 
-    They are those of ID_samples.npz, or else the masks ID_output0.png, ID_output1.png, ... of any program.
-    DataError: they cannot be used.
+    Reads ID_samples.npz or, if it does not exist, the masks ID_output0.png, ID_output1.png, ... of any program.
+    DataError: the samples are not usable.
     """
     path = samples_path(folder, case_id)
     if os.path.exists(path):
         samples, made_by = read_case(path)
         if "flags" not in made_by and not (
             samples.min() >= 0 and samples.max() <= 1
-        ):  # our own, unclipped, go a little beyond
-            raise DataError(
-                f"{path}: values from {samples.min():g} to {samples.max():g}, which are no masks; 0 to 1 is wanted"
-            )
+        ):  # our own samples are not clipped and may slightly exceed [0, 1]
+            raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}; masks must be in 0 to 1")
         return samples, made_by
     masks: list[np.ndarray] = []
     while os.path.exists(path := mask_path(folder, case_id, len(masks))):
@@ -203,18 +199,16 @@ def find_samples(folder: str, case_id: str) -> tuple[Samples, Made] | None:
         if masks[-1].shape != masks[0].shape:
             raise DataError(f"{path}: {masks[-1].shape} pixels, but {case_id}_output0.png has {masks[0].shape}")
     if any(os.path.exists(mask_path(folder, case_id, len(masks) + k)) for k in range(1, LARGEST_GAP)):
-        raise DataError(f"{path} is missing, yet masks of higher numbers are there")
+        raise DataError(f"{path} is missing, but masks with higher indices exist")
     return (np.stack(masks), {}) if masks else None
 
 
 def spread(made_by: Made) -> Made:
-    """What made a case, with each of its flags as an entry of its own. DataError: they are not this program's."""
+    """Flatten a case's settings: each stored flag becomes an entry. DataError: `flags` is not from this program."""
     try:
         flags = dict(json.loads(made_by["flags"]))
     except (ValueError, TypeError) as error:
-        raise DataError(
-            f"samples with `flags` that are not this program's ({error}); name that entry otherwise"
-        ) from error
+        raise DataError(f"samples with an entry `flags` of another program ({error}); rename that entry") from error
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
@@ -226,15 +220,15 @@ def unfinished(
     finished_by: Made,
     classes: Sequence[type] = (),
 ) -> list[int]:
-    """Those case numbers of `indices` that are still to be drawn.
+    """Return the case indices of `indices` that must still be drawn.
 
-    A case that is not finished, or was finished with another threshold, say, or with a picture missing or changed, is
-    written anew from its samples. A damaged one, and one without the movie that is required, is drawn again. A movie of
-    samples that are missing, or will be drawn again, is removed.
+    A case that is incomplete, was finished with other settings (e.g. another threshold), or has missing or changed
+    pictures is rewritten from its samples. A case that is damaged, or lacks a requested movie, is drawn again. Movies
+    of missing samples, or of samples to be drawn again, are removed.
 
-    config   its out_dir, overwrite and movie
-    classes  of the flags in `drawn_by`, as in flags.configs.differences
-    ConfigError: a case is there already, drawn otherwise, and `overwrite` is not set.
+    config   out_dir, overwrite and movie are used
+    classes  config classes of the flags in `drawn_by`, see flags.configs.differences
+    ConfigError: a case exists that was drawn with other settings, and `overwrite` is not set.
     """
     left = []
     for index in indices:
@@ -258,15 +252,15 @@ def unfinished(
 
 
 def _read_whole(path: str) -> tuple[Samples, Made] | None:
-    """What read_case gives; None: there is no such file, or it is damaged."""
+    """The result of read_case; None: the file does not exist or is damaged."""
     with contextlib.suppress(DataError):
         return read_case(path) if os.path.exists(path) else None
     return None
 
 
 def _check_same(path: str, before: Made, drawn_by: Made, classes: Sequence[type]) -> None:
-    """ConfigError: the samples at `path` were drawn in another way, or by another program."""
+    """ConfigError: the samples at `path` were drawn with other settings, or by another program."""
     if "flags" not in before:
-        raise ConfigError(f"{path} was not written by this program: give another --out_dir, or --overwrite True")
+        raise ConfigError(f"{path} was not written by this program: use another --out_dir, or --overwrite True")
     if different := differences(spread(before), spread(drawn_by), *classes):
-        raise ConfigError(f"{path} was made with {', '.join(different)}: give another --out_dir, or --overwrite True")
+        raise ConfigError(f"{path} was made with {', '.join(different)}: use another --out_dir, or --overwrite True")

@@ -1,4 +1,4 @@
-"""What is seen of the chains while they run: frames of movies, and Visdom windows of the cases at hand."""
+"""Live view of sampling chains: movie frames, and Visdom windows of the current cases."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -13,27 +13,27 @@ from ..logger import NullSink
 from ..masks import pictures
 from ..masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
 
-LATEST = 4  # finished cases whose sheets stay in windows
+LATEST = 4  # number of finished cases whose sheets are shown
 
 
 @runtime_checkable
 class PictureSink(Protocol):
-    """What a watch needs of a sink of logger.py."""
+    """The part of logger.py's Sink that ChainWatch needs."""
 
     @property
     def shown(self) -> bool:
-        """Whether pictures are worth making."""
+        """Whether pictures are shown at all."""
 
     def picture(self, window: str, picture: Image, caption: str) -> None:
         """Show a picture."""
 
 
 class ChainWatch:
-    """Watches the ensembles that draw_ensembles draws.
+    """Watches the chains of draw_ensembles.
 
-    num_steps    of each chain
+    num_steps    steps per chain
     movie        keep the frames of each case's first chain
-    postprocess  of the masks that are shown
+    postprocess  applied to the masks shown
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class ChainWatch:
         self.count = 0
 
     @property
-    def wants_steps(self) -> bool:
-        """Whether `step` is to be called: its copies from the device take time."""
+    def needs_steps(self) -> bool:
+        """Whether `step` must be called; its copies from the device take time."""
         return self.keeps_frames or self.windows.shown
 
     def begin(self, rows: Sequence[tuple[Case, int]]) -> None:
-        """A batch begins: (case, number of the mask) of each row."""
+        """Called at the start of a batch with (case, mask index) of each row."""
         self.rows = rows
         if self.windows.shown:
             case = rows[0][0]
@@ -65,7 +65,7 @@ class ChainWatch:
             self.windows.picture("case", pictures.grid([tiles]), case.id)
 
     def step(self, k: int, x: Float[Tensor, "B K H W"]) -> None:
-        """The k-th step of all rows is done: x on the scale on which masks are 0 and 1."""
+        """Called after the k-th step; x is on a scale where background is 0 and foreground 1."""
         if k not in self.frames_at:
             return
         first = [row for row, (_, member) in enumerate(self.rows) if member == 0] if self.keeps_frames else []
@@ -77,7 +77,7 @@ class ChainWatch:
             self.windows.picture("x_t", pictures.grid([[tile]]), f"{case.id}, mask {member}")
 
     def finished(self, case: Case, samples: Sequence[Float[np.ndarray, "H W"]]) -> None:
-        """A mask of a case is done: the case's samples so far."""
+        """Called after each finished mask with the case's samples so far."""
         if not self.windows.shown:
             return
         masks = binarise(np.stack(samples), self.postprocess)
@@ -92,7 +92,7 @@ class ChainWatch:
         self.windows.picture("mean and uncertainty", pictures.grid([summary]), f"{case.id}, {len(masks)} masks")
 
     def case_done(self, case: Case, samples: Float[np.ndarray, "M H W"]) -> list[np.ndarray] | None:
-        """All masks of a case are done. Returns the frames of its first chain, where they are kept; else None."""
+        """Called when all masks of a case are finished. Returns the frames of its first chain, or None."""
         if self.windows.shown:
             masks = binarise(samples, self.postprocess)
             page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks, 2 * pictures.COLUMNS)

@@ -1,1 +1,1 @@
-"""What the training loop is composed of: flags, starts, state, averages, status of steps, validation."""
+"""Parts of the training loop: flags, start or resume, state, weight averages, step status, validation."""

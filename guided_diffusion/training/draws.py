@@ -1,4 +1,4 @@
-"""What a step draws: raters, timesteps, noise, augmentation, as functions of the seed and the place in the data."""
+"""Random draws of a step: raters, timesteps, noise, augmentation. They depend only on the seed and the position."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,34 +15,34 @@ from .run_state import RunState
 
 
 def sampler_of(dataset: LIDCDataset, config: TrainConfig, processes: Processes) -> EndlessSampler:
-    """The numbers of this process's cases, batch by batch, from the first step on."""
+    """The sampler of this process's case indices, batch by batch, from the first step."""
     rank, world_size, K = processes.rank, processes.world_size, config.raters_per_image
     return EndlessSampler(len(dataset), config.batch_size, config.seed, rank, world_size, repeats=K)
 
 
 class StepInputs(NamedTuple):
-    """What the network is trained on in a step: B masks of N images, the masks of an image in a row."""
+    """The inputs of a training step: B masks of N images; the masks of an image are consecutive."""
 
     image: torch.Tensor  # [N, C, H, W]
     mask: torch.Tensor  # [B, 1, H, W]
     t: torch.Tensor  # [B]
-    weights: torch.Tensor  # [B], of the losses
+    weights: torch.Tensor  # [B], loss weights
     noise: torch.Tensor  # [B, ...]
 
     def to(self, device: torch.device) -> "StepInputs":
-        """The same on `device`."""
+        """Copy to `device`."""
         return StepInputs(*(to_device(tensor, device) for tensor in self))
 
     def part(self, masks: slice, raters_per_image: int) -> "StepInputs":
-        """Those of consecutive masks that begin and end with an image."""
+        """The inputs of a slice of masks, which must not split the masks of an image."""
         images = slice(masks.start // raters_per_image, masks.stop // raters_per_image)
         return StepInputs(self.image[images], self.mask[masks], self.t[masks], self.weights[masks], self.noise[masks])
 
 
 def draw_inputs(batch: Batch, places: Sequence[int], config: TrainConfig, state: RunState) -> StepInputs:
-    """The inputs of a step, on the CPU.
+    """Draw the inputs of a step, on the CPU.
 
-    places  of the batch's masks in the endless stream of draws
+    places  positions of the batch's masks in the endless stream of draws
     """
     K = config.raters_per_image
     generators = [seeded_generator(config.seed, "draw", place) for place in places]

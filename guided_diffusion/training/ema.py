@@ -1,4 +1,4 @@
-"""The exponential moving average of a module's weights."""
+"""Exponential moving averages (EMA) of a module's weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ from ..dist_util import like, local, reshard_all
 class EMA:
     """Exponential moving averages of a module's weights: `weights[name]` is a state dict, sharded like the module.
 
-    rates  {name: rate}, the one to sample with first
+    rates  {name: rate}; sampling uses the first
     """
 
     def __init__(self, module: nn.Module, rates: Mapping[str, float]) -> None:
         self.module, self.rates = module, rates
-        self.live = list(module.state_dict().values())  # these follow the module's weights
+        self.live = list(module.state_dict().values())  # share memory with the module's weights
         self.weights = {name: {k: v.clone() for k, v in module.state_dict().items()} for name in rates}
 
     @torch.no_grad()
     def update(self, step: int, moved: torch.Tensor | bool = True) -> None:
-        """Take in the live weights after `step` earlier updates. The rate warms up, so that short runs are averaged.
+        """Update the averages after `step` earlier updates. The rate warms up, so that short runs are averaged too.
 
-        moved  whether there is anything to take in; a tensor [] on the weights' device, or a bool
+        moved  False: skip the update; a bool, or a tensor [] on the weights' device
         """
         live = list(map(local, self.live))
         moved = torch.as_tensor(moved, dtype=torch.float32, device=live[0].device)
@@ -36,13 +36,13 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """For as long as the context lasts, the module has the first averages, and these its weights."""
+        """Context that swaps the module's weights with the first averages."""
         averages = list(next(iter(self.weights.values())).values())
         self._swap(averages)
         try:
             yield
         finally:
-            reshard_all(self.module)  # a sharded one may hold on to whole weights, which are averages now
+            reshard_all(self.module)  # frees unsharded copies, which hold the averages
             self._swap(averages)
 
     @torch.no_grad()
@@ -54,7 +54,7 @@ class EMA:
 
     @torch.no_grad()
     def load(self, live: Mapping[str, torch.Tensor], averages: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-        """Start from stored averages, and from the live weights for a name that was not averaged."""
+        """Load stored averages; averages that are not stored start from the live weights."""
         for name, weights in self.weights.items():
             stored = {**live, **averages.get(name, {})}
             for key in weights.keys() & stored.keys():

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: lines, rows of metrics, pictures."""
+"""Log output of a training run: text lines, rows of metrics, pictures."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,17 +29,17 @@ def columns_of(segmenter: Segmenter, validator: Validator | None) -> list[str]:
 def open_logger(
     segmenter: Segmenter, config: TrainConfig, processes: Processes, start: Start, validator: Validator | None = None
 ) -> BaseLogger:
-    """The logger of a run, to give to its Trainer; that of the first process writes into log_dir."""
+    """The logger to pass to a Trainer. In the first process it writes into log_dir; in others it does nothing."""
     if not processes.is_main:
         return NullLogger()
     return Logger(config.log_dir, columns_of(segmenter, validator), start.step, config.tensorboard)
 
 
 class RunLog:
-    """Puts together the rows that a run reports, and passes them on to the logger and the windows.
+    """Composes log rows and forwards them to the logger and the windows.
 
-    windows  a sink of logger.py
-    columns  of a row
+    windows  a sink from logger.py
+    columns  column names of a row
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class RunLog:
     ) -> None:
         self.logger, self.windows, self.columns, self.processes = logger, windows, columns, processes
         self.meter = LossMeter(num_timesteps, processes.device)
-        self.scores: dict[str, float] = {}  # of a validation, for the next row
+        self.scores: dict[str, float] = {}  # of the last validation, for the next row
         self._row_time, self._row_step = time.monotonic(), 0  # of the last row
-        self.earlier: Sequence[Mapping[str, float]] = list(logger.earlier)  # the rows of the steps before
-        for row in self.earlier:  # the curves begin where the run did
+        self.earlier: Sequence[Mapping[str, float]] = list(logger.earlier)  # rows of earlier steps
+        for row in self.earlier:  # so that curves start at the first step
             windows.show_metrics(row)
 
     def info(self, line: str) -> None:
-        """Report a line of text."""
+        """Log a line of text."""
         self.logger.info(line)
 
     def picture(self, window: str, picture: Image.Image, caption: str) -> None:
@@ -63,18 +63,18 @@ class RunLog:
             sink.picture(window, picture, caption)
 
     def start_clock(self, step: int) -> None:
-        """Measure the speed from now on, when `step` steps are done."""
+        """Start measuring the speed now, after `step` steps."""
         self._row_time, self._row_step = time.monotonic(), step
 
     @contextmanager
     def clock_stopped(self) -> Iterator[None]:
-        """A context that does not count as time of training."""
+        """Context whose duration does not count as training time."""
         then = time.monotonic()
         yield
         self._row_time += time.monotonic() - then
 
     def write_means(self, state: RunState, grad_norm: torch.Tensor) -> dict[str, str]:
-        """Report a row for the steps since the last one; every process must call this. Returns {loss term: text}."""
+        """Log a row for the steps since the last row; every process must call this. Returns {loss term: text}."""
         means = self.meter.read(self.processes)
         then, step_then = self._row_time, self._row_step
         self.start_clock(state.steps_done)
@@ -93,12 +93,12 @@ class RunLog:
         return {name: f"{means[name]:.3g}" for name in ("loss", *state.segmenter.terms) if name in means}
 
     def write(self, state: RunState, values: dict[str, float]) -> None:
-        """Report a row of {column: number}."""
+        """Log a row of {column: number}."""
         row = {"step": state.steps_done, "samples": state.samples, **values}
         self.logger.metrics(row)
         self.windows.show_metrics(row)
 
     def close(self) -> None:
-        """Write what is left, and end."""
+        """Write pending output and close the sinks."""
         self.windows.close()
         self.logger.close()

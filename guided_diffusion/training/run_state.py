@@ -1,4 +1,4 @@
-"""Everything of a training run that has a state, as its checkpoints keep it."""
+"""The complete state of a training run, as stored in checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,9 @@ from .ema import EMA
 
 def place(segmenter: Segmenter, config: TrainConfig, how: ComputeConfig, processes: Processes) -> nn.Module:
     """Put a segmenter on the device, sharded or replicated over the processes; returns the module to call."""
-    if config.shard:  # before anything whole goes to the device
+    if config.shard:  # before unsharded weights are copied to the device
         processes.shard(segmenter.shardable())
-    # Sharded weights cannot lie channels-last, and on a CPU the backward pass and the norms are slower so.
+    # Sharded weights do not support channels-last; on CPUs it slows down the backward pass and the norms.
     channels_last = processes.device.type == "cuda" and not config.shard
     prepare(segmenter.train(), how, processes.device, channels_last)
     if how.compile:
@@ -31,8 +31,8 @@ def place(segmenter: Segmenter, config: TrainConfig, how: ComputeConfig, process
 
 
 def describe_run(flags: Flags, config: TrainConfig, processes: Processes, dataset: LIDCDataset) -> RunInfo:
-    """What the checkpoints of a run record of it."""
-    # On a GPU threads do not decide how results are rounded.
+    """The RunInfo stored in the run's checkpoints."""
+    # On a GPU, the number of threads does not affect rounding.
     threads = torch.get_num_threads() if processes.device.type == "cpu" else None
     return RunInfo(flags, processes.world_size, threads, dataset.fingerprint, config.seed)
 
@@ -41,7 +41,7 @@ class RunState:
     """Weights, averages, optimizer, schedule sampler, loss scale and counters of a run.
 
     segmenter       on its device, sharded or not
-    masks_per_step  over all processes
+    masks_per_step  total over all processes
     """
 
     def __init__(self, segmenter: Segmenter, config: TrainConfig, masks_per_step: int) -> None:
@@ -61,19 +61,19 @@ class RunState:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def unscale(self) -> torch.Tensor:
-        """Take the loss scale out of the gradients; returns their norm over all parameters, a tensor []."""
+        """Divide the gradients by the loss scale; returns their norm over all parameters, a tensor []."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.trained]
         found = [gradient for gradient in gradients if gradient is not None]
-        assert len(found) == len(gradients), "a trained part had no part in the loss"
+        assert len(found) == len(gradients), "a trained parameter did not contribute to the loss"
         return full(nn.utils.get_total_norm(found))
 
     def move(self, learning_rate: float, bad: torch.Tensor) -> None:
-        """One step of optimizer and averages, which leaves them as they are where `bad`, a bool tensor [], is true."""
+        """One step of optimizer and averages. If `bad`, a bool tensor [], is true, they do not change."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         bad = bad.float()
-        # The fused kernel leaves everything as it is where this is 1; GradScaler, too, passes it as an attribute.
+        # The fused kernel skips the update if this is 1; GradScaler passes it as an attribute too.
         self.optimizer.found_inf = bad  # type: ignore[attr-defined]
         self.optimizer.step()
         self.scaler.update()
@@ -83,12 +83,12 @@ class RunState:
         self.samples += self.masks_per_step
 
     def count(self, bad: bool) -> None:
-        """Take in whether a step that is done was a bad one."""
+        """Count a completed step as good or bad."""
         self.bad_in_a_row = self.bad_in_a_row + 1 if bad else 0
         self.bad_steps += bad
 
     def rewind(self, more: int) -> None:
-        """Go back to before the last bad steps in a row, those counted and `more` others; they moved no weight."""
+        """Reset the counters to before the last consecutive bad steps: those counted and `more` others."""
         self.bad_steps -= self.bad_in_a_row
         undone = self.bad_in_a_row + more
         self.steps_done -= undone
@@ -98,9 +98,9 @@ class RunState:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def checkpoint(self, info: RunInfo, keep: bool = True) -> Checkpoint:
-        """A checkpoint of whole tensors on the CPU. Every process that has a shard must call this.
+        """A checkpoint with unsharded tensors on the CPU. With sharded weights, every process must call this.
 
-        keep  False: no tensors, for a process that does not write them
+        keep  False: without tensors, for a process that does not write the checkpoint
         """
         return Checkpoint(
             flags=info.flags,
@@ -120,10 +120,12 @@ class RunState:
         )
 
     def resume(self, checkpoint: Checkpoint, path: str, schedule_sampler: str, own: bool) -> None:
-        """Take over the checkpoint at `path`, or as much of it as a published one has; its weights are loaded already.
+        """Restore the state from the checkpoint at `path`; published checkpoints have only a part of it.
 
-        schedule_sampler  the run's --schedule_sampler: the history of another one is dropped
-        own               whether it is of the same run, whose counts of bad steps and best score continue
+        The weights are already loaded.
+
+        schedule_sampler  the run's --schedule_sampler; the history of a different one is dropped
+        own               True: the checkpoint belongs to this run; also restore bad step counts and best score
         """
         self.ema.load(checkpoint.weights, checkpoint.ema)
         self.steps_done, self.samples = checkpoint.step, checkpoint.samples or 0
@@ -132,7 +134,7 @@ class RunState:
         if own:
             self.best = checkpoint.best
             self.bad_steps, self.bad_in_a_row = checkpoint.bad_steps
-        if checkpoint.scaler:  # the run before had one
+        if checkpoint.scaler:  # the earlier run used one
             self.scaler.load_state_dict(checkpoint.scaler)
         history = checkpoint.schedule_sampler
         if history is not None and checkpoint.flags.get("schedule_sampler") == schedule_sampler:
@@ -140,8 +142,8 @@ class RunState:
             self.schedule_sampler.load_state_dict(history)
 
     def _resume_optimizer(self, entries: Mapping[int, Mapping[str, Any]]) -> None:
-        """The moments of the parameters that are trained; the optimizer's settings are this run's."""
-        # The U-Net's parameters come first, the encoders' are missing where they are not trained.
+        """Load the moments of the trained parameters; the optimizer's settings remain those of this run."""
+        # The U-Net's parameters come first; the encoders' are absent if they are not trained.
         kept = {
             index: {name: like(entry[name], self.trained[index]) for name in ("exp_avg", "exp_avg_sq")}
             | {"step": torch.as_tensor(entry["step"], dtype=torch.float32).reshape(())}

@@ -1,4 +1,4 @@
-"""What a run starts from: its own newest checkpoint, another one, or nothing."""
+"""The start of a run: from its own newest checkpoint, from another checkpoint, or from initial weights."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -20,16 +20,16 @@ from ..unet import UNetConfig
 from .config import TrainConfig
 from .run_state import RunState
 
-NOT_THE_SAME = "the result is not bit for bit that of the run as it was"
+NOT_THE_SAME = "the result will not be bit-identical to an uninterrupted run"
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from; without a checkpoint, from initial weights.
+    """The start of a run; without a checkpoint, from initial weights.
 
     path   of the checkpoint
-    own    whether it is of the run in log_dir, and not one that another run starts from
-    lines  to report
+    own    True: the checkpoint is in log_dir; False: it is from --resume_checkpoint
+    lines  to log
     """
 
     checkpoint: Checkpoint | None = None
@@ -39,19 +39,19 @@ class Start:
 
     @property
     def step(self) -> int:
-        """The number of steps that are done."""
+        """The number of completed steps."""
         return self.checkpoint.step if self.checkpoint else 0
 
 
 def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
-    """The checkpoint that the run starts from, if there is any.
+    """Find the checkpoint that the run starts from, if any.
 
-    The newest of log_dir comes before --resume_checkpoint, so that running the same command again resumes the run.
+    The newest checkpoint in log_dir precedes --resume_checkpoint, so that rerunning the command resumes the run.
 
     configs  of the run
-    flags    {name: value} of it, as they are stored
-    CheckpointError: flags at odds with it, or a folder in use with --resume never. Another --data_dir is left to
-    check_cases.
+    flags    {name: value} of the run, as stored
+    CheckpointError: the flags contradict the checkpoint, or log_dir is not empty with --resume never. A different
+    --data_dir is checked by check_cases.
     """
     config, classes = configs[TrainConfig], configs.classes
     if config.resume == "never":
@@ -62,7 +62,7 @@ def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
         free = names_that_resume(classes, "free", "rounding")
         if _same_step(checkpoint, config, world_size):
             free.add("batch_size")
-        _refuse_other_flags(start, flags, classes, free, "use another --log_dir, or the folder's flags")
+        _refuse_other_flags(start, flags, classes, free, "use the same flags, or another --log_dir")
         if config.resume_checkpoint:
             _refuse_other_origin(checkpoint, config)
         return start
@@ -71,7 +71,7 @@ def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
         return Start()
     start = Start(load_checkpoint(path), path, is_own(path, config))
     free = names_that_resume(classes, "free", "rounding", "new run")
-    _refuse_other_flags(start, flags, classes, free, "give the checkpoint's flags")
+    _refuse_other_flags(start, flags, classes, free, "use the checkpoint's flags")
     return start
 
 
@@ -81,14 +81,14 @@ def names_that_resume(classes: Iterable[type], *rules: str) -> set[str]:
 
 
 def is_own(path: str, config: TrainConfig) -> bool:
-    """Whether the checkpoint at `path` lies in log_dir."""
+    """Whether the checkpoint at `path` is in log_dir."""
     return os.path.dirname(path) == os.path.dirname(os.path.join(config.log_dir, ""))
 
 
 def _refuse_used_folder(folder: str) -> None:
     empty = {".gitkeep", storage.LOCK}  # the first keeps an empty folder in git
     if used := [name for name in storage.names(folder) if name not in empty]:
-        raise CheckpointError(f"{folder}: not an empty folder, as --resume never requires: it holds {used[0]}")
+        raise CheckpointError(f"{folder}: --resume never requires an empty folder, but it holds {used[0]}")
 
 
 def _refuse_other_origin(checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -96,12 +96,12 @@ def _refuse_other_origin(checkpoint: Checkpoint, config: TrainConfig) -> None:
     given = config.resume_checkpoint
     if checkpoint.flags and checkpoint.flags.get("resume_checkpoint") != given:
         raise CheckpointError(
-            f"{config.log_dir} holds a run that did not start from --resume_checkpoint {given}: use another --log_dir"
+            f"{config.log_dir} has a run that did not start from --resume_checkpoint {given}: use another --log_dir"
         )
 
 
 def _refuse_other_flags(start: Start, flags: Flags, classes: Iterable[type], free: Iterable[str], remedy: str) -> None:
-    """CheckpointError: a checkpoint was made with other flags than these, or with what is no longer possible."""
+    """CheckpointError: the checkpoint was made with different flags, or with values that are no longer supported."""
     if start.checkpoint is None or start.checkpoint.is_published:
         return
     stored = start.checkpoint.flags
@@ -109,12 +109,12 @@ def _refuse_other_flags(start: Start, flags: Flags, classes: Iterable[type], fre
         raise CheckpointError(f"{start.path} was made with {', '.join(different)}: {remedy}")
     if removed := other_constants(stored):
         raise CheckpointError(
-            f"{start.path} was made with {', '.join(removed)}, which is no longer possible: train a new run"
+            f"{start.path} was made with {', '.join(removed)}, which is no longer supported: start a new run"
         )
 
 
 def _same_step(checkpoint: Checkpoint, config: TrainConfig, world_size: int) -> bool:
-    """Whether a step has as many masks, over all processes, as those of the run of a checkpoint."""
+    """Whether a step has as many masks over all processes as in the checkpoint's run."""
     each, rest = divmod(config.batch_size * world_size, checkpoint.processes or world_size)
     return rest == 0 and checkpoint.flags.get("batch_size") == each
 
@@ -122,11 +122,11 @@ def _same_step(checkpoint: Checkpoint, config: TrainConfig, world_size: int) -> 
 def check_cases(start: Start, flags: Flags, fingerprint: str | None) -> None:
     """Check the cases of a run that is resumed with another --data_dir.
 
-    CheckpointError: by their hash, they are not those that the run began with.
+    CheckpointError: their hash differs from that of the run's cases.
     """
     if start.checkpoint is None or not start.own or (fingerprint and start.checkpoint.data == fingerprint):
         return
-    remedy = "it has other cases; use another --log_dir, or the run's cases"
+    remedy = "the cases differ; use the run's cases, or another --log_dir"
     _refuse_other_flags(start, {"data_dir": flags["data_dir"]}, (), (), remedy)
 
 
@@ -134,16 +134,14 @@ def check_cases(start: Start, flags: Flags, fingerprint: str | None) -> None:
 
 
 def check_start(segmenter: Segmenter, start: Start) -> None:
-    """Compare names and shapes of what a run starts from with the segmenter's; nothing is copied.
+    """Compare the checkpoint's parameter names and shapes with the segmenter's, without copying.
 
-    CheckpointError: weights, averages or the optimizer's state do not fit, or something is missing that a run needs.
+    CheckpointError: weights, averages or optimizer state do not fit, or a part needed to resume is missing.
     """
     if (checkpoint := start.checkpoint) is None:
         return
     if missing := checkpoint.missing_to_resume():
-        raise CheckpointError(
-            f"{start.path}: a run cannot resume from it without {', '.join(missing)}; use another one"
-        )
+        raise CheckpointError(f"{start.path} lacks {', '.join(missing)}, needed to resume; use another checkpoint")
     module = segmenter
     for weights in (*checkpoint.ema.values(), checkpoint.weights):
         check_weights(module, weights, start.path, checkpoint.prefix)
@@ -152,7 +150,7 @@ def check_start(segmenter: Segmenter, start: Start) -> None:
 
 
 def load_start(segmenter: Segmenter, start: Start) -> None:
-    """Copy the weights of what a run starts from into `segmenter`. CheckpointError: as check_start."""
+    """Copy the checkpoint's weights, if any, into `segmenter`. CheckpointError: see check_start."""
     check_start(segmenter, start)
     if start.checkpoint is not None:
         load_weights(segmenter, start.checkpoint.weights, start.path, start.checkpoint.prefix)
@@ -162,9 +160,9 @@ def load_start(segmenter: Segmenter, start: Start) -> None:
 
 
 def what_changed(checkpoint: Checkpoint, info: RunInfo, config: TrainConfig) -> list[str]:
-    """A line for everything that keeps a resumed run from being the same, bit for bit, as one without a stop.
+    """Log lines: reasons why a resumed run will not be bit-identical to an uninterrupted run.
 
-    info  the run's, as its own checkpoints will record it
+    info  of the run, as stored in its next checkpoints
     """
     names = names_that_resume((TrainConfig, ComputeConfig, UNetConfig), "rounding")
     rounding = {name: info.flags[name] for name in sorted(names & info.flags.keys())}
@@ -179,18 +177,18 @@ def what_changed(checkpoint: Checkpoint, info: RunInfo, config: TrainConfig) -> 
             f"cores): {NOT_THE_SAME}"
         )
     if checkpoint.data not in (None, info.data):
-        lines.append(f"the cases of {config.data_dir} are not those that the run began with: it continues with these")
+        lines.append(f"the cases of {config.data_dir} have changed since the run started: training continues with them")
     return lines
 
 
 def _other_processes(checkpoint: Checkpoint, info: RunInfo, config: TrainConfig) -> str:
-    """What another number of processes means for a resumed run."""
-    draws = f"a step now has {info.processes * config.batch_size} masks; the draws continue in their order"
+    """The log line for a run that is resumed with a different number of processes."""
+    draws = f"a step now has {info.processes * config.batch_size} masks; the order of the draws is the same"
     if _same_step(checkpoint, config, info.processes):
         draws = "the draws are the same, only rounding differs"
         if info.flags.get("dropout"):
-            draws = "the draws are the same but for dropout's"
-    return f"a run of {checkpoint.processes} processes is resumed by {info.processes}: {draws}; {NOT_THE_SAME}"
+            draws = "the draws are the same except for dropout"
+    return f"the run had {checkpoint.processes} processes and now has {info.processes}: {draws}; {NOT_THE_SAME}"
 
 
 def check_same_start(processes: Processes, state: RunState, fingerprint: str | None) -> None:
@@ -198,6 +196,6 @@ def check_same_start(processes: Processes, state: RunState, fingerprint: str | N
     starts = processes.gather_objects([state.steps_done, state.samples, fingerprint])
     if any(other != starts[0] for other in starts):
         raise ConfigError(
-            f"the processes start from different steps, draws and cases, {starts}: do all see the same --log_dir and "
-            "--data_dir?"
+            f"the processes start from different steps, draws or cases, {starts}: all must see the same --log_dir and "
+            "--data_dir"
         )

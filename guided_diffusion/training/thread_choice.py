@@ -1,4 +1,4 @@
-"""The number of threads that a training run on CPU cores computes with."""
+"""Choice of the number of threads for training on a CPU."""
 
 import torch
 
@@ -9,8 +9,8 @@ from ..system.device import ComputeConfig, prepare
 from .config import TrainConfig
 from .start import Start
 
-# Pixels of the masks in a timed step: a 128x128 mask, 16 of 32x32. A step of a large network takes seconds even so,
-# and gains as much from threads with few masks as with many.
+# Mask pixels in a timed step: one 128x128 mask or 16 of 32x32. Even this takes seconds with a large network, and the
+# gain from threads is the same with few masks as with many.
 TIMED_PIXELS = 2**14
 
 
@@ -22,12 +22,12 @@ def settle_threads(
     processes: Processes,
     start: Start,
 ) -> list[str]:
-    """Set the number of threads of this process; returns lines to report.
+    """Set the number of threads of this process; returns lines to log.
 
-    OMP_NUM_THREADS comes first, then the number in the checkpoint of the run, as far as there are cores: with another
-    number sums are rounded differently (losses of the demo's network by 2e-6, relatively). A single process that starts
-    on a CPU times a step with each number that it may take. Several processes share the cores, for which launchers set
-    OMP_NUM_THREADS too. On a GPU the number matters little, and compiled code would be compiled again for each number.
+    OMP_NUM_THREADS takes precedence, then the number in the run's checkpoint, limited to the available cores. Other
+    numbers round sums differently (relative difference of the demo's losses: 2e-6). A single process that starts on a
+    CPU times a step with each possible number. Several processes share the cores; launchers also set OMP_NUM_THREADS.
+    On a GPU the number matters little, and compiled code would be recompiled for each number.
 
     segmenter    in training mode
     image_shape  [C, H, W]
@@ -38,12 +38,12 @@ def settle_threads(
     most = threads.share_of_cores(processes.local_size)
     stored = start.checkpoint
     if stored and start.own and stored.processes in (None, processes.world_size):
-        if stored.threads:  # older checkpoints have none
+        if stored.threads:  # absent from older checkpoints
             torch.set_num_threads(min(stored.threads, most))
         return []
     if processes.world_size > 1 or how.compile or most == 1:
         return []
-    prepare(segmenter, how, processes.device, channels_last=False)  # in the precision to train in
+    prepare(segmenter, how, processes.device, channels_last=False)  # in the training precision
     raters = config.raters_per_image
     num_images = min(
         (config.microbatch or config.batch_size) // raters, TIMED_PIXELS // (raters * image_shape[1] * image_shape[2])
@@ -52,11 +52,11 @@ def settle_threads(
 
 
 def blank_step(segmenter: Segmenter, image_shape: tuple[int, int, int], num_images: int, raters_per_image: int) -> None:
-    """Compute and drop losses and gradients for blank images; neither weights nor random states change."""
+    """Compute and discard losses and gradients for blank images; weights and random states do not change."""
     module, num_masks, size = segmenter, num_images * raters_per_image, image_shape[1:]
     rows = None if raters_per_image == 1 else torch.arange(num_masks) // raters_per_image
     timesteps = torch.zeros(num_masks, dtype=torch.long)
-    with torch.random.fork_rng(devices=[]):  # of dropout
+    with torch.random.fork_rng(devices=[]):  # for dropout
         terms = module(
             torch.zeros(num_images, *image_shape),
             torch.zeros(num_masks, 1, *size),

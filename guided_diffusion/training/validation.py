@@ -1,4 +1,4 @@
-"""Validation while a run trains: the same few cases, sampled in few steps from the averaged weights and scored."""
+"""Validation during training: a fixed set of cases, sampled in few steps with the averaged weights, and scored."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,26 +24,26 @@ from ..system.device import eagerly
 
 @config(resume="free")
 class ValidationConfig:
-    """How a run is validated."""
+    """Validation during training."""
 
     eval_data_dir: Annotated[str, Flag("folder of cases to validate on; empty: no validation")] = ""
     eval_interval: Annotated[
-        int | None, Flag("steps between two validations; auto: --save_interval", none="auto", at_least=1)
+        int | None, Flag("steps between validations; auto: --save_interval", none="auto", at_least=1)
     ] = None
-    eval_cases: Annotated[int, Flag("cases to sample at each validation, spread over the folder", at_least=1)] = 16
-    eval_ensemble: Annotated[int, Flag("masks for each of them", at_least=1)] = 4
+    eval_cases: Annotated[int, Flag("cases per validation, spread over the folder", at_least=1)] = 16
+    eval_ensemble: Annotated[int, Flag("masks per case in validation", at_least=1)] = 4
     eval_steps: Annotated[
-        int | None, Flag("network calls for each mask; auto: those of --steps, or 50", none="auto", at_least=1)
+        int | None, Flag("network calls per mask in validation; auto: --steps, or 50", none="auto", at_least=1)
     ] = None
 
 
 class Validator:
-    """Scores a segmenter on cases of `dataset`; the processes share them.
+    """Scores a segmenter on cases of `dataset`, split over the processes.
 
-    sampler     ValidationConfig.eval_steps comes before its steps
-    seed        of the masks: every validation starts from the same noise, so that scores differ by the weights alone
-    batch_size  masks in flight
-    shared      each process takes a part of the cases; False: each takes all, for processes that share the weights
+    sampler     its steps are overridden by ValidationConfig.eval_steps
+    seed        of the masks; every validation uses the same noise, so that only the weights affect the scores
+    batch_size  masks drawn at a time
+    shared      True: each process scores a part of the cases; False: each scores all of them, for sharded weights
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Validator:
         self.sampler = replace(sampler, steps=config.eval_steps or sampler.steps or 50)
         self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
-        self.sheet: Image.Image | None = None  # of the last validation's first case, on its process
+        self.sheet: Image.Image | None = None  # this process's first case in the last validation
         self.mine = [int(index) for index in (chosen[processes.rank :: processes.world_size] if shared else chosen)]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What scores of two validations must share to be comparable, JSON-like."""
+        """The settings that must be equal for scores to be comparable, JSON-like."""
         cases = {
             "data": self.dataset.fingerprint or self.dataset.directory,
             "cases": self.config.eval_cases,
@@ -76,28 +76,28 @@ class Validator:
 
     @property
     def names(self) -> list[str]:
-        """Names of the scores, the one that a best model has the least of first."""
+        """Names of the scores; the first one is minimised to select the best checkpoint."""
         M = self.config.eval_ensemble
         return [f"ged_{M}", f"dice_{M}"]
 
     def improves(self, scores: Mapping[str, float], best: Mapping[str, Any] | None) -> bool:
-        """Whether scores are better than the best so far, {settings, step, score}; other settings do not compare."""
+        """Whether scores improve on `best`, {settings, step, score}. A best score with other settings is ignored."""
         score = scores[self.names[0]]
         if not math.isfinite(score):
             return False
         return best is None or best["settings"] != self.settings or score < best["score"]
 
     def score(self, segmenter: Segmenter, give_up: Callable[[], object] = lambda: False) -> dict[str, float]:
-        """{name: mean over the cases of all processes}: squared energy distance, and Dice of the two majorities.
+        """{name: mean over the cases of all processes}: GED, and Dice of the two majority masks.
 
-        give_up  () -> whether to end early; if that is so on some process, there are no scores: {}
+        give_up  () -> whether to stop early; if true on any process, the result is {}
         """
         segmenter.eval()
         steps = min(self.sampler.steps or segmenter.max_steps, segmenter.max_steps)
         spaced = segmenter.spaced(replace(self.sampler, steps=steps))
         self.sheet = None
         total = torch.zeros(4, dtype=torch.float64)  # both scores, number of cases, number of processes that gave up
-        with eagerly():  # a network that is compiled for training would be compiled twice more
+        with eagerly():  # avoids two more compilations of a network compiled for training
             try:
                 for case, samples in draw_ensembles(
                     spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)
@@ -110,21 +110,21 @@ class Validator:
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 
     def _score_case(self, case: Case, samples: np.ndarray) -> list[float]:
-        """[energy distance, Dice of the two majorities, 1] of a case; NaN where a sample is not finite."""
+        """[GED, Dice of the two majority masks, 1] of a case; NaN if a sample is not finite."""
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
         if self.sheet is None:
             self.sheet = sheet(case.image[0].numpy(), raters, masks)
-        soundness = 1.0 if np.isfinite(samples).all() else np.nan  # NaN, thresholded, would look like empty masks
+        soundness = 1.0 if np.isfinite(samples).all() else np.nan  # thresholded NaNs would look like empty masks
         scores = (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)
         return [soundness * score for score in scores]
 
 
 class GivenUp(Exception):
-    """A validation that somebody does not want to wait for."""
+    """The validation was interrupted by a signal."""
 
 
 def _until(give_up: Callable[[], object]) -> Callable[[int], None]:
-    """An `on_mask` that ends the drawing, between two batches of masks, once give_up() says so."""
+    """An `on_mask` callback that stops sampling between batches once give_up() is true."""
 
     def on_mask(count: int) -> None:
         if give_up():

@@ -1,1 +1,1 @@
-"""Runs and finished samples in Visdom: windows, the inspector of samples, a server, the commands of `python -m`."""
+"""Visdom: windows of a run, the inspector of finished samples, a server, and the commands of `python -m`."""

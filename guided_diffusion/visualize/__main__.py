@@ -1,10 +1,12 @@
-"""Look at runs in Visdom.
+"""View runs and samples in Visdom.
 
-    python -m guided_diffusion.visualize serve                     a server on this machine, also without internet
+Start a server on this machine (works offline), inspect finished samples, or replay a recording of --visdom_log:
+
+    python -m guided_diffusion.visualize serve
     python -m guided_diffusion.visualize inspect --samples results/samples --data_dir data/testing
-    python -m guided_diffusion.visualize replay results/windows.log                     what --visdom_log recorded
+    python -m guided_diffusion.visualize replay results/windows.log
 
-`--visdom` of training and sampling shows them while they run.
+To watch training or sampling while it runs, pass --visdom to the command.
 """
 
 import sys
@@ -27,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "replay": (replay, (ReplayConfig, VisdomConfig)),
         }
         if words[:1] in ([], ["--help"]):
-            raise ConfigError(f"serve, inspect or replay comes first\n{__doc__}")
+            raise ConfigError(f"the first argument must be serve, inspect or replay\n{__doc__}")
         if words[0] not in commands:
-            raise ConfigError(f"{words[0]} is unknown: serve, inspect or replay")
+            raise ConfigError(f"{words[0]} is unknown: use serve, inspect or replay")
         command = words.pop(0)
         if command == "replay" and words and not words[0].startswith("-"):
             words[0] = f"--file={words[0]}"
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except ConnectionError as error:
             where = f"{configs[-1].visdom_server}:{configs[-1].visdom_port}"
             raise DataError(
-                f"Visdom at {where}: {error} (python -m guided_diffusion.visualize serve starts one)"
+                f"Visdom at {where}: {error}; start a server with python -m guided_diffusion.visualize serve"
             ) from error
 
 

@@ -15,44 +15,44 @@ if TYPE_CHECKING:
     import requests
 
 PACKAGE = (
-    "--visdom needs a package: PIP_CONSTRAINT=build-constraints.txt pip install "
+    "--visdom: package missing; PIP_CONSTRAINT=build-constraints.txt pip install "
     "'ambiguous-segmentation-diffusion[visdom]' (pip 25.3 or newer: --build-constraint build-constraints.txt)"
 )
-TIMEOUT = (3, 5)  # seconds to connect, and to wait for an answer
-PATIENCE = 20  # seconds until the server must have taken the connection by which it reports events of its windows
-CAPTION_ROOM = 50  # pixels above and below a picture, together
+TIMEOUT = (3, 5)  # seconds to connect, and to wait for a response
+PATIENCE = 20  # seconds to establish the connection on which the server reports window events
+CAPTION_ROOM = 50  # pixels above and below a picture, in total
 
 
 @config(resume="free")
 class VisdomConfig:
-    """The Visdom server, and what is shown on it."""
+    """Live view in Visdom."""
 
     visdom: Annotated[bool, Flag("show the run in Visdom windows")] = False
-    visdom_server: Annotated[str, Flag("address of the Visdom server; VISDOM_USERNAME and VISDOM_PASSWORD log in")] = (
+    visdom_server: Annotated[str, Flag("address of the Visdom server; login: VISDOM_USERNAME and VISDOM_PASSWORD")] = (
         "http://localhost"
     )
     visdom_port: Annotated[int, Flag("port of the Visdom server")] = 8097
-    visdom_env: Annotated[str, Flag("environment of the windows")] = "main"
+    visdom_env: Annotated[str, Flag("Visdom environment for the windows")] = "main"
     visdom_log: Annotated[
-        str, Flag("file to record the windows in, for `python -m guided_diffusion.visualize replay FILE`")
+        str, Flag("record the windows to this file, for `python -m guided_diffusion.visualize replay FILE`")
     ] = ""
 
 
 class WindowsGone(Exception):
-    """The server answers, and lacks a window that was sent: it was restarted, or somebody closed the window."""
+    """A window that was sent no longer exists on the server: the server was restarted or the window closed."""
 
 
 class Client(Protocol):
-    """What is used of a Visdom client."""
+    """The part of a Visdom client that is used here."""
 
     env: str
     env_list: set[str]
 
     def win_exists(self, win: str) -> bool:
-        """Whether a window is there."""
+        """Whether a window exists."""
 
     def line(self, Y: np.ndarray, X: np.ndarray, **options: Any) -> object:
-        """Draw or continue a line."""
+        """Draw or extend a line."""
 
     def image(self, img: np.ndarray, **options: Any) -> object:
         """Show a picture."""
@@ -61,30 +61,31 @@ class Client(Protocol):
         """Show HTML."""
 
     def properties(self, data: list[dict[str, Any]], **options: Any) -> object:
-        """Show a table of choices."""
+        """Show a form with choices."""
 
     def register_event_handler(self, handler: Any, target: str) -> None:
-        """Call handler(event) for each event of a window."""
+        """Register handler(event) for events of a window."""
 
     def replay_log(self, log_filename: str) -> None:
         """Send a recording."""
 
 
 def connect(config: VisdomConfig, listening: bool = False) -> Client:
-    """A Visdom client that raises ConnectionError, with the reason, where no server takes what it sends within TIMEOUT.
+    """Connect a Visdom client. Its calls raise ConnectionError, with the reason, after TIMEOUT without a response.
 
-    Without --visdom it only records, in --visdom_log. ConfigError: the package is missing, or half of a login.
+    Without --visdom, the client only records to --visdom_log. ConfigError: the package is missing, or only one of
+    username and password is set.
 
-    listening  for events of the windows, by a thread; ConnectionError where the server reports none within PATIENCE
+    listening  receive window events in a thread; ConnectionError: no event connection within PATIENCE
     """
     try:
         import visdom  # noqa: F401
     except ImportError as error:
         raise ConfigError(PACKAGE) from error
-    logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns of every session that it sets up
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns about every new session
     username, password = os.environ.get("VISDOM_USERNAME"), os.environ.get("VISDOM_PASSWORD")
     if config.visdom and username and not password:
-        raise ConfigError("VISDOM_USERNAME is set, and VISDOM_PASSWORD is not")
+        raise ConfigError("VISDOM_USERNAME is set, but VISDOM_PASSWORD is not: set both")
     client = _client_class()(
         server=config.visdom_server,
         port=config.visdom_port,
@@ -97,26 +98,26 @@ def connect(config: VisdomConfig, listening: bool = False) -> Client:
         offline=not config.visdom,
     )
     end = time.monotonic() + PATIENCE
-    while listening and not client.socket_alive:  # what is chosen before that is lost
+    while listening and not client.socket_alive:  # earlier events would be lost
         if time.monotonic() > end:
-            raise ConnectionError("it does not report what is chosen in its windows")
+            raise ConnectionError("the server does not report window events")
         time.sleep(0.05)
     return client
 
 
 def _client_class() -> Any:
-    """Visdom's client, with limits of time, and errors in place of lines."""
+    """Visdom's client class with timeouts, and with exceptions instead of printed errors."""
     import requests
     import visdom
 
-    base: Any = visdom.Visdom  # whose own types lack most of what it has
+    base: Any = visdom.Visdom  # its type annotations are incomplete
 
     class LimitedClient(base):
         _session: requests.Session | None
 
         @property
         def session(self) -> requests.Session:
-            """Visdom's own logs in without a limit of time."""
+            """Logs in with a timeout, in contrast to Visdom's property."""
             if self._session is None:
                 session = requests.Session()
                 if self.username:
@@ -129,7 +130,7 @@ def _client_class() -> Any:
             return _post(self.session, url, data=data or {})
 
         def win_exists(self, win: str, env: str | None = None) -> bool:
-            """Called before points are appended to a window."""
+            """Called by Visdom before points are appended to a window."""
             if self._win_exists_wrap(win, env) == "false":
                 raise WindowsGone(win)
             return True
@@ -138,21 +139,23 @@ def _client_class() -> Any:
 
 
 def _post(session: "requests.Session", url: str, **content: Any) -> str:
-    """The server's answer. ConnectionError: there is none within TIMEOUT, or a refusal."""
+    """Return the server's response. ConnectionError: no response within TIMEOUT, or an error status."""
     import requests
 
     try:
         response = session.post(url, timeout=TIMEOUT, **content)
     except requests.Timeout as error:
-        raise ConnectionError("no answer") from error
+        raise ConnectionError("no response") from error
     except requests.RequestException as error:
-        raise ConnectionError("no server there") from error
+        raise ConnectionError("no server found") from error
     if not response.ok:
-        raise ConnectionError(f"it answers {response.status_code}; VISDOM_USERNAME and VISDOM_PASSWORD log in")
+        raise ConnectionError(
+            f"the server returned status {response.status_code}; for a login set VISDOM_USERNAME and VISDOM_PASSWORD"
+        )
     return response.text
 
 
 def send_picture(client: Client, window: str, pixels: UInt8[np.ndarray, "3 H W"], caption: str) -> None:
-    """Show a picture in a window with room for its caption, which the page lays over the picture's last rows."""
+    """Show a picture in a window with extra height, because Visdom draws the caption over the picture's last rows."""
     height = pixels.shape[1] + CAPTION_ROOM
     client.image(pixels, win=window, opts={"title": window, "caption": caption, "height": height})

@@ -1,4 +1,4 @@
-"""Finished samples in Visdom: a case chosen from a list, its raters and samples over its image, at any threshold."""
+"""Inspector of finished samples in Visdom: select a case and a threshold, see raters and samples over the image."""
 
 import csv
 import io
@@ -24,27 +24,27 @@ from ..sampling.config import postprocess_of
 from ..system import storage
 from .connection import Client, send_picture
 
-SORTED_BY = ("name", "uncertainty", "ged", "ci")  # what cases can be sorted by; the last two where metrics.csv has them
+SORTED_BY = ("name", "uncertainty", "ged", "ci")  # sort keys of cases; the last two need metrics.csv
 CHOICE, PAGE, TEXT = "cases", "masks", "figures"  # windows
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 MOST_SHOWN = 16  # samples
-ATTEMPTS = 3  # at sending what was chosen
+ATTEMPTS = 3  # to update the windows after a selection
 
 
 @config()
 class InspectConfig:
-    """What is inspected."""
+    """The samples to inspect."""
 
-    samples: Annotated[str, Flag("folder that segmentation_sample.py wrote")] = "results/samples"
+    samples: Annotated[str, Flag("output folder of segmentation_sample.py")] = "results/samples"
     data_dir: Annotated[
-        str, Flag("folder of the cases, for images and raters; empty: where they were scored, or samples alone")
+        str, Flag("folder of the cases, for images and raters; empty: from metrics.json, or show samples only")
     ] = ""
 
 
 def read_figures(folder: str) -> dict[str, dict[str, float]]:
-    """{case: {figure: value}} of a folder's metrics.csv, without those that are not finite; empty where there is none.
+    """{case: {metric: value}} of a folder's metrics.csv, finite values only; empty without metrics.csv.
 
-    Of a case's several rows the first is the folder's own, the others are of what it was compared with.
+    If a case has several rows, the first belongs to the folder, the others to folders compared with it.
     """
     text = (storage.read_bytes(os.path.join(folder, "metrics.csv")) or b"").decode(errors="replace")
     rows: dict[str, dict[str, str]] = {}
@@ -59,7 +59,7 @@ def read_figures(folder: str) -> dict[str, dict[str, float]]:
 
 
 def scored_on(folder: str) -> str:
-    """The folder of cases that a folder's metrics.json names; "" where that is not there."""
+    """The folder of cases named in a folder's metrics.json; "" if unknown or missing."""
     try:
         summary = json.loads(storage.read_bytes(os.path.join(folder, "metrics.json")) or b"{}")
         path = os.path.join(folder, summary["data_dir"])
@@ -69,7 +69,7 @@ def scored_on(folder: str) -> str:
 
 
 class Inspector:
-    """What is shown, and how it answers to changes in the window of choices. DataError: no samples, or no such folder.
+    """Shows samples and responds to selections. DataError: the folder does not exist or has no samples.
 
     client  a Visdom client with an incoming socket
     """
@@ -77,7 +77,7 @@ class Inspector:
     def __init__(self, client: Client, config: InspectConfig):
         self.client, self.config = client, config
         if not os.path.isdir(config.samples):
-            raise DataError(f"{config.samples}: no such folder (--samples)")
+            raise DataError(f"--samples {config.samples}: no such folder")
         names = sorted(
             name.removesuffix("_samples.npz") for name in os.listdir(config.samples) if name.endswith("_samples.npz")
         )
@@ -94,7 +94,7 @@ class Inspector:
         return store.read_case(store.samples_path(self.config.samples, name))
 
     def _mean_variance(self, name: str) -> float | None:
-        """The mean of the variance map of a case's masks, as they were written; None: its samples cannot be read."""
+        """Mean of the variance map of a case's masks as written; None: its samples are unreadable."""
         try:
             samples, made_by = self._samples(name)
             return float(variance_map(binarise(samples, postprocess_of(made_by))).mean())
@@ -102,7 +102,7 @@ class Inspector:
             return None
 
     def _nearest_threshold(self, name: str) -> float:
-        """The nearest of THRESHOLDS to what a case's masks were made with."""
+        """The element of THRESHOLDS nearest to the threshold of a case's masks."""
         try:
             made_with = postprocess_of(self._samples(name)[1]).threshold
         except DataError:
@@ -110,21 +110,21 @@ class Inspector:
         return min(THRESHOLDS, key=lambda threshold: abs(threshold - made_with))
 
     def figure(self, name: str, order: str) -> float | None:
-        """A case's value of what cases are sorted by; None: it has none."""
+        """A case's value of the sort key `order`; None: it has none."""
         if order == "uncertainty":
             return self.spread[name]
         figures = self.figures.get(name, {}).items()
         return next((value for figure, value in figures if figure.rpartition("_")[0] == order), None)
 
     def sorted_names(self) -> list[str]:
-        """The cases, those with the greatest value first; those without one last."""
+        """The cases in descending order of the sort key; cases without a value are last."""
         if self.order == "name":
             return sorted(self.names)
         values = {name: self.figure(name, self.order) for name in self.names}
         return sorted(self.names, key=lambda name: (values[name] is None, -(values[name] or 0), name))
 
     def label(self, name: str) -> str:
-        """A case as it is listed: with its value of what cases are sorted by."""
+        """A case's entry in the list, with its value of the sort key."""
         value = None if self.order == "name" else self.figure(name, self.order)
         return name if value is None else f"{name}  {self.order} {value:.4f}"
 
@@ -151,7 +151,7 @@ class Inspector:
         self.client.text(text, win=TEXT, opts={"title": TEXT, "width": 380, "height": 500})
 
     def page(self) -> Image.Image:
-        """The case's sheet with masks at the threshold, else as they were written."""
+        """The case's sheet, with masks at the selected threshold and postprocessing as written."""
         samples, made_by = self._samples(self.case)
         masks = binarise(samples, replace(postprocess_of(made_by), threshold=self.threshold))
         image, raters = self._image(samples, made_by)
@@ -160,7 +160,7 @@ class Inspector:
     def _image(
         self, samples: Shaped[np.ndarray, "M H W"], made_by: Mapping[str, Any]
     ) -> tuple[Shaped[np.ndarray, "H W"], Bool[np.ndarray, "R H W"]]:
-        """Image and raters, read as the samples were made; the samples' mean and none where the case is unknown."""
+        """Image and raters, read with the samples' settings; for an unknown case the samples' mean and no raters."""
         if self.case not in self.folders:
             return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
         made_by = store.spread(made_by) if "flags" in made_by else made_by
@@ -173,22 +173,22 @@ class Inspector:
         image, raters = CaseReader(side, config=DataConfig(**known), require_raters=False).read(self.folders[self.case])
         if image.shape[1:] != samples.shape[1:]:
             raise DataError(
-                f"{self.case}: samples of {samples.shape[1:]} pixels, and an image of {image.shape[1:]} (--data_dir)"
+                f"{self.case}: samples have {samples.shape[1:]} pixels, the image {image.shape[1:]}; check --data_dir"
             )
         return image[0], raters
 
-    # -- how it answers -----------------------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Show the first case and listen."""
+        """Show the first case and listen for events."""
         self._show_or_explain()
         self.client.register_event_handler(self.on_event, CHOICE)
 
     def on_event(self, event: Mapping[str, Any]) -> None:
-        """Answer to an event of the window of choices.
+        """Handle an event of the window with the choices.
 
-        Impossible values, and changes in other environments, are ignored.
-        ConnectionError: the server takes nothing of ATTEMPTS.
+        Invalid values, and events of other environments, are ignored.
+        ConnectionError: all ATTEMPTS to update the windows failed.
         """
         if event.get("event_type") != "PropertyUpdate" or event.get("eid") != self.client.env:
             return
@@ -199,12 +199,12 @@ class Inspector:
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 return self._show_or_explain()
-            except ConnectionError:  # a busy server: the page would keep what was shown before
+            except ConnectionError:  # retry, because a busy server would keep showing the old selection
                 if not attempts_left:
                     raise
 
     def _choose(self, place: int, value: Any) -> None:
-        """Take the value chosen in the table's line number `place`."""
+        """Apply the value selected in row `place` of the form."""
         if place == 0:
             self.order = SORTED_BY[int(value)]
         elif place == 1:
@@ -215,10 +215,10 @@ class Inspector:
     def _show_or_explain(self) -> None:
         try:
             self.show()
-        except DataError as error:  # of this case: others can be chosen
+        except DataError as error:  # concerns this case only; others can be selected
             self._show_text(escape(str(error)))
 
 
 def choice(name: str, values: Sequence[str], chosen: int) -> dict[str, Any]:
-    """A line of Visdom's table of choices."""
+    """A row of Visdom's properties form."""
     return {"type": "select", "name": name, "value": chosen, "values": list(values)}

@@ -1,4 +1,4 @@
-"""A Visdom server on this machine, what it shows of finished samples, and recorded windows."""
+"""The commands serve, inspect and replay: a local Visdom server, the inspector, and replay of recordings."""
 
 import contextlib
 import io
@@ -19,12 +19,12 @@ from .connection import PACKAGE, VisdomConfig, connect
 from .inspector import InspectConfig, Inspector
 
 BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"
-# The parts of Visdom's page that its package does not bring: file below its folder static -> (npm package, file in it)
+# Files of Visdom's page that its package does not include: path below its folder static -> (npm package, file in it)
 ASSETS = {
     "js/jquery.min.js": ("jquery/-/jquery-3.7.1.tgz", "package/dist/jquery.min.js"),
     "js/plotly-plotly.min.js": ("plotly.js-dist-min/-/plotly.js-dist-min-2.35.2.tgz", "package/plotly.min.js"),
     "js/layout_bin_packer.js": ("layout-bin-packer/-/layout-bin-packer-1.4.0.tgz", "package/dist/layout-bin-packer.js"),
-    "js/sjcl.js": ("sjcl/-/sjcl-1.0.8.tgz", "package/sjcl.js"),  # the login needs it
+    "js/sjcl.js": ("sjcl/-/sjcl-1.0.8.tgz", "package/sjcl.js"),  # for the login
     "js/bootstrap.min.js": (BOOTSTRAP, "package/dist/js/bootstrap.min.js"),
     "css/bootstrap.min.css": (BOOTSTRAP, "package/dist/css/bootstrap.min.css"),
     "fonts/glyphicons-halflings-regular.woff2": (BOOTSTRAP, "package/dist/fonts/glyphicons-halflings-regular.woff2"),
@@ -39,12 +39,12 @@ class ServeConfig:
     """A Visdom server on this machine."""
 
     port: Annotated[int, Flag("port to listen on", at_least=1, at_most=65535)] = 8097
-    env_path: Annotated[str, Flag("folder in which environments are kept")] = os.path.join("~", ".visdom")
+    env_path: Annotated[str, Flag("folder to store environments in")] = os.path.join("~", ".visdom")
     assets: Annotated[
-        str, Flag("folder with the page's scripts (jquery.min.js, ...), where the npm registry is out of reach")
+        str, Flag("folder with the page's scripts (jquery.min.js, ...), for use without access to the npm registry")
     ] = ""
     public: Annotated[
-        bool, Flag("listen on all interfaces; VISDOM_USERNAME and VISDOM_PASSWORD must be set, to log in with")
+        bool, Flag("listen on all interfaces; requires a login in VISDOM_USERNAME and VISDOM_PASSWORD")
     ] = False
 
 
@@ -52,11 +52,11 @@ class ServeConfig:
 class ReplayConfig:
     """A recording to replay."""
 
-    file: Annotated[str, Flag("what --visdom_log recorded", required=True)] = ""
+    file: Annotated[str, Flag("file written by --visdom_log", required=True)] = ""
 
 
 def static_folder() -> str:
-    """Where the installed Visdom looks for its page. ConfigError: it is not installed."""
+    """The folder of the installed Visdom's page. ConfigError: Visdom is not installed."""
     try:
         import visdom
     except ImportError as error:
@@ -65,9 +65,9 @@ def static_folder() -> str:
 
 
 def install_assets(static: str, folder: str = "", registry: str = REGISTRY) -> list[str]:
-    """Put what is missing of ASSETS into `static`, from a folder or else from the npm registry. Returns their names.
+    """Install missing ASSETS into `static`, from a folder or from the npm registry. Returns the installed names.
 
-    DataError: a file can be had from neither; the message says where to put it.
+    DataError: a file is not available; the message states where to get it and how to name it.
     """
     done = []
     fetched: dict[str, bytes] = {}  # {package: archive}
@@ -88,16 +88,16 @@ def install_assets(static: str, folder: str = "", registry: str = REGISTRY) -> l
             storage.write_bytes(path, content)
         except (OSError, KeyError, tarfile.TarError) as error:
             raise DataError(
-                f"{path}: missing, and not to be had from {folder or f'{registry}/{package}'} ({error}); "
-                f"get {os.path.basename(member)} of that package, name it {os.path.basename(name)}, "
-                "and give its folder as --assets"
+                f"{path}: missing, and not available from {folder or f'{registry}/{package}'} ({error}); "
+                f"download {os.path.basename(member)} of that package as {os.path.basename(name)} "
+                "and pass its folder as --assets"
             ) from error
         done.append(name)
     return done
 
 
 def _member(archive: bytes, name: str) -> bytes:
-    """A file of a .tgz archive. KeyError: it has none of that name."""
+    """The content of a file in a .tgz archive. KeyError: there is no such file."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
         file = opened.extractfile(name)
         if file is None:
@@ -106,12 +106,10 @@ def _member(archive: bytes, name: str) -> bytes:
 
 
 def serve(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
-    """Start a Visdom server in this process, which ends with it. ConfigError: open to others without a login."""
+    """Run a Visdom server in this process until interrupted. ConfigError: --public without a login, or port in use."""
     username, password = environ.get("VISDOM_USERNAME", ""), environ.get("VISDOM_PASSWORD", "")
     if config.public and not (username and password):
-        raise ConfigError(
-            "--public needs a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or leave the server to this machine"
-        )
+        raise ConfigError("--public needs a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or remove --public")
     for name in install_assets(static_folder(), config.assets):
         print(f"installed {name}")
     from visdom.server.app import tornado_settings
@@ -123,13 +121,13 @@ def serve(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
     where, console = "all interfaces, with a login" if config.public else "this machine only", sys.stdout
 
     def greet(port: int) -> None:  # called once it listens
-        print(f"Visdom at http://localhost:{port} ({where}); Ctrl-C ends it", file=console, flush=True)
+        print(f"Visdom at http://localhost:{port} ({where}); stop with Ctrl-C", file=console, flush=True)
 
-    # With autoreload it would restart, without its windows, whenever a file of the code changes
+    # With autoreload, the server would restart and lose its windows whenever a source file changes
     tornado_settings.update(autoreload=False, serve_traceback=False)
-    logging.disable(logging.ERROR)  # it complains of scripts that its page can do without
+    logging.disable(logging.ERROR)  # it logs errors for optional scripts
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # what it greets with
+        with contextlib.redirect_stdout(io.StringIO()):  # hides Visdom's own greeting
             start_server(
                 config.port,
                 base_url="",
@@ -143,7 +141,7 @@ def serve(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def _credential(username: str, password: str) -> dict[str, str]:
-    """The login that the server takes; its cookies are signed with a new secret."""
+    """The server's login; its cookies are signed with a new secret."""
     from visdom.utils.server_utils import hash_password, set_cookie
 
     os.makedirs(os.path.expanduser("~/.visdom"), exist_ok=True)
@@ -152,16 +150,16 @@ def _credential(username: str, password: str) -> dict[str, str]:
 
 
 def replay(config: ReplayConfig, visdom_config: VisdomConfig) -> None:
-    """Send what --visdom_log recorded to a server."""
+    """Send a recording of --visdom_log to a server."""
     if not os.path.isfile(config.file):
-        raise DataError(f"{config.file or 'replay'}: the file that --visdom_log recorded is needed")
+        raise DataError(f"{config.file or 'replay'}: no such file; name a file written by --visdom_log")
     client = connect(visdom_config)
     try:
         client.replay_log(config.file)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{config.file}: not what --visdom_log recorded ({error})") from error
+        raise DataError(f"{config.file}: not a file written by --visdom_log ({error})") from error
     environments = ", ".join(sorted(client.env_list))
-    print(f"{config.file} is shown at {_address(visdom_config)}, environments {environments}")
+    print(f"{config.file} shown at {_address(visdom_config)}, environments: {environments}")
 
 
 def inspect(config: InspectConfig, visdom_config: VisdomConfig) -> NoReturn:
@@ -169,7 +167,7 @@ def inspect(config: InspectConfig, visdom_config: VisdomConfig) -> NoReturn:
     inspector = Inspector(connect(visdom_config, listening=True), config)
     inspector.start()
     where = f"{_address(visdom_config)}/env/{visdom_config.visdom_env}"
-    print(f"{len(inspector.names)} cases at {where}; Ctrl-C ends it", flush=True)
+    print(f"{len(inspector.names)} cases at {where}; stop with Ctrl-C", flush=True)
     while True:
         time.sleep(1)
 

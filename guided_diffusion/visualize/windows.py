@@ -1,8 +1,8 @@
-"""Visdom windows of a run: named, updated in place, sent by a thread of their own, and never in the way of the run.
+"""Visdom windows of a run: named, updated in place, and sent by a background thread that never blocks the run.
 
-What a window should show is kept here, once for each name: lines as points, a picture as the latest. The thread brings
-the server up to that. So there is nothing to queue: a picture that comes before the last one was sent takes its place,
-and a server that comes back is sent everything again.
+The desired content of each window is kept here: all points of its lines, or the latest picture. The thread synchronises
+the server with it. No queue is needed: a new picture replaces one that was not sent yet, and a restarted server
+receives everything again.
 """
 
 import contextlib
@@ -21,16 +21,16 @@ from ..logger import NullSink, Sink
 from ..system.storage import refuse_remote
 from .connection import PACKAGE, Client, VisdomConfig, WindowsGone, connect, send_picture
 
-INTERVAL = 3.0  # seconds between two rounds of sending: what comes meanwhile goes together
-MOST_POINTS = 4000  # of a line; beyond that every other one goes
-MOST_PICTURES = 24  # windows of pictures; beyond that the oldest goes
+INTERVAL = 3.0  # seconds between updates of the server; changes in between are sent together
+MOST_POINTS = 4000  # per line; beyond that, every other point is dropped
+MOST_PICTURES = 24  # picture windows; beyond that, the oldest is dropped
 
 
 @dataclass
 class _Lines:
-    steps: dict[str, list[int]] = field(default_factory=dict)  # of each series
+    steps: dict[str, list[int]] = field(default_factory=dict)  # by series
     values: dict[str, list[float]] = field(default_factory=dict)
-    sent: dict[str, int] = field(default_factory=dict)  # points that the server has
+    sent: dict[str, int] = field(default_factory=dict)  # number of points on the server
 
     def forget_sent(self) -> None:
         self.sent = {}
@@ -47,11 +47,11 @@ class _Picture:
 
 
 class Windows(Sink):
-    """Windows on the server that the config names, or else in its recording; connected to when there is news to show.
+    """Windows on the config's server or, without --visdom, in its recording. Connects when there is content to show.
 
-    log      called with one line when the server does not take them, once
-    retry    seconds until a lost server is tried again
-    connect  config -> client; called by the thread
+    log      called once, with a line of text, when the connection is lost
+    retry    seconds between attempts to reconnect
+    connect  config -> client; called in the thread
     """
 
     shown = True
@@ -66,7 +66,7 @@ class Windows(Sink):
         self.config, self.log, self.retry, self.connect = config, log, retry, connect
         self.content: OrderedDict[str, _Lines | _Picture] = OrderedDict()  # by window
         self.client: Client | None = None
-        self.reported = False  # that the server is lost
+        self.reported = False  # whether the lost connection was logged
         self.lock, self.news, self.closing = threading.Lock(), threading.Event(), threading.Event()
         try:
             import visdom  # noqa: F401
@@ -75,10 +75,10 @@ class Windows(Sink):
         self.thread = threading.Thread(target=self._run, daemon=True, name="visdom")
         self.thread.start()
 
-    # -- for the run: these return at once ----------------------------------------------------------------------------
+    # -- called by the run: these return immediately ------------------------------------------------------------------
 
     def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
-        """Continue the lines of a window: {series: value} at a step."""
+        """Extend the lines of a window: {series: value} at a step."""
         with self.lock:
             lines = self.content.get(window)
             if not isinstance(lines, _Lines):
@@ -93,11 +93,11 @@ class Windows(Sink):
         self.news.set()
 
     def show_metrics(self, values: Mapping[str, float]) -> None:
-        """Show a row of the log in a window for each column, the quartiles of a loss term together in one."""
+        """Show a log row: one window per column; the quartiles of a loss term share a window."""
         show_metrics(self, values)
 
     def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
-        """Show a picture, in place of what the window showed."""
+        """Show a picture; it replaces the window's content."""
         pixels = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
         with self.lock:
             self.content.pop(window, None)
@@ -108,12 +108,12 @@ class Windows(Sink):
         self.news.set()
 
     def close(self, seconds: float = 5.0) -> None:
-        """Send what is left, for `seconds` at most."""
+        """Send pending content, for at most `seconds`."""
         self.closing.set()
         self.news.set()
         self.thread.join(seconds)
 
-    # -- for the thread -----------------------------------------------------------------------------------------------
+    # -- in the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self.closing.is_set():
@@ -123,10 +123,10 @@ class Windows(Sink):
             try:
                 self._send_all()
                 pause = INTERVAL
-            except Exception as error:  # the client raises errors of requests, of sockets and its own
+            except Exception as error:  # from requests, sockets and the client itself
                 self._lost(error)
                 pause = self.retry
-                self.news.set()  # the run continues, and its news wait
+                self.news.set()  # retry later; the run continues
             if last:
                 return
             self.closing.wait(pause)
@@ -140,7 +140,7 @@ class Windows(Sink):
             config = self.config
             where = f"Visdom at {config.visdom_server}:{config.visdom_port}" if config.visdom else config.visdom_log
             reason = error or type(error).__name__
-            self.log(f"{where} does not take pictures ({reason}); the run continues, and tries it again")
+            self.log(f"{where} cannot be updated ({reason}); the run continues and keeps trying")
         self.reported = True
 
     def _forget_sent(self) -> None:
@@ -160,7 +160,7 @@ class Windows(Sink):
         with self.lock:
             windows = list(self.content.items())
         known = next((name for name, content in windows if content.sent), None)
-        if known is not None:  # sending a picture does not show whether its window is still there
+        if known is not None:  # sending a picture does not reveal whether its window still exists
             client.win_exists(known)
         for name, content in windows:
             if isinstance(content, _Lines):
@@ -178,7 +178,7 @@ class Windows(Sink):
         for series, (steps, count, values, first) in waiting.items():
             if first == count:
                 continue
-            another = "replace" if lines.sent else None  # a line of a window that is there, or its first
+            another = "replace" if lines.sent else None  # add a line to an existing window, or create the window
             client.line(
                 Y=np.array(values[first:count]),
                 X=np.array(steps[first:count]),
@@ -188,12 +188,12 @@ class Windows(Sink):
                 opts={"title": name, "xlabel": "step", "showlegend": len(waiting) > 1},
             )
             with self.lock:
-                if lines.steps[series] is steps:  # else thinned out meanwhile, and sent whole the next time
+                if lines.steps[series] is steps:  # otherwise points were dropped: resend the line next time
                     lines.sent[series] = count
 
 
 class BothWindows(Sink):
-    """Windows on a server and in a recording, each at its own pace: when one is lost, the other does not wait."""
+    """Windows on a server and in a recording; they are independent, so one does not wait for the other."""
 
     shown = True
 
@@ -201,12 +201,12 @@ class BothWindows(Sink):
         self.parts = parts
 
     def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
-        """Continue the lines of a window in both."""
+        """Extend the lines of a window in both."""
         for part in self.parts:
             part.lines(window, step, values)
 
     def show_metrics(self, values: Mapping[str, float]) -> None:
-        """Show a row of the log in both."""
+        """Show a log row in both."""
         for part in self.parts:
             part.show_metrics(values)
 
@@ -216,13 +216,13 @@ class BothWindows(Sink):
             part.picture(window, picture, caption)
 
     def close(self) -> None:
-        """Send what is left to both."""
+        """Send pending content to both."""
         for part in self.parts:
             part.close()
 
 
 def open_windows(config: VisdomConfig, is_main: bool = True, log: Callable[[str], object] = print) -> Sink:
-    """Windows for the first process of a run that asks for them, else a NullSink.
+    """Windows for the first process of a run with --visdom or --visdom_log, otherwise a NullSink.
 
     ConfigError: the package is missing, or the recording cannot be written.
     """
@@ -242,11 +242,11 @@ def _check_writable(path: str) -> None:
         with open(path, "a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise ConfigError(f"--visdom_log {path} cannot be written ({error})") from error
+        raise ConfigError(f"--visdom_log {path} is not writable ({error})") from error
 
 
 def show_metrics(windows: Sink, values: Mapping[str, float]) -> None:
-    """A row of the log as a window for each column, the quartiles of a loss term together in one."""
+    """Show a log row: one window per column; the quartiles of a loss term share a window."""
     grouped: dict[str, dict[str, float]] = {}
     for column, value in values.items():
         if column in ("step", "samples"):

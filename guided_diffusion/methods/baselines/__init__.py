@@ -1,1 +1,1 @@
-"""Other ambiguous segmenters behind the interface of AmbiguousSegmenter."""
+"""Other ambiguous segmenters with the interface of AmbiguousSegmenter."""

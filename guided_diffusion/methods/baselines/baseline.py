@@ -1,4 +1,4 @@
-"""What the baselines have in common."""
+"""Base class of the baselines."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from .plain_unet import PlainUNet
 B = TypeVar("B", bound="Baseline")
 
 Images = Float[Tensor, "N C H W"]  # in [0, 1]
-Rows = Int[Tensor, "B"]  # the number of each mask's image
+Rows = Int[Tensor, "B"]  # index of each mask's image
 Losses = dict[str, Float[Tensor, "B"]]
 
 
 class Baseline(Segmenter):
-    """A segmenter without a chain of timesteps: one network call, and one draw for each mask.
+    """A segmenter without a chain of timesteps: one network call and one draw per mask.
 
-    A subclass has `model`; `terms`, the names of its loss terms; `forward`, whose t has no meaning here; `noise_shape`;
-    and `draw_logits`.
+    A subclass defines `model`; `terms`, the names of its loss terms; `forward`, which ignores t; `noise_shape`; and
+    `draw_logits`.
     """
 
     model: PlainUNet
@@ -39,20 +39,20 @@ class Baseline(Segmenter):
         return [self]
 
     def spaced(self: B, config: SamplerConfig) -> B:
-        """This one: there is no chain to take fewer steps of."""
+        """Return self: without a chain, there are no steps to space."""
         return self
 
     def shardable(self) -> list[nn.Module]:
-        """None: ConfigError."""
-        raise ConfigError("--shard is of the diffusion models; this --method fits any GPU")
+        """Not supported. ConfigError: always."""
+        raise ConfigError("--shard is supported by diffusion methods only; remove it for this --method")
 
     def sampling_noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one mask's noise in `draw_logits`, for masks of `size` (H, W)."""
+        """Shape of one mask's noise in `draw_logits`, for masks of `size` (H, W)."""
         return self.noise_shape(size)
 
     @abstractmethod
     def draw_logits(self, image: Images, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
-        """Logits of masks; noise standard normal, of sampling_noise_shape((H, W)) for each."""
+        """Draw mask logits from standard normal noise of shape sampling_noise_shape((H, W)) per mask."""
 
     def sample_masks(
         self,
@@ -62,7 +62,7 @@ class Baseline(Segmenter):
         on_step: OnStep | None = None,
         rows: Rows | None = None,
     ) -> Masks:
-        """One mask for each generator, as probabilities; config is not used."""
+        """Sample one mask per generator, as probabilities; config is not used."""
         rows = torch.arange(len(image), device=image.device) if rows is None else rows
         shape = self.sampling_noise_shape((image.shape[2], image.shape[3]))
         noise = to_device(stack_randn(generators, shape), image.device)
@@ -72,10 +72,10 @@ class Baseline(Segmenter):
         return masks
 
     def one_call(self, image: Images, config: SamplerConfig | None = None) -> Masks:
-        """Draw as many masks as images; config is not used."""
+        """Draw one mask per image; config is not used."""
         return self.sample_masks(image, [seeded_generator(row) for row in range(len(image))])
 
 
 def per_mask(image: Float[Tensor, "N *space"], rows: Rows | None) -> Float[Tensor, "B *space"]:
-    """What belongs to the image of each mask; rows None: one mask for each image."""
+    """The rows of `image` that belong to each mask; rows None: one mask per image."""
     return image if rows is None else image[rows]

@@ -1,4 +1,4 @@
-"""A U-Net that gives one mask, and the same with dropout left on (Gal and Ghahramani 2016, Kendall et al. 2017)."""
+"""A deterministic U-Net, and MC dropout (Gal and Ghahramani 2016, Kendall et al. 2017)."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DeterministicUNet(Baseline):
-    """Binary cross-entropy; every mask of an ensemble is the same."""
+    """Trained with binary cross-entropy; all masks of an ensemble are equal."""
 
     terms = ("bce",)
 
@@ -29,7 +29,7 @@ class DeterministicUNet(Baseline):
         self.head = nn.Conv2d(encoder.num_filters[0], 1, 1)
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of no noise."""
+        """Empty: no noise is used."""
         return (0,)
 
     def forward(
@@ -40,18 +40,18 @@ class DeterministicUNet(Baseline):
         noise: Float[Tensor, "B ..."] | None = None,
         rows: Rows | None = None,
     ) -> Losses:
-        """The loss terms: bce, a mean over the pixels, and loss, the same; noise is not used."""
+        """Compute the loss terms: bce, a mean over the pixels, and loss, which equals bce; noise is not used."""
         logits = per_mask(self.head(self.model(image)), rows)
         bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).mean(dim=1)
         return {"bce": bce, "loss": bce}
 
     def draw_logits(self, image: Images, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
-        """The image's logits, whatever the noise."""
+        """The image's logits; noise is not used."""
         return self.head(self.model(image))[rows]
 
 
 class MonteCarloDropout(DeterministicUNet):
-    """The same with dropout, which is drawn anew for each mask in sampling too."""
+    """DeterministicUNet with dropout that stays active in sampling, drawn independently for each mask."""
 
     def __init__(self, unet: UNetConfig, encoder: EncoderConfig) -> None:
         if unet.dropout == 0:
@@ -59,9 +59,9 @@ class MonteCarloDropout(DeterministicUNet):
         super().__init__(unet, encoder)
 
     def sampling_noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of a number for each channel that may be dropped."""
+        """One number per channel that may be dropped."""
         return (sum(self.model.dropped),)
 
     def draw_logits(self, image: Images, noise: Float[Tensor, "B dropped"], rows: Rows) -> Masks:
-        """The logits with the channels dropped that the noise decides."""
+        """The logits; the noise decides which channels are dropped."""
         return self.head(self.model(image[rows], noise))

@@ -1,4 +1,4 @@
-"""The U-Net of the probabilistic U-Net (Kohl et al. 2018), which the other baselines share."""
+"""The U-Net of the probabilistic U-Net (Kohl et al. 2018), shared by all baselines."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,30 +26,30 @@ def conv_block(in_channels: int, filters: int, num_convs: int) -> nn.Sequential:
 class PlainUNet(nn.Module):
     """Average pooling on the way down, bilinear upsampling with aligned corners on the way up.
 
-    filters         of each level
-    num_convs       in the block of each level, down and up
-    dropout         probability at which whole channels are dropped behind every block that is not in full resolution
-    autocast_dtype  attribute: the precision in which to compute where that is safe; None: float32
+    filters         number of filters per level
+    num_convs       convolutions per block, down and up
+    dropout         probability of dropping whole channels after each block below full resolution
+    autocast_dtype  attribute: autocast precision; None: float32
     """
 
     def __init__(self, image_channels: int, filters: Sequence[int], num_convs: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.dropout = dropout
         self.autocast_dtype: torch.dtype | None = None
-        # Not in `forward`, where it would break a compiled graph
+        # Computed here because it would break a compiled graph in `forward`
         self.threshold = NormalDist().inv_cdf(dropout) if dropout else -math.inf
         self.down = nn.ModuleList(conv_block(i, f, num_convs) for i, f in pairwise((image_channels, *filters)))
         self.up = nn.ModuleList(conv_block(f + g, f, num_convs) for f, g in pairwise(filters))
-        self.dropped = (*filters[1:], *reversed(filters[1:-1]))  # channels of the blocks with dropout, in their order
+        self.dropped = (*filters[1:], *reversed(filters[1:-1]))  # channels of the blocks with dropout, in order
         initialize(self, HE_NORMAL)
 
     def forward(
         self, image: Float[Tensor, "B C H W"], noise: Float[Tensor, "B dropped"] | None = None
     ) -> Float[Tensor, "B F H W"]:
-        """The features of the finest level, in float32.
+        """The features at full resolution, in float32.
 
-        noise  standard normal, which decides what is dropped, a number for each channel of `dropped`; None: torch's
-               global generator decides in training, and nothing is dropped elsewhere
+        noise  standard normal, one number per channel of `dropped`, decides which channels are dropped; None: dropout
+               uses torch's global generator in training mode and is off in evaluation mode
         """
         parts = None if noise is None else iter(noise.split(self.dropped, dim=1))
         with torch.autocast(image.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
@@ -67,7 +67,7 @@ class PlainUNet(nn.Module):
     def drop(
         self, x: Float[Tensor, "B C H W"], noise: Iterator[Float[Tensor, "B C"]] | None
     ) -> Float[Tensor, "B C H W"]:
-        """Drop channels, by the block's part of the noise or by the global generator."""
+        """Drop channels by the block's part of the noise or by the global generator."""
         if noise is None:
             return F.dropout2d(x, self.dropout, self.training)
         kept = next(noise) > self.threshold
@@ -75,6 +75,6 @@ class PlainUNet(nn.Module):
 
 
 def check_plain_unet(encoder: EncoderConfig) -> None:
-    """ConfigError: the U-Net cannot be built."""
+    """ConfigError: the configuration is invalid."""
     if len(encoder.num_filters) < 2:
         raise ConfigError(f"--num_filters {encoder.num_filters[0]}: must be at least two levels, e.g. 32,64,128,192")

@@ -14,11 +14,11 @@ from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
 
-NORM_WEIGHT = 2e-6  # of the L2 norms: 1e-5 / 5
+NORM_WEIGHT = 2e-6  # weight of the L2 norms: 1e-5 / 5
 
 
 class Combiner(nn.Module):
-    """1x1 convolutions over features and a latent sample z spread over all pixels: logits."""
+    """1x1 convolutions that map features and a latent sample z, broadcast to all pixels, to logits."""
 
     def __init__(self, filters: int, latent_dim: int, num_layers: int) -> None:
         super().__init__()
@@ -28,17 +28,17 @@ class Combiner(nn.Module):
         initialize(self, {"w": "orthogonal", "b": "normal"})
 
     def forward(self, features: Float[Tensor, "B F H W"], z: Float[Tensor, "B latent"]) -> Masks:
-        """The logits of one mask for each z."""
+        """The logits of one mask per z."""
         z = z[:, :, None, None].expand(-1, -1, *features.shape[2:])
         return self.last(self.hidden(torch.cat([features, z], dim=1)))
 
 
 class ProbabilisticUNet(Baseline):
-    """Prior over the latent from the image, posterior from image and mask; only the latent differs between masks.
+    """A prior over the latent from the image, a posterior from image and mask; masks differ only in the latent.
 
-    The published loss is the cross-entropy summed over pixels and batch, 10 times the KL averaged over the batch, and
-    1e-5 times the summed L2 norms of some parameters, at a batch of 5. Divided by that 5 it is a mean over the masks of
-    any batch, with beta 2 and NORM_WEIGHT.
+    The published loss, at batch size 5, is the sum of the cross-entropy summed over pixels and batch, 10 times the KL
+    averaged over the batch, and 1e-5 times the L2 norms of some parameters. Divided by 5, it is a mean over the masks
+    of a batch of any size, with beta 2 and NORM_WEIGHT.
     """
 
     terms = ("bce", "kl", "norm")
@@ -49,17 +49,17 @@ class ProbabilisticUNet(Baseline):
         self.beta, self.latent_dim = beta, encoder.latent_dim
         self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block)
         more = (encoder.num_filters, encoder.no_convs_per_block, encoder.latent_dim, HE_NORMAL)
-        self.prior = AxisAlignedConvGaussian(unet.image_channels - 1, *more)  # it sees no mask
+        self.prior = AxisAlignedConvGaussian(unet.image_channels - 1, *more)  # no mask channel
         self.posterior = AxisAlignedConvGaussian(unet.image_channels, *more, posterior=True)
         self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, combiner_layers)
 
     @property
     def sampling_parts(self) -> list[nn.Module]:
-        """All but the posterior."""
+        """All modules except the posterior."""
         return [self.model, self.prior, self.combiner]
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one mask's noise: the latent's."""
+        """Shape of one mask's noise: that of the latent."""
         return (self.latent_dim,)
 
     def forward(
@@ -70,9 +70,9 @@ class ProbabilisticUNet(Baseline):
         noise: Float[Tensor, "B latent"] | None = None,
         rows: Rows | None = None,
     ) -> Losses:
-        """The loss terms: bce, summed over the pixels; kl (posterior || prior) and norm, weighted; their sum, loss.
+        """Compute the loss terms: bce, a sum over pixels; kl (posterior || prior) and norm, weighted; loss, their sum.
 
-        noise  standard normal, by which z is drawn from the posterior; None: from torch's global generator
+        noise  standard normal, used to draw z from the posterior; None: drawn from torch's global generator
         """
         posterior, prior = self.posterior(per_mask(image, rows), mask), self.prior_of(image, rows)
         mu, sigma = posterior.mean, posterior.stddev
@@ -84,19 +84,19 @@ class ProbabilisticUNet(Baseline):
         return {"bce": bce, "kl": kl, "norm": norm, "loss": bce + kl + norm}
 
     def prior_of(self, image: Images, rows: Rows | None) -> Independent:
-        """The prior of each mask, computed once for each image."""
+        """The prior of each mask, computed once per image."""
         prior = self.prior.of(image)
         if rows is None:
             return prior
         return Independent(Normal(prior.mean[rows], prior.stddev[rows], validate_args=False), 1, validate_args=False)
 
     def parameter_norms(self) -> Float[Tensor, ""]:
-        """The sum of the L2 norms of all parameters of both encoders, and of the combiner but for its last layer."""
+        """Sum of the L2 norms of all parameters of both encoders and of the combiner without its last layer."""
         parts = (self.prior, self.posterior, self.combiner.hidden)
         return sum((p.norm() for part in parts for p in part.parameters()), start=torch.zeros(()))
 
     def draw_logits(self, image: Images, noise: Float[Tensor, "B latent"], rows: Rows) -> Masks:
-        """The logits of each mask's draw from the prior."""
+        """The logits of each mask, with z drawn from the prior."""
         prior = self.prior_of(image, rows)
         z = prior.mean + prior.stddev * noise
         return self.combiner(self.model(image)[rows], z)

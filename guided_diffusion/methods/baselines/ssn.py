@@ -1,4 +1,4 @@
-"""Stochastic segmentation network (Monteiro et al. 2020): a Gaussian over the logits of all pixels, of low rank."""
+"""Stochastic segmentation network (Monteiro et al. 2020): a low-rank Gaussian over the logits of all pixels."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     pass
 
 MIN_VARIANCE = 1e-5
-MC_SAMPLES = 20  # logit maps drawn for each mask in training, as published
+MC_SAMPLES = 20  # logit maps drawn per mask in training, as published
 
 
 class LowRankGaussian(NamedTuple):
-    """Gaussians over the P = H W logits of images."""
+    """Gaussians over the P = H W logits of each image."""
 
     mean: Float[Tensor, "N P"]
     deviation: Float[Tensor, "N P"]  # of the diagonal
@@ -30,10 +30,10 @@ class LowRankGaussian(NamedTuple):
 
 
 class StochasticSegmentationNetwork(Baseline):
-    """Logits ~ N(mu, P P^T + D) over the pixels, from an image: mean mu, factor P of low rank and diagonal D.
+    """Predicts logits ~ N(mu, P P^T + D) over the pixels of an image: mean mu, low-rank factor P, diagonal D.
 
-    The loss is the negative logarithm of the mask's likelihood under the logits' Gaussian, integrated by MC_SAMPLES
-    draws (eq. 8).
+    The loss is the negative log-likelihood of the mask, with the logits integrated by MC_SAMPLES Monte Carlo draws
+    (eq. 8).
     """
 
     terms = ("nll",)
@@ -46,11 +46,11 @@ class StochasticSegmentationNetwork(Baseline):
         self.head = nn.Conv2d(encoder.num_filters[0], 2 + self.rank, 1)
 
     def sampling_noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of one draw: a number for each column of the factor and for each pixel."""
+        """Shape for one draw: one number per column of the factor and one per pixel."""
         return (1, self.rank + size[0] * size[1])
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Of MC_SAMPLES draws."""
+        """Shape for MC_SAMPLES draws."""
         return (MC_SAMPLES, self.rank + size[0] * size[1])
 
     def gaussian(self, image: Images) -> LowRankGaussian:
@@ -61,7 +61,7 @@ class StochasticSegmentationNetwork(Baseline):
     def draw(
         self, gaussian: LowRankGaussian, noise: Float[Tensor, "B M rank_and_P"], rows: Rows | None = None
     ) -> Float[Tensor, "B M P"]:
-        """M draws of logits for each row, by standard normal noise."""
+        """Draw M logit maps per row from standard normal noise."""
         mu, deviation, factor = (per_mask(x, rows) for x in gaussian)
         common, own = noise[..., : self.rank], noise[..., self.rank :]
         return mu[:, None] + common @ factor.transpose(1, 2) + deviation[:, None] * own
@@ -74,19 +74,19 @@ class StochasticSegmentationNetwork(Baseline):
         noise: Float[Tensor, "B M rank_and_P"] | None = None,
         rows: Rows | None = None,
     ) -> Losses:
-        """The loss terms: nll, in nats for the whole mask, and loss, the same.
+        """Compute the loss terms: nll, in nats per mask, and loss, which equals nll.
 
-        noise  standard normal; None: from torch's global generator
+        noise  standard normal; None: drawn from torch's global generator
         """
         if noise is None:
             shape = self.noise_shape((mask.shape[2], mask.shape[3]))
             noise = torch.randn(len(mask), *shape, device=mask.device)
         logits = self.draw(self.gaussian(image), noise, rows)
-        wanted = mask.flatten(1)[:, None].expand_as(logits)
-        log_likelihoods = -F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=2)  # [B, M]
+        target = mask.flatten(1)[:, None].expand_as(logits)
+        log_likelihoods = -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=2)  # [B, M]
         nll = math.log(MC_SAMPLES) - torch.logsumexp(log_likelihoods, dim=1)
         return {"nll": nll, "loss": nll}
 
     def draw_logits(self, image: Images, noise: Float[Tensor, "B 1 rank_and_P"], rows: Rows) -> Masks:
-        """The logits of one draw for each mask."""
+        """The logits of one draw per mask."""
         return self.draw(self.gaussian(image), noise, rows).view(len(rows), 1, *image.shape[2:])
