@@ -1,4 +1,4 @@
-r"""What each part of the method does, one change at a time from a base setting, on phantoms with a known truth.
+r"""Ablations: one change at a time from a base setting, on phantoms with a known truth.
 
     python scripts/make_phantom.py --out results/ablations/training --num_cases 1500 --size 32 --seed 11
     python scripts/make_phantom.py --out results/ablations/testing --num_cases 24 --size 32 --seed 12
@@ -6,8 +6,8 @@ r"""What each part of the method does, one change at a time from a base setting,
     python benchmarks/ablations.py --base tuned --train_steps 300 --work results/ablations \
         --out benchmarks/results/ablations_tuned_cpu.json
 
-Every change is trained with every seed for the same number of steps and sampled alike; figures are means over the
-cases, and their spread is that over the seeds. The same command resumes where it was interrupted.
+Every change is trained with every seed for the same number of steps and sampled with the same settings. Results are
+means over the cases; the deviation is over the seeds. Rerun the command to resume.
 """
 
 import json
@@ -24,7 +24,7 @@ from guided_diffusion.flags.fields import Flag, config
 
 FIGURES = ("ged_unbiased_excess", "mode_tv", "implausible", "max_dice", "diversity")
 
-# The paper's objective on the demo's network: what is predicted, and on what, are changes like the others
+# The paper's objective on the demo's network; prediction type and mask scaling are among the changes
 BASE = {
     "preset": "demo",
     "prediction": "eps",
@@ -57,7 +57,7 @@ CHANGES = {
     "x_0, -1/1, cosine, mask scale 0.5": WEAKER,
     "x_0, -1/1, cosine, mask scale 0.5, 4 raters an image": {**WEAKER, "raters_per_image": 4},
 }
-# The tuned preset's network, of a size that learns in minutes
+# The tuned preset's network, small enough to train in minutes
 TUNED = {
     "preset": "tuned",
     "image_size": 32,
@@ -83,7 +83,7 @@ TUNED_CHANGES = {
     "one guess, 1 rater an image": {**ONE, "raters_per_image": 1, "stable_target": False},
     "one guess, v-prediction": {**ONE, "prediction": "v"},
 }
-# What a change is compared with, seed by seed, where that is not the paper's setting
+# {change: reference that it is compared with, seed by seed}; default: the paper's setting
 AGAINST = {
     "x_0, -1/1": "x_0-prediction, fixed variance",
     "x_0, -1/1, cosine": "x_0, -1/1",
@@ -99,16 +99,16 @@ BASES = {"paper": (BASE, CHANGES), "tuned": (TUNED, TUNED_CHANGES)}
 
 @config()
 class AblationConfig:
-    base: Annotated[Literal["paper", "tuned"], Flag("the setting that is changed")] = "paper"
-    work: Annotated[str, Flag("folder with training/ and testing/, where runs go")] = "results/ablations"
-    train_steps: Annotated[int, Flag("steps of each training")] = 400
-    seeds: Annotated[tuple[int, ...], Flag("seeds of weights, draws and masks")] = (0, 1, 2)
-    num_ensemble: Annotated[int, Flag("masks for each case")] = 16
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    base: Annotated[Literal["paper", "tuned"], Flag("base setting")] = "paper"
+    work: Annotated[str, Flag("folder with training/ and testing/; runs are written here")] = "results/ablations"
+    train_steps: Annotated[int, Flag("training steps per run")] = 400
+    seeds: Annotated[tuple[int, ...], Flag("random seeds of weights, draws and masks")] = (0, 1, 2)
+    num_ensemble: Annotated[int, Flag("masks per case")] = 16
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def figures_of(config, change, seed):
-    """{figure: mean over the cases} of one training."""
+    """{metric: mean over the cases} of one training."""
     base, changes = BASES[config.base]
     name = "".join(c if c.isalnum() else "_" for c in change)
     folder = os.path.join(config.work, "runs", f"{name}-{config.train_steps}x{config.num_ensemble}-{seed}")
@@ -130,7 +130,7 @@ def figures_of(config, change, seed):
 
 
 def table_row(change, seeds):
-    """A row of the table: of each figure the mean and the deviation over the seeds."""
+    """A row of the table: mean and standard deviation of each metric over the seeds."""
     cells = [np.array([seed[figure] for seed in seeds]) for figure in FIGURES]
     spread = [cell.std(ddof=1) if len(cell) > 1 else 0 for cell in cells]
     shown = (f"{cell.mean():.3f} ± {deviation:.3f}" for cell, deviation in zip(cells, spread, strict=True))
@@ -138,13 +138,13 @@ def table_row(change, seeds):
 
 
 def print_differences(rows):
-    """The first of FIGURES, less that of the setting in AGAINST: mean over the seeds and its standard error."""
+    """Print differences of the first metric from the setting in AGAINST: mean over the seeds and standard error."""
     excess = {row["change"]: np.array([seed[FIGURES[0]] for seed in row["seeds"]]) for row in rows}
     for change in list(excess)[1:]:
         against = AGAINST.get(change, next(iter(excess)))
         differences = excess[change] - excess[against]
         error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else 0
-        print(f"{change}, less {against}: {differences.mean():+.3f} ± {error:.3f}")
+        print(f"{change} minus {against}: {differences.mean():+.3f} ± {error:.3f}")
 
 
 def main():

@@ -5,9 +5,9 @@ r"""The tuned preset in 10 network calls against the paper's objective in 1000, 
     python benchmarks/against_cimd.py --work results/against64 --image_size 64 \
         --out benchmarks/results/against_cimd64_cpu.json
 
-Both train side by side, each on one core, for as many steps as come to the time by a speed that is measured before;
-each at a learning rate that trains it in such a short time. Then both draw, on all cores. The same command resumes
-where it was interrupted.
+Both train in parallel, each on one core. The number of steps follows from the training time and a speed measured
+beforehand; each uses a learning rate suited to such a short training. Then both sample on all cores. Rerun the command
+to resume.
 """
 
 import csv
@@ -51,15 +51,15 @@ METHODS = {
 
 @config()
 class AgainstConfig:
-    work: Annotated[str, Flag("folder with training/ and testing/, where runs go")] = "results/against_cimd"
+    work: Annotated[str, Flag("folder with training/ and testing/; runs are written here")] = "results/against_cimd"
     image_size: Annotated[int, Flag("side of the cases, a multiple of 4")] = 24
-    minutes: Annotated[tuple[int, ...], Flag("of training on one core; each is a training of its own")] = (20,)
-    num_ensemble: Annotated[int, Flag("masks for each case")] = 16
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    minutes: Annotated[tuple[int, ...], Flag("training minutes on one core; one run per value")] = (20,)
+    num_ensemble: Annotated[int, Flag("masks per case")] = 16
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def train(config, method, name, steps):
-    """Train for `steps` steps in all, or resume; returns the folder."""
+    """Train to `steps` steps in total, or resume; returns the folder."""
     folder = os.path.join(config.work, f"{method}-{name}")
     data = ("--data_dir", os.path.join(config.work, "training"), "--log_dir", folder)
     lengths = [f"--{name}={steps}" for name in ("iterations", "lr_anneal_steps", "save_interval")]
@@ -70,7 +70,7 @@ def train(config, method, name, steps):
 
 
 def speed(config, method):
-    """Steps a minute."""
+    """Steps per minute."""
     rows = read_rows(os.path.join(train(config, method, "speed", PROBE_STEPS), "progress.csv"))
     return 60 * float(rows[-1]["samples_per_second"]) / METHODS[method]["batch_size"]
 
@@ -83,9 +83,9 @@ def sample(config, folder):
 
 
 def ratio_of_means(path, tuned, cimd, name):
-    """{"mean", "low", "high"}: a figure's mean of one folder over that of the other, and its 95 % interval.
+    """{"mean", "low", "high"}: ratio of a metric's means in two folders, with its 95 % interval.
 
-    The interval is found by drawing cases.
+    The interval is a bootstrap over the cases.
     """
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -96,9 +96,9 @@ def ratio_of_means(path, tuned, cimd, name):
 
 
 def compare(config, folders):
-    """Figures of the samples drawn before: of each method, their differences, and the ratio of their GED.
+    """Score the samples: the metrics of each method, their differences, and the ratio of the GEDs.
 
-    A method's are {"training_seconds", figure: {"mean", ...}}.
+    A method's entry is {"training_seconds", metric: {"mean", ...}}.
     """
     tuned, cimd = (os.path.join(folders[method], "samples") for method in ("tuned", "cimd"))
     data = os.path.join(config.work, "testing")
@@ -117,7 +117,7 @@ def compare(config, folders):
 
 
 def measure(config, minutes, speeds, pool):
-    """Train both side by side, on a core each, and compare them."""
+    """Train both in parallel, each on one core, and compare them."""
     steps = {method: round(minutes * speeds[method]) for method in METHODS}
     folders = dict(
         zip(METHODS, pool.map(lambda method: train(config, method, minutes, steps[method]), METHODS), strict=True)

@@ -1,9 +1,9 @@
-"""Crop a set of cases around the middle of its images, and keep some of them for testing.
+"""Crop cases to the centre of their images, and split off some of them for testing.
 
     python benchmarks/crop_cases.py --data_dir REAL/lidc/training --out results/lidc --crop 32 --test_every 3
 
-The nodules of the paper's LIDC slices lie in the middle quarter of their 128 pixels; made smaller as a whole, for a
-network that a CPU can train, most would be no more than a pixel or two.
+The nodules in the paper's 128x128 LIDC slices lie in the central quarter. If the whole slices were downscaled to a size
+that a CPU can train on, most nodules would be only a pixel or two wide.
 """
 
 from typing import Annotated
@@ -18,12 +18,11 @@ from guided_diffusion.prepare.case_writer import CaseFolder, RawCase
 @config()
 class CropConfig:
     data_dir: Annotated[str, Flag("folder of cases")] = ""
-    out: Annotated[str, Flag("folder to write: training/CASE and testing/CASE")] = ""
-    image_size: Annotated[int, Flag("side of the images, to which others are scaled first")] = 128
-    crop: Annotated[int, Flag("side of the crops, pixels; that of the images for none")] = 128
+    out: Annotated[str, Flag("output folder, for training/CASE and testing/CASE")] = ""
+    image_size: Annotated[int, Flag("side that images are scaled to first")] = 128
+    crop: Annotated[int, Flag("side of the crops, pixels; the side of the images: no cropping")] = 128
     test_every: Annotated[
-        int | None,
-        Flag("each case whose number, by name, is a multiple of this goes to testing; -1: none", none="auto"),
+        int | None, Flag("every N-th case, in order of names, is used for testing; -1: none", none="auto")
     ] = None
 
 

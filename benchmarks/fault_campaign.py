@@ -1,4 +1,4 @@
-"""Short training runs of the same flags and cases, to which faults are put, and what must be the same at their end."""
+"""Short training runs with equal flags and cases, for fault injection; checks that their final states are equal."""
 
 import contextlib
 import os
@@ -23,11 +23,11 @@ FLAGS = (
 
 
 class Survival(AssertionError):
-    """A run that did not survive, and how."""
+    """A run did not survive a fault."""
 
 
 class Campaign:
-    """Runs in folders below `work`, all of the same flags and cases."""
+    """Runs in folders below `work`, all with the same flags and cases."""
 
     def __init__(self, work):
         self.work = pathlib.Path(work)
@@ -36,7 +36,7 @@ class Campaign:
         self.environment = {"OMP_NUM_THREADS": "1", **os.environ, "XDG_CACHE_HOME": str(self.work / "cache")}
         self.count = 0
         started = time.monotonic()
-        self.wanted = self.finish(self.folder())
+        self.expected = self.finish(self.folder())
         self.seconds = time.monotonic() - started
 
     def folder(self):
@@ -58,30 +58,30 @@ class Campaign:
         )
 
     def finish(self, folder, *more):
-        """Run the command to its end; what it learnt."""
+        """Run the command to its end; returns the final checkpoint."""
         run = self.start(folder, *more)
         text, _ = run.communicate()
         if run.returncode:
-            raise Survival(f"the same command ended with {run.returncode}: {text[-500:]}")
+            raise Survival(f"the rerun command failed with status {run.returncode}: {text[-500:]}")
         return torch.load(folder / "savedmodel.pt", weights_only=True)
 
     def survives(self, folder, *more):
-        """Nothing that was saved before is lost, and the run ends as if nobody had disturbed it."""
+        """Check that no saved step is lost, and that the final state equals that of an undisturbed run."""
         logged = self.logged(folder)
         newest = CheckpointFolder(str(folder)).newest()
         lost = logged - (newest.checkpoint.step if newest else 0)
         if lost > SAVE_INTERVAL:
-            raise Survival(f"{lost} steps are lost, with a save every {SAVE_INTERVAL}")
+            raise Survival(f"lost {lost} steps, with a checkpoint every {SAVE_INTERVAL} steps")
         self.same(self.finish(folder, *more))
 
     def same(self, state):
         for key in ("weights", "ema", "optimizer", "samples"):
-            if not equal(state[key], self.wanted[key]):
-                raise Survival(f"the {key} at the end differ from the undisturbed run's")
+            if not equal(state[key], self.expected[key]):
+                raise Survival(f"the final {key} differ from those of the undisturbed run")
 
     @staticmethod
     def logged(folder):
-        """The last step of the run's table."""
+        """The last logged step of a run."""
         with contextlib.suppress(OSError, IndexError, ValueError):
             return int((folder / "progress.csv").read_text().splitlines()[-1].split(",")[0])
         return 0
@@ -89,7 +89,7 @@ class Campaign:
     def wait(self, condition, run):
         while not condition():
             if run.poll() is not None:
-                raise Survival(f"it ended before the fault: {run.communicate()[0][-500:]}")
+                raise Survival(f"the run ended before the fault: {run.communicate()[0][-500:]}")
             time.sleep(0.005)
 
 

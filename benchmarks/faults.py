@@ -1,10 +1,10 @@
-"""What a training run survives: each fault is put to a short run, which is then started again with the same command.
+"""Fault tolerance of training: injects faults into short runs, then restarts them with the same command.
 
     python benchmarks/faults.py --kills 30
 
-After each fault the run must continue unaided or with the same command, from no more steps back than since the last
-save, and end with weights, averages and optimizer bit for bit those of an undisturbed run. Prints a table, and exits
-with status 1 if one did not.
+After each fault the run must continue, unaided or when restarted, lose no steps before the last checkpoint, and end
+with weights, averages and optimizer state bit-identical to those of an undisturbed run. Prints a table, and exits with
+status 1 if any run failed.
 """
 
 import os
@@ -28,7 +28,7 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.command_line import GAVE_UP
 from guided_diffusion.flags.fields import Flag, config
 
-# Trains like the script, but the loss is not finite once as many steps are done as the argument lists
+# Trains like the script, but with a non-finite loss after each number of steps listed in the argument
 NAN_PROGRAM = """
 import runpy, sys
 from guided_diffusion.train_util import Trainer
@@ -48,16 +48,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @config()
 class FaultsConfig:
-    kills: Annotated[int, Flag("how often a run is killed, at random moments")] = 30
-    seed: Annotated[int, Flag("of the random moments")] = 0
+    kills: Annotated[int, Flag("number of kills at random moments")] = 30
+    seed: Annotated[int, Flag("random seed of the moments")] = 0
     out: Annotated[str, Flag("JSON file for the table")] = ""
 
 
-# -- the faults: each a function of the campaign and a random generator, which returns or raises Survival --------------
+# -- the faults: functions of the campaign and a random generator, which return or raise Survival ----------------------
 
 
 def killed(campaign, chance):
-    """SIGKILL at a random moment, several times over in one run."""
+    """SIGKILL at random moments, several times in one run."""
     folder = campaign.folder()
     for _ in range(chance.randint(1, 3)):
         run = campaign.start(folder)
@@ -75,7 +75,7 @@ def killed(campaign, chance):
 
 
 def full_disk(campaign, chance):
-    """A limit on the size of files, which a checkpoint exceeds."""
+    """A limit on the file size that a checkpoint exceeds."""
     folder = campaign.folder()
     campaign.finish(folder, "--iterations=4")
     run = campaign.start(folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)))
@@ -109,7 +109,7 @@ def flip_bits(content, chance):
 
 
 def reader_killed(campaign, chance):
-    """One of two processes that read cases."""
+    """SIGKILL to one of two data loader processes."""
     folder = campaign.folder()
     run = campaign.start(folder, "--num_workers=2")
     campaign.wait(lambda: campaign.logged(folder) >= 5, run)
@@ -122,7 +122,7 @@ def reader_killed(campaign, chance):
 
 
 def process_killed(campaign, chance):
-    """One of two processes, half the batch each, under torchrun --max-restarts."""
+    """SIGKILL to one of two training processes under torchrun --max-restarts."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=3")
     ends = []
     for disturbed in (False, True):
@@ -140,23 +140,23 @@ def process_killed(campaign, chance):
             check_restart((folder / "log.txt").read_text(), logged)
         ends.append(torch.load(folder / "savedmodel.pt", weights_only=True))
     if not equal(ends[0]["weights"], ends[1]["weights"]):
-        raise Survival("the weights at the end differ from those of two undisturbed processes")
+        raise Survival("the final weights differ from those of two undisturbed processes")
 
 
 def check_restart(log, logged):
-    """Survival: by its log, a run that was killed did not start again, or lost steps that were saved.
+    """Raises Survival if, according to its log, a killed run did not restart, or lost saved steps.
 
     logged  steps in its table when it was killed
     """
-    starts = re.findall(r"^(starting afresh|continuing .* at step (\d+)):", log, re.MULTILINE)
+    starts = re.findall(r"^(starting a new run|continuing .* at step (\d+)):", log, re.MULTILINE)
     if len(starts) < 2:
-        raise Survival("it ended without having started again")
+        raise Survival("the run ended without a restart")
     if (lost := logged - int(starts[1][1] or 0)) > SAVE_INTERVAL:
-        raise Survival(f"{lost} steps are lost, with a save every {SAVE_INTERVAL}")
+        raise Survival(f"lost {lost} steps, with a checkpoint every {SAVE_INTERVAL} steps")
 
 
 def image_damaged(campaign, chance):
-    """An image that becomes unreadable during the run, and is mended afterwards."""
+    """An image becomes unreadable during the run, and is restored afterwards."""
     folder = campaign.folder()
     image = chance.choice(sorted(campaign.data.glob("*/image_*.png")))
     content = image.read_bytes()
@@ -171,13 +171,13 @@ def image_damaged(campaign, chance):
         again = campaign.start(folder, "--iterations=0")
         text, _ = again.communicate()
         if again.returncode != 2 or str(image) not in text:
-            raise Survival(f"started again, it did not name the image: {text[-500:]}")
+            raise Survival(f"the restarted run did not name the image: {text[-500:]}")
     finally:
         image.write_bytes(content)
 
 
 def not_finite(campaign, chance):
-    """Three steps in a row whose loss is not finite, once."""
+    """Three consecutive steps with a non-finite loss."""
     folder, first = campaign.folder(), chance.randint(1, STEPS - 4)
     command = [sys.executable, "-c", NAN_PROGRAM, ",".join(str(first + k) for k in range(3)), str(SCRIPT)]
     command += [f"--data_dir={campaign.data}", f"--log_dir={folder}", *FLAGS, "--max_bad_steps=3"]
@@ -217,7 +217,7 @@ FAULTS = {
 
 
 def run_campaign(config, report=print):
-    """[{"fault", "tried", "survived", "failures"}]; the first is tried config.kills times, others a tenth of it."""
+    """[{"fault", "tried", "survived", "failures"}]; the first fault is tried config.kills times, others a tenth."""
     rows, chance = [], random.Random(config.seed)
     with tempfile.TemporaryDirectory() as work:
         campaign = Campaign(work)

@@ -1,8 +1,8 @@
-"""What a preset's network costs, counted and not timed.
+"""Computational cost of the presets' networks, counted rather than timed.
 
     python benchmarks/flops.py --networks tuned,cimd-small,cimd
 
-Counted are the floating-point operations of a network call, and those that are done once for an image.
+Counts the floating-point operations of a network call, and those needed once per image.
 """
 
 from typing import Annotated
@@ -21,12 +21,12 @@ MASKS, CALLS = 100, 20  # of the ensemble whose cost is printed
 
 @config()
 class FlopsConfig:
-    networks: Annotated[tuple[str, ...], Flag("presets of diffusions")] = ("tuned", "cimd-small", "cimd")
+    networks: Annotated[tuple[str, ...], Flag("presets of diffusion methods")] = ("tuned", "cimd-small", "cimd")
 
 
 @torch.inference_mode()
 def count(preset):
-    """(GFLOP once for an image, GFLOP for a call of one mask) of a preset's network."""
+    """(GFLOP once per image, GFLOP per call for one mask) of a preset's network."""
     segmenter = script_util.create_segmenter(configs_from_flags(PRESETS[preset], *MODEL_CONFIGS)).eval()
     unet = segmenter.model.config
     image = torch.zeros(1, unet.image_channels, unet.image_size, unet.image_size)
@@ -40,7 +40,7 @@ def count(preset):
 def main():
     with command_line.one_line_errors("benchmarks/flops.py"):
         config = command_line.parse_command_line((FlopsConfig,), __doc__)[FlopsConfig]
-        print(f"| preset | GFLOP once for an image | GFLOP a call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} |")
+        print(f"| preset | GFLOP per image | GFLOP per call | GFLOP for 1 mask of {CALLS} calls | for {MASKS} masks |")
         print("|---|---|---|---|---|")
         for preset in config.networks:
             once, call = count(preset)

@@ -1,10 +1,10 @@
-"""The biased energy distance against the number of samples, and what theory says of it.
+"""The biased GED as a function of the number of samples, compared with theory.
 
     python benchmarks/ged_against_count.py --data_dir data/testing --samples results/demo/many
 
-E[GED_N] = GED_inf + E d(S, S') / N. The two constants are estimated from the second half of each case's samples, the
-distances at N samples are measured on the first half, so that nothing holds by construction. Draws a picture with
-matplotlib (pip install matplotlib).
+Theory: E[GED_N] = GED_inf + E d(S, S') / N. The two constants are estimated from the second half of each case's
+samples, and GED_N is measured on the first half, so that agreement is not by construction. Plots with matplotlib
+(pip install matplotlib).
 """
 
 from typing import Annotated
@@ -26,13 +26,13 @@ from guided_diffusion.sampling.config import postprocess_of
 @config()
 class PlotConfig:
     data_dir: Annotated[str, Flag("folder of cases with their raters")] = ""
-    samples: Annotated[str, Flag("folder of their samples, many for each")] = ""
-    out: Annotated[str, Flag("picture to write")] = "docs/ged_against_count.png"
-    json: Annotated[str, Flag("figures to write")] = "benchmarks/results/ged_against_count.json"
+    samples: Annotated[str, Flag("folder of their samples, many per case")] = ""
+    out: Annotated[str, Flag("output file of the plot")] = "docs/ged_against_count.png"
+    json: Annotated[str, Flag("JSON file for the results")] = "benchmarks/results/ged_against_count.json"
 
 
 def measure(config):
-    """{"at_infinity", "diversity", "points": [{"N", "theory", mean_and_interval of what was measured}]}."""
+    """{"at_infinity", "diversity", "points": [{"N", "theory", mean_and_interval of the measured GED}]}."""
     measured, constants = {}, []
     for name, folder in find_cases(config.data_dir):
         found = store.find_samples(config.samples, name)
@@ -49,7 +49,7 @@ def measure(config):
         diversity = float(metrics.diversity(masks[half:]))
         constants.append((float(2 * other.cross - other.within_raters) - diversity, diversity))
     if not measured:
-        raise ConfigError(f"--samples {config.samples}: two samples of a case at least are needed")
+        raise ConfigError(f"--samples {config.samples}: at least two samples per case are needed")
     at_infinity, diversity = np.mean(constants, axis=0)
     points = [{"N": N, "theory": at_infinity + diversity / N, **mean_and_interval(v)} for N, v in measured.items()]
     return {"at_infinity": at_infinity, "diversity": diversity, "points": points}
@@ -68,14 +68,7 @@ def draw(result, path):
         N, mean, (mean - low, high - mean), fmt="o", capsize=3, label="measured, with 95 % interval over cases"
     )
     axes.plot(fine, result["at_infinity"] + result["diversity"] / fine, label="GED_inf + E d(S, S') / N")
-    axes.set(
-        xscale="log",
-        xticks=N,
-        xticklabels=N,
-        xlabel="number of samples N",
-        ylabel="squared energy distance",
-        ylim=(0, None),
-    )
+    axes.set(xscale="log", xticks=N, xticklabels=N, xlabel="number of samples N", ylabel="GED", ylim=(0, None))
     axes.minorticks_off()
     axes.legend()
     figure.savefig(path, dpi=110)

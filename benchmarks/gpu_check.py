@@ -1,20 +1,20 @@
-"""Checks and measures everything on a GPU, within seven minutes.
+"""Checks correctness and measures speed on a GPU, within seven minutes.
 
     python benchmarks/gpu_check.py --out results/gpu_check
     python benchmarks/gpu_check.py --out results/dry_run --dry_run
 
-Each stage runs in a process of its own with a time limit, so that none stops the next. --out gets stages.jsonl, a
-line about each stage as soon as it has ended; gpu_check.json, all of them as one file; and output.txt, what they
-wrote. A line has the stage's status (ok, failed, timeout, skipped or interrupted), its figures, those of a stage
-that was stopped included, and the errors of its parts. Later stages are skipped where too little of --seconds is left.
+Each stage runs in a separate process with a time limit, so that a failure does not affect later stages. Files in --out:
+stages.jsonl, one line per finished stage; gpu_check.json, all stages in one file; output.txt, their console output. A
+line has the stage's status (ok, failed, timeout, skipped or interrupted), its results, even if it was stopped, and the
+errors of its parts. Stages are skipped if too little of --seconds is left.
 
-Compilation begins at once, in the background. Versions, correctness, trainings by the script and processes come
-first, for they measure no time; then compilation is waited for, and the stages that do measure time have the machine
-for themselves: ceilings, sampling, training, the script for sampling, and, where several GPUs are visible, training
-on all of them. Kernels that Inductor chooses by timing them are chosen while other stages use the GPU.
+Compilation starts immediately, in the background. Stages that do not measure time run first: versions, correctness,
+training with the script, and processes. Once compilation has finished, the timed stages run alone on the machine:
+ceilings, sampling, training, the sampling script, and, if several GPUs are visible, training on all of them. Inductor's
+autotuning runs while other stages use the GPU.
 
-The network is the paper's README's at 128x128, its weights random. With --dry_run all stages run at small sizes on
-the CPU, and nothing is compiled. Exit status: 1 if a stage did not end well, 2 if there is no GPU.
+The network is that of the paper's README at 128x128, with random weights. With --dry_run, all stages run at small sizes
+on the CPU without compilation. Exit status: 1 if a stage failed, 2 if there is no GPU.
 """
 
 import contextlib
@@ -47,35 +47,35 @@ STAGES = (
     Stage("scaling", 120, least=30, timed=True),
 )
 COMPILED = ("sample_many", "sample_one", "train")  # jobs of gpu.stages.compilation
-# What many stages import, once for all of them; where there is a GPU, these may ask for it
+# Modules that many stages import; imported once here. On a machine with a GPU they may initialise CUDA
 SLOW = ("torch._dynamo", "torch.distributed.fsdp")
-JOIN_BY = 0.53  # share of --seconds after which compilation is waited for no longer
+JOIN_BY = 0.53  # share of --seconds after which compilation is stopped
 
 
 @config()
 class GpuCheckConfig:
     out: Annotated[str, Flag("folder of the results, new or empty")] = "results/gpu_check"
-    dry_run: Annotated[bool, Flag("all stages at small sizes on the CPU, nothing is compiled")] = False
-    stages: Annotated[tuple[str, ...], Flag("those to run, e.g. versions,ceilings; default: all")] = ()
-    seconds: Annotated[int, Flag("for all stages together")] = 400  # seven minutes with the start of it
-    cache: Annotated[str, Flag("folder that keeps compiled kernels for the next run; default: none are kept")] = ""
+    dry_run: Annotated[bool, Flag("run all stages at small sizes on the CPU, without compilation")] = False
+    stages: Annotated[tuple[str, ...], Flag("stages to run, e.g. versions,ceilings; default: all")] = ()
+    seconds: Annotated[int, Flag("time limit for all stages together")] = 400  # seven minutes including start-up
+    cache: Annotated[str, Flag("folder to keep compiled kernels in for the next run; default: do not keep them")] = ""
 
 
 def check(config):
-    """The stages to run. ConfigError: a flag that cannot be."""
+    """The stages to run. ConfigError: a flag is invalid."""
     refuse_remote("out", config.out)
     if os.path.isdir(config.out) and os.listdir(config.out):
-        raise ConfigError(f"--out {config.out} is not empty: name a new folder")
+        raise ConfigError(f"--out {config.out} is not empty: use a new folder")
     names = [stage.name for stage in STAGES]
     if unknown := [name for name in config.stages if name not in names]:
-        raise ConfigError(f"--stages {unknown[0]} is unknown: choose among {', '.join(names)}")
+        raise ConfigError(f"--stages {unknown[0]} is unknown: choose from {', '.join(names)}")
     if config.seconds < 1:
-        raise ConfigError(f"--seconds {config.seconds}: at least 1 is needed")
+        raise ConfigError(f"--seconds {config.seconds}: must be at least 1")
     return [stage for stage in STAGES if not config.stages or stage.name in config.stages]
 
 
 def visible_gpus(settings):
-    """How many GPUs there are, asked in a process of its own: this one must not use CUDA, or it could not be forked."""
+    """The number of visible GPUs, queried in a child process: CUDA must not be initialised here, before forking."""
 
     def ask(record, settings):
         record.add(gpus=torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -87,7 +87,7 @@ def visible_gpus(settings):
 
 
 def set_environment(config, work):
-    """What every process takes over: caches in one place, and in a dry run no GPU and one thread."""
+    """Set the environment of all processes: common caches and, in a dry run, no GPU and one thread."""
     cache = os.path.abspath(config.cache) if config.cache else work
     os.environ |= {
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(cache, "inductor"),
@@ -104,7 +104,7 @@ def set_environment(config, work):
 
 
 def compilation_jobs(settings, stages):
-    """{name: function} to run in the background: at the same time, or in a dry run one after another."""
+    """{name: function} to run in the background: concurrently, or in a dry run one after another."""
 
     def job(*names):
         return lambda record, settings: importlib.import_module("gpu.stages.compilation").run(record, settings, names)
@@ -115,7 +115,7 @@ def compilation_jobs(settings, stages):
 
 
 def stop(number, frame):
-    """A signal ends the run with what is measured so far."""
+    """Signal handler: end the run and keep the results so far."""
     sys.exit(128 + number)
 
 
@@ -125,7 +125,7 @@ def run(config, stages, work):
     settings = Settings(config.out, work, config.dry_run, **({"sizes": DRY} if config.dry_run else {}))
     settings = replace(settings, gpus=0 if config.dry_run else visible_gpus(settings))
     if not config.dry_run and not settings.gpus:
-        raise ConfigError("no GPU is visible to PyTorch: run it where one is, or give --dry_run")
+        raise ConfigError("no GPU is visible to PyTorch: use a machine with a GPU, or --dry_run")
     if settings.gpus == 1:
         stages = [stage for stage in stages if stage.name != "scaling"]
     if config.dry_run:  # which may run beside other programs

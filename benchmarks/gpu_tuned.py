@@ -1,11 +1,11 @@
-"""One training of the preset `tuned` at 128x128 on phantoms, and the energy distance of its masks.
+"""Trains the preset `tuned` at 128x128 on phantoms, and measures the GED of its masks.
 
     python benchmarks/gpu_tuned.py --work results/gpu_tuned --out benchmarks/results/gpu_tuned.json
 
-The phantoms are made first. A short training measures the speed, from which the number of steps that --train_seconds
-have room for follows: the learning rate falls over exactly these. Then 100 masks are drawn for each of 20 other
-phantoms, and the first 16 and all of them are scored. The figures so far are written after each step. With --dry_run
-all of it is small, on the CPU.
+Generates the phantoms first. A short training measures the speed; the number of steps, and the annealing of the
+learning rate, are chosen to fit into --train_seconds. Then 100 masks are drawn for each of 20 other phantoms, and the
+first 16 and all 100 are scored. Intermediate results are written after each stage. With --dry_run, everything is small
+and runs on the CPU.
 """
 
 import json
@@ -47,29 +47,29 @@ class TunedConfig:
     work: Annotated[str, Flag("folder for the phantoms, the run and the samples, new or empty")] = "results/gpu_tuned"
     cases: Annotated[int, Flag("phantoms to train on")] = 1500
     test_cases: Annotated[int, Flag("phantoms to sample")] = 20
-    num_ensemble: Annotated[int, Flag("masks for each of them")] = 100
-    counts: Annotated[tuple[int, ...], Flag("numbers of them that are scored")] = (16, 100)
-    train_seconds: Annotated[int, Flag("of training")] = 240
-    probe_steps: Annotated[int, Flag("steps of the training that measures the speed")] = 200
+    num_ensemble: Annotated[int, Flag("masks per phantom")] = 100
+    counts: Annotated[tuple[int, ...], Flag("numbers of masks to score")] = (16, 100)
+    train_seconds: Annotated[int, Flag("training time, seconds")] = 240
+    probe_steps: Annotated[int, Flag("steps of the speed measurement")] = 200
     amp: Annotated[str, Flag("precision of the network")] = "bf16"
-    dry_run: Annotated[bool, Flag("small, on the CPU, two steps")] = False
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    dry_run: Annotated[bool, Flag("small sizes on the CPU, two steps")] = False
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def small(config):
-    """What --dry_run stands for."""
+    """The config with the values of --dry_run."""
     return TunedConfig(config.work, 8, 2, 4, (2, 4), 0, 2, "none", True, config.out)
 
 
 def check(config):
-    """Refuse what cannot be run."""
+    """ConfigError: the flags are invalid, or there is no GPU."""
     if os.path.isdir(config.work) and os.listdir(config.work):
-        raise ConfigError(f"--work {config.work} is not empty: name a new folder")
+        raise ConfigError(f"--work {config.work} is not empty: use a new folder")
     if not config.dry_run and not torch.cuda.is_available():
-        raise ConfigError("no GPU is visible to PyTorch: run it where one is, or give --dry_run")
+        raise ConfigError("no GPU is visible to PyTorch: use a machine with a GPU, or --dry_run")
     for name in ("cases", "test_cases", "num_ensemble", "train_seconds"):
         if getattr(config, name) < (0 if config.dry_run else 1):
-            raise ConfigError(f"--{name} {getattr(config, name)}: at least 1 is needed")
+            raise ConfigError(f"--{name} {getattr(config, name)}: must be at least 1")
 
 
 def make_shard(folder, count, seed, size):
@@ -77,7 +77,7 @@ def make_shard(folder, count, seed, size):
 
 
 def make_phantoms(config, size):
-    """Folders of cases to train on and to test with, made by all cores."""
+    """Generate the folders of training and test cases, on all cores."""
     training = os.path.join(config.work, "training")
     shards = [(k, min(SHARD, config.cases - k)) for k in range(0, config.cases, SHARD)]
     with ProcessPoolExecutor(usable_cores()) as pool:
@@ -108,7 +108,7 @@ def train(config, name, steps, log_interval):
 
 
 def score(config):
-    """{"ged_16": {"mean", "low", "high"}, ...} of samples that are drawn now, and the seconds of drawing."""
+    """Sample and score; returns {"ged_16": {"mean", "low", "high"}, ...} and the seconds of sampling."""
     data, out = os.path.join(config.work, "testing"), os.path.join(config.work, "samples")
     model = os.path.join(config.work, "run", "savedmodel.pt")
     masks = ("--num_ensemble", config.num_ensemble, "--batch_size", min(128, config.num_ensemble), "--amp", config.amp)
@@ -130,7 +130,7 @@ def score(config):
 
 
 def measure(config, report):
-    """Add everything to `report`, and yield after each step."""
+    """Run all stages, add their results to `report`, and yield after each."""
     size = DRY["image_size"] if config.dry_run else PRESETS["tuned"]["image_size"]
     batch = DRY["batch_size"] if config.dry_run else PRESETS["tuned"]["batch_size"]
     began = time.monotonic()

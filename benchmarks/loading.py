@@ -1,8 +1,8 @@
-"""Bytes read and memory taken when a `cimd` checkpoint is loaded to sample, and when all of it is read.
+"""Bytes read and memory used when loading a `cimd` checkpoint for sampling, and when reading all of it.
 
     python benchmarks/loading.py --out benchmarks/results/loading_cpu.json
 
-Each way has a process of its own, which has the file's pages dropped from the cache before. Linux only.
+Each variant runs in a separate process, after dropping the file from the page cache. Linux only.
 """
 
 import json
@@ -30,7 +30,7 @@ WAYS = ("to sample", "as a whole")
 
 
 def save_checkpoint(folder):
-    """Save a checkpoint of the preset `cimd` after a step without gradients; returns its path."""
+    """Save a checkpoint of the preset `cimd` after one step without gradients; returns its path."""
     configs = configs_from_flags(PRESETS["cimd"], TrainConfig, DataConfig, *MODEL_CONFIGS)
     state = RunState(script_util.create_segmenter(configs), configs[TrainConfig], masks_per_step=1)
     for p in state.trained:
@@ -40,13 +40,13 @@ def save_checkpoint(folder):
 
 
 def bytes_read():
-    """Bytes that this process has had read from the disk."""
+    """Bytes that this process has read from disk."""
     with open("/proc/self/io") as file:
         return int(dict(line.split(": ") for line in file)["read_bytes"])
 
 
 def load(path, way):
-    """Print what loading takes, as JSON: bytes read, the peak of the process's memory beyond what it had, seconds."""
+    """Measure loading and print as JSON: bytes read, additional peak memory of the process, seconds."""
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

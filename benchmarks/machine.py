@@ -1,4 +1,4 @@
-"""What a benchmark was run on, in words."""
+"""Description of the machine that a benchmark runs on."""
 
 import os
 import platform

@@ -1,9 +1,9 @@
-"""How long the evaluation takes, and how much memory.
+"""Time and memory of the evaluation.
 
     python benchmarks/metrics.py --cases 1000 --samples 100 --raters 4 --size 128
 
-Writes cases with soft samples as segmentation_sample.py stores them, scores them all from the disk in a process of its
-own, and then times all figures of a case against the plain double loop over its pairs, in turns.
+Writes cases with soft samples in the format of segmentation_sample.py and scores them from disk in a separate process.
+Then times all metrics of a case against a plain double loop over its pairs; the two alternate.
 """
 
 import json
@@ -32,21 +32,21 @@ ROUNDS = 7
 @config()
 class BenchmarkConfig:
     cases: Annotated[int, Flag("cases")] = 1000
-    samples: Annotated[int, Flag("samples of each")] = 100
-    raters: Annotated[int, Flag("raters of each")] = 4
+    samples: Annotated[int, Flag("samples per case")] = 100
+    raters: Annotated[int, Flag("raters per case")] = 4
     size: Annotated[int, Flag("side of the masks, pixels")] = 128
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def blobs(rng, count, size):
-    """Masks that agree on a core and differ at their borders, [count, size, size] bool."""
+    """Masks with a common core and different borders, [count, size, size] bool."""
     y, x = np.mgrid[:size, :size] - size / 2
     rough = ndimage.gaussian_filter(rng.normal(size=(count, size, size)), (0, size / 16, size / 16))
     return np.hypot(x, y) < size * (0.2 + 2 * rough)
 
 
 def soft(rng, masks):
-    """Samples as a network leaves them: mostly 0 and 1, noise in a sixth of the pixels."""
+    """Samples like those of a network: mostly 0 and 1, with noise in a sixth of the pixels."""
     noise = np.where(rng.random(masks.shape) < 1 / 6, rng.normal(scale=0.02, size=masks.shape), 0)
     return abs(masks - abs(noise)).clip(0, 1).astype(np.float32)
 
@@ -93,7 +93,7 @@ def time_evaluation(folder, report):
 
 
 def ged_by_loops(samples, raters):
-    """The squared energy distance, pair by pair."""
+    """The GED, computed pair by pair."""
 
     def mean_distance(a, b):
         total = 0.0
@@ -107,7 +107,7 @@ def ged_by_loops(samples, raters):
 
 
 def time_against_loops(config):
-    """Median of (seconds of the loops for the energy distance) / (seconds of ours for it, and for all figures)."""
+    """Median speedup over the double loop for the GED: of our GED, and of all our metrics together."""
     masks = blobs(np.random.default_rng(1), config.samples + config.raters, config.size)
     samples, raters = masks[: config.samples], masks[config.samples :]
     ways = {

@@ -1,10 +1,10 @@
-r"""Tables and a plot of what benchmarks/quality.py measured.
+r"""Tables and a plot of the results of benchmarks/quality.py.
 
     python benchmarks/plot_quality.py \
         --results benchmarks/results/quality_phantom.json,benchmarks/results/quality_lidc.json
 
-Prints a table for each file, with the cheapest settings whose energy distance is within one standard error of the
-reference, and draws with matplotlib (pip install matplotlib).
+Prints a table per file, with the cheapest settings whose GED is within one standard error of the reference, and plots
+with matplotlib (pip install matplotlib).
 """
 
 import json
@@ -19,8 +19,8 @@ FIGURES = ("ged", "hm_iou", "calibration")
 
 @config()
 class PlotConfig:
-    results: Annotated[tuple[str, ...], Flag("files of benchmarks/quality.py")] = ()
-    out: Annotated[str, Flag("picture to write")] = "docs/quality.png"
+    results: Annotated[tuple[str, ...], Flag("result files of benchmarks/quality.py")] = ()
+    out: Annotated[str, Flag("output file of the plot")] = "docs/quality.png"
 
 
 def label(row):
@@ -28,14 +28,14 @@ def label(row):
 
 
 def figure_names(row):
-    """The row's names of FIGURES, which end in the number of samples."""
+    """The row's names of FIGURES, with the number of samples as suffix."""
     return [next(name for name in row if name.rsplit("_", 1)[0] == figure) for figure in FIGURES]
 
 
 def print_table(result):
-    """A row for each sampler, a column for each number of steps.
+    """A table with a row per sampler and a column per number of steps.
 
-    Bold is what lies within one standard error of the reference.
+    Values within one standard error of the reference are bold.
     """
     rows = result["rows"]
     ged, hm_iou, calibration = figure_names(rows[0])

@@ -1,9 +1,9 @@
-r"""What several models draw for the same cases, below the raters' masks.
+r"""Plots the samples of several models for the same cases, below the raters' masks.
 
     python benchmarks/plot_samples.py --data_dir results/phantom/many \
         --samples results/comparison_long/tuned/samples,results/comparison_long/ssn/samples
 
-A case has a row for its image and raters, and one for each model.
+Each case has a row with its image and raters, and a row per model.
 """
 
 import os
@@ -24,9 +24,9 @@ from guided_diffusion.sampling.store import find_samples
 class PlotConfig:
     data_dir: Annotated[str, Flag("folder of cases of one size")] = ""
     samples: Annotated[tuple[str, ...], Flag("folders of samples, METHOD/samples")] = ()
-    num_cases: Annotated[int, Flag("the first cases")] = 2
-    num_shown: Annotated[int, Flag("samples of each")] = 8
-    out: Annotated[str, Flag("picture to write")] = "docs/samples.png"
+    num_cases: Annotated[int, Flag("number of cases, from the first")] = 2
+    num_shown: Annotated[int, Flag("samples per case")] = 8
+    out: Annotated[str, Flag("output file of the picture")] = "docs/samples.png"
 
 
 def rows_of(case, folders, num_shown):

@@ -1,8 +1,8 @@
-"""Slices a minute of scripts/prepare_lidc.py, on phantom DICOM of the size of the download's.
+"""Throughput of scripts/prepare_lidc.py in slices per minute, on synthetic DICOM files of realistic size.
 
     python benchmarks/prepare_lidc.py --out benchmarks/results/prepare_lidc_cpu.json
 
-The phantoms have 512x512 pixels of 0.7 mm, which are resampled to 0.5 mm.
+The slices have 512x512 pixels of 0.7 mm and are resampled to 0.5 mm.
 """
 
 import json
@@ -21,14 +21,14 @@ from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.prepare.phantoms.files import make_cases
 from guided_diffusion.prepare.phantoms.lidc_files import write_lidc
 
-SPACING = (0.7, 0.7)  # mm, of pixels; not that of the crops, so that they are resampled
+SPACING = (0.7, 0.7)  # mm per pixel; differs from that of the crops, so that slices are resampled
 
 
 @config()
 class BenchmarkConfig:
-    cases: Annotated[int, Flag("slices, two for each series")] = 600
-    processes: Annotated[int, Flag("series at a time")] = 2
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    cases: Annotated[int, Flag("slices, two per series")] = 600
+    processes: Annotated[int, Flag("series processed in parallel")] = 2
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def main():
@@ -53,7 +53,7 @@ def main():
             "slices": config.cases,
             "processes": config.processes,
             "seconds": round(seconds, 1),
-            "slices a minute": round(60 * config.cases / seconds),
+            "slices per minute": round(60 * config.cases / seconds),
         }
         print(json.dumps(result, indent=1))
         write_json(config.out, result)

@@ -1,10 +1,10 @@
-r"""Quality against the number of steps, for every sampler.
+r"""Sample quality as a function of the number of steps, for every sampler.
 
     python benchmarks/quality.py --data_dir results/quality/phantom/testing \
         --model_path results/quality/phantom/model/savedmodel.pt --out benchmarks/results/quality_phantom.json
 
-Draws the same cases with each sampler at each number of steps, and scores them: energy distance, Hungarian-matched IoU,
-calibration. The first row is DDPM with every step; the others are also given as paired differences from it.
+Samples the same cases with each sampler and number of steps, and scores them: GED, Hungarian-matched IoU, calibration
+error. The first row is DDPM with all steps; the others also have paired differences from it.
 """
 
 import os
@@ -44,15 +44,15 @@ class QualityConfig:
     data_dir: Annotated[str, Flag("folder of cases with their raters")] = ""
     model_path: Annotated[str, Flag("checkpoint")] = ""
     cases: Annotated[int, Flag("cases, spread over the folder")] = 5
-    num_ensemble: Annotated[int, Flag("masks for each")] = 16
-    batch_size: Annotated[int, Flag("masks in flight")] = 40
-    steps: Annotated[tuple[int, ...], Flag("numbers of steps; the first for the reference")] = STEPS
+    num_ensemble: Annotated[int, Flag("masks per case")] = 16
+    batch_size: Annotated[int, Flag("masks per batch")] = 40
+    steps: Annotated[tuple[int, ...], Flag("numbers of steps; the first is the reference")] = STEPS
     spacing: Annotated[str, Flag("linear, quadratic or logsnr")] = "linear"
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def measure(config, compute_config, on_row):
-    """Call on_row(row) for each sampler at each number of steps."""
+    """Call on_row(row) for each sampler and number of steps."""
     model = script_util.load_segmenter(config.model_path, {})
     segmenter, unet = model.segmenter, model.configs[UNetConfig]
     prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
@@ -89,7 +89,7 @@ def main():
             figures = "  ".join(f"{name} {row[name]['mean']:.3f} +- {row[name]['se']:.3f}" for name in names)
             setting = f"{row['sampler']:6s} eta {row['eta']:g} steps {row['steps']:4d}"
             print(f"{setting}  {figures}  {row['seconds']:.0f} s", flush=True)
-            if config.out:  # row by row, for the whole takes long
+            if config.out:  # after every row, because the benchmark takes long
                 os.makedirs(os.path.dirname(os.path.abspath(config.out)), exist_ok=True)
                 given = {"model": config.model_path, "data": config.data_dir, "cases": config.cases}
                 write_json(config.out, {"machine": machine_name(), **given, "rows": rows})

@@ -1,4 +1,4 @@
-"""Running the project's scripts from a benchmark, and writing its figures."""
+"""Runs the project's scripts from benchmarks, and writes results."""
 
 import json
 import os
@@ -11,21 +11,21 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def run(script, *arguments, threads=None, processes=1):
-    """Run a script by its name, with arguments of any type. DataError: it failed; the message is its last line.
+    """Run a script by name, with arguments of any type. DataError: it failed; the message is its last line of output.
 
-    threads    that each process computes with; None: as many as the script chooses
-    processes  that share the work
+    threads    threads per process; None: the script's choice
+    processes  number of processes
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, os.path.join(ROOT, "scripts", f"{script}.py"), *map(str, arguments)]
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise DataError((done.stderr.strip() or f"{script} ended with status {done.returncode}").splitlines()[-1])
+        raise DataError((done.stderr.strip() or f"{script} failed with status {done.returncode}").splitlines()[-1])
 
 
 def write_json(path, content):
-    """Write figures to a JSON file; an empty path: to none."""
+    """Write results to a JSON file; an empty path: do nothing."""
     if path:
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(content, indent=1) + "\n")

@@ -1,12 +1,13 @@
-"""Masks per second: one at a time through every timestep, as published; diffusers' U-Net and solver; this project.
+"""Sampling speed in masks per second: the published code's way, diffusers, and this project.
 
     python benchmarks/sampling.py --out benchmarks/results/sampling_cpu.json
     python benchmarks/sampling.py --amp bf16 --compile --batches 1,16,64,128 --out benchmarks/results/sampling_gpu.json
 
-The network is the paper's README's at 128x128, its weights random. All variants are timed in turns; a time is the
-median over the rounds, and a ratio is the median of the ratios within a round. A variant runs a chain of --calls whole
-steps (network call, noise, update), and a step's share of that time stands for each step of the chain that it is scaled
-to. The rows of diffusers need it (pip install diffusers), and are left out without.
+The published code draws one mask at a time through every timestep; the rows for diffusers use its U-Net and solver and
+are omitted if it is not installed (pip install diffusers). The network is that of the paper's README at 128x128, with
+random weights. In each round, every variant is timed once; times are medians over the rounds, and ratios are medians of
+the ratios within a round. A variant runs --calls full steps (network call, noise, update); their mean time is scaled to
+the length of the chain.
 """
 
 import importlib.util
@@ -31,12 +32,12 @@ from guided_diffusion.nn import seeded_generator
 from guided_diffusion.sampling.samplers import SamplerConfig, sample
 from guided_diffusion.system.device import ComputeConfig, compile_model, peak_memory, prepare, reset_peak_memory
 
-PLAIN = ("as published", "plain eager")  # names of the variants without anything of this project's
+PLAIN = ("as published", "plain eager")  # names of the variants that do not use this project
 TITLES = (
     "",
-    "masks at a time",
+    "batch size",
     "calls",
-    "ms a call",
+    "ms per call",
     "TFLOP/s",
     "share",
     "masks/s",
@@ -48,21 +49,23 @@ TITLES = (
 
 @config()
 class BenchmarkConfig:
-    batches: Annotated[tuple[int, ...], Flag("masks at a time")] = (1, 4)
-    rounds: Annotated[int, Flag("turns")] = 3
+    batches: Annotated[tuple[int, ...], Flag("batch sizes")] = (1, 4)
+    rounds: Annotated[int, Flag("rounds of measurement")] = 3
     calls: Annotated[
         int | None,
-        Flag("steps of a chain in each turn, each a network call; default: 20 on a GPU, 2 on a CPU", none="auto"),
+        Flag("steps per variant and round, one network call each; default: 20 on a GPU, 2 on a CPU", none="auto"),
     ] = None
-    amp: Annotated[str, Flag("precision of diffusers' and this project's network: none or bf16")] = "none"
+    amp: Annotated[str, Flag("precision of the networks of diffusers and of this project: none or bf16")] = "none"
     compile: Annotated[bool, Flag("add rows with --compile")] = False
-    image_size: Annotated[int, Flag("pixels; other sizes than 128 are for trying the script out")] = 128
-    num_channels: Annotated[int, Flag("as above")] = 128
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    image_size: Annotated[
+        int, Flag("side of the images, pixels; other values than 128 are for tests of this script")
+    ] = 128
+    num_channels: Annotated[int, Flag("U-Net channels; other values than 128 are for tests of this script")] = 128
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def build(config, device):
-    """The README's segmenter with random weights, none of them zero."""
+    """The segmenter of the paper's README with random weights, all non-zero."""
     flags = {**PRESETS["cimd"], "image_size": config.image_size, "num_channels": config.num_channels}
     if config.image_size != 128:
         flags["channel_mult"] = (1, 1, 2, 3, 4)
@@ -74,7 +77,7 @@ def build(config, device):
     return segmenter.to(device)
 
 
-# -- the variants: each a function that draws `batch` masks in `calls` network calls -----------------------------------
+# -- variants: functions that draw `batch` masks in `calls` network calls ----------------------------------------------
 
 
 def published(config, device, batch):
@@ -96,7 +99,7 @@ def ours(config, device, batch, compiled=False):
 
 
 def diffusers_unet(config, device, batch):
-    """UNet2DModel of the same widths, depth and attention, with DPM-Solver++ of second order."""
+    """UNet2DModel of the same widths, depth and attention, with second-order DPM-Solver++."""
     import diffusers
 
     widths = tuple(config.num_channels * m for m in (1, 1, 2, 3, 4))
@@ -141,10 +144,10 @@ class Variant(NamedTuple):
 
 
 def variants(config, device):
-    """All of them, that which stands for the published code first."""
+    """All variants; the first one represents the published code."""
     rows = [Variant("as published", 1, 1000, published(config, device, 1))]
     for batch in config.batches:
-        if batch > 1:  # with one mask, that is the first row
+        if batch > 1:  # with one mask, this is the first row
             rows.append(Variant("plain eager", batch, 1000, published(config, device, batch)))
         if importlib.util.find_spec("diffusers"):
             rows.append(Variant("diffusers", batch, FAST["steps"], diffusers_unet(config, device, batch)))
@@ -180,14 +183,14 @@ def flop_of_call(config):
 
 
 def matrix_products(dtype, device):
-    """(function, its operations): a square matrix product large enough for the machine's full rate."""
+    """(function, its number of operations): a square matrix product large enough for the machine's full rate."""
     side = 8192 if torch.device(device).type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return (lambda: a @ b), 2 * side**3
 
 
 class Timing(NamedTuple):
-    """What was measured of a variant."""
+    """The measurements of a variant."""
 
     variant: Variant
     seconds: list[float]  # of a call, for each round
@@ -195,7 +198,7 @@ class Timing(NamedTuple):
 
 
 def measure(config, device):
-    """The figures of all variants."""
+    """The results of all variants."""
     product, product_flop = matrix_products(torch.bfloat16 if config.amp == "bf16" else torch.float32, device)
     flop = flop_of_call(config)
     timings, product_times = [], []
@@ -206,8 +209,8 @@ def measure(config, device):
         timings.append(Timing(variant, [], peak_memory(device) - held))
     for _ in range(config.rounds):
         product_times.append(seconds(product, device))
-        for variant, taken, _ in timings:
-            taken.append(seconds(variant.draw, device) / config.calls)
+        for variant, times, _ in timings:
+            times.append(seconds(variant.draw, device) / config.calls)
     rate = product_flop / statistics.median(product_times)
     return {
         "machine": machine_name(device),
@@ -221,12 +224,12 @@ def measure(config, device):
 
 
 def figures_of(timing, timings, flop, rate):
-    """The row of one of `timings`; a network call has `flop` operations, and the machine does `rate` a second."""
-    (_, batch, steps, _), taken, peak = timing
+    """The row of one of `timings`; a network call has `flop` operations, and the machine does `rate` per second."""
+    (_, batch, steps, _), times, peak = timing
     published = timings[0].seconds
     plain = next(t.seconds for t in timings if t.variant.name in PLAIN and t.variant.batch == batch)
-    call = statistics.median(taken)
-    speedup = [1000 * first / (steps * own / batch) for first, own in zip(published, taken, strict=True)]
+    call = statistics.median(times)
+    speedup = [1000 * first / (steps * own / batch) for first, own in zip(published, times, strict=True)]
     return {
         "name": timing.variant.name,
         "batch": batch,
@@ -237,8 +240,8 @@ def figures_of(timing, timings, flop, rate):
         "share_of_matrix_products": batch * flop / call / rate,
         "times_published": statistics.median(speedup),
         "peak_memory_gb": peak / 1e9,  # beside the weights
-        "per_call_times_plain": statistics.median(eager / own for eager, own in zip(plain, taken, strict=True)),
-        "seconds": taken,
+        "per_call_times_plain": statistics.median(eager / own for eager, own in zip(plain, times, strict=True)),
+        "seconds": times,
     }
 
 
@@ -249,7 +252,7 @@ def main():
         config = replace(config, calls=config.calls or (FAST["steps"] if device == "cuda" else 2))
         result = measure(config, device)
         products = f"matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
-        print(f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP a call; {products}")
+        print(f"{result['machine']}; {result['gflop_per_call']:.1f} GFLOP per call; {products}")
         print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}")
         for row in result["rows"]:
             print(

@@ -1,13 +1,13 @@
-"""Images per second in training: a plain loop with the published habits, and this project; its loader; two processes.
+"""Training speed in images per second: a plain loop like the published one, this project, its loader, two processes.
 
     python benchmarks/training.py --out benchmarks/results/training_cpu.json
     python benchmarks/training.py --batch_size 20 --amp bf16 --compile --out benchmarks/results/training_gpu.json
 
-The network is the paper's README's at 128x128. The plain loop is float32 and eager, computes attention again in the
-backward pass, has its encoders in float64, and steps and averages each weight separately. The two take turns; a time is
-the median over the rounds, and a ratio is the median of the ratios within a round. Peak memory is that of a process
-with one loop alone: of its tensors on a GPU, of all of it on a CPU. The loader is timed from the cache of decoded
-cases; two processes of half the batch each are timed against one, by what their logs say.
+The network is that of the paper's README at 128x128. The plain loop is float32 and eager, recomputes attention in the
+backward pass, has its encoders in float64, and updates and averages each weight separately. The two loops alternate;
+times are medians over the rounds, and ratios are medians of the ratios within a round. Peak memory is measured in a
+process with a single loop: tensors on a GPU, the whole process on a CPU. The loader reads from the cache of decoded
+cases. Two processes with half the batch each are timed against one, from their logs.
 """
 
 import contextlib
@@ -50,14 +50,16 @@ LOADED = 500  # cases that the loader reads
 @config()
 class BenchmarkConfig:
     batch_size: Annotated[int, Flag("masks per step")] = 2
-    rounds: Annotated[int, Flag("turns")] = 5
-    steps: Annotated[int, Flag("steps that are timed in each turn")] = 2
+    rounds: Annotated[int, Flag("rounds of measurement")] = 5
+    steps: Annotated[int, Flag("timed steps per round")] = 2
     amp: Annotated[str, Flag("precision of this project's network: none or bf16")] = "none"
     compile: Annotated[bool, Flag("compile this project's network")] = False
-    image_size: Annotated[int, Flag("pixels; other sizes than 128 are for trying the script out")] = 128
-    num_channels: Annotated[int, Flag("as above")] = 128
+    image_size: Annotated[
+        int, Flag("side of the images, pixels; other values than 128 are for tests of this script")
+    ] = 128
+    num_channels: Annotated[int, Flag("U-Net channels; other values than 128 are for tests of this script")] = 128
     scaling: Annotated[bool, Flag("time two processes against one")] = True
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def flags_of(config):
@@ -67,11 +69,11 @@ def flags_of(config):
     return {**flags, "batch_size": config.batch_size}
 
 
-# -- the two loops: each a function that makes one step ----------------------------------------------------------------
+# -- the two loops: functions that make one step -----------------------------------------------------------------------
 
 
 def attend_plainly(block, x):
-    """An attention block by two matrix products and a softmax."""
+    """Attention as two matrix products and a softmax."""
     B, C, H, W = x.shape
     flat = x.reshape(B, C, H * W)
     q, k, v = block.qkv(block.norm(flat)).reshape(B * block.num_heads, -1, H * W).chunk(3, dim=1)
@@ -134,11 +136,11 @@ LOOPS = {"plain loop": plain_loop, "this project": our_loop}
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-BUILT = {}  # in a process of a loop alone: its step
+BUILT = {}  # the step, in a process with a single loop
 
 
 def build_loop(name, *arguments):
-    """Build a loop in this process, which must be one of its own; returns the most GB that two of its steps take."""
+    """Build a loop in this process, which must have no other loop; returns the peak GB of two steps."""
     config, device, *_ = arguments
     BUILT["step"] = step = LOOPS[name](*arguments)
     reset_peak_memory(device)
@@ -148,14 +150,14 @@ def build_loop(name, *arguments):
 
 
 def seconds_a_step(steps, device):
-    """Of the loop that was built in this process."""
+    """Time the loop that was built in this process."""
     return seconds(lambda: [BUILT["step"]() for _ in range(steps)], device) / steps
 
 
 def time_loops(config, device, dataset, folder):
-    """The figures of both loops, each built once, in a process of its own; they take turns."""
+    """The results of both loops; each is built once in a separate process, and the two alternate."""
     product, product_flop = matrix_products(torch.bfloat16 if config.amp == "bf16" else torch.float32, device)
-    flop = 3 * flop_of_call(config)  # the backward pass computes twice what the forward pass does
+    flop = 3 * flop_of_call(config)  # the backward pass costs twice as much as the forward pass
     times, rates = {name: [] for name in LOOPS}, []
     with contextlib.ExitStack() as stack:
         spawn = multiprocessing.get_context("spawn")
@@ -167,8 +169,8 @@ def time_loops(config, device, dataset, folder):
                 times[name].append(pool.apply(seconds_a_step, (config.steps, device)))
     rate = statistics.median(rates)
     rows = []
-    for name, taken in times.items():
-        images = config.batch_size / statistics.median(taken)
+    for name, own_times in times.items():
+        images = config.batch_size / statistics.median(own_times)
         rows.append(
             {
                 "name": name,
@@ -178,16 +180,16 @@ def time_loops(config, device, dataset, folder):
                 "share_of_matrix_products": flop * images / rate,
                 "peak_memory_gb": memory[name],
                 "times_plain": statistics.median(
-                    plain / own for plain, own in zip(times["plain loop"], taken, strict=True)
+                    plain / own for plain, own in zip(times["plain loop"], own_times, strict=True)
                 ),
-                "seconds": taken,
+                "seconds": own_times,
             }
         )
     return {"gflop_per_image": flop / 1e9, "matrix_product_tflops": rate / 1e12, "rows": rows}
 
 
 def time_loader(folder):
-    """Decoded 128x128 cases of 4 raters a second, from the cache, in shuffled batches of 20, in this process."""
+    """Cases per second of the loader in this process: 128x128, 4 raters, from the cache, in shuffled batches of 20."""
     data = os.path.join(folder, "loaded")
     phantom.write_set(data, num_cases=LOADED, seed=2, size=128, num_raters=4)
     dataset = LIDCDataset(data, 128, 4, cache_dir=os.path.join(folder, "cache"))
@@ -204,7 +206,7 @@ def time_loader(folder):
 
 
 def time_processes(config, folder, data):
-    """{processes: images a second} of one process with the whole batch and of two with half of it each."""
+    """{processes: images per second} of one process with the whole batch and of two with half of it each."""
     rates = {1: [], 2: []}
     for turn in range(3):
         for processes in rates:
@@ -237,7 +239,7 @@ def time_processes(config, folder, data):
 
 
 def why_not_scaled(config, device):
-    """In words, if two processes cannot be timed against one; else None."""
+    """The reason why two processes cannot be timed against one, or None."""
     if not config.scaling:
         return "--scaling False"
     if device.type == "cuda" and torch.cuda.device_count() < 2:
@@ -246,10 +248,10 @@ def why_not_scaled(config, device):
 
 
 def print_tables(result):
-    """The figures, as tables."""
+    """The results as tables."""
     products = f"matrix products {result['matrix_product_tflops']:.3f} TFLOP/s"
-    print(f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP an image; {products}")
-    print("| | images/s | s an image | TFLOP/s | share of matrix products | peak GB | times plain loop |")
+    print(f"{result['machine']}; {result['gflop_per_image']:.0f} GFLOP per image; {products}")
+    print("| | images/s | s per image | TFLOP/s | share of matrix products | peak GB | times plain loop |")
     print("|---|---|---|---|---|---|---|")
     for row in result["rows"]:
         print(
@@ -257,7 +259,7 @@ def print_tables(result):
             f"{row['tflops']:.3f} | {100 * row['share_of_matrix_products']:.0f} % | "
             f"{row['peak_memory_gb']:.1f} | {row['times_plain']:.2f} |"
         )
-    print(f"loader: {result['loader_cases_per_second']:.0f} cases a second")
+    print(f"loader: {result['loader_cases_per_second']:.0f} cases per second")
 
 
 def main():
@@ -272,14 +274,14 @@ def main():
             result |= time_loops(config, device, dataset, os.path.join(folder, "log"))
             result["loader_cases_per_second"] = time_loader(folder)
             print_tables(result)
-            write_json(config.out, result)  # now, for what follows takes long
+            write_json(config.out, result)  # already here, because the next part takes long
             if reason := why_not_scaled(config, device):
                 result["not_scaled"] = reason
                 print(f"two processes are not timed: {reason}")
             else:
                 result["images_per_second_by_processes"] = time_processes(config, folder, data)
         for processes, rate in result.get("images_per_second_by_processes", {}).items():
-            print(f"{processes} processes: {rate:.3f} images a second")
+            print(f"{processes} processes: {rate:.3f} images per second")
         write_json(config.out, result)
 
 

@@ -1,10 +1,10 @@
-"""What Visdom windows cost a run: steps of a small network with and without 20 updates each, 10,000 updates in all.
+"""Overhead of Visdom windows: steps of a small network with and without 20 updates each, 10,000 updates in total.
 
     python -m guided_diffusion.visualize serve &
     python benchmarks/windows.py --out benchmarks/results/windows_cpu.json
 
-Stretches of steps with windows and without take turns. Each has windows of its own, so that what is sent in one does
-not slow the next; a stretch lasts as long as a round of sending, or longer.
+Stretches of steps with and without windows alternate. Each stretch has separate windows, so that its updates do not
+slow down the next one, and lasts at least as long as the interval between updates of the server.
 """
 
 import json
@@ -29,21 +29,21 @@ from guided_diffusion.visualize.windows import Windows
 
 @config()
 class BenchmarkConfig:
-    visdom_server: Annotated[str, Flag("of the Visdom server")] = "http://localhost"
-    visdom_port: Annotated[int, Flag("of the Visdom server")] = 8097
-    steps: Annotated[int, Flag("steps with windows, and as many without")] = 500
-    stretches: Annotated[int, Flag("into which each of them is divided")] = 25
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    visdom_server: Annotated[str, Flag("address of the Visdom server")] = "http://localhost"
+    visdom_port: Annotated[int, Flag("port of the Visdom server")] = 8097
+    steps: Annotated[int, Flag("steps with windows, and the same number without")] = 500
+    stretches: Annotated[int, Flag("number of stretches for each")] = 25
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 def measure(config):
-    """What the windows add to the time of a step, as shares, and whether the server was lost."""
+    """The relative overhead of the windows per step, and whether the server was lost."""
     segmenter = script_util.create_segmenter(configs_from_flags(PRESETS["demo"], *MODEL_CONFIGS))
     image, mask = torch.rand(8, 1, 32, 32), (torch.rand(8, 1, 32, 32) > 0.5).float()
     page = Image.new("RGB", (800, 400))
 
     def seconds(windows, numbers):
-        """What a stretch of steps takes, by the clock and of the processor."""
+        """[wall time, processor time] of a stretch of steps."""
         with windows() as shown:
             started, cpu_started = time.perf_counter(), time.process_time()
             for number in numbers:
@@ -57,7 +57,7 @@ def measure(config):
     visdom = VisdomConfig(True, config.visdom_server, config.visdom_port, "benchmark")
     ways = [NullSink, lambda: Windows(visdom, complaints.append)]
     length = config.steps // config.stretches
-    seconds(ways[1], range(length))  # whatever is done once only
+    seconds(ways[1], range(length))  # warm-up
     for start in range(0, config.steps, length):
         numbers = range(start, start + length)
         took = {way: seconds(way, numbers) for way in (ways if len(ratios) % 2 else ways[::-1])}

@@ -1,10 +1,10 @@
-"""Cases per second that can be written: draw_ensembles and its writers with a network that costs nothing.
+"""Throughput of writing in cases per second: draw_ensembles and its writers with a network of negligible cost.
 
     python benchmarks/writing.py --out benchmarks/results/writing_cpu.json
 
-The first row of each size of ensemble is one thread that compresses the samples twice, before the pictures and after
-them, and waits for the disk after every file; the others are `write_case` in several threads. The rows take turns; a
-rate is the median over the rounds, and a ratio is the median of the ratios within a round.
+The first row of each ensemble size is a single thread that compresses the samples twice, before and after the pictures,
+and syncs every file; the others are `write_case` in several threads. The rows alternate; rates are medians over the
+rounds, and ratios are medians of the ratios within a round.
 """
 
 import os
@@ -34,18 +34,18 @@ from guided_diffusion.system import storage
 
 @config()
 class BenchmarkConfig:
-    ensembles: Annotated[tuple[int, ...], Flag("masks for each case")] = (4, 16)
-    writers: Annotated[tuple[int, ...], Flag("threads that write")] = (1, 2, 4)
-    cases: Annotated[int, Flag("in each turn")] = 48
-    rounds: Annotated[int, Flag("turns")] = 5
-    batch_size: Annotated[int, Flag("masks that are drawn together")] = 128
-    image_size: Annotated[int, Flag("pixels")] = 128
-    work: Annotated[str, Flag("folder for the files, on the disk that is measured")] = "results"
-    out: Annotated[str, Flag("JSON file for the figures")] = ""
+    ensembles: Annotated[tuple[int, ...], Flag("masks per case")] = (4, 16)
+    writers: Annotated[tuple[int, ...], Flag("numbers of writer threads")] = (1, 2, 4)
+    cases: Annotated[int, Flag("cases per round")] = 48
+    rounds: Annotated[int, Flag("rounds of measurement")] = 5
+    batch_size: Annotated[int, Flag("masks per batch")] = 128
+    image_size: Annotated[int, Flag("side of the images, pixels")] = 128
+    work: Annotated[str, Flag("output folder, on the disk to measure")] = "results"
+    out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
 class StandIn(torch.nn.Module):
-    """Has the masks of a batch from the start: discs with soft edges and a little noise, clipped to [0, 1]."""
+    """Returns precomputed masks: discs with soft edges and a little noise, clipped to [0, 1]."""
 
     def __init__(self, batch_size, side):
         super().__init__()
@@ -71,7 +71,7 @@ def one_case(name, side):
 
 
 def write_synced(out_dir, case, samples, drawn_by, finished_by):
-    """A case's files, each waited for; the samples compressed twice."""
+    """Write a case's files, each with a disk sync; the samples are compressed twice."""
 
     def write_samples(**made_by):
         path = store.samples_path(out_dir, case.id)
@@ -91,9 +91,9 @@ def write_synced(out_dir, case, samples, drawn_by, finished_by):
 
 
 def seconds(config, count, write, writers):
-    """[time by the clock, time of the processor] that all cases take, from the first noise to the last file.
+    """[wall time, processor time] for all cases, from the first noise to the last file.
 
-    count  masks for each case
+    count  masks per case
     """
     segmenter, sampler = StandIn(config.batch_size, config.image_size), SamplerConfig(steps=20)
     dataset = [one_case(f"case{k:04d}", config.image_size) for k in range(config.cases)]
@@ -110,15 +110,15 @@ def seconds(config, count, write, writers):
 
 
 def measure(config):
-    """A row for each size of ensemble and way of writing."""
+    """A row per ensemble size and variant of writing."""
     ways = [("every file synced, samples compressed twice", write_synced, 1)]
     ways += [("write_case", store.write_case, writers) for writers in config.writers]
     rows = []
     for count in config.ensembles:
-        turns = [[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)]
-        turns = np.array(turns)  # [rounds, ways, 2]
+        times = [[seconds(config, count, write, writers) for _, write, writers in ways] for _ in range(config.rounds)]
+        times = np.array(times)  # [rounds, ways, 2]
         for k, (name, _, writers) in enumerate(ways):
-            rate = config.cases / statistics.median(turns[:, k, 0])
+            rate = config.cases / statistics.median(times[:, k, 0])
             rows.append(
                 {
                     "name": name,
@@ -126,9 +126,9 @@ def measure(config):
                     "masks": count,
                     "cases_per_second": rate,
                     "masks_per_second": count * rate,
-                    "processor_ms_per_case": 1000 * statistics.median(turns[:, k, 1]) / config.cases,
-                    "times_first": statistics.median(turns[:, 0, 0] / turns[:, k, 0]),
-                    "seconds": turns[:, k, 0].tolist(),
+                    "processor_ms_per_case": 1000 * statistics.median(times[:, k, 1]) / config.cases,
+                    "times_first": statistics.median(times[:, 0, 0] / times[:, k, 0]),
+                    "seconds": times[:, k, 0].tolist(),
                 }
             )
     setting = {"rounds": config.rounds, "cases": config.cases, "image_size": config.image_size}

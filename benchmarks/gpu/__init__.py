@@ -1,1 +1,1 @@
-"""What gpu_check.py is made of: running stages, timing, comparing, and the stages."""
+"""Parts of gpu_check.py: the stages, running them, timing, and comparisons."""

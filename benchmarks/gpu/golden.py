@@ -1,4 +1,4 @@
-"""The golden cases of tests/golden on a device, at tolerances that hold for other kernels than a CPU's."""
+"""The golden cases of tests/golden on a device, with tolerances for kernels other than the CPU's."""
 
 import os
 import sys
@@ -17,12 +17,12 @@ from .record import require
 UNETS = ("unet_paperlike", "unet_scale_shift_updown")
 SAMPLES = ("sample_ddpm_50", "sample_ddpm_respaced_5of50", "sample_ddim_eta0")
 TRAINING = ("train_eps_learnsigma", "train_eps_learnsigma_rescaled")
-# Largest difference of the U-Net's output and of samples, and largest relative one of loss terms and gradients
+# Largest difference of the U-Net's output and of samples; largest relative difference of loss terms and gradients
 TOLERANCES = {"unet": 1e-4, "samples": 5e-3, "terms": 1e-3, "gradients": 1e-3}
 
 
 def helpers():
-    """tests/helpers.py, which reads the cases and fills the weights."""
+    """Load tests/helpers.py, which reads the cases and fills the weights."""
     folder = os.path.join(ROOT, "tests")
     if folder not in sys.path:
         sys.path.append(folder)
@@ -62,7 +62,7 @@ def sample_error(name, device):
 
 
 def training_errors(name, device):
-    """(largest relative difference of a loss term, that of a gradient's norm where it is not rounding alone)."""
+    """(largest relative difference of a loss term, that of a gradient norm, ignoring pure rounding errors)."""
     arrays, case, model, diffusion = load(name, device)
     encoders = []
     for title in ("prior", "posterior"):

@@ -1,4 +1,4 @@
-"""The networks of the README that the stages compute with, their weights random and none of them zero."""
+"""The networks of the paper's README used by the stages, with random weights, all non-zero."""
 
 import functools
 from dataclasses import replace
@@ -21,7 +21,7 @@ def readme_config(settings):
 
 
 def readme_flags(settings):
-    """The flags of the network, {name: value}, as benchmarks/sampling.py builds it."""
+    """The flags of the network in benchmarks/sampling.py, {name: value}."""
     flags = {**PRESETS["cimd"], "image_size": settings.sizes.image_size, "num_channels": settings.sizes.num_channels}
     return flags if settings.sizes.image_size == 128 else {**flags, "channel_mult": (1, 1, 2, 3, 4)}
 
@@ -45,12 +45,12 @@ def images(settings, count, seed=0, device=None):
 
 @torch.inference_mode()
 def draw(segmenter, sampler, image, seed=0):
-    """Soft masks [B, 1, H, W] of images [B, C, H, W], from generators that begin anew."""
+    """Soft masks [B, 1, H, W] of images [B, C, H, W], from newly seeded generators."""
     return segmenter.sample_masks(image, [seeded_generator(seed, k) for k in range(len(image))], sampler)
 
 
 def warm_up(segmenter, sampler, image):
-    """Load, choose, compile and record kernels: a chain of as many calls as that takes."""
+    """Warm up with a short chain: loads, selects, compiles and records kernels."""
     short = replace(sampler, steps=min(4, sampler.steps))
     draw(segmenter.spaced(short), short, image)
 
@@ -62,7 +62,7 @@ def flop_of_call(settings):
 
 
 def phantoms(settings, name, count, size, raters=4):
-    """A folder of phantom cases, written once."""
+    """A folder of phantom cases, written on first use."""
     folder = settings.folder(name)
     phantom.write_set(folder, num_cases=count, seed=len(name), size=size, num_raters=raters)
     return folder

@@ -1,4 +1,4 @@
-"""What a card can do at most: its nominal rates, and those that this run measured."""
+"""Peak rates of a card: nominal rates, and those measured in this run."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PRECISIONS = ("bf16", "tf32", "float32")
 
 
 def nominal(card):
-    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; each None for an unknown one."""
+    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of a card by its name; values are None if unknown."""
     for pattern, *rates in NOMINAL:
         if re.search(pattern, card or ""):
             return dict(zip((*PRECISIONS, "memory"), rates, strict=True))
@@ -37,16 +37,16 @@ def lines(out):
 
 
 def measured(figures):
-    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} of the figures of the stage `ceilings`.
+    """{"bf16", "tf32", "float32": TFLOP/s, "memory": GB/s} from the results of the stage `ceilings`.
 
-    None stands where one is missing.
+    Missing values are None.
     """
     products = {name: figures.get("products", {}).get(name, {}).get("tflops") for name in PRECISIONS}
     return {**products, "memory": figures.get("copy", {}).get("gb_per_second")}
 
 
 def ceilings(out):
-    """What `measured` gives for the run in the folder `out`."""
+    """The result of `measured` for the run in the folder `out`."""
     return measured(lines(out).get("ceilings", {}).get("figures", {}))
 
 
@@ -56,14 +56,14 @@ def card(out):
 
 
 def share(rate, ceiling):
-    """Rate / ceiling; None where the ceiling is not known."""
+    """Rate / ceiling; None if the ceiling is unknown."""
     return rate / ceiling if ceiling else None
 
 
 def compute_rate(flop, ms, precision, out, reached=None):
     """{"tflops", "share_of_product", "share_of_nominal"} of `flop` operations in `ms` milliseconds.
 
-    reached  what `measured` gives; None: what the run in the folder `out` measured before
+    reached  result of `measured`; None: that of the run in the folder `out`
     """
     tflops, reached = flop / ms / 1e9, reached or ceilings(out)
     return {

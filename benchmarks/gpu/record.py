@@ -1,4 +1,4 @@
-"""What a stage has measured so far, in a file that is whole at any time."""
+"""The results of a stage so far, in a file that is complete at any time."""
 
 import contextlib
 import json
@@ -12,19 +12,19 @@ import torch
 
 
 class CheckFailed(AssertionError):
-    """A figure is outside its stated limit."""
+    """A result is outside its limit."""
 
 
 def require(condition, message):
-    """CheckFailed with `message`, unless the condition holds."""
+    """Raises CheckFailed with `message` unless the condition holds."""
     if not condition:
         raise CheckFailed(message)
 
 
 class Record:
-    """The figures of a stage, written to `path` after each addition as {"figures", "errors"}.
+    """The results of a stage, written to `path` after each addition as {"figures", "errors"}.
 
-    So a stage that is stopped loses none.
+    A stage that is stopped thus loses no results.
     """
 
     def __init__(self, path):
@@ -32,15 +32,15 @@ class Record:
         self._write()
 
     def add(self, **figures):
-        """Add figures: numbers, strings, and lists and dicts of these."""
+        """Add results: numbers, strings, and lists and dicts of these."""
         self.figures |= plain(figures)
         self._write()
 
     @contextlib.contextmanager
     def part(self, name):
-        """A group of figures: yields a function that adds to it.
+        """Context for a group of results; yields a function that adds to it.
 
-        An exception ends the part alone: it becomes an entry of `errors`, and the stage continues with its next part.
+        An exception ends only this part: it is added to `errors`, and the stage continues with its next part.
         """
         report = self.figures.setdefault(name, {})
         start = time.perf_counter()
@@ -65,7 +65,7 @@ class Record:
 
 
 def plain(value):
-    """`value` as JSON has it: a tensor of one element as its number, and a number that is not finite as text."""
+    """Convert `value` for JSON: a tensor of one element to a number, and a non-finite number to text."""
     if isinstance(value, torch.Tensor):
         value = value.item()
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Runs stages, each in a process of its own with a time limit, and writes a line about each at once.
+"""Runs stages in separate processes with time limits, and writes a line about each as soon as it ends.
 
-Processes are forked from this one, which has imported torch and never asks for a GPU: a stage starts without importing
-anew, and CUDA begins in it alone.
+Processes are forked from this one, which has imported torch but never initialises CUDA: stages start without repeating
+the imports and initialise CUDA on their own.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from . import rates
 from .record import Record
 
 GRACE = 3  # seconds between SIGTERM and SIGKILL
-MARGIN = 4  # seconds before the run's end that no stage uses
-TAIL = 20  # lines of a failed stage's output that its line keeps
+MARGIN = 4  # seconds reserved at the end of the run
+TAIL = 20  # lines of output that are kept of a failed stage
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Stage:
     """A stage and its limits.
 
     name     of the module gpu.stages.NAME, whose run(record, settings) is called
-    seconds  it may take
-    least    seconds without which it is not started
-    timed    it measures time on the device: compilation has ended before it
-    run      called in place of the module's
+    seconds  time limit
+    least    seconds that must be left to start it
+    timed    it measures time on the device and starts after compilation has ended
+    run      called instead of the module's
     """
 
     name: str
@@ -48,7 +48,7 @@ class Stage:
 
 
 def status_of(code):
-    """The status of a stage by its process's exit code; None: it was stopped at its limit."""
+    """The status of a stage from its process's exit code; None: it was stopped at its limit."""
     if code is None:
         return "timeout"
     return "failed" if code else "ok"
@@ -60,7 +60,7 @@ def status_of(code):
 class Child:
     """function(record, settings) in a forked process that leads a process group.
 
-    Its output goes to a file, its figures to another.
+    Its output and its results go to two files.
     """
 
     def __init__(self, name, function, settings, figures):
@@ -77,7 +77,7 @@ class Child:
                 record = Record(figures)
                 function(record, settings)
                 status = 1 if record.errors else 0
-            except BaseException:  # nothing may return into the code of the parent
+            except BaseException:  # never return into the parent's code
                 traceback.print_exc()
             finally:
                 with contextlib.suppress(Exception):
@@ -95,7 +95,7 @@ class Child:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         faulthandler.enable(file=sys.stderr)
-        faulthandler.register(signal.SIGTERM, file=sys.stderr, chain=True)  # where it was when its time was up
+        faulthandler.register(signal.SIGTERM, file=sys.stderr, chain=True)  # its position when its time was up
 
     def wait(self, seconds):
         """The exit status, negative for a signal; None: it is still running after `seconds`."""
@@ -104,7 +104,7 @@ class Child:
             pid, status, used = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 self.cpu_seconds = round(used.ru_utime + used.ru_stime, 1)
-                self._signal(signal.SIGKILL)  # processes that it left behind
+                self._signal(signal.SIGKILL)  # remaining child processes
                 self.code = os.waitstatus_to_exitcode(status)
             elif time.monotonic() >= end:
                 break
@@ -125,7 +125,7 @@ class Child:
             os.killpg(self.pid, number)
 
     def line(self, status):
-        """What is known of it, as a line of stages.jsonl."""
+        """Its line in stages.jsonl."""
         seconds = {"seconds": round(time.monotonic() - self.began, 1), "cpu_seconds": self.cpu_seconds}
         report = {"stage": self.name, "status": status, **seconds, "figures": {}, "errors": {}}
         with contextlib.suppress(OSError, ValueError), open(self.figures, encoding="utf-8") as file:
@@ -137,22 +137,22 @@ class Child:
         return report
 
     def output(self):
-        """The lines that it wrote."""
+        """The lines of its output."""
         with contextlib.suppress(OSError), open(self.log, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
         return []
 
 
-# -- all of them ------------------------------------------------------------------------------------------------------
+# -- all stages -------------------------------------------------------------------------------------------------------
 
 
 class Runner:
     """Runs stages one after another, within `seconds` from now.
 
     settings     Settings
-    compilation  {name: function(record, settings)} that run in the background from the start and are waited for
-                 before the first timed stage
-    join_by      seconds from the start until which they are waited for; then they are ended
+    compilation  {name: function(record, settings)} that run in the background from the start and are joined before the
+                 first timed stage
+    join_by      seconds from the start after which they are stopped
     """
 
     def __init__(self, settings, seconds, compilation=None, join_by=0.0):
@@ -171,7 +171,7 @@ class Runner:
         return child
 
     def run(self, stages):
-        """Run them; returns whether all ended well."""
+        """Run all stages; returns whether all succeeded."""
         try:
             for stage in stages:
                 if stage.timed and self.compiling:
@@ -185,7 +185,7 @@ class Runner:
         return all(line["status"] == "ok" for line in self.lines)
 
     def run_stage(self, stage):
-        """Run one, or skip it where too little time is left; its line is written in either case."""
+        """Run one stage, or skip it if too little time is left; its line is written in either case."""
         left = self.end - MARGIN - time.monotonic()
         if left < stage.least:
             self.write_line(
@@ -194,7 +194,7 @@ class Runner:
                     "status": "skipped",
                     "seconds": 0,
                     "figures": {},
-                    "errors": {"time": f"{left:.0f} s are left"},
+                    "errors": {"time": f"{left:.0f} s left"},
                 }
             )
             return
@@ -210,7 +210,7 @@ class Runner:
                 os.unlink(current)
 
     def join(self):
-        """Wait for the compilation, end what takes too long, and let later stages know what is compiled."""
+        """Wait for compilation, stop jobs that take too long, and pass the compiled names to later stages."""
         figures, errors, text = {}, {}, []
         for child in self.compiling:
             code = child.wait(max(0.0, min(self.join_by, self.end - MARGIN) - time.monotonic()))
@@ -239,7 +239,7 @@ class Runner:
         )
 
     def finish(self, child, status):
-        line = child.line(status)  # before the end, which takes time
+        line = child.line(status)  # before stopping it, which takes time
         if status not in ("ok", "failed"):
             child.stop()
             line["stderr"] = child.output()[-TAIL:]
@@ -254,7 +254,7 @@ class Runner:
             shutil.copyfileobj(source, target)
 
     def write_line(self, line):
-        """Write a stage's line, and all of them so far as one file."""
+        """Write a stage's line, and the file of all stages so far."""
         self.lines.append(line)
         with open(os.path.join(self.settings.out, "stages.jsonl"), "a", encoding="utf-8") as file:
             file.write(
@@ -267,7 +267,7 @@ class Runner:
         )
 
     def write_summary(self):
-        """gpu_check.json: the card, the versions, and each stage's line by its name."""
+        """gpu_check.json: the card, the versions, and each stage's line by name."""
         report = {line["stage"]: line for line in self.lines}
         versions = report.get("versions", {}).get("figures", {})
         summary = {

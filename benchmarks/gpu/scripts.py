@@ -1,4 +1,4 @@
-"""The project's scripts within the process of a stage, which saves the start of another and can look inside."""
+"""Runs the project's scripts within a stage's process, which saves start-up time and exposes their internals."""
 
 import contextlib
 import importlib.util
@@ -9,9 +9,9 @@ from running import ROOT
 
 
 def call_script(name, *arguments):
-    """Run scripts/NAME.py with arguments of any type; returns what it wrote to stdout.
+    """Run scripts/NAME.py with arguments of any type; returns its stdout.
 
-    RuntimeError: it ended with a status that is not 0; the message is the end of its stderr.
+    RuntimeError: its exit status is not 0; the message has the end of its stderr.
     """
     spec = importlib.util.spec_from_file_location(name, os.path.join(ROOT, "scripts", f"{name}.py"))
     script = importlib.util.module_from_spec(spec)
@@ -22,5 +22,5 @@ def call_script(name, *arguments):
             script.main([str(argument) for argument in arguments])
     except SystemExit as end:
         if end.code:
-            raise RuntimeError(f"{name} ended with status {end.code}: {stderr.getvalue().strip()[-400:]}") from None
+            raise RuntimeError(f"{name} failed with status {end.code}: {stderr.getvalue().strip()[-400:]}") from None
     return stdout.getvalue()

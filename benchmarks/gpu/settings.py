@@ -1,4 +1,4 @@
-"""What every stage is given: sizes, device, folders."""
+"""The settings of all stages: sizes, device, folders."""
 
 import os
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the stages compute."""
+    """The sizes that the stages compute with."""
 
     image_size: int = 128  # pixels
     num_channels: int = 128  # of the U-Net's first level
@@ -46,13 +46,13 @@ DRY = Sizes(
 
 @dataclass(frozen=True)
 class Settings:
-    """What a stage is given.
+    """The settings of a stage.
 
     out       folder of the results
     work      folder for everything else: cases, runs, compiled kernels
-    dry_run   small sizes on the CPU, nothing is compiled
-    gpus      visible cards
-    compiled  names of the networks whose compilation ended well, of compilation.JOBS
+    dry_run   small sizes on the CPU, without compilation
+    gpus      number of visible cards
+    compiled  names in compilation.JOBS whose compilation succeeded
     """
 
     out: str
@@ -64,17 +64,17 @@ class Settings:
 
     @property
     def device(self):
-        """Where a stage computes; never asked of torch, which could not be forked afterwards."""
+        """The device of a stage; does not query torch, which could not be forked afterwards."""
         return "cpu" if self.dry_run else "cuda:0"
 
     @property
     def amp(self):
-        """The precision of what is timed; a CPU's backward pass in bfloat16 takes several times as long."""
+        """The precision for timing; on a CPU, the backward pass in bfloat16 is several times slower."""
         return "none" if self.dry_run else "bf16"
 
     @property
     def precision(self):
-        """That precision, as a card's rates name it."""
+        """The same precision as named in a card's rates."""
         return "float32" if self.amp == "none" else self.amp
 
     def folder(self, *names):

@@ -1,4 +1,4 @@
-"""Time and memory of work on a device: by CUDA events on a GPU, by the clock on a CPU."""
+"""Time and memory of work on a device, with CUDA events on a GPU and wall time on a CPU."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import time
 
 import torch
 
-LARGEST_SETS = 8  # of inputs that take turns
+LARGEST_SETS = 8  # of alternating inputs
 
 
 def is_cuda(device):
@@ -21,7 +21,7 @@ def synchronize(device):
 
 
 class Mark:
-    """A point in the device's work; the time between two of them is known once the second is reached."""
+    """Mark a point in the device's work; the time between two marks is available once the second is reached."""
 
     def __init__(self, device):
         self.event = torch.cuda.Event(enable_timing=True) if is_cuda(device) else None
@@ -34,10 +34,10 @@ class Mark:
 
 
 def times(function, device, repeats, sets=((),), warm_ups=2):
-    """Milliseconds of each of `repeats` calls, one after another, without waiting between them.
+    """Milliseconds of each of `repeats` consecutive calls, without synchronisation between them.
 
-    sets      arguments of the calls, which take turns, so that inputs do not stay in the cache
-    warm_ups  calls before, not timed: kernels are loaded and chosen there
+    sets      arguments of the calls, which alternate so that inputs do not stay in the cache
+    warm_ups  preceding calls that are not timed, to load and select kernels
     """
     for k in range(warm_ups):
         function(*sets[k % len(sets)])
@@ -58,9 +58,9 @@ def median_ms(function, device, repeats, sets=((),), warm_ups=2):
 def device_and_host_ms(function, device):
     """{"device_ms", "issue_ms", "host_ms"} of one call.
 
-    They end at its last kernel, counted from the first; when it returns; when its work is done.
+    device_ms is from its first kernel to its last, issue_ms until it returns, host_ms until its work is done.
 
-    Where issue_ms is close to device_ms, the host cannot issue work faster than the device does it.
+    If issue_ms is close to device_ms, the host is the bottleneck: it cannot issue work faster than the device does it.
     """
     synchronize(device)
     began = time.perf_counter()
@@ -74,7 +74,7 @@ def device_and_host_ms(function, device):
 
 
 def sets_beyond_cache(make, device):
-    """As many results of make(), tuples of tensors, as fill the GPU's L2 cache three times; at most LARGEST_SETS."""
+    """Enough results of make(), tuples of tensors, to fill the GPU's L2 cache three times; at most LARGEST_SETS."""
     first = make()
     size = sum(tensor.nbytes for tensor in first)
     cache = torch.cuda.get_device_properties(device).L2_cache_size if is_cuda(device) else size
@@ -83,7 +83,7 @@ def sets_beyond_cache(make, device):
 
 
 def free_cache(device):
-    """Give the memory of tensors that are gone back to the device."""
+    """Return the memory of deleted tensors to the device."""
     if is_cuda(device):
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What a device did during some calls, by torch.profiler: its kernels, and for how long it had none."""
+"""Device activity during some calls, by torch.profiler: kernels and idle time."""
 
 import json
 import os
@@ -15,9 +15,9 @@ NAME = 120  # characters of a kernel's name
 
 
 def traced(function, device):
-    """[(name, begin, end)] of what the device did while function() ran, in microseconds, sorted by its begin.
+    """[(name, begin, end)] of the device's events while function() ran, in microseconds, sorted by begin.
 
-    On a CPU these are PyTorch's operations, those within others included.
+    On a CPU, the events are PyTorch operations, including nested ones.
     """
     kind = "cuda" if is_cuda(device) else "cpu"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if kind == "cuda" else [])]
@@ -35,7 +35,7 @@ def traced(function, device):
 
 
 def busy_time(events):
-    """Microseconds in which at least one of the events runs."""
+    """Microseconds during which at least one event runs."""
     busy, reached = 0.0, float("-inf")
     for _, begin, end in events:
         busy += max(0.0, end - max(begin, reached))
@@ -46,9 +46,9 @@ def busy_time(events):
 def profile_of(function, device, calls, unprofiled_ms=None):
     """{"busy_ms", "span_ms", "idle_share", "kernels", "top"} of a function that makes `calls` calls.
 
-    Times are of one call.
-    idle_share is of the span from the first kernel to the last, which the profiler itself stretches;
-    `idle_share_unprofiled` is of `unprofiled_ms`, a call's time without it.
+    Times are per call.
+    idle_share is relative to the span from the first kernel to the last, which the profiler itself lengthens;
+    `idle_share_unprofiled` is relative to `unprofiled_ms`, the time per call without the profiler.
     """
     events = traced(function, device)
     if not events:
@@ -76,7 +76,7 @@ def profile_of(function, device, calls, unprofiled_ms=None):
 
 
 def kernel_names(function, device):
-    """{name: how often} of what the device did while function() ran."""
+    """{name: count} of the device's events while function() ran."""
     counts = {}
     for name, *_ in traced(function, device):
         counts[name[:NAME]] = counts.get(name[:NAME], 0) + 1

@@ -1,4 +1,4 @@
-"""Several processes of one run, forked by a stage that has not used a GPU yet."""
+"""Several processes of one run, forked by a stage before it uses a GPU."""
 
 import multiprocessing
 import os
@@ -25,13 +25,13 @@ WAIT = timedelta(seconds=120)  # for another process
 
 
 def start_group(backend, store, rank, size, device):
-    """Join the processes that meet at the file `store`."""
+    """Join the process group with the file store `store`."""
     given = {"device_id": torch.device(device)} if backend == "nccl" else {}
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=WAIT, **given)
 
 
 def training_segmenter(settings, device, amp="none", channels_last=None):
-    """The README's segmenter, ready to train, the same in every process; by default in the layout of a training."""
+    """The paper README's segmenter, ready to train, equal in all processes; by default in the training layout."""
     torch.manual_seed(0)
     segmenter = script_util.create_segmenter(configs_from_flags(readme_flags(settings), *MODEL_CONFIGS))
     with torch.no_grad():
@@ -58,28 +58,28 @@ def backward(module, batch, weight=1.0):
 
 
 def gradients(module):
-    """{name: gradient} of what is trained, in float32 on the CPU."""
+    """{name: gradient} of the trained parameters, in float32 on the CPU."""
     return {name: p.grad.detach().float().cpu().clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
 def largest_error(found, expected):
-    """The largest relative error of a tensor of {name: tensor}; names must be the same."""
+    """The largest relative error over the tensors of {name: tensor}; the names must be equal."""
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     scale = max(float(value.norm()) for value in expected.values())
     return max(relative_error(found[name], value) for name, value in expected.items() if value.norm() > 1e-4 * scale)
 
 
 def wrapped(segmenter, device):
-    """`segmenter` under DDP, as dist_util wraps it."""
+    """`segmenter` under DDP, wrapped as in dist_util."""
     ids = [torch.device(device)] if is_cuda(device) else None
     return DistributedDataParallel(segmenter, device_ids=ids, gradient_as_bucket_view=True)
 
 
-# -- what each of several processes does ------------------------------------------------------------------------------
+# -- functions that run in several processes --------------------------------------------------------------------------
 
 
 def shared_gradients(settings, rank, size, device):
-    """{"gradient_error"}: of the processes' parts of a batch against the whole of it in one process."""
+    """{"gradient_error"}: parts of a batch in several processes against the whole batch in one process."""
     batch = training_batch(settings, 2 * size, device)
     segmenter = training_segmenter(settings, device)
     backward(segmenter, batch)
@@ -91,7 +91,7 @@ def shared_gradients(settings, rank, size, device):
 
 
 def training_rate(settings, rank, size, device):
-    """{"images_per_second", "ms"} of all processes' training steps, each with a batch of its own."""
+    """{"images_per_second", "ms"} of training steps in all processes, each with its own batch."""
     count = settings.sizes.train_batch
     segmenter = training_segmenter(settings, device, settings.amp)
     module = wrapped(segmenter, device)
@@ -131,13 +131,13 @@ def _enter(function, settings, group, rank, results):
         results.put((rank, traceback.format_exc().strip().splitlines()[-1]))
         results.close()
         results.join_thread()
-        os._exit(1)  # a group that is broken may wait for ever at a regular end
+        os._exit(1)  # a broken group may hang in a regular shutdown
 
 
 def run_processes(function, settings, backend, devices, name):
-    """[what function(settings, rank, size, device) gave] of one process for each of `devices`.
+    """[function(settings, rank, size, device)] from one process for each of `devices`.
 
-    They are forked, so this process must not have used CUDA. RuntimeError: one failed, or they took too long.
+    They are forked, so this process must not have used CUDA. RuntimeError: a process failed or timed out.
     """
     context = multiprocessing.get_context("fork")
     results, store = context.Queue(), settings.folder(f"store_{name}")
@@ -165,7 +165,7 @@ def _collect(results, processes, name, seconds):
         except queue.Empty:
             if time.monotonic() > end:
                 raise RuntimeError(
-                    f"{name}: {len(processes) - len(found)} of {len(processes)} processes gave nothing in {seconds} s"
+                    f"{name}: {len(processes) - len(found)} of {len(processes)} processes timed out after {seconds} s"
                 ) from None
             if any(process.exitcode not in (None, 0, 1) for process in processes):
                 raise RuntimeError(

@@ -156,8 +156,9 @@ def test_sampling_writes_masks_samples_and_a_sheet_for_every_case(cases, trained
         case = path.name
         with np.load(tmp_path / f"{case}_samples.npz") as file:
             assert file["samples"].shape == (2, 16, 16) and file["samples"].dtype == np.float32
-            told = {key: file[key].item() for key in file.files if file[key].ndim == 0}
-        assert told["seed"] == 0 and told["sampler"] == "ddpm" and told["steps"] == 4 and len(told["checkpoint"]) == 16
+            stored = {key: file[key].item() for key in file.files if file[key].ndim == 0}
+        assert stored["seed"] == 0 and stored["sampler"] == "ddpm" and stored["steps"] == 4
+        assert len(stored["checkpoint"]) == 16
         for k in range(2):
             mask = Image.open(tmp_path / f"{case}_output{k}.png")
             assert mask.size == (16, 16) and set(np.unique(np.asarray(mask))) <= {0, 255}
@@ -372,7 +373,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--log_dir=s3://bucket/run"], ["--log_dir s3://bucket/run", "use a local folder, gs:// or az://"]),
         (["--resume_checkpoint=s3://bucket/m.pt"], ["s3://bucket/m.pt", "use a local folder, gs:// or az://"]),
         (["--data_dir=gs://bucket/cases"], ["gs://bucket/cases", "no such folder"]),
-        (["--batch_size=7"], ["6 cases", "fewer than the 7 of a step (--batch_size)", "--batch_size 6"]),
+        (["--batch_size=7"], ["6 cases", "a step needs 7 (--batch_size)", "--batch_size 6"]),
         (["--use_fp16", "--amp=bf16"], ["--use_fp16", "--amp bf16", "contradict"]),
         (["--shard", "--data_dir={modalities}"], ["--shard", "several processes"]),  # before a case is read
         (["--keep=0"], ["--keep 0", "or all"]),
@@ -441,7 +442,7 @@ def test_bad_cases(cases, trained, tmp_path):
             "segmentation_train", f"--data_dir={tmp_path / fault}", f"--log_dir={out}", *as_arguments(TINY)
         )
         assert_refused(done, str(tmp_path / fault), *words)
-        if fault != "nolabel":  # which is no fault of a case to segment
+        if fault != "nolabel":  # not an error for a case to segment
             assert_refused(sample(tmp_path / fault, trained, out), str(tmp_path / fault), *words)
         assert not out.exists()
     foreign = tmp_path / "foreign.pt"
@@ -533,9 +534,9 @@ def test_what_commands_about_data_refuse(cases, tmp_path, monkeypatch, script, f
     assert_refused(call_script(script, *[flag.format(cases) for flag in flags]), *words)
 
 
-def test_help_names_the_words_that_a_flag_takes():
-    told = " ".join(call_script("segmentation_sample", "--help").stdout.split())
-    assert "where that is safe; one of none, tf32, bf16 [none]" in told and "one of ema, raw [ema]" in told
+def test_help_lists_the_choices_of_a_flag():
+    text = " ".join(call_script("segmentation_sample", "--help").stdout.split())
+    assert "one of none, tf32, bf16 [none]" in text and "one of ema, raw [ema]" in text
 
 
 def test_a_refusal_in_a_process_of_its_own(tmp_path):

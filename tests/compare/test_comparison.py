@@ -53,7 +53,7 @@ SMALL = (
 
 @pytest.fixture
 def patients(tmp_path):
-    """Twelve empty cases of four patients, and the manifest that says so."""
+    """Twelve empty cases of four patients, with a manifest."""
     for k in range(12):
         os.makedirs(tmp_path / "training" / f"case{k:02d}")
         (tmp_path / "training" / f"case{k:02d}" / "image.png").touch()
@@ -77,13 +77,13 @@ def test_folds_test_every_case_once_and_never_split_a_patient(patients):
 
 
 def test_what_is_scored_is_not_trained_on(patients, tmp_path):
-    with pytest.raises(DataError, match="case00 is in --data_dir and in --test_dir"):
+    with pytest.raises(DataError, match="case00 is in both --data_dir and --test_dir"):
         split_cases(CompareConfig(data_dir=str(patients), test_dir=str(patients)))
     os.makedirs(tmp_path / "testing" / "case99")
     (tmp_path / "testing" / "case99" / "image.png").touch()
     with open(tmp_path / "manifest.csv", "a", newline="") as file:
         csv.writer(file).writerow(("case99", "P3"))
-    with pytest.raises(DataError, match="patient P3 is in --data_dir and in --test_dir"):
+    with pytest.raises(DataError, match="patient P3 is in both --data_dir and --test_dir"):
         split_cases(CompareConfig(data_dir=str(patients), test_dir=str(tmp_path / "testing")))
 
 
@@ -101,9 +101,9 @@ def test_links_are_those_of_the_split_alone(patients, tmp_path):
 
 def test_nothing_but_links_is_ever_removed(patients, tmp_path):
     splits, _ = split_cases(CompareConfig(data_dir=str(patients), folds=3))
-    with pytest.raises(DataError, match="manifest.csv is not a link of a comparison: name another --out_dir"):
+    with pytest.raises(DataError, match="manifest.csv is not a link of a comparison: use another --out_dir"):
         link_cases(splits, str(tmp_path))
-    with pytest.raises(ConfigError, match="--out_dir .* lies in --data_dir"):
+    with pytest.raises(ConfigError, match="--out_dir .* is inside --data_dir"):
         check_folders(CompareConfig(data_dir=str(patients), budget_images=8, out_dir=str(patients / "compared")))
     assert len(list(patients.glob("case*/image.png"))) == 12 and not list(tmp_path.glob("fold*"))
 
@@ -193,7 +193,7 @@ def test_a_learning_rate_with_which_training_diverges_is_passed_over(cases, tmp_
 
     (first, second), _ = split_cases(config)
     assert comparison({"0.001"}).choose_lr(0, first, 10) == (0.01, {"0.001": None, "0.01": 0.25})
-    with pytest.raises(DataError, match="none of --lrs 0.001,0.01 trains it"):
+    with pytest.raises(DataError, match="training diverged with all --lrs 0.001,0.01"):
         comparison({"0.001", "0.01"}).choose_lr(1, second, 10)
     with pytest.raises(DataError, match="unet: training diverged with learning rate 0.01"):
         comparison({"0.01"}).train(0, str(tmp_path / "whole"), 10, {"lr": 0.01})
@@ -222,7 +222,7 @@ def test_a_command_that_fails_is_named_with_its_last_line(cases, tmp_path):
         run_command=run_command,
     )
     assert done.returncode == 2
-    assert "train ended with status 2: no space left" in done.stderr and "console.log" in done.stderr
+    assert "train failed with status 2: no space left" in done.stderr and "console.log" in done.stderr
     assert (tmp_path / "out" / "commands.txt").read_text().count(
         "python -m guided_diffusion.commands.train --preset unet"
     ) == 1
@@ -335,4 +335,4 @@ def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_
     assert running.returncode == 130 and "interrupted" in errors
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
-    assert "ended after step" in log.read_text()
+    assert "stopped after step" in log.read_text()

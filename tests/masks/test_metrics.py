@@ -1,4 +1,4 @@
-"""Every metric against its loops, against values computed by hand, and against what theory says of it."""
+"""Every metric against its loops, against values computed by hand, and against theory."""
 
 import brute_force
 import numpy as np
@@ -277,7 +277,7 @@ def test_calibration_bins_have_exact_edges():
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_mask_is_refused():
+def test_invalid_masks_are_refused():
     for masks, words in [
         (np.full((1, 2, 2), 0.5), "0 and 1"),
         (np.full((1, 2, 2), np.nan), "0 and 1"),

@@ -126,10 +126,10 @@ def test_ssn_draws_have_the_covariance_of_its_factors():
     image = torch.rand(1, 1, 4, 4)
     gaussian = model.gaussian(image)
     mu, deviation, factor = gaussian
-    wanted = LowRankMultivariateNormal(mu[0], factor[0], deviation[0] ** 2)
+    expected = LowRankMultivariateNormal(mu[0], factor[0], deviation[0] ** 2)
     draws = model.draw(gaussian, torch.randn(1, 200_000, 3 + 16, generator=torch.Generator().manual_seed(0)))[0]
-    scale = wanted.covariance_matrix.diagonal().mean()
-    assert ((torch.cov(draws.T) - wanted.covariance_matrix).abs() / scale).max() < 0.02
+    scale = expected.covariance_matrix.diagonal().mean()
+    assert ((torch.cov(draws.T) - expected.covariance_matrix).abs() / scale).max() < 0.02
     assert ((draws.mean(0) - mu[0]).abs() / scale.sqrt()).max() < 0.01
 
 

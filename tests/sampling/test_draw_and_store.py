@@ -142,7 +142,7 @@ def test_masks_are_drawn_with_the_symmetries_that_a_flag_or_the_checkpoint_names
 def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
     model = write_checkpoint(tmp_path / "savedmodel.pt", diffusion_steps=100)
     done = sample(cases, model, tmp_path / "all", "--num_samples=1")
-    assert "100 network calls for each mask; --fast takes 20, 5 times fewer" in done.stdout
+    assert "100 network calls per mask; --fast needs 20, 5 times fewer" in done.stdout
     assert stored_samples(tmp_path / "all")[1]["steps"] == 100
     done = sample(cases, model, tmp_path / "fast", "--num_samples=1", "--fast")
     assert "--fast" not in done.stdout and stored_samples(tmp_path / "fast")[1]["steps"] == 20
@@ -256,7 +256,7 @@ def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(
-    not os.path.exists("/proc/self/clear_refs"), reason="Linux alone measures the peak of a process anew"
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux can reset the peak memory of a process"
 )
 def test_peak_memory_is_what_was_held():
     compute.reset_peak_memory("cpu")
@@ -471,8 +471,8 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
     assert predictor.sample(image, num_ensemble=1, fast=True).samples.shape == (1, 16, 16)
     for bad, flags, word in [
         (torch.rand(8, 8), {}, r"\[16, 16\]"),
-        (torch.rand(2, 16, 16), {}, "needed"),
-        (255 * image, {}, "divided by 255"),
+        (torch.rand(2, 16, 16), {}, "expected"),
+        (255 * image, {}, "by 255"),
         (torch.full((16, 16), float("nan")), {}, "outside"),
     ]:
         with pytest.raises(DataError, match=word):

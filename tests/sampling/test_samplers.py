@@ -169,8 +169,8 @@ def test_order_of_convergence(sampler, order):
     noise_level = np.log(1 / full.alphas_cumprod - 1)
     errors = []
     for steps in (10, 20, 40, 80):
-        wanted = np.linspace(noise_level[first], noise_level[last], steps + 1)
-        kept = np.round(np.interp(wanted, noise_level, np.arange(100_000))).astype(int)
+        levels = np.linspace(noise_level[first], noise_level[last], steps + 1)
+        kept = np.round(np.interp(levels, noise_level, np.arange(100_000))).astype(int)
         diffusion = create_gaussian_diffusion(config, kept)
         denoise = oracle(diffusion)
         x_T = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)  # the difference of the two is the slope of the linear map

@@ -92,7 +92,7 @@ def test_a_kill_at_any_moment_leaves_no_case_that_looks_finished_but_is_not(data
     for _ in kill_everywhere(monkeypatch, prepare, lambda: write(case)):
         made_by = store.read_case(str(path))[1] if path.exists() else {}
         same = all(made_by.get(name) == value for name, value in {**drawn_by, **finished_by}.items())
-        assert not same, "the last rename is what says so"
+        assert not same, "only the last rename marks the case as complete"
         if made_by.get("seed") == 0:  # the samples are there: nothing is drawn again
             np.testing.assert_array_equal(store.read_case(str(path))[0], soft(0, 3))
             assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == []

@@ -42,7 +42,7 @@ def test_every_fault_is_survived():
 
 
 def test_a_restart_must_have_happened_and_lose_no_more_than_since_the_last_save():
-    fresh, again = "starting afresh: 6 cases, ...\n", "continuing run/savedmodel000010.pt at step 10: 6 cases, ...\n"
+    fresh, again = "starting a new run: 6 cases, ...\n", "continuing run/savedmodel000010.pt at step 10: 6 cases, ...\n"
     faults.check_restart(fresh + "saved\n" + again, 10 + faults.SAVE_INTERVAL)
     faults.check_restart(fresh + fresh, faults.SAVE_INTERVAL)
     for log, logged in (

@@ -146,11 +146,11 @@ def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tm
         assert done.returncode == 0, done.stderr
         return torch.load(tmp_path / name / "savedmodel.pt", weights_only=True), done.stdout
 
-    straight, told = run("straight", 4, 1)
-    assert told.count("ged_3") >= 3
+    straight, output = run("straight", 4, 1)
+    assert output.count("ged_3") >= 3
     run("parts", 2, 100)
-    resumed, told = run("parts", 4, 100)
-    assert "continuing" in told
+    resumed, output = run("parts", 4, 100)
+    assert "continuing" in output
     assert all(torch.equal(straight["weights"][name], resumed["weights"][name]) for name in straight["weights"])
     assert all(
         torch.equal(a, b) for a, b in zip(straight["ema"]["0.9"].values(), resumed["ema"]["0.9"].values(), strict=True)
@@ -164,8 +164,8 @@ def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(ranks
     done = ranks.run_script(tmp_path, "segmentation_train", *flags, "--iterations=2")
     assert done.returncode == 0, done.stderr
     done = call_script("segmentation_train", *flags, "--iterations=4")
-    assert "a run of 2 processes is resumed by 1: a step now has 2 masks" in done.stdout
-    assert "not bit for bit" in done.stdout
+    assert "the run had 2 processes and now has 1: a step now has 2 masks" in done.stdout
+    assert "not be bit-identical" in done.stdout
     assert torch.load(tmp_path / "savedmodel.pt", weights_only=True)["samples"] == 2 * 4 + 2 * 2
 
 
@@ -266,7 +266,7 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(ranks, cases, tmp_pat
         os.kill(processes[1].pid, signal.SIGTERM)
         done = finish(processes, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "ended after step" in done.stdout and (tmp_path / "savedmodel.pt").exists()
+    assert "stopped after step" in done.stdout and (tmp_path / "savedmodel.pt").exists()
 
 
 # -- one process ------------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def environment(rank, world_size, local_rank, **more):
 
 
 def together(function, count):
-    """function(rank) for each of so many ranks at the same time; a list of what they return, or of what they raise."""
+    """Call function(rank) for all ranks concurrently; returns a list of their results or exceptions."""
 
     def call(rank):
         try:
@@ -419,7 +419,7 @@ def test_an_attempt_does_not_read_the_cards_of_the_one_before(run_of, groups):
         assert found == [None, None] if attempt < 2 else all(isinstance(error, ConfigError) for error in found)
 
 
-def test_gloo_is_told_no_card(run_of, groups):
+def test_gloo_gets_no_card(run_of, groups):
     run = run_of(["GPU-1", "GPU-2"], backend="gloo", timeout=timedelta(days=7))
     together(lambda rank: (run[rank].check_cards(), run[rank].start()), 2)  # compared twice, as in sampling
     assert [(group["backend"], group["device_id"], group["timeout"]) for group in groups] == [
@@ -462,16 +462,13 @@ def test_mpi_without_a_library_names_the_package(monkeypatch):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (
-            ["--batch_size=4"],
-            ["6 cases", "fewer than the 8 of a step (2 processes of --batch_size 4)", "--batch_size 3"],
-        ),
+        (["--batch_size=4"], ["6 cases", "a step needs 8 (2 processes of --batch_size 4)", "--batch_size 3"]),
         (["--log_dir=/proc/nowhere"], ["/proc/nowhere"]),
         (["--use_fp16", "--shard"], ["--shard", "--use_fp16"]),
     ],
 )
 def test_refusals_come_before_the_processes_meet(cases, tmp_path, monkeypatch, flags, words):
-    """A single one of two processes is refused by itself: it does not wait for the other."""
+    """A process that is refused fails on its own and does not wait for the other."""
     monkeypatch.setattr(Processes, "start", lambda self: pytest.fail("it waits for the other"))
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)

@@ -176,14 +176,14 @@ def test_the_number_is_stored_and_used_again(train):
     first, log = train("run", {1: 0.5, 2: 0.2, 4: 0.2})
     assert first.threads == 2 and "computing with 2 threads, " in log
     again, log = train("run", iterations=4)  # without timing
-    assert again.step == 4 and again.threads == 2 and "bit for bit" not in log
+    assert again.step == 4 and again.threads == 2 and "bit-identical" not in log
 
 
 def test_what_the_environment_says_comes_first(train):
     first, _ = train("run", {1: 0.1, 2: 0.2, 4: 0.2})
     again, log = train("run", given="2", iterations=4)
     assert first.threads == 1 and again.threads == 2
-    assert "threads was 1 and is 2" in log and "not bit for bit" in log
+    assert "threads was 1 and is 2" in log and "not be bit-identical" in log
 
 
 def test_fewer_cores_than_the_stored_number_are_reported(train, monkeypatch):
@@ -201,7 +201,7 @@ def test_a_run_whose_checkpoint_has_no_number_keeps_the_default(train, tmp_path)
         torch.save(state, tmp_path / "run" / name)
     (tmp_path / "run" / "manifest.json").unlink()
     again, log = train("run", iterations=4)
-    assert again.step == 4 and again.threads == 3 and "bit for bit" not in log
+    assert again.step == 4 and again.threads == 3 and "bit-identical" not in log
 
 
 def test_a_run_from_the_checkpoint_of_another_is_timed(train, tmp_path):

@@ -1,4 +1,4 @@
-"""The training loop: what it computes does not depend on how it is cut up; what it says; where it continues."""
+"""The training loop: results do not depend on how a run is split; log output; resuming."""
 
 import gc
 import itertools
@@ -157,7 +157,7 @@ def test_log_and_progress(train, tmp_path):
         assert float(row["samples_per_second"]) > 0 and float(row["grad_norm"]) > 0
         assert any(row[f"loss_q{q}"] for q in range(4))
     log = (tmp_path / "log" / "log.txt").read_text()
-    assert "starting afresh: 6 cases" in log and "continuing" in log and "step 7" in log
+    assert "starting a new run: 6 cases" in log and "continuing" in log and "step 7" in log
 
 
 def test_rows_beyond_the_checkpoint_are_dropped_when_a_broken_run_continues(train, tmp_path):
@@ -246,7 +246,7 @@ def test_a_start_is_checked_without_a_change_to_the_segmenter(train, tmp_path):
     ):
         with pytest.raises(CheckpointError, match=r"savedmodel.pt: .*model.out.2.bias.*--learn_sigma"):
             check_start(segmenter, Start(replace(stored, **change), "savedmodel.pt"))
-    with pytest.raises(CheckpointError, match="cannot resume from it without optimizer, scaler"):
+    with pytest.raises(CheckpointError, match="lacks optimizer, scaler.*, needed to resume"):
         check_start(segmenter, Start(replace(stored, optimizer=None, scaler=None), "savedmodel.pt"))
 
 
@@ -391,11 +391,11 @@ def test_tensorboard_has_the_numbers_of_progress_csv(train, tmp_path):
     events.Reload()
     rows = rows_of(tmp_path / "run")
     for column in ("loss", "grad_norm", "samples_per_second"):
-        told = [(event.step, event.value) for event in events.Scalars(column)]
-        assert told == [(int(row["step"]), pytest.approx(float(row[column]), rel=1e-5)) for row in rows]
+        logged = [(event.step, event.value) for event in events.Scalars(column)]
+        assert logged == [(int(row["step"]), pytest.approx(float(row[column]), rel=1e-5)) for row in rows]
 
 
-def test_other_cases_than_before_are_told(cases, tmp_path):
+def test_changed_cases_are_reported(cases, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(cases, data)
     for iterations in (2, 4):
@@ -408,7 +408,7 @@ def test_other_cases_than_before_are_told(cases, tmp_path):
             *as_arguments(LEAST),
         )
         assert done.returncode == 0, done.stderr
-        assert ("are not those that the run began with" in done.stdout) == (iterations == 4)
+        assert ("have changed since the run started" in done.stdout) == (iterations == 4)
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
 
 
@@ -458,15 +458,15 @@ def test_data_that_moved_may_be_gone_on_with_and_other_data_are_refused(cases, t
     assert run("old", 1).returncode == 0
     (tmp_path / "old").rename(tmp_path / "new")
     moved = run("new", 2)
-    assert moved.returncode == 0 and "continuing" in moved.stdout and "bit for bit" not in moved.stdout, moved.stderr
+    assert moved.returncode == 0 and "continuing" in moved.stdout and "bit-identical" not in moved.stdout, moved.stderr
     shutil.copytree(cases, tmp_path / "other")
     shutil.rmtree(tmp_path / "other" / "phantom0003")
-    assert_refused(run("other", 3), "--data_dir ../new, not ../other", "other cases")
+    assert_refused(run("other", 3), "--data_dir ../new, not ../other", "the cases differ")
 
 
-@pytest.mark.parametrize("dropout, words", [(0.0, "only rounding differs"), (0.1, "the same but for dropout's")])
+@pytest.mark.parametrize("dropout, words", [(0.0, "only rounding differs"), (0.1, "the same except for dropout")])
 def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_path, dropout, words):
-    """One process of 4 masks resumes what two processes of 2 left, which here is bit for bit its own."""
+    """One process with 4 masks resumes the run of two processes with 2 masks each; here the result is bit-identical."""
     straight = train("straight", iterations=2, dropout=dropout)
     train("parts", iterations=1, dropout=dropout)
     stored = load_checkpoint(str(tmp_path / "parts" / "savedmodel.pt"))
@@ -475,28 +475,28 @@ def test_a_step_of_as_many_masks_may_be_shared_by_other_processes(train, tmp_pat
     with pytest.raises(CheckpointError, match="--batch_size 2, not 3"):
         train("parts", iterations=2, dropout=dropout, batch_size=3)
     assert same(learnt(straight), learnt(train("parts", iterations=2, dropout=dropout)))
-    lines = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit for bit" in line]
-    assert len(lines) == 1 and lines[0].startswith("a run of 2 processes is resumed by 1: ") and words in lines[0]
+    lines = [line for line in (tmp_path / "parts" / "log.txt").read_text().splitlines() if "bit-identical" in line]
+    assert len(lines) == 1 and lines[0].startswith("the run had 2 processes and now has 1: ") and words in lines[0]
 
 
 def test_every_trained_part_must_get_a_gradient(train):
     trainer = train("run", iterations=1)
     trainer.state.segmenter.posterior.forward = lambda image, mask: trainer.state.segmenter.prior(image, mask)
     trainer.config = replace(trainer.config, iterations=2)
-    with pytest.raises(AssertionError, match="had no part in the loss"):
+    with pytest.raises(AssertionError, match="did not contribute to the loss"):
         trainer.step(
             next(iter(endless_batches(trainer.dataset, trainer.sampler, 0, lambda: trainer.state.samples, print)))
         )
 
 
-def test_what_helps_when_memory_is_short_may_be_given_to_a_run_that_goes_on(train, tmp_path):
+def test_flags_that_save_memory_may_change_when_a_run_resumes(train, tmp_path):
     train("run", iterations=2)
     train("run", iterations=4, microbatch=2)
     assert (
-        "made with --microbatch None, not 2: the result is not bit for bit"
+        "made with --microbatch None, not 2: the result will not be bit-identical"
         in (tmp_path / "run" / "log.txt").read_text()
     )
-    assert train("run", iterations=5, use_fp16=True).state.steps_done == 5  # whose loss scale begins afresh
+    assert train("run", iterations=5, use_fp16=True).state.steps_done == 5  # with a new loss scale
     path = str(tmp_path / "run" / "savedmodel.pt")
     tuned = train("tuned", iterations=6, resume_checkpoint=path, dropout=0.0, kl_weight=0.1)
-    assert tuned.state.steps_done == 6 and "not bit for bit" not in (tmp_path / "tuned" / "log.txt").read_text()
+    assert tuned.state.steps_done == 6 and "bit-identical" not in (tmp_path / "tuned" / "log.txt").read_text()

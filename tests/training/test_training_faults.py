@@ -1,6 +1,7 @@
-"""What training does when something goes wrong or somebody wants it to end: signals, NaN, no memory, blob stores."""
+"""Training under faults and interruptions: signals, NaN, no memory, blob stores."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -75,8 +76,8 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
             lambda self, bar: self.state.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar),
         )
         stopped = train("stopped")
-    assert stopped.state.steps_done == 3  # the signal came after the second step, which had told its report already
-    assert f"{number.name}: ended after step 3" in (tmp_path / "stopped" / "log.txt").read_text()
+    assert stopped.state.steps_done == 3  # the signal came after the second step had posted its report
+    assert f"{number.name}: stopped after step 3" in (tmp_path / "stopped" / "log.txt").read_text()
     assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     assert same(straight, learnt(train("stopped")))
 
@@ -202,10 +203,10 @@ def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_p
         with pytest.raises(TrainingError) as error:
             train("run", iterations=8, max_bad_steps=3, save_interval=100)
         patch.setattr(Trainer, "step", step)
-        told = str(error.value)
-        assert told.startswith("step 7: loss term vb is not finite") and "--max_bad_steps" in told
-        assert told.count("phantom") >= 1 and "savedmodel000004.pt is from before" in told
-        assert told in (tmp_path / "run" / "log.txt").read_text()
+        message = str(error.value)
+        assert message.startswith("step 7: loss term vb is not finite") and "--max_bad_steps" in message
+        assert message.count("phantom") >= 1 and re.search("last good state: .*savedmodel000004.pt", message)
+        assert message in (tmp_path / "run" / "log.txt").read_text()
         resumed = learnt(train("run", iterations=8, max_bad_steps=3, save_interval=100))
     for key in ("weights", "ema", "optimizer", "samples", "bad_steps"):
         assert same(straight[key], resumed[key])
@@ -337,7 +338,7 @@ def test_a_blob_store_serves_as_log_dir(train, monkeypatch):
     names = {path.removeprefix("gs://bucket/run/") for path in blobs.objects}
     assert names == {"log.txt", "progress.csv", "manifest.json", "savedmodel000003.pt", "savedmodel000006.pt"}
     log, table = (blobs.objects[f"gs://bucket/run/{name}"].decode() for name in ("log.txt", "progress.csv"))
-    assert "starting afresh" in log and "continuing gs://bucket/run/savedmodel000003.pt at step 3" in log
+    assert "starting a new run" in log and "continuing gs://bucket/run/savedmodel000003.pt at step 3" in log
     assert [line.split(",")[0] for line in table.splitlines()] == ["step", "2", "3", "4", "6"]
     assert load_checkpoint("gs://bucket/run/savedmodel.pt").step == 6
 
@@ -373,7 +374,7 @@ def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late,
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
         nan_at(set(range(4, 20)))
-        with pytest.raises(TrainingError, match="savedmodel000004.pt is from before"):
+        with pytest.raises(TrainingError, match="last good state: .*savedmodel000004.pt"):
             train("run", iterations=10, max_bad_steps=3, save_interval=8)
         patch.setattr(Trainer, "step", step)
         resumed = learnt(train("run", iterations=10, max_bad_steps=3, save_interval=8))
@@ -387,7 +388,7 @@ def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train,
 
 
 def test_encoders_that_overflow_give_a_loss_that_is_not_finite(cases, tmp_path):
-    """A deviation of e^200 is no number in float32: the loss is not finite, which the trainer sees; no error."""
+    """A deviation of e^200 overflows float32: the loss is not finite, which the trainer detects; no error."""
     segmenter = segmenter_of(LEAST)
     with torch.no_grad():
         segmenter.posterior.conv_layer.bias.fill_(200)

@@ -77,7 +77,7 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
     other = train("parts", **{**EVAL, "eval_ensemble": 3}, iterations=8)  # scores of another kind do not compare
     assert other.state.best["settings"]["ensemble"] == 3
     assert "ged_3" in scores_of(tmp_path / "parts")[8]
-    train("parts", iterations=9)  # and a run may go on without
+    train("parts", iterations=9)  # a run may resume without validation
 
 
 def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):

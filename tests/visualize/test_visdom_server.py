@@ -127,7 +127,7 @@ def test_a_server_watches_no_file_of_the_code(tmp_path, monkeypatch):
 # -- windows ----------------------------------------------------------------------------------------------------------
 
 
-def test_windows_come_back_on_a_server_that_was_started_afresh_unnoticed(own_server, tmp_path):
+def test_windows_come_back_on_a_server_that_was_restarted_unnoticed(own_server, tmp_path):
     """Back before a message was lost: pictures, whose windows are not checked first, and lines in other windows."""
     server, lines = own_server(), []
     configs = {kind: server.config(kind) for kind in ("pictures", "lines")}
@@ -180,12 +180,12 @@ def test_what_an_absent_server_misses_is_recorded(server, tmp_path):
 
 
 def test_recordings_that_cannot_be_are_refused(server, tmp_path):
-    with pytest.raises(ConfigError, match=f"--visdom_log {tmp_path} cannot be written"):
+    with pytest.raises(ConfigError, match=f"--visdom_log {tmp_path} is not writable"):
         open_windows(VisdomConfig(visdom_log=str(tmp_path)))
     for text in ("no log\n", "[1, 2]\n", "3\n"):
         (tmp_path / "text").write_text(text)
         assert_refused(
-            command("replay", tmp_path / "text", *server.flags("refused")[1:]), "not what --visdom_log recorded"
+            command("replay", tmp_path / "text", *server.flags("refused")[1:]), "not a file written by --visdom_log"
         )
 
 
@@ -240,7 +240,7 @@ def test_cases_that_cannot_be_shown_are_reported_and_others_can_be_chosen(odd):
     client.choose(inspector, 1, 1)
     assert "broken" in client.shown["figures"] and "cannot be read" in client.shown["figures"]
     client.choose(inspector, 1, 2)
-    assert "large: samples of (16, 12) pixels, and an image of (30, 20)" in client.shown["figures"]
+    assert "large: samples have (16, 12) pixels, the image (30, 20)" in client.shown["figures"]
     client.choose(inspector, 1, 0)
     assert client.shown["masks"].startswith("<b>&")
 
@@ -253,7 +253,7 @@ class Busy(Kept):
     def image(self, pixels, win, opts):
         if self.late:
             self.late -= 1
-            raise ConnectionError("no answer")
+            raise ConnectionError("no response")
         super().image(pixels, win, opts)
 
 
@@ -265,14 +265,14 @@ def test_what_was_chosen_is_sent_again_to_a_busy_server(odd):
     client.choose(inspector, 2, 17)
     assert client.shown["masks"] == "<b>&, threshold 0.9"
     client.late = ATTEMPTS
-    with pytest.raises(ConnectionError, match="no answer"):
+    with pytest.raises(ConnectionError, match="no response"):
         client.choose(inspector, 2, 3)
 
 
 def test_a_server_that_does_not_report_choices_is_not_waited_for_without_end(server, monkeypatch):
     monkeypatch.setattr("guided_diffusion.visualize.connection.PATIENCE", 0.2)
     monkeypatch.setattr(visdom.Visdom, "setup_socket", lambda self: setattr(self, "use_socket", False))
-    with pytest.raises(ConnectionError, match="does not report what is chosen"):
+    with pytest.raises(ConnectionError, match="does not report window events"):
         connect(server.config("deaf"), listening=True)
 
 

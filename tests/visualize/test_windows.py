@@ -160,7 +160,7 @@ class Refusing(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def no_server(kind):
-    """The port of what is no Visdom server: absent; silent, accepting and never answering; or refusing."""
+    """A port without a Visdom server: absent; silent (accepts, never responds); or refusing."""
     if kind == "absent":
         with unused_port() as port:
             yield port
@@ -175,7 +175,7 @@ def no_server(kind):
 
 
 @pytest.mark.parametrize("kind", ["absent", "silent", "silent at the login", "refusing"])
-def test_a_server_that_is_none_costs_one_line(kind, capfd, monkeypatch):
+def test_a_missing_server_is_logged_once(kind, capfd, monkeypatch):
     if kind.startswith("silent"):
         monkeypatch.setattr("guided_diffusion.visualize.connection.TIMEOUT", (0.1, 0.1))
     if kind == "silent at the login":
@@ -195,8 +195,8 @@ def test_a_server_that_is_none_costs_one_line(kind, capfd, monkeypatch):
         wait_for(lambda: len(attempts) >= 4)  # the first of which is reported
         windows.close(seconds=60)
         assert not windows.thread.is_alive()
-    reason = {"absent": "no server there", "refusing": "it answers 403"}.get(kind, "no answer")
-    assert len(reported) == 1 and f"127.0.0.1:{port} does not take pictures ({reason}" in reported[0]
+    reason = {"absent": "no server found", "refusing": "the server returned status 403"}.get(kind, "no response")
+    assert len(reported) == 1 and f"127.0.0.1:{port} cannot be updated ({reason}" in reported[0]
     assert capfd.readouterr() == ("", "")
 
 
@@ -511,12 +511,12 @@ def test_refusals(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     with unused_port() as port:
         for arguments, words in [
-            (["show"], ["show is unknown: serve, inspect or replay"]),
+            (["show"], ["show is unknown: use serve, inspect or replay"]),
             (["serve", "--public"], ["--public needs a login", "VISDOM_USERNAME"]),
             (["serve", "--port=0"], ["--port 0"]),
             (["replay", "/nowhere"], ["/nowhere"]),
-            (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no server there", str(port), "visualize serve"]),
-            (["inspect", "--samples=/nowhere", f"--visdom_port={port}"], ["no server there"]),
+            (["replay", tmp_path / "text", f"--visdom_port={port}"], ["no server found", str(port), "visualize serve"]),
+            (["inspect", "--samples=/nowhere", f"--visdom_port={port}"], ["no server found"]),
         ]:
             assert_refused(call_main(main, *arguments), *words)
 
@@ -655,6 +655,6 @@ def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(ca
         )
     output = done.stdout.decode()
     assert done.returncode == 0 and "Traceback" not in output, output
-    assert output.count("does not take pictures") == 1 and re.search(
+    assert output.count("cannot be updated") == 1 and re.search(
         r"[\r\n]Visdom at", output
     )  # not behind the bar of progress

@@ -1,4 +1,4 @@
-"""The rates that the card reaches at most: large products, a copy in its memory, and the U-Net's main convolutions."""
+"""Peak rates of the card: large matrix products, a memory copy, and the U-Net's main convolutions."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Compiles what later stages time, into the caches that all of them share, by what they will call."""
+"""Compiles the networks of later stages into the shared caches, by making the same calls as these stages."""
 
 import os
 
@@ -30,7 +30,7 @@ JOBS = {"sample_many": sample_many, "sample_one": sample_one, "train": train}
 
 
 def run(record, settings, names):
-    """Do these of JOBS; `done` is added to the figures of each that ended well."""
+    """Run the named JOBS; `done` is added to the results of each successful job."""
     for name in names:
         with record.part(name) as add:
             JOBS[name](settings)

@@ -1,4 +1,4 @@
-"""Whether the GPU computes what the CPU does: the U-Net in every precision, attention, noise, chains, golden cases."""
+"""Agreement of GPU and CPU: the U-Net in every precision, attention, noise, chains, golden cases."""
 
 import copy
 from functools import partial
@@ -30,7 +30,7 @@ ATTENTION_WORDS = ("flash", "fmha", "attention", "softmax", "sdpa", "mha")  # of
 
 
 def in_float64(model):
-    """A copy of a U-Net that computes in float64 throughout, but for its output's last rounding."""
+    """A copy of a U-Net that computes in float64, except for the final rounding of its output."""
     model = copy.deepcopy(model).double()
     for part in model.modules():
         if isinstance(part, GroupNorm32):  # which computes in float32
@@ -45,13 +45,13 @@ def prepared(base, settings, amp, device=None):
 
 
 def precisions(settings):
-    """The words of --amp that the device takes."""
+    """The values of --amp that the device supports."""
     return [amp for amp in LIMITS if amp != "tf32" or is_cuda(settings.device)]
 
 
 @torch.inference_mode()
 def compare_unet(record, base, settings):
-    """Each precision on the device against float64 on the CPU, on inputs that are drawn for it."""
+    """Each precision on the device against float64 on the CPU, on random inputs."""
     for seed, amp in enumerate(precisions(settings)):
         with record.part(f"unet_{amp}") as add:
             x = torch.cat(
@@ -72,7 +72,7 @@ def compare_unet(record, base, settings):
 
 
 def attention_shapes(model, x, t):
-    """[B, heads, pixels, channels of a head] of the U-Net's attention blocks, each shape once."""
+    """[B, heads, pixels, channels per head] of the U-Net's attention blocks, without repetitions."""
     shapes = set()
 
     def note(block, arguments):
@@ -88,7 +88,7 @@ def attention_shapes(model, x, t):
 
 
 def accepts(backend, q, k, v):
-    """{"forward", "backward": relative error, or why it is refused} of a kind of fused attention."""
+    """{"forward", "backward": relative error, or why it is not supported} of a fused attention backend."""
     reference = F.scaled_dot_product_attention(*(x.detach().double().cpu() for x in (q, k, v)))
     report = {}
     try:
@@ -103,7 +103,7 @@ def accepts(backend, q, k, v):
 
 
 def attention(record, base, settings):
-    """Which backends take the model's shapes, contiguous and as a transposed view; which kernels its blocks run."""
+    """Backends that support the model's shapes, contiguous and as a transposed view; kernels that its blocks run."""
     x, t = (
         torch.cat([images(settings, BATCH), images(settings, BATCH)[:, :1]], dim=1),
         torch.zeros(BATCH, dtype=torch.long, device=settings.device),
@@ -141,7 +141,7 @@ def attention(record, base, settings):
 
 
 def inputs_of_chain(settings, device):
-    """What a network sees in a chain whose every output is 0: x_t at each of its calls, on the CPU."""
+    """The network inputs x_t, on the CPU, of a chain whose network outputs are all 0."""
     sampler = SamplerConfig(**{**FAST, "steps": settings.sizes.calls})
     segmenter = build(readme_config(settings), "cpu").spaced(sampler)
     seen = []
@@ -156,19 +156,19 @@ def inputs_of_chain(settings, device):
 
 
 def compare_noise(add, settings):
-    """The same bits of noise on every device, and the same chain from it."""
+    """The noise is bit-identical on every device, and gives the same chain."""
     drawn = stack_randn([seeded_generator("noise", k) for k in range(BATCH)], (1, 64, 64))
     copied = torch.equal(to_device(drawn, settings.device).cpu(), drawn)
     here, there = inputs_of_chain(settings, "cpu"), inputs_of_chain(settings, settings.device)
     start = torch.equal(here[0], there[0])
     error = max(relative_error(b, a) for a, b in zip(here, there, strict=True))
     add(copied_bits_equal=copied, start_bits_equal=start, largest_relative_error_of_x_t=error)
-    require(copied and start, "the noise is not the same, bit for bit")
+    require(copied and start, "the noise is not bit-identical")
     require(error < 1e-5, f"a chain without a network differs by {error:.2e}")
 
 
 def compare_chains(record, base, settings):
-    """The whole chain on the CPU in float32 against the device in each precision."""
+    """The whole chain on the CPU in float32 against each precision on the device."""
     sampler = SamplerConfig(**{**FAST, "steps": settings.sizes.calls})
     with record.part("chain_cpu"):
         reference = draw(
@@ -194,4 +194,4 @@ def run(record, settings):
         check_golden(add, settings.device, SAMPLES[1:2] if settings.dry_run else SAMPLES)  # 5 calls, of 50
     compare_unet(record, base, settings)
     compare_chains(record, base, settings)
-    attention(record, base, settings)  # last: a kernel that takes a shape wrongly could break what follows
+    attention(record, base, settings)  # last, because a kernel that fails on a shape could break later checks

@@ -1,4 +1,4 @@
-"""scripts/segmentation_sample.py with everything that it writes, against the loop that draws alone."""
+"""scripts/segmentation_sample.py with all its output, compared with the sampling loop alone."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from ..timing import synchronize
 
 
 def save_checkpoint(settings):
-    """A checkpoint of the README's network with random weights; returns its path."""
+    """Write a checkpoint of the network of the paper's README with random weights; returns its path."""
     flags = {**default_flags(DataConfig, SamplerConfig, *MODEL_CONFIGS), **json_like(readme_flags(settings))}
     path = settings.folder("random.pt")
     weights = build(readme_config(settings), "cpu").state_dict()
@@ -43,9 +43,9 @@ def save_checkpoint(settings):
 
 @contextlib.contextmanager
 def observed(report, device):
-    """Meanwhile the loop that draws is warmed up before it begins.
+    """Context in which the sampling loop is warmed up before it starts.
 
-    report  gets "began", the clock at its begin, and "alone", which draws the same once more and writes nothing
+    report  receives "began", the clock at its start, and "alone", which repeats the sampling without writing
     """
     original = sample.draw_ensembles
 
@@ -66,7 +66,7 @@ def observed(report, device):
 
 
 def measure(add, settings, data, model, name, *flags):
-    """Masks a second of the script until all is written, and of its loop alone."""
+    """Masks per second of the script including output, and of its loop alone."""
     sizes, report, out = settings.sizes, {}, settings.folder(f"samples_{name}")
     amount = ("--num_ensemble", sizes.masks_per_case, "--num_samples", sizes.cases)
     steps = [

@@ -1,4 +1,4 @@
-"""Processes: two on one card by gloo; then NCCL with one process, DDP forced, and sharded weights on a mesh of one."""
+"""Distributed training: two gloo processes on one card; NCCL, forced DDP and sharded weights with one process."""
 
 import copy
 
@@ -16,7 +16,7 @@ LIMIT = 1e-3  # relative error of a gradient in float32
 
 
 def collectives(add, device):
-    """all-reduce, gather and barrier of one process give back what it has."""
+    """all-reduce, gather and barrier with one process return its own values."""
     tensor = torch.randn(1000, device=device)
     summed = tensor.clone()
     dist.all_reduce(summed)
@@ -31,11 +31,11 @@ def collectives(add, device):
         "barrier": True,
     }
     add(**report)
-    require(all(report.values()), f"a collective of one process gave back something else: {report}")
+    require(all(report.values()), f"a collective with one process changed its value: {report}")
 
 
 def ddp(add, settings, expected, batch):
-    """Gradients under DDP, of a whole batch and of two halves of which the first is not shared."""
+    """Gradients under DDP, of a whole batch and of two halves, the first without communication."""
     segmenter = workers.training_segmenter(settings, settings.device)
     module = workers.wrapped(segmenter, settings.device)
     workers.backward(module, batch)
@@ -51,7 +51,7 @@ def ddp(add, settings, expected, batch):
 
 
 def sharded(add, settings, expected, batch):
-    """Gradients and an optimizer's step of weights that are sharded over one process."""
+    """Gradients and an optimizer step of weights sharded over one process."""
     from torch.distributed.fsdp import fully_shard  # which may ask for a GPU, and processes are forked before
 
     plain = workers.training_segmenter(settings, settings.device, channels_last=False)  # which cannot be sharded
@@ -67,11 +67,11 @@ def sharded(add, settings, expected, batch):
     optimizer.step()
     moved = not equal_bits(whole(plain.state_dict()), state)
     add(gradient_error=error, moved=moved, limit=LIMIT)
-    require(error < LIMIT and moved, "sharded weights are trained otherwise")
+    require(error < LIMIT and moved, "training with sharded weights differs")
 
 
 def two_on_one_card(add, settings):
-    """Two processes of gloo share a batch, and a card; they are forked before this process uses it."""
+    """Two gloo processes share a batch and a card; they are forked before this process uses the card."""
     found = workers.run_processes(workers.shared_gradients, settings, "gloo", [settings.device] * 2, "two_on_one_card")
     error = max(report["gradient_error"] for report in found)
     add(gradient_error=error, limit=LIMIT)

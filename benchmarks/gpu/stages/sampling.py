@@ -1,4 +1,4 @@
-"""Sampling at the README's flags with random weights: as published, eager, compiled; a call's parts; memory."""
+"""Sampling with the flags of the paper's README and random weights: as published, eager, compiled; memory."""
 
 import gc
 import statistics
@@ -32,23 +32,23 @@ PROFILED = 2  # calls
 
 
 def measure_chain(add, settings, function, masks, precision, rounds):
-    """Time function(), a chain of `calls` calls for `masks` masks; returns a call's median in milliseconds."""
+    """Time function(), a chain of `calls` calls for `masks` masks; returns the median per call in milliseconds."""
     device, calls = settings.device, settings.sizes.calls
-    taken = [device_and_host_ms(function, device) for _ in range(rounds)]
-    report = {name: statistics.median(row[name] for row in taken) / calls for name in taken[0]}
+    rows = [device_and_host_ms(function, device) for _ in range(rounds)]
+    report = {name: statistics.median(row[name] for row in rows) / calls for name in rows[0]}
     add(
         precision=precision,
         **{f"{name}_a_call": value for name, value in report.items()},
         chains=rounds,
         calls=calls,
-        host_ms_of_chains=[row["host_ms"] for row in taken],
+        host_ms_of_chains=[row["host_ms"] for row in rows],
     )
     add(**rates.compute_rate(masks * flop_of_call(settings), report["host_ms"], precision, settings.out))
     return report["host_ms"]
 
 
 def published(add, settings):
-    """One mask at a time in strict float32: a part of the chain's 1000 calls, scaled to all of them."""
+    """One mask at a time in strict float32: some of the chain's 1000 calls, scaled to all of them."""
     allow_tf32(False)
     config = benchmark.BenchmarkConfig(**{**vars(readme_config(settings)), "calls": settings.sizes.calls})
     function = benchmark.published(config, settings.device, 1)
@@ -58,7 +58,7 @@ def published(add, settings):
 
 
 def measure_ours(add, settings, network, masks):
-    """Whole chains of --fast by (segmenter, SamplerConfig); returns a call's time in milliseconds."""
+    """Whole chains of --fast with (segmenter, SamplerConfig); returns the time per call in milliseconds."""
     segmenter, sampler = network
     image = images(settings, masks)
     reset_peak_memory(settings.device)
@@ -74,7 +74,7 @@ def measure_ours(add, settings, network, masks):
 
 
 def compare_chains(add, settings, compiled, eager):
-    """Equal seeds give equal bits; compiled masks are those of the eager network but for rounding."""
+    """Equal seeds give bit-identical masks; compiled and eager masks are equal up to rounding."""
     image = images(settings, settings.sizes.masks, seed=1)
     first, second = (draw(*compiled, image, seed=1) for _ in range(2))
     add(equal_seeds_equal_bits=torch.equal(first, second))
@@ -87,7 +87,7 @@ def compare_chains(add, settings, compiled, eager):
 
 
 def out_of_memory(add, settings, network):
-    """A call that finds no memory is reported in a line, and the next one that has some succeeds."""
+    """A call that runs out of memory gives a one-line error, and a later call with enough memory succeeds."""
     segmenter, sampler = network
     try:
         with out_of_memory_as_error(settings.device, "--batch_size is too much"):
@@ -108,15 +108,15 @@ def out_of_memory(add, settings, network):
         if is_cuda(settings.device):
             torch.cuda.set_per_process_memory_fraction(1.0, settings.device)
     add(message=message)
-    require(message and "out of memory" in message, "the memory that was taken away was not missed")
+    require(message and "out of memory" in message, "a call without enough memory did not fail")
     free_cache(settings.device)
     with torch.inference_mode():
         after = segmenter.one_call(images(settings, 2), sampler)
-    require(torch.isfinite(after).all(), "after it a call is not finite")
+    require(torch.isfinite(after).all(), "the call after the error is not finite")
 
 
 def automatic_batch(add, settings, network):
-    """What --batch_size auto answers, and what a call of that size takes."""
+    """The batch size of --batch_size auto, and the memory of a call of that size."""
     segmenter, sampler = network
     device, shape = settings.device, images(settings, 1).shape[1:]
     free_cache(device)
@@ -138,7 +138,7 @@ def run(record, settings):
         eager = sampling_network(settings, settings.amp)
         ms = measure_ours(add, settings, eager, many)
     with record.part("batch_size_auto") as add:
-        require(eager, "there is no network to ask for")
+        require(eager, "there is no network to query")
         automatic_batch(add, settings, eager)
     with record.part("out_of_memory") as add:
         require(eager, "there is no network to call")

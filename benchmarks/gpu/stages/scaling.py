@@ -1,4 +1,4 @@
-"""Training on all visible cards against one of them, by NCCL and DDP."""
+"""Training on all visible cards compared with one, with NCCL and DDP."""
 
 from .. import workers
 from ..record import require

@@ -1,4 +1,4 @@
-"""Training steps at the README's flags: the published loop, this project eager and compiled; a step's parts; memory."""
+"""Training steps with the flags of the paper's README: published loop; this project eager and compiled; memory."""
 
 import gc
 import statistics
@@ -19,7 +19,7 @@ PROFILED = 2  # steps
 
 
 def phantom_dataset(settings, folder):
-    """The cases of a folder, as the loops read them."""
+    """The cases of a folder as the loops read them."""
     return LIDCDataset(folder, settings.sizes.image_size, 4, cache_dir=settings.folder("cache"))
 
 
@@ -53,7 +53,7 @@ def held_gb(device):
 
 
 def measure(add, settings, build, precision, steps):
-    """Time `steps` steps of a loop, singly and in a row; returns the step and its median in milliseconds."""
+    """Time `steps` steps of a loop, singly and consecutively; returns the step and its median in milliseconds."""
     device, batch = settings.device, settings.sizes.train_batch
     gc.collect()
     free_cache(device)
@@ -79,7 +79,7 @@ def measure(add, settings, build, precision, steps):
 
 
 def add_profile(add, settings, step, median):
-    """What two steps are made of."""
+    """Profile two steps."""
     step()
     report = profile_of(lambda: [step() for _ in range(PROFILED)], settings.device, PROFILED, median)
     add(profile=report)

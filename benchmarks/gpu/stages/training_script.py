@@ -1,4 +1,4 @@
-"""Trainings by scripts/segmentation_train.py: repeated, resumed, with a bad step, validated, in other precisions."""
+"""Training with scripts/segmentation_train.py: repeated, resumed, with a bad step, validated, in other precisions."""
 
 import contextlib
 import math
@@ -19,15 +19,15 @@ from ..record import require
 from ..scripts import call_script
 from ..timing import is_cuda
 
-SIZE, CASES = 32, 16  # of the preset's images, and how many
+SIZE, CASES = 32, 16  # size and number of the preset's images
 PARTS = ("weights", "ema", "optimizer")
-# Largest relative differences of the weights from those of the first run: of runs that compute the same, of one that
-# sums in another order, and of other precisions
+# Largest relative differences of the weights from those of the first run: for the same computation, for another order
+# of summation, and for other precisions
 SAME, REORDERED, ROUNDED = 1e-2, 0.1, 0.5
 
 
 class Runs:
-    """Trainings of the same flags and cases, each in a folder of its own."""
+    """Training runs with the same flags and cases, each in its own folder."""
 
     def __init__(self, settings):
         self.settings, self.steps = settings, settings.sizes.script_steps
@@ -48,7 +48,7 @@ class Runs:
         return [f"--{flag}={value}" for flag, value in flags.items()]
 
     def train(self, name, steps=None, run=call_script, **more):
-        """The content of the checkpoint at the end of a run of `steps` steps, by default all; `more` are flags."""
+        """The final checkpoint's content after a run of `steps` steps, by default all; `more` are flags."""
         run("segmentation_train", *self.arguments(name, steps, more))
         return load_checkpoint(self.settings.folder("runs", name, "savedmodel.pt")).content()
 
@@ -58,19 +58,19 @@ class Runs:
 
 
 def compare(add, state, reference, limit):
-    """Add how far a run's end is from the reference's; CheckFailed beyond the limit."""
+    """Add the difference of a run's final weights from the reference; CheckFailed: it is beyond the limit."""
     report = {part: difference(state[part], reference[part]) for part in PARTS}
     add(**report, steps=state["step"], limit=limit)
     error = report["weights"]["relative"]
-    require(state["step"] == reference["step"], f"it ended after step {state['step']}, not {reference['step']}")
+    require(state["step"] == reference["step"], f"the run ended after step {state['step']}, not {reference['step']}")
     require(error < limit, f"relative difference {error:.2e}, beyond {limit}")
 
 
 @contextlib.contextmanager
 def watched(nan_at, report):
-    """Trainings meanwhile have a loss of NaN after `nan_at` steps, and their first average is recomputed in float64.
+    """Context in which training has a NaN loss after `nan_at` steps, and the first average is recomputed in float64.
 
-    report  gets "unchanged", {part: bool} over the bad step, and "average", {name: tensor}
+    report  receives "unchanged", {part: bool} for the bad step, and "average", {name: tensor}
     """
     original = Trainer.step
 
@@ -115,7 +115,7 @@ def copied(state):
 
 
 def not_finite(add, runs):
-    """A step whose loss is NaN changes nothing, and the averages are those of the definition."""
+    """A step with a NaN loss changes nothing, and the averages follow their definition."""
     report = {}
     with watched(runs.steps // 2, report):
         state = runs.train("nan")
@@ -125,13 +125,14 @@ def not_finite(add, runs):
     )
     add(unchanged=report["unchanged"], bad_steps=state["bad_steps"][0], largest_relative_error_of_an_average=error)
     require(
-        all(report["unchanged"].values()) and state["bad_steps"][0] == 1, "a step that is not finite changed something"
+        all(report["unchanged"].values()) and state["bad_steps"][0] == 1,
+        "a step with a non-finite loss changed the state",
     )
     require(error < 1e-5, f"an average is off by {error:.2e}")
 
 
 def resumed(add, runs, reference):
-    """Half of the steps, and the others in a process of its own."""
+    """Train half of the steps, and resume in a separate process."""
     runs.train("resumed", runs.steps // 2)
     compare(add, runs.train("resumed", run=run_process), reference, SAME)
 

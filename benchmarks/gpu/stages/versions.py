@@ -1,4 +1,4 @@
-"""Versions of what the run depends on, and the card."""
+"""Versions of the run's dependencies, and the card."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ def version_of(package):
 
 
 def card_figures(device):
-    """What torch knows of the card."""
+    """The card's properties according to torch."""
     properties = torch.cuda.get_device_properties(device)
     free, total = torch.cuda.mem_get_info(device)
     return {
