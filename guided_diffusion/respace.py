@@ -25,6 +25,8 @@ def space_timesteps(num_timesteps: int, section_counts: str | Sequence[int]) -> 
                 f"--timestep_respacing {section_counts}: must have the form '250', '10,15,20' or 'ddim50'"
             ) from None
 
+    if not section_counts:
+        raise ConfigError("--timestep_respacing keeps no timestep at all")
     size, longer = divmod(num_timesteps, len(section_counts))
     start = 0
     kept: set[int] = set()
@@ -87,7 +89,10 @@ def create_gaussian_diffusion(
     betas = scheduled_betas(config)
     if timesteps is None:
         timesteps = sorted(space_timesteps(config.diffusion_steps, config.timestep_respacing))
-    if len(timesteps) < len(betas):  # the kept timesteps keep their alpha_bar
-        alpha_bar = np.cumprod(1 - betas)[np.asarray(timesteps)]
+    kept = np.asarray(timesteps)
+    if len(kept) == 0 or kept[0] < 0 or kept[-1] >= len(betas) or (np.diff(kept) <= 0).any():
+        raise ConfigError(f"timesteps must ascend within 0 to {len(betas) - 1}")
+    if len(kept) < len(betas):  # the kept timesteps keep their alpha_bar
+        alpha_bar = np.cumprod(1 - betas)[kept]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
-    return GaussianDiffusion(betas, timesteps, config)
+    return GaussianDiffusion(betas, kept, config)

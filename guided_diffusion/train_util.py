@@ -95,12 +95,12 @@ class Trainer:
             for batch in batches:
                 self.step(batch)
                 bar.update()
-                if self.look_around(bar):
+                if self.after_step(bar):
                     break
         if self.validator and (best := self.state.best):
             self.log.info(f"best: step {best['step']}, {self.validator.names[0]} {best['score']:.4f} ({BEST})")
 
-    def look_around(self, bar: tqdm) -> bool:
+    def after_step(self, bar: tqdm) -> bool:
         """Validate, log and save after a step, where due or requested. Returns whether the run ends here."""
         config, step = self.config, self.state.steps_done
         at_end = step == config.last_step

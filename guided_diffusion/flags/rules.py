@@ -94,10 +94,10 @@ def guesses_are_masks(
 
 @rule
 def weighted_guesses_are_several(architecture: str, guess_weight: float, encoder_guesses: int) -> Complaint:
-    if architecture == "shared-encoder" and guess_weight and encoder_guesses < 2:
+    if guess_weight and (architecture == "unet" or encoder_guesses < 2):
         return (
-            f"--guess_weight {guess_weight:g} needs several guesses: "
-            "use --encoder_guesses of at least 2, or --guess_weight 0"
+            f"--guess_weight {guess_weight:g} needs several guesses of a shared encoder: "
+            "give --architecture shared-encoder with --encoder_guesses 2 or more, or 0 for the weight"
         )
     return None
 

@@ -88,7 +88,7 @@ class SharedEncoderUNet(nn.Module):
         super().__init__()
         multipliers = unet.channel_mult or unet.multipliers[config.patch_size.bit_length() - 1 :]
         check_architecture(unet, config, multipliers)
-        self.config, self.patch_size, pixels = unet, config.patch_size, config.patch_size**2
+        self.patch_size, pixels = config.patch_size, config.patch_size**2
         large = replace(unet, image_size=unet.image_size // self.patch_size, channel_mult=multipliers)
         small = replace(
             large,
@@ -158,7 +158,12 @@ class SharedEncoderUNet(nn.Module):
 
 
 def check_architecture(unet: UNetConfig, config: ArchitectureConfig, multipliers: Sequence[int]) -> None:
-    """ConfigError: the image size does not allow these level multipliers."""
+    """ConfigError: the image size does not allow these level multipliers, or the patches leave no level."""
+    if not multipliers:
+        raise ConfigError(
+            f"--patch_size {config.patch_size}: leaves no level of --image_size {unet.image_size}; "
+            "give a smaller one, or --channel_mult"
+        )
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
         if unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
             raise ConfigError(

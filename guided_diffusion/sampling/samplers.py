@@ -66,7 +66,7 @@ def ddim_step(diffusion: GaussianDiffusion, state: ChainState, noise: Masks | fl
     x_t, t, x_0 = state.x_t, state.t, state.prediction.x_0
     alpha_bar, alpha_bar_prev = diffusion.at("alphas_cumprod", t), diffusion.at("alphas_cumprod_prev", t)
     eps = diffusion.predict_eps_from_xstart(x_t, t, x_0)
-    sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar)) * torch.sqrt(1 - alpha_bar / alpha_bar_prev)
+    sigma = eta * torch.sqrt((1 - alpha_bar_prev) / (1 - alpha_bar) * diffusion.at("betas", t))
     # In float32 the difference may be slightly negative if alpha_bar is close to 0.
     rest = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
     return alpha_bar_prev.sqrt() * x_0 + rest * eps + sigma * noise

@@ -45,12 +45,11 @@ class RunState:
     """
 
     def __init__(self, segmenter: Segmenter, config: TrainConfig, masks_per_step: int) -> None:
-        module = segmenter
-        device = next(module.parameters()).device
+        device = next(segmenter.parameters()).device
         self.segmenter, self.masks_per_step = segmenter, masks_per_step
-        self.trained = [p for p in module.parameters() if p.requires_grad]
+        self.trained = [p for p in segmenter.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(module, config.averages)
+        self.ema = EMA(segmenter, config.averages)
         self.schedule_sampler = create_named_schedule_sampler(config.schedule_sampler, segmenter.num_timesteps)
         is_float16 = segmenter.model.autocast_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=is_float16)

@@ -142,11 +142,10 @@ def check_start(segmenter: Segmenter, start: Start) -> None:
         return
     if missing := checkpoint.missing_to_resume():
         raise CheckpointError(f"{start.path} lacks {', '.join(missing)}, needed to resume; use another checkpoint")
-    module = segmenter
     for weights in (*checkpoint.ema.values(), checkpoint.weights):
-        check_weights(module, weights, start.path, checkpoint.prefix)
+        check_weights(segmenter, weights, start.path, checkpoint.prefix)
     if checkpoint.optimizer is not None:
-        check_optimizer(checkpoint.optimizer, list(module.parameters()), start.path)
+        check_optimizer(checkpoint.optimizer, list(segmenter.parameters()), start.path)
 
 
 def load_start(segmenter: Segmenter, start: Start) -> None:

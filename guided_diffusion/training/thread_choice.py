@@ -53,15 +53,17 @@ def settle_threads(
 
 def blank_step(segmenter: Segmenter, image_shape: tuple[int, int, int], num_images: int, raters_per_image: int) -> None:
     """Compute and discard losses and gradients for blank images; weights and random states do not change."""
-    module, num_masks, size = segmenter, num_images * raters_per_image, image_shape[1:]
+    num_masks, size = num_images * raters_per_image, image_shape[1:]
     rows = None if raters_per_image == 1 else torch.arange(num_masks) // raters_per_image
     timesteps = torch.zeros(num_masks, dtype=torch.long)
     with torch.random.fork_rng(devices=[]):  # for dropout
-        terms = module(
+        terms = segmenter(
             torch.zeros(num_images, *image_shape),
             torch.zeros(num_masks, 1, *size),
             timesteps,
             torch.zeros(num_masks, *segmenter.noise_shape(size)),
             rows,
         )
-        torch.autograd.grad(terms["loss"].sum(), [p for p in module.parameters() if p.requires_grad], allow_unused=True)
+        torch.autograd.grad(
+            terms["loss"].sum(), [p for p in segmenter.parameters() if p.requires_grad], allow_unused=True
+        )

@@ -105,7 +105,8 @@ class Validator:
                     total[:3] += torch.tensor(self._score_case(case, samples))
             except GivenUp:
                 total[3] = 1
-        segmenter.train()
+            finally:
+                segmenter.train()
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 

@@ -197,14 +197,14 @@ import os, signal, sys
 from guided_diffusion.train_util import Trainer
 from ranks import script_main
 
-look_around = Trainer.look_around
+after_step = Trainer.after_step
 
 def look(self, bar):
     if (self.state.steps_done, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (7, "1", "0"):
         os.kill(os.getpid(), signal.SIGKILL)
-    return look_around(self, bar)
+    return after_step(self, bar)
 
-Trainer.look_around = look
+Trainer.after_step = look
 script_main("segmentation_train", *sys.argv[1:])
 """
 

@@ -27,13 +27,13 @@ def after_step(monkeypatch):
     """Call it with {step: function of the trainer} to have the function called when that many steps are done."""
 
     def set_up(actions):
-        look_around = Trainer.look_around
+        after_step = Trainer.after_step
 
         def looking(self, bar):
             actions.get(self.state.steps_done, lambda trainer: None)(self)
-            return look_around(self, bar)
+            return after_step(self, bar)
 
-        monkeypatch.setattr(Trainer, "look_around", looking)
+        monkeypatch.setattr(Trainer, "after_step", looking)
 
     return set_up
 
@@ -69,11 +69,11 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
     straight = learnt(train("straight"))
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     with pytest.MonkeyPatch.context() as patch:
-        look_around = Trainer.look_around
+        after_step = Trainer.after_step
         patch.setattr(
             Trainer,
-            "look_around",
-            lambda self, bar: self.state.steps_done == 2 and os.kill(os.getpid(), number) or look_around(self, bar),
+            "after_step",
+            lambda self, bar: self.state.steps_done == 2 and os.kill(os.getpid(), number) or after_step(self, bar),
         )
         stopped = train("stopped")
     assert stopped.state.steps_done == 3  # the signal came after the second step had posted its report
@@ -281,9 +281,7 @@ def test_no_memory_is_one_line_with_the_flags_that_help(cases, tmp_path, monkeyp
     assert done.returncode == 2 and "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]  # the progress bar is before it
     assert (
-        "out of memory, " in line
-        and "GiB in use" in line
-        and "--microbatch, --use_checkpoint True or --amp bf16" in line
+        "out of memory, " in line and "GiB free" in line and "--microbatch, --use_checkpoint True or --amp bf16" in line
     )
 
 
@@ -307,7 +305,7 @@ def test_a_folder_that_another_run_writes_into_is_refused_until_that_ends_howeve
         done = call_script(
             "segmentation_train", f"--data_dir={cases}", f"--log_dir={tmp_path}", "--iterations=1", *as_arguments(LEAST)
         )
-        assert_refused(done, f"{tmp_path}: another run writes into it (process {holder} on ", "use another folder")
+        assert_refused(done, f"{tmp_path}: in use by another run (process {holder} on ", "use another folder")
         FolderLock(str(tmp_path), enabled=False).take()
         run.kill()
         run.wait()
