@@ -1,28 +1,50 @@
-"""Sheets of a case's image, raters and samples, with their mean and uncertainty; movies of a chain."""
+"""Sheets that show a case's image, raters and samples, with their mean, variance and entropy; movies of a chain."""
 
 import functools
 import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
-MARGIN = 4
-LABEL_SIZE, LABEL_HEIGHT = 11, 14  # pixels, of letters and line, on tiles of TILE; on larger ones in proportion
+MARGIN = 6
+LABEL_SIZE, LABEL_HEIGHT = 13, 18  # pixels, of letters and line, on tiles of TILE; larger tiles scale them
+CHIP = (14, 9)  # width and height, pixels, of the coloured chip before a label
 COLUMNS = 8
-PAPER, INK = (255, 255, 255), (0, 0, 0)
+PAPER, INK, FRAME = (255, 255, 255), (0, 0, 0), (128, 128, 128)
 
-# Colours that the colour-blind can distinguish (Okabe and Ito), bright ones first: they lie on dark images
+# Okabe and Ito's colours, which colour-blind readers can distinguish; bright ones first, for outlines on dark images
 PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
+DASH = 3  # pixels; outlines beyond the PALETTE repeat its colours in dashes
+NUMBERS_LISTED = 2  # of equal masks, in their label
 MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
 
 Plane = Shaped[np.ndarray, "H W"]  # in [0, 1], or bool
-Tile = Shaped[np.ndarray, "_ _"] | UInt8[np.ndarray, "_ _ 3"]
+Pixels = Shaped[np.ndarray, "_ _"] | UInt8[np.ndarray, "_ _ 3"]
+
+
+class Tile(NamedTuple):
+    """A picture on a sheet, with what explains it.
+
+    label    text above the picture
+    picture  a plane, or the result of `outlines` at the plane's `enlargement`
+    outline  number of the outline whose colour the chip before the label shows; None: no chip
+    scale    what black and white mean, shown as a grey scale below the picture; None: no scale
+    """
+
+    label: str
+    picture: Pixels
+    outline: int | None = None
+    scale: tuple[str, str] | None = None
+
+
+Row = Sequence[Tile | tuple[str, Pixels] | None]  # a pair is a Tile with a label only; None leaves a place empty
 
 
 def to_grey(values: Plane) -> Image.Image:
@@ -33,17 +55,23 @@ def to_grey(values: Plane) -> Image.Image:
 def outlines(
     image: Plane, masks: Iterable[Bool[np.ndarray, "H W"]], scale: int = 1
 ) -> UInt8[np.ndarray, "{scale}*H {scale}*W 3"]:
-    """The image, enlarged by a whole factor, with a line around each mask, in the colours of PALETTE in turn.
+    """The image, enlarged by a whole factor, with a line around each mask, in the colours of PALETTE.
 
-    A line is the outermost pixel of the enlarged mask.
+    The line is the outermost pixel of the enlarged mask. Masks beyond the PALETTE have dashed lines.
     """
     page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
+    y, x = np.indices(page.shape[:2])
     for k, mask in enumerate(masks):
         large = np.asarray(mask, dtype=bool).repeat(scale, 0).repeat(scale, 1)
         around = np.pad(large, 1)
         inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-        page[large & ~inside] = PALETTE[k % len(PALETTE)]
+        page[large & ~inside & _in_dash(k, x + 2 * y)] = PALETTE[k % len(PALETTE)]
     return page
+
+
+def _in_dash(outline: int, place: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    """Whether the pixels at `place` along a line belong to its dashes: all, every second dash, every third, ..."""
+    return place // DASH % (outline // len(PALETTE) + 1) == 0
 
 
 def enlargement(shape: tuple[int, ...]) -> int:
@@ -51,65 +79,152 @@ def enlargement(shape: tuple[int, ...]) -> int:
     return max(1, TILE // max(shape))
 
 
+# -- sheets -----------------------------------------------------------------------------------------------------------
+
+
 def sheet(
     image: Plane, raters: Bool[np.ndarray, "R H W"], masks: Bool[np.ndarray, "M H W"], num_shown: int | None = None
 ) -> Image.Image:
-    """A picture sheet, in colour.
+    """The sheet of a case, in colour: image and maps, then the raters' outlines and masks, then those of the samples.
+
+    Equal masks share a tile, whose label counts them. The chip before the label has the colour of their outline.
 
     image      in [0, 1]
     raters     R may be 0
-    masks      the samples; their variance is shown four times enhanced, so that white is the most possible
-    num_shown  show only the first `num_shown` samples; mean, uncertainty and entropy are of all
+    masks      the samples
+    num_shown  show the first `num_shown` samples only; mean, variance and entropy are those of all
     """
-    shown, scale = masks[:num_shown], enlargement(image.shape)
+    shown = masks[:num_shown]
+    some = "" if len(shown) == len(masks) else "first "
     rows = [
-        [
-            ("image", image),
-            ("mean of samples", mean_mask(masks)),
-            ("uncertainty", 4 * variance_map(masks)),
-            ("entropy", entropy_map(masks)),
-            ("raters", outlines(image, raters, scale)),
-            ("samples", outlines(image, shown, scale)),
-        ],
-        [(f"rater {k}", mask) for k, mask in enumerate(raters)],
-        [(f"sample {k}", mask) for k, mask in enumerate(shown)],
+        [Tile("image", image), *map_tiles(masks)],
+        mask_tiles(_count(len(raters), "rater"), "rater", image, raters),
+        mask_tiles(some + _count(len(shown), "sample"), "sample", image, shown),
     ]
     return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
 
 
-@functools.lru_cache(maxsize=1000)  # drawing one takes as long as a tile, and sheets have the same ones
-def label_picture(label: str, zoom: int) -> Image.Image:
-    """A label, as wide as its letters; not to be changed: the picture is shared."""
-    font = ImageFont.load_default(size=LABEL_SIZE * zoom)
-    end = math.ceil(font.getbbox(label)[2])
-    width = max(math.ceil(font.getlength(label)), end)  # the last letter may lean over its end
-    picture = Image.new("RGB", (width, LABEL_HEIGHT * zoom), PAPER)
-    ImageDraw.Draw(picture).text((0, 0), label, fill=INK, font=font)
-    return picture
+def map_tiles(masks: Bool[np.ndarray, "M H W"]) -> list[Tile]:
+    """Mean, variance and entropy of the samples at each pixel, each with its scale."""
+    return [
+        Tile(f"mean of {_count(len(masks), 'sample')}", mean_mask(masks), scale=("0", "1")),
+        Tile("variance", 4 * variance_map(masks), scale=("0", "0.25")),
+        Tile("entropy", entropy_map(masks), scale=("0", "1 bit")),
+    ]
 
 
-def grid(rows: Sequence[Sequence[tuple[str, Tile]]]) -> Image.Image:
-    """Labelled tiles side by side, in colour.
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
-    rows  of (label, tile); tiles are planes, all of one size, or what `outlines` returned at their `enlargement`
+
+def mask_tiles(title: str, noun: str, image: Plane, masks: Bool[np.ndarray, "N H W"]) -> list[Tile]:
+    """A tile with the outlines of all masks on the image, then a tile for each distinct mask; none without masks.
+
+    title  label of the first tile
+    noun   what a mask is of, such as "rater"
     """
-    height, width = rows[0][0][1].shape[:2]
+    if len(masks) == 0:
+        return []
+    groups = list(equal_masks(masks))
+    tiles = [Tile(title, outlines(image, [masks[group[0]] for group in groups], enlargement(image.shape)))]
+    for k, group in enumerate(groups):
+        mask = masks[group[0]]
+        empty = not mask.any()
+        tiles.append(Tile(_mask_label(noun, group, empty), mask, outline=None if empty else k))
+    return tiles
+
+
+def equal_masks(masks: Bool[np.ndarray, "N H W"]) -> Iterable[list[int]]:
+    """The numbers of equal masks, a list for each distinct mask, in the order of the first ones."""
+    groups: dict[bytes, list[int]] = {}
+    for k, mask in enumerate(masks):
+        groups.setdefault(np.packbits(mask).tobytes(), []).append(k)
+    return groups.values()
+
+
+def _mask_label(noun: str, numbers: Sequence[int], empty: bool) -> str:
+    """E.g. "rater 3", "2 raters: 0, 2", "7 samples: 1, 4, ...", "rater 5 (empty)"."""
+    listed = ", ".join(str(number) for number in numbers[:NUMBERS_LISTED])
+    more = ", ..." if len(numbers) > NUMBERS_LISTED else ""
+    label = f"{noun} {listed}" if len(numbers) == 1 else f"{_count(len(numbers), noun)}: {listed}{more}"
+    return f"{label} (empty)" if empty else label
+
+
+def grid(rows: Sequence[Row]) -> Image.Image:
+    """Tiles side by side, in colour; all planes have the size of the first tile's, which is a plane."""
+    first = rows[0][0]
+    assert first is not None
+    height, width = first[1].shape[:2]
     scale = enlargement((height, width))
-    zoom = max(1, width * scale // TILE)  # of the labels: a sheet of large tiles is looked at from afar
-    label_height = LABEL_HEIGHT * zoom
-    widest = max(label_picture(label, zoom).width for row in rows for label, _ in row)
-    step_x, step_y = max(width * scale, widest) + MARGIN, height * scale + label_height + MARGIN
-    page = Image.new("RGB", (max(map(len, rows)) * step_x + MARGIN, len(rows) * step_y + MARGIN), PAPER)
-    for y, row in enumerate(rows):
-        for x, (label, tile) in enumerate(row):
-            corner = (MARGIN + x * step_x, MARGIN + y * step_y)
-            page.paste(label_picture(label, zoom), corner)
-            if np.ndim(tile) == 3:
-                picture = Image.fromarray(tile)
-            else:
-                picture = to_grey(tile).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            page.paste(picture, (corner[0], corner[1] + label_height))
+    zoom = max(1, width * scale // TILE)  # of the labels, as large tiles are viewed at a reduced size
+    drawn = [[tile and _draw(Tile(*tile), scale, zoom) for tile in row] for row in rows]
+
+    step_x = MARGIN + max(tile.width for row in drawn for tile in row if tile)
+    heights = [MARGIN + max(tile.height for tile in row if tile) for row in drawn]
+    page = Image.new("RGB", (max(map(len, rows)) * step_x + MARGIN, sum(heights) + MARGIN), PAPER)
+    for y, row in enumerate(drawn):
+        for x, tile in enumerate(row):
+            if tile:
+                page.paste(tile, (MARGIN + x * step_x, MARGIN + sum(heights[:y])))
     return page
+
+
+def _draw(tile: Tile, scale: int, zoom: int) -> Image.Image:
+    """Label, picture and scale, one below the other."""
+    if np.ndim(tile.picture) == 3:
+        picture = Image.fromarray(tile.picture)
+    else:
+        height, width = np.shape(tile.picture)
+        picture = to_grey(tile.picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+    parts = [label_picture(tile.label, tile.outline, zoom), picture]
+    if tile.scale:
+        parts.append(scale_picture(*tile.scale, picture.width, zoom))
+    page = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), PAPER)
+    top = 0
+    for part in parts:
+        page.paste(part, (0, top))
+        top += part.height
+    return page
+
+
+# Drawing letters takes as long as a tile, and sheets repeat them. Callers share these pictures and must not change them.
+@functools.lru_cache(maxsize=1000)
+def label_picture(label: str, outline: int | None, zoom: int) -> Image.Image:
+    """A label, as wide as its letters, after the chip of its outline."""
+    chip = CHIP[0] * zoom if outline is not None else 0
+    left = chip + 4 * zoom if chip else 0
+    page = Image.new("RGB", (left + _text_width(label, zoom), LABEL_HEIGHT * zoom), PAPER)
+    if outline is not None:
+        colours = np.full((CHIP[1] * zoom, chip, 3), PAPER, dtype=np.uint8)
+        colours[:, _in_dash(outline, np.arange(chip) // zoom)] = PALETTE[outline % len(PALETTE)]
+        page.paste(Image.fromarray(colours), (0, 4 * zoom))
+    ImageDraw.Draw(page).text((left, 0), label, fill=INK, font=_font(zoom))
+    return page
+
+
+@functools.lru_cache(maxsize=1000)
+def scale_picture(black: str, white: str, width: int, zoom: int) -> Image.Image:
+    """A grey scale between the texts for black and white, `width` pixels wide or as wide as its texts need."""
+    left, right = (_text_width(text, zoom) + 4 * zoom for text in (black, white))
+    width = max(width, left + right + 20 * zoom)
+    page = Image.new("RGB", (width, LABEL_HEIGHT * zoom), PAPER)
+    draw = ImageDraw.Draw(page)
+    draw.text((0, zoom), black, fill=INK, font=_font(zoom))
+    draw.text((width - right + 4 * zoom, zoom), white, fill=INK, font=_font(zoom))
+    grey = np.linspace(0, 1, width - left - right)[None].repeat(CHIP[1] * zoom, axis=0)
+    box = (left, 5 * zoom, width - right - 1, (5 + CHIP[1]) * zoom - 1)
+    page.paste(to_grey(grey), box[:2])
+    draw.rectangle(box, outline=FRAME)
+    return page
+
+
+def _font(zoom: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size=LABEL_SIZE * zoom)
+
+
+def _text_width(text: str, zoom: int) -> int:
+    """Pixels; the last letter may lean over its end."""
+    return math.ceil(max(_font(zoom).getlength(text), _font(zoom).getbbox(text)[2]))
 
 
 # -- movies -----------------------------------------------------------------------------------------------------------
@@ -123,11 +238,11 @@ def movie_steps(num_steps: int) -> set[int]:
 def movie(image: Plane, frames: Sequence[Plane]) -> bytes:
     """A chain as an animated GIF.
 
-    image   in [0, 1], shown beside
-    frames  x_t on the scale on which masks are 0 and 1, from noise to the mask
+    image   in [0, 1], shown on the left
+    frames  x_t from noise to the mask, on the scale on which masks are 0 and 1
     """
     pages = [grid([[("image", image), (f"{k + 1} of {len(frames)}", frame)]]) for k, frame in enumerate(frames)]
-    pages += [pages[-1]] * 5  # the result stays for a while
+    pages += [pages[-1]] * 5  # the result stays visible for a while
     file = io.BytesIO()
     pages[0].save(
         file,

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..lidcloader import Case
 from ..logger import NullSink
 from ..masks import pictures
-from ..masks.postprocess import PostprocessConfig, binarise, entropy_map, mean_mask, variance_map
+from ..masks.postprocess import PostprocessConfig, binarise
 
 LATEST = 4  # number of finished cases whose sheets are shown
 
@@ -84,12 +84,8 @@ class ChainWatch:
         tiles = [(f"sample {k}", mask) for k, mask in enumerate(masks)][-2 * pictures.COLUMNS :]
         rows = [tiles[start : start + pictures.COLUMNS] for start in range(0, len(tiles), pictures.COLUMNS)]
         self.windows.picture("masks", pictures.grid(rows), case.id)
-        summary = [
-            ("mean", mean_mask(masks)),
-            ("uncertainty", 4 * variance_map(masks)),
-            ("entropy", entropy_map(masks)),
-        ]
-        self.windows.picture("mean and uncertainty", pictures.grid([summary]), f"{case.id}, {len(masks)} masks")
+        maps = pictures.grid([pictures.map_tiles(masks)])
+        self.windows.picture("mean, variance and entropy", maps, f"{case.id}, {len(masks)} masks")
 
     def case_done(self, case: Case, samples: Float[np.ndarray, "M H W"]) -> list[np.ndarray] | None:
         """Called when all masks of a case are finished. Returns the frames of its first chain, or None."""

@@ -8,31 +8,73 @@ from guided_diffusion.masks import pictures
 
 def test_sheet_shows_each_picture_where_it_is_labelled():
     image = np.linspace(0, 1, 16).reshape(4, 4)
-    raters = np.zeros((9, 4, 4), bool)
-    raters[8] = True  # the ninth comes first in a second row
+    raters = np.arange(16).reshape(4, 4) < np.arange(1, 10)[:, None, None]  # nine that differ
     masks = np.zeros((2, 4, 4), bool)
     masks[1, :2] = True
     page = np.asarray(pictures.sheet(image, raters, masks))
     scale = pictures.TILE // 4
     step_x = 4 * scale + pictures.MARGIN
     step_y = 4 * scale + pictures.LABEL_HEIGHT + pictures.MARGIN
-    assert page.shape == (4 * step_y + pictures.MARGIN, 8 * step_x + pictures.MARGIN, 3)
+    assert page.shape == (4 * step_y + pictures.LABEL_HEIGHT + pictures.MARGIN, 8 * step_x + pictures.MARGIN, 3)
 
     def tile(row, column, colour=False):
         y, x = pictures.MARGIN + row * step_y + pictures.LABEL_HEIGHT, pictures.MARGIN + column * step_x
+        y += pictures.LABEL_HEIGHT * (row > 0)  # of the scales
         shown = page[y : y + 4 * scale, x : x + 4 * scale]
         return shown if colour else shown[scale // 2 :: scale, scale // 2 :: scale, 0]
 
+    def scale_of(column):
+        """The grey levels of the scale below a tile of the first row, without its frame."""
+        y, x = pictures.MARGIN + pictures.LABEL_HEIGHT + 4 * scale + 9, pictures.MARGIN + column * step_x
+        return page[y, x + 22 : x + 60, 0].astype(int)
+
+    half = np.repeat([[255], [255], [0], [0]], 4, axis=1)
     np.testing.assert_array_equal(tile(0, 0), np.round(image * 255))
-    np.testing.assert_array_equal(tile(0, 1), np.repeat([[128], [128], [0], [0]], 4, axis=1))  # mean 1/2
-    np.testing.assert_array_equal(tile(0, 2), np.repeat([[255], [255], [0], [0]], 4, axis=1))  # variance 1/4 is white
-    np.testing.assert_array_equal(tile(0, 3), np.repeat([[255], [255], [0], [0]], 4, axis=1))  # entropy of 1/2: one bit
-    samples = tile(0, 5, colour=True)  # the second sample is the upper half, outlined in the second colour
+    np.testing.assert_array_equal(tile(0, 1), (half + 1) // 2)  # mean 1/2
+    np.testing.assert_array_equal(tile(0, 2), half)  # variance 1/4 is white
+    np.testing.assert_array_equal(tile(0, 3), half)  # entropy of 1/2: one bit
+    assert all((np.diff(scale_of(column)) > 0).all() for column in (1, 2, 3))
+
+    drawn = tile(1, 0, colour=True)
+    assert (drawn[0, 0] == pictures.PALETTE[8 % 7]).all()  # the last mask to mark the corner
+    for k in range(9):  # in rows of eight, after the outlines
+        np.testing.assert_array_equal(tile(1 + (k + 1) // 8, (k + 1) % 8), raters[k] * 255)
+    samples = tile(3, 0, colour=True)  # the second sample is the upper half
     assert (samples[0] == pictures.PALETTE[1]).all() and (samples[2 * scale - 1] == pictures.PALETTE[1]).all()
     assert (samples[2 * scale :] == np.round(image * 255)[2:].repeat(scale, 0).repeat(scale, 1)[..., None]).all()
-    assert (tile(0, 4, colour=True)[:, 0] == pictures.PALETTE[8 % 7]).all()  # the ninth rater marks all
-    assert (tile(1, 0) == 0).all() and (tile(2, 0) == 255).all()
-    np.testing.assert_array_equal(tile(3, 1), masks[1] * 255)
+    np.testing.assert_array_equal(tile(3, 2), masks[1] * 255)
+
+
+def test_equal_masks_share_a_tile_whose_label_counts_them():
+    masks = np.zeros((6, 4, 4), bool)
+    masks[[1, 4, 5], 0] = True
+    masks[2, 1] = True
+    overview, *tiles = pictures.mask_tiles("6 samples", "sample", np.zeros((4, 4)), masks)
+    assert overview.label == "6 samples"
+    assert [tile.label for tile in tiles] == ["2 samples: 0, 3 (empty)", "3 samples: 1, 4, ...", "sample 2"]
+    assert [tile.outline for tile in tiles] == [None, 1, 2]  # an empty mask has no outline
+    assert all((tile.picture == masks[k]).all() for k, tile in enumerate(tiles))
+    assert {tuple(colour) for colour in overview.picture.reshape(-1, 3).tolist()} == {
+        (0, 0, 0),
+        pictures.PALETTE[1],
+        pictures.PALETTE[2],
+    }
+
+
+def test_chips_have_the_colours_and_dashes_of_their_outlines():
+    seen = set()
+    for k in range(3 * len(pictures.PALETTE)):
+        chip = np.asarray(pictures.label_picture("rater", k, 1))[6, : pictures.CHIP[0]]
+        coloured = (chip != pictures.PAPER).any(1)
+        assert (chip[coloured] == pictures.PALETTE[k % len(pictures.PALETTE)]).all() and coloured[0]
+        assert coloured.all() == (k < len(pictures.PALETTE))
+        seen.add(chip.tobytes())
+    assert len(seen) == 3 * len(pictures.PALETTE)
+    square = np.zeros((40, 40), bool)
+    square[5:35, 5:35] = True
+    masks = [*[square & False] * len(pictures.PALETTE), square]
+    share = (pictures.outlines(np.zeros((40, 40)), masks)[5, 5:35] == pictures.PALETTE[0]).all(1).mean()
+    assert 0.3 < share < 0.7
 
 
 def test_sheet_without_raters():
@@ -72,7 +114,7 @@ def test_labels_lie_beside_each_other_and_grow_with_the_tiles():
     narrow = pictures.sheet(np.zeros((80, 20)), np.zeros((0, 80, 20), bool), np.zeros((1, 80, 20), bool))
     columns = inked(narrow, pictures.MARGIN, pictures.LABEL_HEIGHT)
     gaps = np.diff(np.flatnonzero(np.diff(np.concatenate([[False], columns, [False]]).astype(int))))[1::2]
-    assert (gaps >= pictures.MARGIN).sum() >= 5  # between six labels
+    assert (gaps >= pictures.MARGIN).sum() >= 3  # between four labels
     wide = pictures.grid([[("image", np.ones((512, 512)))]])
     assert wide.height == 512 + 4 * pictures.LABEL_HEIGHT + 2 * pictures.MARGIN
     assert (
