@@ -1,4 +1,4 @@
-"""The log of a run: lines to console and log.txt, metrics to progress.csv, and sinks that show them elsewhere."""
+"""The log of a run: lines to the console and log.txt, metrics to progress.csv, and sinks such as TensorBoard."""
 
 import contextlib
 import csv
@@ -17,39 +17,40 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .system import storage
+from .system.progress import progress_bar
 
 if TYPE_CHECKING:
     from .dist_util import Processes
 
-QUARTILES = 4  # of the timesteps, in which losses are reported apart
+QUARTILES = 4  # of the timesteps; losses are also reported for each
 
 
 class Sink(ABC):
-    """What shows a run besides its log, such as Visdom windows and TensorBoard.
+    """Shows a run elsewhere than in its log, such as in Visdom windows or TensorBoard.
 
-    A sink never stops the run that it shows.
+    A failing sink never stops the run.
     """
 
     @property
     @abstractmethod
     def shown(self) -> bool:
-        """Whether somebody may be looking, so that making pictures is worthwhile."""
+        """Whether somebody may see the pictures, so that making them is worthwhile."""
 
     @abstractmethod
     def lines(self, window: str, step: int, values: Mapping[str, float]) -> None:
-        """Continue the lines of a window: {series: value} at a step."""
+        """Append a point to each line of a window: {series: value} at a step."""
 
     @abstractmethod
     def show_metrics(self, values: Mapping[str, float]) -> None:
-        """Show a row of the log, {column: number}, with its "step"."""
+        """Show a row of the log, {column: number}; "step" is one of the columns."""
 
     @abstractmethod
     def picture(self, window: str, picture: Image.Image, caption: str = "") -> None:
-        """Show a picture, in place of what the window showed."""
+        """Show a picture, which replaces the window's previous one."""
 
     @abstractmethod
     def close(self) -> None:
-        """Show what is left, and end."""
+        """Show what is pending, and close."""
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +80,7 @@ class NullSink(Sink):
 class TensorBoard(Sink):
     """Writes TensorBoard events into `folder`.
 
-    start_step  events beyond it, which an interrupted run left, are dropped
+    start_step  drop events of later steps, which an interrupted run left
     """
 
     shown = True
@@ -113,8 +114,8 @@ class TensorBoard(Sink):
 class BaseLogger(ABC):
     """The log of a run.
 
-    events   the sink of the log itself, closed with it
-    earlier  the numbers of the steps before, {column: number} for each row of progress.csv
+    events   the log's own sink, closed with it
+    earlier  rows of progress.csv from before the run was resumed, as {column: number}
     """
 
     events: Sink
@@ -126,7 +127,7 @@ class BaseLogger(ABC):
 
     @abstractmethod
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Write a row: {column: number}; a column without a number stays empty."""
+        """Write a row, {column: number}; missing columns stay empty."""
 
     @abstractmethod
     def progress(self, start: int, total: int | None, unit: str) -> tqdm:
@@ -138,7 +139,7 @@ class BaseLogger(ABC):
 
 
 class NullLogger(BaseLogger):
-    """Writes nothing: for every process but the first."""
+    """Writes nothing; used by all processes except the first."""
 
     events = NullSink()
     earlier = ()
@@ -151,23 +152,31 @@ class NullLogger(BaseLogger):
 
     def progress(self, start: int, total: int | None, unit: str) -> tqdm:
         """A progress bar that is not shown."""
-        return tqdm(initial=start, total=total, disable=True)
+        return progress_bar(initial=start, total=total, shown=False)
 
     def close(self) -> None:
         """Do nothing."""
 
 
 class Logger(BaseLogger):
-    """Writes log.txt and progress.csv into `folder`, which is made if need be; a run that resumes appends.
+    """Writes log.txt and progress.csv into `folder`, which is created if necessary; a resumed run appends.
 
-    A blob store cannot append: there, both are held in memory and written whole at each line of metrics.
+    A blob store cannot append: its files are kept in memory and written as a whole after each row of metrics.
 
-    columns      the columns of progress.csv, "step" first
-    start_step   rows of progress.csv beyond this step, which an interrupted run left, are dropped
-    tensorboard  write events for TensorBoard too, into the folder `tensorboard`
+    columns      of progress.csv, "step" first
+    start_step   drop rows of progress.csv of later steps, which an interrupted run left
+    tensorboard  also write events for TensorBoard, into the subfolder `tensorboard`
+    header       lines for log.txt only, written first
     """
 
-    def __init__(self, folder: str, columns: Sequence[str], start_step: int = 0, tensorboard: bool = False):
+    def __init__(
+        self,
+        folder: str,
+        columns: Sequence[str],
+        start_step: int = 0,
+        tensorboard: bool = False,
+        header: Sequence[str] = (),
+    ):
         self.folder, self.columns = folder, columns
         storage.make_folder(folder)
         rows = [row for row in read_rows(self._path("progress.csv")) if int(row["step"]) <= start_step]
@@ -176,12 +185,13 @@ class Logger(BaseLogger):
         self.text, self.table = self._open_files(as_csv(rows, columns))
         self.writer = csv.DictWriter(self.table, columns, restval="", extrasaction="ignore")
         self.events: Sink = TensorBoard(self._path("tensorboard"), start_step) if tensorboard else NullSink()
+        self.text.writelines(f"{line}\n" for line in header)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 
     def _open_files(self, table: str) -> tuple[TextIO, TextIO]:
-        """log.txt and progress.csv, to append to; `table` is what the latter has so far."""
+        """Open log.txt and progress.csv to append to them; `table` is the present content of progress.csv."""
         log, path = self._path("log.txt"), self._path("progress.csv")
         if storage.is_remote(self.folder):
             held_log, held_table = io.StringIO(), io.StringIO(newline="")
@@ -196,13 +206,13 @@ class Logger(BaseLogger):
         )
 
     def info(self, text: str) -> None:
-        """Write a line to the console and to log.txt; once the log is closed, to the console alone."""
+        """Write a line to the console and to log.txt; after `close`, to the console only."""
         tqdm.write(text)
         if not self.text.closed:
             self.text.write(text + "\n")
 
     def metrics(self, values: Mapping[str, float]) -> None:
-        """Write a row of progress.csv, and as a line of the log, without its quartiles."""
+        """Write a row to progress.csv and, without its quartiles, to the log."""
         texts = {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
         self.writer.writerow(texts)
         self.info(", ".join(f"{key} {text}" for key, text in texts.items() if not re.search(r"_q\d$", key)))
@@ -214,8 +224,8 @@ class Logger(BaseLogger):
             storage.write_text(self._path(name), content.getvalue())
 
     def progress(self, start: int, total: int | None, unit: str) -> tqdm:
-        """A progress bar on the console."""
-        return tqdm(initial=start, total=total, unit=unit, dynamic_ncols=True, mininterval=0.5)
+        """A progress bar on the console, if that is a terminal."""
+        return progress_bar(initial=start, total=total, unit=unit, mininterval=0.5)
 
     def close(self) -> None:
         """Close the files and the sink."""
@@ -225,13 +235,13 @@ class Logger(BaseLogger):
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
-    """The rows of a progress.csv that have a step; none if there is no file."""
+    """The rows of a progress.csv that have a step; an empty list if the file is missing."""
     text = (storage.read_bytes(path) or b"").decode(errors="replace")
     return [row for row in csv.DictReader(io.StringIO(text, newline="")) if (row.get("step") or "").isdigit()]
 
 
 def as_csv(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
-    """The text of a CSV file with these columns; a row may lack some, and others that it has are dropped."""
+    """The text of a CSV file with these columns. Missing values stay empty; other columns are dropped."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
     writer.writeheader()
@@ -240,7 +250,7 @@ def as_csv(rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> str:
 
 
 def numbers(row: Mapping[str, str]) -> dict[str, float]:
-    """The columns of a row that hold a number, as {column: number}."""
+    """The columns of a row whose text is a number, as {column: number}."""
     found = {}
     for column, text in row.items():
         with contextlib.suppress(TypeError, ValueError):
@@ -249,7 +259,7 @@ def numbers(row: Mapping[str, str]) -> dict[str, float]:
 
 
 class LossMeter:
-    """Means of loss terms between two lines of the log, in all and by quartile of t, without waiting for the device."""
+    """Means of loss terms between two rows of the log, overall and by quartile of t, without waiting for the device."""
 
     def __init__(self, num_timesteps: int, device: torch.device | str):
         self.num_timesteps = num_timesteps
@@ -257,7 +267,7 @@ class LossMeter:
         self.sums: dict[str, Tensor] = {}  # {term: [QUARTILES]}
 
     def add(self, terms: Mapping[str, Float[Tensor, "B"]], t: Int[Tensor, "B"], weights: Float[Tensor, "B"]) -> None:
-        """Take in terms at timesteps t with their importance weights; draws without a finite loss are left out."""
+        """Add terms at timesteps t with their importance weights; draws without a finite loss are ignored."""
         quartile = t * QUARTILES // self.num_timesteps
         finite = torch.isfinite(terms["loss"])
         self.weight.index_add_(0, quartile, weights * finite)
@@ -266,7 +276,7 @@ class LossMeter:
             total.index_add_(0, quartile, torch.where(finite, values.detach() * weights, 0.0))
 
     def read(self, processes: "Processes") -> dict[str, float]:
-        """{name: mean, name_q0 .. name_q3: mean of the quartile, where any t fell into it}, and start again."""
+        """{name: mean, name_q0 .. name_q3: mean of each quartile that has draws}; resets the meter."""
         weight = processes.sum(self.weight).cpu()
         means = {}
         for name, total in self.sums.items():

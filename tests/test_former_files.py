@@ -99,7 +99,7 @@ def test_a_model_samples_as_it_did(former, tmp_path):
 def test_a_folder_of_samples_is_complete_and_scores_as_it_did(former):
     stored = json.loads((former / "samples" / "metrics.json").read_text())
     written = {path: path.read_bytes() for path in (former / "samples").glob("*_*") if path.suffix in (".png", ".npz")}
-    assert "0 of 3 cases to draw" in sample(former, former / "samples")
+    assert "nothing to do: all 3 cases are drawn" in sample(former, former / "samples")
     assert all(path.read_bytes() == content for path, content in written.items())
     run("segmentation_evaluate", "--data_dir", former / "cases", "--samples", former / "samples")
     figures = json.loads((former / "samples" / "metrics.json").read_text())["figures"]

@@ -1,8 +1,8 @@
-"""Look for faults in a folder of cases, and report what is in it.
+"""Check a folder of cases for faults, and report statistics of its contents.
 
     python scripts/check_data.py data/training
 
-Names every fault with its file and the remedy, and ends with status 1 if there are any.
+Reports every fault with its file and the remedy. The exit status is 1 if there are any.
 """
 
 import sys
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             words[0] = f"--data_dir={words[0]}"
         flags = command_line.parse_command_line((CheckConfig, DataConfig), __doc__, words)
         if not flags[CheckConfig].data_dir:
-            raise ConfigError("the folder comes first: python scripts/check_data.py data/training")
+            raise ConfigError("the folder to check is missing: python scripts/check_data.py data/training")
         sys.exit(1 if check_data(flags[CheckConfig], flags[DataConfig]) else 0)
 
 

@@ -1,4 +1,4 @@
-"""Draw an ensemble of masks for every case of a folder.
+"""Draw an ensemble of masks for every case in a folder.
 
     python scripts/segmentation_sample.py --data_dir data/testing --model_path results/savedmodel.pt --fast
 
@@ -6,7 +6,7 @@ Several processes share the cases:
 
     torchrun --nproc_per_node=2 scripts/segmentation_sample.py --data_dir data/testing --model_path MODEL.pt
 
-A checkpoint stores its model flags; those of the published code do not, and need them on the command line.
+A checkpoint stores its model flags. Checkpoints of the published code do not: give theirs on the command line.
 """
 
 import os
@@ -39,24 +39,25 @@ from ..sampling.watch import ChainWatch
 from ..sampling.writer_pool import CaseWriter
 from ..system import device, threads
 from ..system.device import ComputeConfig
+from ..system.progress import progress_bar
 from ..system.workers import usable_cores
 from ..unet import UNetConfig
 from ..visualize.connection import VisdomConfig
 from ..visualize.windows import open_windows
 
 CONFIGS = (SampleConfig, SamplerConfig, ComputeConfig, PostprocessConfig, VisdomConfig, DataConfig, *MODEL_CONFIGS)
-TIMED_CALLS = 100  # network calls from which on it pays to time some with each number of threads
+TIMED_CALLS = 100  # fewest network calls for which timing different numbers of threads pays off
 
 
-OF_PRESETS = (SamplerConfig, DataConfig, *MODEL_CONFIGS)  # the other flags of a preset are of training
+OF_PRESETS = (SamplerConfig, DataConfig, *MODEL_CONFIGS)  # a preset's other flags are those of training
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is drawn with."""
+    """A trained segmenter, ready to sample from."""
 
     segmenter: Segmenter  # on the timesteps of `sampler`
-    configs: Configs  # of its data and model
+    configs: Configs  # its data and model flags
     sampler: SamplerConfig
 
     @property
@@ -67,7 +68,7 @@ class Model:
 
 
 def check_flags(config: SampleConfig) -> None:
-    """ConfigError: a flag that can be refused without reading a file."""
+    """ConfigError: the flags are invalid, whatever the files contain."""
     if config.evaluate and os.path.isfile(config.data_dir):
         raise ConfigError(
             f"--evaluate needs a folder of cases, and --data_dir {config.data_dir} is a file: "
@@ -76,7 +77,7 @@ def check_flags(config: SampleConfig) -> None:
 
 
 def load_model(flags: Configs) -> Model:
-    """The Model of the checkpoint, with the sampler of the flags given, of the preset, or its own."""
+    """The checkpoint's Model; its sampler comes from the flags given, else the preset, else the checkpoint."""
     config = flags[SampleConfig]
     named = pick_flags({**flags.preset, **flags.given}, DataConfig, *MODEL_CONFIGS)
     loaded = script_util.load_segmenter(config.model_path, named, config.weights)
@@ -88,7 +89,7 @@ def load_model(flags: Configs) -> Model:
 def make_ready(
     model: Model, config: SampleConfig, how: ComputeConfig, total: int, processes: Processes
 ) -> tuple[int, list[str]]:
-    """Put the model on the device for `total` masks; returns the number of masks in flight, and lines to report."""
+    """Move the model to the device, to draw `total` masks. Returns the batch size and lines to report."""
     device.prepare(model.segmenter.eval(), how, processes.device)
     one_call, most = partial(model.segmenter.one_call, config=model.sampler), max(total, 1)
     if config.batch_size == "auto":
@@ -107,7 +108,7 @@ def make_ready(
 def settle_threads(
     model: Model, one_call: Callable[[torch.Tensor], object], size: int, total: int, processes: Processes
 ) -> list[str]:
-    """As in training, by the time of a network call, where so many follow that it pays; returns lines to report."""
+    """Choose the number of threads by timing a network call, if enough calls follow. Returns lines to report."""
     alone = processes.device.type == "cpu" and processes.world_size == 1 and usable_cores() > 1
     if not alone or threads.set_by_user() or total * model.segmenter.num_timesteps / size < TIMED_CALLS:
         return []
@@ -119,7 +120,7 @@ def settle_threads(
 def draw(
     model: Model, dataset: LIDCDataset, mine: Sequence[int], flags: Configs, processes: Processes, made_by: str
 ) -> None:
-    """Draw and write the ensembles of those cases numbered `mine` that are not finished yet.
+    """Draw and write the ensembles of the unfinished cases among those numbered `mine`.
 
     made_by  hash of the checkpoint
     """
@@ -131,8 +132,17 @@ def draw(
 
     write = partial(store.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
     if processes.is_main:
-        tqdm.write(f"{len(left)} of {len(mine)} cases to draw, into {config.out_dir}")
-    draw_left(model, dataset, left, flags, processes, write)
+        tqdm.write(progress_line(len(left), len(mine), config.out_dir, processes))
+    if left:
+        draw_left(model, dataset, left, flags, processes, write)
+
+
+def progress_line(left: int, total: int, out_dir: str, processes: Processes) -> str:
+    """How many of this process's cases remain to be drawn."""
+    if left:
+        return f"{left} of {total} cases to draw, into {out_dir}"
+    share = "" if processes.world_size == 1 else " of this process"
+    return f"nothing to do: all {total} cases{share} are drawn, in {out_dir}"
 
 
 def draw_left(
@@ -143,22 +153,22 @@ def draw_left(
     processes: Processes,
     write: Callable[..., None],
 ) -> None:
-    """Draw the ensembles of the cases numbered `left`, and write each by `write`."""
+    """Draw the ensembles of the cases numbered `left`; `write` writes each."""
     config, how = flags[SampleConfig], flags[ComputeConfig]
     auto, total = config.batch_size == "auto", len(left) * config.num_ensemble
-    smaller = "give a smaller one" if auto else "give a smaller one, or auto"
-    none_fits = "not one mask fits, give --amp bf16 or free some of it"
-    too_much = f"--batch_size {config.batch_size} is too much, {smaller}"
+    smaller = "use a smaller one" if auto else "use a smaller one, or auto"
+    none_fits = "a single mask does not fit; use --amp bf16 or free some memory"
+    too_much = f"--batch_size {config.batch_size} is too large; {smaller}"
     with device.out_of_memory_as_error(processes.device, none_fits if auto else too_much):
         size, lines = make_ready(model, config, how, total, processes)
     if processes.is_main:
         advice = script_util.advice(model.segmenter, model.sampler)
-        for line in (*dataset.notes, *advice, *lines, f"{size} masks at a time"):
+        for line in (*dataset.notes, *advice, *lines, f"batch size {size}"):
             tqdm.write(line)
     writers = max(1, min(CaseWriter.MOST, usable_cores() // processes.local_size))
     with (
-        tqdm(total=total, unit="mask", dynamic_ncols=True, disable=not processes.is_main) as bar,
-        device.out_of_memory_as_error(processes.device, f"--batch_size {size} is too much, {smaller}"),
+        progress_bar(total=total, unit="mask", shown=processes.is_main) as bar,
+        device.out_of_memory_as_error(processes.device, f"--batch_size {size} is too large; {smaller}"),
         CaseWriter(write, writers, -(-size // config.num_ensemble)) as writer,
         open_windows(flags[VisdomConfig], processes.is_main, tqdm.write) as windows,
     ):
@@ -183,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config.data_dir, unet.image_size, unet.image_channels, model.configs[DataConfig], require_raters=False
         )
 
-        # The processes wait for each other only to score the samples. NCCL, which takes GPU memory, is not needed.
+        # The processes synchronise only to score the samples, which does not need NCCL and its GPU memory.
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()
         threads.share_cores(processes.local_size)

@@ -26,7 +26,7 @@ from ..system import storage
 from ..system.device import ComputeConfig, check_compiler, out_of_memory_as_error
 from ..train_util import Trainer
 from ..training.config import TrainConfig, check_log_dir, check_num_cases, check_processes
-from ..training.run_log import open_logger
+from ..training.run_log import open_logger, run_header
 from ..training.start import check_cases, check_start, find_start
 from ..training.thread_choice import settle_threads
 from ..training.validation import ValidationConfig, Validator
@@ -99,7 +99,8 @@ def train(configs: Configs) -> None:
         lines = settle_threads(segmenter, image_shape, config, how, processes, start)
         validator = open_validator(configs, eval_dataset[0], processes) if eval_dataset else None
         windows = open_windows(configs[VisdomConfig], processes.is_main, lambda line: logger.info(line))
-        logger = open_logger(segmenter, config, processes, start, validator)
+        header = run_header(configs, processes.device)
+        logger = open_logger(segmenter, config, processes, start, validator, header)
         for line in lines:
             logger.info(line)
         parts = (segmenter, dataset, config, processes, flags, start)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import DataError, first_lines, group_faults, split_fault
 from ..flags.configs import differences, flags_from_configs
 from ..flags.fields import flag_fields
+from ..system.progress import progress_bar
 from ..system.storage import StrPath
 from .case_reader import IMAGE, LABEL, CaseReader, DataConfig, find_cases
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
@@ -50,8 +50,7 @@ def decode(reader: CaseReader, folders: Folders) -> Iterator[tuple[str, ImageArr
     DataError, raised at the end: lists all broken cases, one line per distinct fault.
     """
     faults = []
-    shown = tqdm(folders, desc="reading cases", unit="case", delay=3, leave=False, dynamic_ncols=True)
-    for name, folder in shown:
+    for name, folder in progress_bar(folders, desc="reading cases", unit="case", delay=3, leave=False):
         try:
             image, raters = reader.read(folder)
         except DataError as error:

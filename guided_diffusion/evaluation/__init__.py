@@ -1,1 +1,1 @@
-"""Scoring samples: one case's figures, the summary of all cases, a known truth, the page."""
+"""Evaluation of samples: metrics of a case and of all cases, known true distributions, and the report page."""

@@ -1,4 +1,4 @@
-"""The figures of one case: its samples, from one folder or several to compare, against its raters."""
+"""The metrics of one case: its samples, in one folder or in several to compare, against its raters."""
 
 import io
 import os
@@ -16,44 +16,44 @@ from ..lidcloader import make_case
 from ..masks import fidelity, metrics, pictures
 from ..masks.fidelity import Truth
 from ..masks.pairs import Pairs
-from ..masks.postprocess import binarise
+from ..masks.postprocess import PostprocessConfig, binarise
 from ..sampling import store
 from ..sampling.config import postprocess_of
 from .truth import case_truth, read_truth
 
-SAMPLES_SHOWN = 16  # in a case's picture
-MODE_IOU = 0.75  # a sample shows the true mode with which its IoU is largest, if that is at least this
+SAMPLES_SHOWN = 16  # on a case's sheet
+MODE_IOU = 0.75  # a sample belongs to the true mode of largest IoU, if that IoU is at least this
 
-# name -> what it is, beside metrics.FIGURES
+# name -> description, in addition to metrics.FIGURES
 MORE_FIGURES = {
-    "ged_less_majority": "ged less that of always answering the raters' majority; below 0 the samples are better ↓",
-    "mode_tv": "total variation distance of the samples' modes to their true probabilities ↓",
-    "mode_tv_of_perfect": "the same of a perfect sampler, on average",
-    "implausible": "share of the samples that are no true mode ↓",
-    "ged_of_truth": "ged of a perfect sampler, on average",
-    "ged_excess": "ged less that of a perfect sampler ↓",
-    "ged_unbiased_excess": "ged_unbiased less that of a perfect sampler ↓",
-    "ged_of_majority": "squared energy distance of always answering the raters' majority",
-    "rater_diversity": "mean distance of distinct raters",
+    "ged_less_majority": "ged minus ged_of_majority; below 0, the samples are better ↓",
+    "mode_tv": "total variation distance between the frequencies of the modes among the samples and their true probabilities ↓",
+    "mode_tv_of_perfect": "expected mode_tv of a perfect sampler",
+    "implausible": "share of the samples that match no true mode ↓",
+    "ged_of_truth": "expected ged of a perfect sampler",
+    "ged_excess": "ged minus that of a perfect sampler ↓",
+    "ged_unbiased_excess": "ged_unbiased minus that of a perfect sampler ↓",
+    "ged_of_majority": "ged of a single answer for each case, the majority vote of its raters",
+    "rater_diversity": "mean distance between two different raters",
 }
 
 
 @config()
 class EvaluateConfig:
-    """What is scored against what."""
+    """Which samples to score against which raters."""
 
     data_dir: Annotated[str, Flag("folder of cases with their raters", required=True)] = ""
     samples: Annotated[
-        str, Flag("folder that segmentation_sample.py wrote, or of masks ID_output0.png ... of any program")
+        str, Flag("folder written by segmentation_sample.py, or masks ID_output0.png ... of any program")
     ] = "results/samples"
-    compare: Annotated[tuple[str, ...], Flag("more such folders, DIR,DIR, each compared with --samples")] = ()
+    compare: Annotated[tuple[str, ...], Flag("more such folders, DIR,DIR; each is compared with --samples")] = ()
     counts: Annotated[
         tuple[int, ...], Flag("score the first N samples of each case, e.g. 4,16,50; empty: all", at_least=1)
     ] = ()
-    truth: Annotated[str, Flag("truth.json of phantoms, for the figures that need the true distribution")] = ""
+    truth: Annotated[str, Flag("truth.json of phantoms, for the metrics that need the true distribution")] = ""
     report: Annotated[bool, Flag("write report.html")] = True
     out_dir: Annotated[
-        str, Flag("folder for metrics.csv, metrics.json and report.html; empty: that of --samples", local=True)
+        str, Flag("folder for metrics.csv, metrics.json and report.html; empty: the folder of --samples", local=True)
     ] = ""
 
     @property
@@ -63,14 +63,15 @@ class EvaluateConfig:
 
 
 def check_evaluate_config(config: EvaluateConfig) -> None:
-    """Refuse, by the flag's name, what cannot be evaluated."""
+    """DataError, ConfigError: a folder of samples is missing or given twice."""
     for folder in config.folders:
         if not os.path.isdir(folder):
             raise DataError(
-                f"{folder}: no such folder of samples (--samples, --compare); draw them with segmentation_sample.py"
+                f"{folder}: the folder of samples does not exist (--samples, --compare); draw them with "
+                "segmentation_sample.py"
             )
     if len({os.path.realpath(folder) for folder in config.folders}) < len(config.folders):
-        raise ConfigError("--compare names a folder twice, or that of --samples")
+        raise ConfigError("--compare names a folder twice, or the folder of --samples")
 
 
 # -- one case ---------------------------------------------------------------------------------------------------------
@@ -78,10 +79,11 @@ def check_evaluate_config(config: EvaluateConfig) -> None:
 
 @dataclass
 class CaseScore:
-    """What is known of one case: in each folder its figures, and what was wrong."""
+    """The metrics of one case in each folder, and its faults."""
 
     name: str
-    figures: dict[str, dict[str, float]] = field(default_factory=dict)  # {folder: {figure: value}}
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)  # {folder: {metric: value}}
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)  # {folder: how the samples were drawn}
     faults: list[str] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)  # {caption: PNG}
     # {folder: {count: (true probability, share of the first `count` samples) of each mode}}
@@ -89,9 +91,9 @@ class CaseScore:
 
 
 class Scorer:
-    """Scores cases one at a time, reading what it needs; its calls may run in several threads.
+    """Reads and scores one case at a time; may be called from several threads.
 
-    flags  the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
+    flags  the flags of DataConfig and PostprocessConfig that were given; the others are those stored with the samples
     """
 
     def __init__(self, config: EvaluateConfig, flags: Mapping[str, Any]):
@@ -110,7 +112,7 @@ class Scorer:
         return score
 
     def notes(self, num_cases: int) -> list[str]:
-        """What was changed in the `num_cases` cases on the way in, a line each."""
+        """Lines on what reading changed in the `num_cases` cases."""
         return list(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes(num_cases)))
 
     def _score(self, score: CaseScore, case_folder: str, folder: str) -> None:
@@ -130,11 +132,11 @@ class Scorer:
             return
         figures |= {"ged_of_majority": ged_of_majority(raters), "rater_diversity": float(metrics.diversity(raters))}
         score.figures[folder] = figures
+        score.settings[folder] = settings_of(made_by, len(masks))
         if self.config.report:
             file = io.BytesIO()
             pictures.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
-            more = f", the first {SAMPLES_SHOWN} of {len(masks)} samples" if len(masks) > SAMPLES_SHOWN else ""
-            score.pictures[f"{folder}{more}"] = file.getvalue()
+            score.pictures[folder] = file.getvalue()
 
     def _figures(
         self,
@@ -144,11 +146,11 @@ class Scorer:
         raters: Bool[np.ndarray, "R H W"],
         truth: Truth | None,
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (count, {figure: value}) for each of --counts, all pairs of masks being compared once."""
+        """Yield (count, {metric: value}) for each of --counts; each pair of masks is compared only once."""
         pairs = Pairs.of(masks, raters)
         for count in self.config.counts or (len(masks),):
             if count > len(masks):
-                score.faults.append(f"only {len(masks)} samples in {folder}, too few for --counts {count}")
+                score.faults.append(f"only {len(masks)} samples in {folder}, fewer than --counts {count}")
                 continue
             scored: dict[str, Any] = metrics.all_figures(masks[:count], raters, pairs.first(count))
             scored["ged_less_majority"] = scored["ged"] - ged_of_majority(raters)
@@ -161,7 +163,7 @@ class Scorer:
     def _read(
         self, name: str, case_folder: str, folder: str, shape: tuple[int, ...], made_by: Mapping[str, Any]
     ) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "R H W"]]:
-        """Image and raters of a case at the samples' size. DataError: they do not belong together."""
+        """Image and raters of a case at the samples' size. DataError: the samples do not belong to this case."""
         known = {f.name: made_by[f.name] for f in fields(DataConfig) if f.name in made_by}
         if known.get("intensity_range") is not None:
             known["intensity_range"] = tuple(known["intensity_range"])
@@ -171,13 +173,15 @@ class Scorer:
         image, raters = reader.read(case_folder)
         if raters.shape[1:] != shape:
             raise DataError(
-                f"samples of {shape[1]}x{shape[0]} pixels in {folder}, raters of {raters.shape[2]}x{raters.shape[1]}"
+                f"the samples in {folder} have {shape[1]}x{shape[0]} pixels, the raters' masks "
+                f"{raters.shape[2]}x{raters.shape[1]}"
             )
         if "image" in made_by and made_by["image"] != store.image_hash(make_case(name, image, raters)):
-            given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # which come before those of sampling
+            given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # these replace the stored ones
             suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
             raise DataError(
-                f"samples in {folder} were drawn for another image than that in {case_folder}; is {suspects} right?"
+                f"the samples in {folder} were drawn for a different image from the one in {case_folder}; "
+                f"check {suspects}"
             )
         return image, raters
 
@@ -185,24 +189,41 @@ class Scorer:
         if not self.truth:
             return None
         if name not in self.truth:
-            raise DataError(f"{self.config.truth} has no such case")
+            raise DataError(f"{self.config.truth} does not contain this case")
         truth = case_truth(self.truth[name], raters.shape[1:], pad)
         if (fidelity.assign_modes(raters, truth.modes, MODE_IOU) == fidelity.IMPLAUSIBLE).any():
-            raise DataError(f"a rater shows none of the modes in {self.config.truth}: is --truth that of these cases?")
+            raise DataError(f"a rater's mask matches no mode in {self.config.truth}; check that --truth belongs to these cases")
         return truth
 
 
+def settings_of(made_by: Mapping[str, Any], num_samples: int) -> dict[str, str]:
+    """{name: value} of how a case's samples were drawn and thresholded, for display.
+
+    made_by  what is stored with the samples, without what other programs do not store; flags of the evaluation replace
+             it
+    """
+    names = ("checkpoint", "weights", "sampler", "steps", "seed")
+    drawn = {name: str(made_by.get(name, "not stored")) for name in names}
+    postprocess, default = postprocess_of(made_by), PostprocessConfig()
+    finished = {
+        f.name.replace("_", " "): str(getattr(postprocess, f.name))
+        for f in fields(PostprocessConfig)
+        if f.name == "threshold" or getattr(postprocess, f.name) != getattr(default, f.name)
+    }
+    return {"samples per case": str(num_samples), **drawn, **finished}
+
+
 def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:
-    """The squared energy distance of always answering the raters' majority."""
+    """The squared generalized energy distance (GED) of the raters' majority vote, as a single sample."""
     return float(metrics.squared_ged(metrics.majority_vote(raters)[None], raters).total)
 
 
 def truth_figures(
     masks: Bool[np.ndarray, "M H W"], raters: Bool[np.ndarray, "R H W"], truth: Truth, scored: Mapping[str, Any]
 ) -> tuple[dict[str, float], Float[np.ndarray, "K"]]:
-    """The figures of samples that the true distribution allows, and the share of the samples in each mode.
+    """The metrics that need the true distribution, and the share of the samples in each mode.
 
-    scored  what metrics.all_figures returned
+    scored  result of metrics.all_figures
     """
     M, R = len(masks), len(raters)
     assigned = fidelity.assign_modes(masks, truth.modes, MODE_IOU)

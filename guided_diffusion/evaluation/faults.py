@@ -1,14 +1,14 @@
-"""What is wrong with many cases, in few lines."""
+"""The faults of many cases, in few lines."""
 
 from collections.abc import Iterable
 
-NAMES_SHOWN = 5  # cases of one fault that are named
+NAMES_SHOWN = 5  # cases named for each fault
 
 
 def group_faults(faults: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each different fault, of pairs (case, fault).
+    """A line for each distinct fault in the pairs (case, fault).
 
-    It names the cases that have it; of more than NAMES_SHOWN, their number and the first ones.
+    It names the cases with this fault, or their number and the first ones if they are more than NAMES_SHOWN.
     """
     cases: dict[str, list[str]] = {}
     for case, fault in faults:

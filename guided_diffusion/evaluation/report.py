@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML page that holds all it shows and opens from a file, offline."""
+"""The report of an evaluation: a single HTML file that works offline."""
 
 import base64
 import json
@@ -12,16 +12,18 @@ import numpy as np
 
 from ..masks.fidelity import CalibrationPoint
 from ..masks.metrics import split_count
+from ..masks.pictures import PALETTE
 from ..system import storage
-from .table import Summary, as_table, legend
+from .table import LETTERS, Interval, Summary, as_table, legend
 from .templates import load_template
 
 PAGE = Path(__file__).with_name("report.html")
 BINS, WIDTH, HEIGHT = 20, 220, 90  # of a histogram
+CHIPS = 3  # colours shown in the page's legend
 
 
 class BaseReport(ABC):
-    """Takes in the cases of an evaluation one by one; to be used as a context."""
+    """Collects the cases of an evaluation one by one; a context manager."""
 
     @abstractmethod
     def __enter__(self) -> Self: ...
@@ -31,17 +33,17 @@ class BaseReport(ABC):
 
     @abstractmethod
     def add(self, case: str, figures: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:
-        """Take in a case.
+        """Add a case.
 
-        figures   {name: value}, in the order in which they are to be listed
-        pictures  {caption: PNG file}
+        figures   {metric: value}, in the order of the page
+        pictures  {folder of samples: PNG file of the sheet}
         """
 
     @abstractmethod
     def finish(self, summary: Summary, descriptions: Mapping[str, str]) -> None:
         """Write the page.
 
-        descriptions  {figure: what it is}
+        descriptions  {metric: description}
         """
 
 
@@ -62,9 +64,9 @@ class NullReport(BaseReport):
 
 
 class Report(BaseReport):
-    """Writes the page at `path`. A case's pictures go to the disk at once, so that memory does not grow with them.
+    """Writes the page at `path`, in `finish`.
 
-    The page is there after `finish`, in place of an older one.
+    A case's pictures are written to a temporary file at once, so that memory use does not grow with the cases.
     """
 
     def __init__(self, path: str):
@@ -72,14 +74,14 @@ class Report(BaseReport):
 
     def __enter__(self) -> Self:
         self.spool = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  a JSON line for each case
-        self.values: dict[str, list[float]] = {}  # {figure: [value of each case]}
+        self.values: dict[str, list[float]] = {}  # {metric: [value of each case]}
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.spool.close()
 
     def add(self, case: str, figures: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:
-        """Keep the case on the disk."""
+        """Write the case to the temporary file."""
         for name, value in figures.items():
             self.values.setdefault(name, []).append(value)
         rounded = json.dumps({name: round(value, 6) for name, value in figures.items()})
@@ -91,7 +93,13 @@ class Report(BaseReport):
         titles, rows = as_table(summary)
         page = load_template(PAGE).stream(
             summary=summary,
-            legend=legend(summary),
+            folders=legend(summary),
+            date=summary["date"].replace("T", " "),
+            headlines=list(headlines(summary)),
+            settings=settings_table(summary),
+            letters=list(LETTERS[: 1 + len(summary["compared"])]),
+            chips=["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE[:CHIPS]],
+            num_colours=len(PALETTE),
             titles=titles,
             rows=rows,
             descriptions={name: descriptions[split_count(name)[0]] for name in rows},
@@ -110,9 +118,74 @@ class Report(BaseReport):
 
 
 def embed(caption: str, picture: bytes) -> dict[str, str | int]:
-    """A PNG file as the page's template takes it: within the page."""
+    """A PNG file in the form that the page's template embeds."""
     width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))  # from the PNG's header
     return {"caption": caption, "width": width, "height": height, "source": base64.b64encode(picture).decode()}
+
+
+# -- headlines and settings -------------------------------------------------------------------------------------------
+
+
+class Headline(NamedTuple):
+    """The main result of a folder of samples."""
+
+    folder: str  # its letter; empty if there is only one
+    num_samples: int
+    ged: str
+    interval: str  # of 95 %; empty with a single case
+    majority: str  # ged of the raters' majority vote
+    difference: str  # from that, with its interval
+    verdict: str
+    paired: str  # difference from the first folder, with its interval; empty for the first
+
+
+def headlines(summary: Summary) -> Iterator[Headline]:
+    """The squared generalized energy distance of each folder, at its largest number of samples."""
+    folders = (summary, *summary["compared"])
+    for letter, folder in zip(LETTERS, folders, strict=False):
+        figures = folder["figures"]
+        counts = [count for name, count in map(split_count, figures) if name == "ged" and count]
+        if not counts:
+            continue
+        name = f"ged_{max(counts)}"
+        ged, difference = figures[name], figures[f"ged_less_majority_{max(counts)}"]
+        paired = folder.get("differences", {}).get(name)
+        yield Headline(
+            letter if len(folders) > 1 else "",
+            max(counts),
+            f"{ged['mean']:.3f}",
+            _bounds(ged),
+            f"{figures['ged_of_majority']['mean']:.3f}",
+            _signed(difference),
+            _verdict(difference),
+            _signed(paired) if paired else "",
+        )
+
+
+def _bounds(values: Interval, sign: str = "") -> str:
+    if values["low"] is None or values["high"] is None:
+        return ""
+    return f"[{values['low']:{sign}.3f}, {values['high']:{sign}.3f}]"
+
+
+def _signed(values: Interval) -> str:
+    return f"{values['mean']:+.3f} {_bounds(values, '+')}".strip()
+
+
+def _verdict(difference: Interval) -> str:
+    """What the interval of the difference from the majority vote says."""
+    if difference["low"] is None or difference["high"] is None:
+        return "a single case allows no conclusion"
+    if difference["high"] < 0:
+        return "the samples are closer to the raters"
+    return "the samples are farther from the raters" if difference["low"] > 0 else "no significant difference"
+
+
+def settings_table(summary: Summary) -> dict[str, list[str]]:
+    """{setting: its value in each folder}."""
+    folders = (summary, *summary["compared"])
+    names = dict.fromkeys(name for folder in folders for name in folder["settings"])
+    return {name: [folder["settings"].get(name, "default") for folder in folders] for name in names}
 
 
 # -- charts, as the template draws them -------------------------------------------------------------------------------
@@ -129,7 +202,7 @@ class Bar(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """How the cases spread in one figure."""
+    """The distribution of a metric over the cases."""
 
     name: str
     bars: list[Bar]
@@ -138,9 +211,9 @@ class Histogram(NamedTuple):
 
 
 def histogram(name: str, values: Sequence[float]) -> Histogram:
-    """The histogram of a figure's values."""
+    """The histogram of a metric's values."""
     low, high = min(values), max(values)
-    if high - low < 1e-9:  # equal but for rounding, which cannot be divided into bins
+    if high - low < 1e-9:  # equal except for rounding: too narrow for bins
         low, high = low - 0.5, high + 0.5
     counts, edges = np.histogram(values, BINS, (low, high))
     step, tallest = WIDTH / BINS, counts.max()
@@ -153,7 +226,7 @@ def histogram(name: str, values: Sequence[float]) -> Histogram:
 
 
 class Calibration(NamedTuple):
-    """How often the modes are drawn in a folder's samples against their true probability."""
+    """Frequency of the modes among a folder's samples, against their true probability."""
 
     samples: str  # the folder
     num_samples: str
@@ -161,7 +234,7 @@ class Calibration(NamedTuple):
 
 
 def calibrations(summary: Summary) -> Iterator[Calibration]:
-    """The calibration curves of all folders; none where the truth is not known."""
+    """The calibration curves of all folders; none without --truth."""
     for folder in (summary, *summary["compared"]):
         for count, curve in folder.get("mode_calibration", {}).items():
             yield Calibration(folder["samples"], count, curve)

@@ -1,7 +1,8 @@
-"""Scores folders of samples against the raters: a table, metrics.csv, metrics.json, and report.html to look at."""
+"""Scores folders of samples against the raters: a table, metrics.csv, metrics.json and report.html."""
 
 import collections
 import csv
+import datetime
 import io
 import itertools
 import os
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 import scipy  # its submodules load on first use
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 from ..data.case_reader import find_cases
 from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
 from ..system import storage
+from ..system.progress import progress_bar
 from ..system.workers import usable_cores
 from .case_figures import MORE_FIGURES, CaseScore, EvaluateConfig, Scorer, check_evaluate_config
 from .faults import group_faults
@@ -27,26 +28,27 @@ from .table import LETTERS, FolderSummary, Interval, Summary, as_table, legend
 
 BOOTSTRAP_DRAWS = 10_000
 FAULTS_SHOWN = 20
+VALUES_SHOWN = 3  # of a setting in which the cases differ
 DESCRIPTIONS = {**metrics.FIGURES, **MORE_FIGURES}
 
 
 def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection[str] | None = None) -> Summary:
-    """Score the cases, write the figures into config.out_dir or else beside the samples, print and return the summary.
+    """Score the cases, write the results into config.out_dir or the folder of samples, print and return the summary.
 
-    flags   the flags of DataConfig and PostprocessConfig that were given; for others the samples' own are taken
+    flags   the flags of DataConfig and PostprocessConfig that were given; the others are those stored with the samples
     names   the cases to score; None: all
-    DataError: not a single case could be scored.
+    DataError: no case could be scored.
     """
     check_evaluate_config(config)
     if len(config.folders) > len(LETTERS):
-        raise ConfigError(f"--compare: {len(config.compare)} folders; at most {len(LETTERS) - 1} fit into one table")
+        raise ConfigError(f"--compare names {len(config.compare)} folders; the maximum is {len(LETTERS) - 1}")
     cases = [case for case in find_cases(config.data_dir) if names is None or case[0] in names]
     out_dir = config.out_dir or config.samples
     os.makedirs(out_dir, exist_ok=True)
 
     scorer, scores = Scorer(config, flags), []
     with open_report(config, out_dir) as report:
-        bar = tqdm(cases, unit="case", delay=3, leave=False, dynamic_ncols=True)
+        bar = progress_bar(cases, unit="case", delay=3, leave=False)
         for score in score_in_threads(scorer, bar):
             if score.figures:
                 report.add(score.name, side_by_side(score.figures, config.folders), score.pictures)
@@ -55,7 +57,7 @@ def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection
         notes = [
             *scorer.notes(len(cases)),
             *different_counts(config, scores),
-            *strangers(config, find_cases(config.data_dir)),
+            *unknown_cases(config, find_cases(config.data_dir)),
         ]
         data_dir = os.path.relpath(config.data_dir, out_dir)  # both may move together
         summary = summarise(config, scores, notes, data_dir)
@@ -67,12 +69,12 @@ def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection
 
 
 def open_report(config: EvaluateConfig, out_dir: str) -> BaseReport:
-    """report.html in `out_dir`, or its null form without --report."""
+    """The report for `out_dir`, or a NullReport with --report False."""
     return Report(os.path.join(out_dir, "report.html")) if config.report else NullReport()
 
 
 def score_in_threads(scorer: Scorer, cases: Iterable[tuple[str, str]]) -> Iterator[CaseScore]:
-    """Yield the score of each case, in order, with a few computed ahead: NumPy and zlib let threads run in parallel."""
+    """Yield the score of each case, in order; threads compute a few ahead, as NumPy and zlib release the GIL."""
     threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         waiting: list[Future[CaseScore]] = []
@@ -84,13 +86,13 @@ def score_in_threads(scorer: Scorer, cases: Iterable[tuple[str, str]]) -> Iterat
             yield waiting.pop(0).result()
 
 
-# -- figures over the cases -------------------------------------------------------------------------------------------
+# -- metrics over the cases -------------------------------------------------------------------------------------------
 
 
 def mean_and_interval(values: ArrayLike) -> Interval:
-    """Mean of a figure's values, one for each case, with standard error and 95 % interval.
+    """Mean of a metric's values, one per case, with standard error and 95 % interval; None with a single case.
 
-    The interval is of the percentile bootstrap over the cases. None with a single case.
+    The interval is from the percentile bootstrap over the cases.
     """
     values = np.asarray(values, dtype=np.float64)
     found = Interval(mean=float(values.mean()), se=None, low=None, high=None, cases=len(values))
@@ -111,29 +113,42 @@ def mean_and_interval(values: ArrayLike) -> Interval:
 def summarise(config: EvaluateConfig, scores: Sequence[CaseScore], notes: list[str], data_dir: str) -> Summary:
     """The summary of all scores.
 
-    With several folders a figure stands for the same cases in all: those that have it in every one.
-    DataError: not a single case could be scored.
+    With several folders, the mean of a metric is over the same cases in all: those that have the metric in each folder.
+    DataError: no case could be scored.
     """
     faults = group_faults((score.name, fault) for score in scores for fault in score.faults)
     common = [score for score in scores if set(config.folders) <= score.figures.keys()]
     if not common:
         where = " in every folder" if config.compare else ""
-        raise DataError(f"not one of {len(scores)} cases could be scored{where}: {'; '.join(faults[:3])}")
+        raise DataError(f"none of the {len(scores)} cases could be scored{where}: {'; '.join(faults[:3])}")
     rows = {folder: [_shared(score, score.figures[folder]) for score in common] for folder in config.folders}
     first, *others = (_summarise_folder(folder, rows[folder], common) for folder in config.folders)
     for other in others:
         pairs = zip(rows[other["samples"]], rows[config.samples], strict=True)
         other["differences"] = _summarise_rows([difference(*pair) for pair in pairs])
-    return {**first, "of": len(scores), "compared": others, "faults": faults, "notes": notes, "data_dir": data_dir}
+    return {
+        **first,
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "of": len(scores),
+        "compared": others,
+        "faults": faults,
+        "notes": notes,
+        "data_dir": data_dir,
+    }
 
 
 def _shared(score: CaseScore, row: Mapping[str, float]) -> dict[str, float]:
-    """Those figures of a case's row that it has in every folder."""
+    """The metrics in a case's row that the case has in every folder."""
     return {name: value for name, value in row.items() if all(name in other for other in score.figures.values())}
 
 
 def _summarise_folder(folder: str, rows: Sequence[Mapping[str, float]], scores: Sequence[CaseScore]) -> FolderSummary:
-    summary: FolderSummary = {"samples": folder, "cases": len(rows), "figures": _summarise_rows(rows)}
+    summary: FolderSummary = {
+        "samples": folder,
+        "cases": len(rows),
+        "settings": common_settings([score.settings[folder] for score in scores]),
+        "figures": _summarise_rows(rows),
+    }
     modes: dict[int, list[tuple[float, float]]] = {}  # {count: [(probability, frequency)] of all cases}
     for score in scores:
         for count, pairs in score.modes.get(folder, {}).items():
@@ -145,18 +160,27 @@ def _summarise_folder(folder: str, rows: Sequence[Mapping[str, float]], scores: 
     return summary
 
 
+def common_settings(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """{name: value} of the settings of all cases; different values are listed, or counted if there are many."""
+    found = {}
+    for name in dict.fromkeys(itertools.chain.from_iterable(settings)):
+        values = list(dict.fromkeys(of_case.get(name, "default") for of_case in settings))
+        found[name] = ", ".join(values) if len(values) <= VALUES_SHOWN else f"{len(values)} different values"
+    return found
+
+
 def _summarise_rows(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
     names = in_order({name for row in rows for name in row})
     return {name: mean_and_interval([row[name] for row in rows if name in row]) for name in names}
 
 
 def difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-    """{figure: a less b} of the figures that both have."""
+    """{metric: a - b} of the metrics that both have."""
     return {name: a[name] - b[name] for name in a if name in b}
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Figures in the order of DESCRIPTIONS, the counts of one figure in a row."""
+    """Metrics in the order of DESCRIPTIONS; for each of them, its numbers of samples in ascending order."""
     order = list(DESCRIPTIONS)
 
     def key(name: str) -> tuple[int, int]:
@@ -167,9 +191,9 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def different_counts(config: EvaluateConfig, scores: Sequence[CaseScore]) -> list[str]:
-    """A note for each folder whose cases differ in their number of samples, or else one if the folders do.
+    """A note for each folder whose cases differ in their number of samples, else one if the folders differ.
 
-    Their figures have different names, and so do not compare.
+    Metrics at different numbers of samples have different names and cannot be compared.
     """
     notes, found = [], {}
     for folder in config.folders if not config.counts else ():
@@ -178,25 +202,25 @@ def different_counts(config: EvaluateConfig, scores: Sequence[CaseScore]) -> lis
             shown = ", ".join(f"{cases} of {count}" for count, cases in sorted(counts.items()))
             notes.append(
                 f"the cases in {folder} have different numbers of samples ({shown}): "
-                f"--counts {min(counts)} scores all alike"
+                f"use --counts {min(counts)} to score the same number of each"
             )
     if not notes and len(everywhere := set(itertools.chain(*found.values()))) > 1:
         shown = ", ".join(f"{max(counts)} in {folder}" for folder, counts in found.items() if counts)
         notes.append(
-            f"the folders have different numbers of samples ({shown}), whose figures do not compare: "
-            f"--counts {min(everywhere)} does"
+            f"the folders have different numbers of samples ({shown}), so their metrics cannot be compared; "
+            f"use --counts {min(everywhere)}"
         )
     return notes
 
 
 def _numbers_of_samples(folder: str, scores: Iterable[CaseScore]) -> collections.Counter[int]:
-    """{number of samples: cases that have it}, as the names of their figures say."""
+    """{number of samples: number of cases}, from the names of the cases' metrics."""
     names = itertools.chain.from_iterable(score.figures.get(folder, {}) for score in scores)
     return collections.Counter(int(match[1]) for name in names if (match := re.fullmatch(r"ged_(\d+)", name)))
 
 
-def strangers(config: EvaluateConfig, cases: Iterable[tuple[str, str]]) -> list[str]:
-    """A note for each folder that holds samples of other cases than these."""
+def unknown_cases(config: EvaluateConfig, cases: Iterable[tuple[str, str]]) -> list[str]:
+    """A note for each folder with samples of cases that are not among these."""
     known, notes = {name for name, _ in cases}, []
     for folder in config.folders:
         named = {
@@ -206,16 +230,16 @@ def strangers(config: EvaluateConfig, cases: Iterable[tuple[str, str]]) -> list[
         }
         if other := sorted(named - known):
             notes.append(
-                f"{folder} has samples of {len(other)} cases that are not in {config.data_dir}, {other[0]} for one"
+                f"{folder} has samples of {len(other)} cases that are not in {config.data_dir}, for example {other[0]}"
             )
     return notes
 
 
-# -- what is written --------------------------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------------------
 
 
 def side_by_side(figures: Mapping[str, Mapping[str, float]], folders: Sequence[str]) -> dict[str, float]:
-    """The figures of one case in one dict: as they are for one folder; else by folder, and less those of the first."""
+    """The metrics of one case in one dict; with several folders, those of each and the differences from the first."""
     if len(folders) == 1:
         return {name: figures[folders[0]][name] for name in in_order(figures[folders[0]])}
     flat: dict[str, float] = {}
@@ -224,12 +248,12 @@ def side_by_side(figures: Mapping[str, Mapping[str, float]], folders: Sequence[s
         flat |= {f"{name} of {folder}": row[name] for name in in_order(row)}
     for folder in folders[1:]:
         row = difference(figures.get(folder, {}), figures.get(folders[0], {}))
-        flat |= {f"{name}, {folder} less {folders[0]}": row[name] for name in in_order(row)}
+        flat |= {f"{name}, {folder} minus {folders[0]}": row[name] for name in in_order(row)}
     return flat
 
 
 def write_csv(path: str, scores: Sequence[CaseScore]) -> None:
-    """A row for each case and folder; a figure that a case does not have stays empty."""
+    """Write a row for each case and folder; metrics that a case does not have stay empty."""
     names = in_order({name for score in scores for row in score.figures.values() for name in row})
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, ["case", "samples", *names])
@@ -240,7 +264,7 @@ def write_csv(path: str, scores: Sequence[CaseScore]) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    """The summary as one table on the console, notes, and every fault, or the first ones of many."""
+    """Print the summary as a table, with notes and the first FAULTS_SHOWN faults."""
     for line in legend(summary):
         print(line)
     titles, rows = as_table(summary)

@@ -1,4 +1,4 @@
-"""The summary of an evaluation, and its table."""
+"""The summary of an evaluation, and its table of metrics."""
 
 import string
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from typing import Literal, NotRequired, TypedDict
 
 from ..masks.fidelity import CalibrationPoint
 
-LETTERS = string.ascii_uppercase  # the folders of samples, where there are several
+LETTERS = string.ascii_uppercase  # names of the folders of samples, if there are several
 
 
 class Interval(TypedDict):
-    """The mean of a figure over the cases; what a single case does not allow is None."""
+    """The mean of a metric over the cases. With a single case, the error and the interval are None."""
 
     mean: float
     se: float | None  # standard error
@@ -20,19 +20,21 @@ class Interval(TypedDict):
 
 
 class FolderSummary(TypedDict):
-    """The figures of one folder of samples."""
+    """The metrics of one folder of samples."""
 
     samples: str  # the folder
-    cases: int  # scored, in every folder
+    cases: int  # that could be scored in every folder
+    settings: dict[str, str]  # how the samples were drawn, {name: value}, as far as they store it
     figures: dict[str, Interval]
-    mode_calibration: NotRequired[dict[str, list[CalibrationPoint]]]  # {number of samples: curve}, of a known truth
+    mode_calibration: NotRequired[dict[str, list[CalibrationPoint]]]  # {number of samples: curve}, with --truth
     differences: NotRequired[dict[str, Interval]]  # from the first folder, paired by case
 
 
 class Summary(FolderSummary):
-    """The figures of the first folder, and all else of an evaluation: what metrics.json holds."""
+    """The metrics of the first folder and everything else in metrics.json."""
 
-    of: int  # cases in all
+    date: str  # of the evaluation, ISO 8601
+    of: int  # number of cases, scored or not
     compared: list[FolderSummary]  # the other folders
     faults: list[str]
     notes: list[str]
@@ -40,7 +42,7 @@ class Summary(FolderSummary):
 
 
 def legend(summary: Summary) -> list[str]:
-    """What the summary stands for, a line for each folder of samples."""
+    """A line for each folder of samples, with its letter and the number of cases."""
     names = [folder["samples"] for folder in (summary, *summary["compared"])]
     if len(names) > 1:
         names = [f"{letter}: {name}" for letter, name in zip(LETTERS, names, strict=False)]
@@ -49,10 +51,10 @@ def legend(summary: Summary) -> list[str]:
 
 
 def as_table(summary: Summary) -> tuple[list[str], dict[str, list[str]]]:
-    """The summary's figures as (titles, {figure: cells}), a cell for each title.
+    """The summary's metrics as (titles, {metric: cells}), with a cell for each title.
 
-    One folder: mean, standard error, 95 % interval, cases. Several: mean and standard error of each, and for each but
-    the first, A, the paired differences from that with their intervals; a figure stands for the same cases in all.
+    One folder: mean, standard error, 95 % interval, number of cases. Several folders: mean and standard error of each,
+    then the paired differences from the first folder, A, with their intervals; all over the same cases.
     """
     folders, others = (summary, *summary["compared"]), summary["compared"]
     if not others:

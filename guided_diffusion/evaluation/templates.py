@@ -1,4 +1,4 @@
-"""Pages by jinja2 templates, in which every text is escaped."""
+"""HTML pages from jinja2 templates, with every text escaped."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 
 def load_template(path: Path) -> "Template":
-    """The template in a file; a name that it does not get is an error."""
-    import jinja2  # only where a page is written
+    """The template in a file. Rendering it without one of its variables is an error."""
+    import jinja2  # slow to import, and needed only to write a page
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(path.parent),

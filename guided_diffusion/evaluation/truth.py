@@ -1,4 +1,4 @@
-"""A known truth: its file, and the modes of a case at the size that is scored."""
+"""The known true distribution of phantoms: reading truth.json, and the modes of a case at the scored size."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from ..masks.fidelity import Truth
 
 
 class Mode(NamedTuple):
-    """One of the answers that raters can give for a case."""
+    """One of the masks that raters can draw for a case."""
 
     probability: float
     mask: str  # its file
 
 
 def read_truth(path: str) -> dict[str, dict[str, Mode]]:
-    """{case: {name: mode}} of a truth.json, with the paths of the masks whole. DataError: it is none."""
+    """{case: {name: mode}} of a truth.json, with full paths of the masks. DataError: the file is invalid."""
     try:
         with open(path, encoding="utf-8") as file:
             cases = json.load(file)["cases"]
@@ -41,28 +41,28 @@ def read_truth(path: str) -> dict[str, dict[str, Mode]]:
 def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = False) -> Truth:
     """The truth of one case of read_truth at `shape` (H, W).
 
-    Masks of another size are resized, or padded first (--pad), as labels are.
-    DataError: no modes, masks that cannot be read or differ in size, or probabilities that are none.
+    Masks of another size are resized, or padded and then resized with --pad, as labels are.
+    DataError: no modes, masks that cannot be read or differ in size, or invalid probabilities.
     """
     read = [read_label(mode.mask)[0] for mode in modes.values()]
     if len({mask.shape for mask in read}) != 1:
-        raise DataError(f"the masks of {len(read)} modes; at least one is needed, all of one size")
+        raise DataError(f"{len(read)} modes whose masks differ in size, or no modes; at least one is needed, all of one size")
     masks = np.stack(read)
     probabilities = [mode.probability for mode in modes.values()]
     if min(probabilities) < 0:
-        raise DataError("the probability of a mode is below 0")
+        raise DataError("the probability of a mode is negative")
     if masks.shape[1:] != shape:
         masks = _resized(masks, shape, pad)
     different, inverse = np.unique(masks, axis=0, return_inverse=True)
     weights = np.bincount(inverse.ravel(), probabilities)
     if not np.isclose(weights.sum(), 1, atol=1e-3):
-        raise DataError(f"the probabilities of the modes sum to {weights.sum():g}, not to 1")
+        raise DataError(f"the probabilities of the modes sum to {weights.sum():g} instead of 1")
     return Truth(different, weights / weights.sum())
 
 
 def _resized(masks: Bool[np.ndarray, "K H0 W0"], shape: tuple[int, ...], pad: bool) -> Bool[np.ndarray, "K H W"]:
     if shape[0] != shape[1]:
-        raise DataError(f"samples of {shape} pixels, but modes of {masks.shape[1:]}")
+        raise DataError(f"the samples have {shape} pixels, the modes {masks.shape[1:]}")
     if pad:
         masks = pad_to(masks, max(*masks.shape[1:], shape[0]))
     return masks if masks.shape[1:] == shape else resize_masks(masks, shape[0])

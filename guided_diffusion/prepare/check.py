@@ -1,12 +1,11 @@
-"""Everything that can be wrong with a folder of cases, in one pass, and what is in it."""
+"""Checks a folder of cases in one pass: reports every fault, and what the folder contains."""
 
 import collections
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data.case_reader import CaseReader, DataConfig, find_cases, list_files
 from ..data.image_files import is_jpeg
@@ -16,22 +15,24 @@ from ..flags.fields import Flag, config
 from ..masks import metrics, pictures
 from ..masks.pairs import dice_matrix, iou_matrix
 from ..system import storage
+from ..system.progress import progress_bar
 from .splits import split_faults
 
-SHEET_CASES, SHEET_SIDE = 16, 128
-MANY_LEVELS = 10  # of a label: from here on they are not counted
+SHEET_CASES, SHEET_SIDE = 16, 128  # cases on a sheet; side of a tile, pixels
+SHEET_COLUMNS, CASE_COLUMNS = 14, 7  # tiles in a row, at most, and tiles of a case
+MANY_LEVELS = 10  # of a label: from this number on they are not counted
 
 
 @config()
 class CheckConfig:
-    """What is checked."""
+    """What to check."""
 
     data_dir: Annotated[str, Flag("folder of cases, with or without splits")] = ""
-    sheet: Annotated[str, Flag("picture of some cases to write; empty: none", local=True)] = "results/check_data.png"
+    sheet: Annotated[str, Flag(f"PNG to write, showing up to {SHEET_CASES} of the cases with their raters; empty: none", local=True)] = ""
 
 
 class Contents:
-    """What the cases that can be read are like, case by case."""
+    """Statistics of the cases that can be read."""
 
     def __init__(self) -> None:
         self.splits: collections.Counter[str] = collections.Counter()
@@ -41,7 +42,7 @@ class Contents:
         self.agreement: dict[str, list[float]] = collections.defaultdict(list)
 
     def add(self, split: str, image: np.ndarray, raters: np.ndarray) -> None:
-        """Count a case: image [C, H, W], raters [R, H, W] bool."""
+        """Add a case: image [C, H, W], raters [R, H, W] bool."""
         modalities = f" of {len(image)} modalities" if len(image) > 1 else ""
         self.splits[split] += 1
         self.sizes[f"{image.shape[2]}x{image.shape[1]}{modalities}"] += 1
@@ -56,7 +57,7 @@ class Contents:
             self.agreement["GED of one rater against all"].append(float(np.mean(distances)))
 
     def lines(self) -> Iterator[str]:
-        """All of it, line by line."""
+        """The statistics, as lines of text."""
         yield "sizes: " + ", ".join(f"{size} in {count} cases" for size, count in self.sizes.most_common())
         yield "raters: " + ", ".join(f"{number} in {count} cases" for number, count in self.raters.most_common())
         if self.masks:
@@ -66,13 +67,13 @@ class Contents:
 
 
 def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[str], None] = print) -> int:
-    """Report every fault with its file, and what the cases are like. Returns the number of faults."""
+    """Report every fault with its file, and statistics of the cases. Returns the number of faults."""
     folders = find_cases(config.data_dir)
     reader, contents = CaseReader(config=data_config), Contents()
     faults: list[str] = []
-    sheet: list[list[tuple[str, np.ndarray]]] = []  # rows of titled tiles
-    shown = set(np.unique(np.linspace(0, len(folders) - 1, SHEET_CASES).round().astype(int)).tolist())
-    for k, (name, folder) in enumerate(tqdm(folders, unit="case", delay=2, leave=False, dynamic_ncols=True)):
+    sheet: list[list[pictures.Tile]] = []  # of each case shown
+    shown = set(np.linspace(0, len(folders) - 1, SHEET_CASES).round().astype(int).tolist()) if config.sheet else ()
+    for k, (name, folder) in enumerate(progress_bar(folders, unit="case", delay=2, leave=False)):
         try:
             image, raters = reader.read(folder)
         except DataError as error:
@@ -81,8 +82,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
         contents.add(_split_of(config.data_dir, folder), image, raters)
         faults += grey_faults(folder, image)
         if k in shown:
-            tiles = [(f"rater {r}", _small(mask) > 0.5) for r, mask in enumerate(raters[:7])]
-            sheet.append([(name[:20], _small(image[0])), *tiles])
+            sheet.append(case_tiles(name, image, raters))
     of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
     faults += of_split
 
@@ -90,10 +90,11 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     report(f"{contents.splits.total()} of {len(folders)} cases can be read: {counts}")
     for line in [*contents.lines(), *level_lines(reader.levels, data_config.label_threshold), *notes]:
         report(line)
-    if config.sheet and sheet:
+    if sheet:
         storage.make_folder(os.path.dirname(config.sheet) or ".")
-        storage.write_atomically(config.sheet, lambda file: pictures.grid(sheet).save(file, format="PNG"))
-        report(f"{len(sheet)} of the cases: {config.sheet}")
+        page = pictures.grid(in_columns(sheet))
+        storage.write_atomically(config.sheet, lambda file: page.save(file, format="PNG"))
+        report(f"{len(sheet)} of the cases are shown in {config.sheet}")
     for fault in faults:
         report(f"fault: {fault}")
     report(f"{len(faults)} faults" if faults else "no faults")
@@ -101,7 +102,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
 
 
 def grey_faults(folder: str, image: np.ndarray) -> list[str]:
-    """A line for each modality of an image [C, H, W] that has a single grey level."""
+    """A fault for each modality of an image [C, H, W] that has a single grey level."""
     titles = ["the image"] if len(image) == 1 else [os.path.basename(file) for file in list_files(folder)[0]]
     return [
         f"{folder}: {title} has a single grey level; replace or remove it"
@@ -111,7 +112,7 @@ def grey_faults(folder: str, image: np.ndarray) -> list[str]:
 
 
 def level_lines(levels: Mapping[str, int], label_threshold: float) -> Iterator[str]:
-    """The lines on {label file: number of levels in it}."""
+    """Lines that summarise {label file: number of levels in it}."""
     lossless = collections.Counter(min(count, MANY_LEVELS) for file, count in levels.items() if not is_jpeg(file))
     if lossless:
         counts = (
@@ -121,17 +122,41 @@ def level_lines(levels: Mapping[str, int], label_threshold: float) -> Iterator[s
         yield f"levels in lossless labels: {', '.join(counts)}"
     if soft := sum(count > 2 for file, count in levels.items() if is_jpeg(file)):
         yield (
-            f"{soft} JPEG labels have more than two levels, and are cut at {label_threshold:g} of full scale "
+            f"{soft} JPEG labels have more than two levels; they are thresholded at {label_threshold:g} of full scale "
             "(--label_threshold)"
         )
 
 
 def _split_of(data_dir: str, folder: str) -> str:
-    """The first folder below data_dir, if a case lies deeper; or else the empty string."""
+    """The folder below data_dir that contains the case's folder; empty for a case directly in data_dir."""
     parts = os.path.relpath(folder, data_dir).split(os.sep)
     return parts[0] if len(parts) > 1 else ""
 
 
-def _small(plane: np.ndarray) -> np.ndarray:
-    """A plane on a tile of the sheet."""
+# -- the sheet --------------------------------------------------------------------------------------------------------
+
+
+def case_tiles(name: str, image: np.ndarray, raters: np.ndarray) -> list[pictures.Tile]:
+    """The image [C, H, W] of a case, the outlines of its raters [R, H, W], and the first distinct masks."""
+    small = _resized(image[0])
+    masks = np.array([_resized(mask) > 0.5 for mask in raters], dtype=bool).reshape(-1, SHEET_SIDE, SHEET_SIDE)
+    title = f"{len(raters)} rater{'' if len(raters) == 1 else 's'}"
+    return [pictures.Tile(name[:20], small), *pictures.mask_tiles(title, "rater", small, masks)][:CASE_COLUMNS]
+
+
+def in_columns(cases: Sequence[list[pictures.Tile]]) -> list[list[pictures.Tile | None]]:
+    """Rows of the sheet, with several cases side by side where they fit; the cases of a column are aligned."""
+    widest = max(map(len, cases))
+    per_row = max(1, SHEET_COLUMNS // widest)
+    rows: list[list[pictures.Tile | None]] = []
+    for start in range(0, len(cases), per_row):
+        row: list[pictures.Tile | None] = []
+        for tiles in cases[start : start + per_row]:
+            row += [*tiles, *[None] * (widest - len(tiles))]
+        rows.append(row)
+    return rows
+
+
+def _resized(plane: np.ndarray) -> np.ndarray:
+    """A plane at the size of a tile."""
     return resize(np.asarray(plane, dtype=np.float32), SHEET_SIDE)

@@ -1,13 +1,20 @@
 """Log output of a training run: text lines, rows of metrics, pictures."""
 
+import datetime
+import platform
+import shlex
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 
 import torch
 from PIL import Image
 
 from ..dist_util import Processes
+from ..flags.configs import Configs, as_typed
+from ..flags.fields import flag_fields
 from ..logger import QUARTILES, BaseLogger, Logger, LossMeter, NullLogger, Sink
 from ..sampling.protocol import Segmenter
 from ..system.device import peak_memory
@@ -15,6 +22,8 @@ from .config import TrainConfig
 from .run_state import RunState
 from .start import Start
 from .validation import Validator
+
+PACKAGE = "ambiguous-segmentation-diffusion"
 
 
 def columns_of(segmenter: Segmenter, validator: Validator | None) -> list[str]:
@@ -26,13 +35,45 @@ def columns_of(segmenter: Segmenter, validator: Validator | None) -> list[str]:
     return ["step", "samples", *terms, *scores, *quartiles, *last]
 
 
+def run_header(configs: Configs, device: torch.device) -> list[str]:
+    """The lines with which a run begins its log.txt: time, command, versions, and flags that are not at their defaults.
+
+    The command is that of the process. Several processes are started by a launcher, whose own words it lacks.
+    """
+    cuda = f", CUDA {torch.version.cuda} on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    known = flag_fields(*configs.classes)
+    flags = [
+        f"--{name} {shlex.quote(as_typed(name, value, known))}"
+        for name, value in configs.values.items()
+        if value != known[name].default
+    ]
+    return [
+        f"started: {datetime.datetime.now().astimezone().isoformat(timespec='seconds')}",
+        f"command: {shlex.join(sys.orig_argv)}",
+        f"versions: {PACKAGE} {_version()}, Python {platform.python_version()}, torch {torch.__version__}{cuda}",
+        f"flags: {' '.join(flags)}",
+    ]
+
+
+def _version() -> str:
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:  # run from its folder
+        return "(not installed)"
+
+
 def open_logger(
-    segmenter: Segmenter, config: TrainConfig, processes: Processes, start: Start, validator: Validator | None = None
+    segmenter: Segmenter,
+    config: TrainConfig,
+    processes: Processes,
+    start: Start,
+    validator: Validator | None = None,
+    header: Sequence[str] = (),
 ) -> BaseLogger:
-    """The logger to pass to a Trainer. In the first process it writes into log_dir; in others it does nothing."""
+    """The logger to give to a run's Trainer. That of the first process writes into log_dir, the `header` first."""
     if not processes.is_main:
         return NullLogger()
-    return Logger(config.log_dir, columns_of(segmenter, validator), start.step, config.tensorboard)
+    return Logger(config.log_dir, columns_of(segmenter, validator), start.step, config.tensorboard, header)
 
 
 class RunLog:

@@ -192,13 +192,13 @@ def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
     assert_refused(sample(others, trained, tmp_path), "image", "--overwrite")  # other images of the same names
     assert_refused(
         call_script("segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}"),
-        "another image",
-        "is --data_dir right?",
+        "a different image",
+        "check --data_dir",
     )
     ranged = call_script(
         "segmentation_evaluate", f"--data_dir={others}", f"--samples={tmp_path}", "--intensity_range=0,0.5"
     )
-    assert_refused(ranged, "another image", "is --data_dir or --intensity_range right?")
+    assert_refused(ranged, "a different image", "check --data_dir or --intensity_range")
     (tmp_path / "cases.pack").touch()
     assert_refused(
         sample(tmp_path / "cases.pack", trained, tmp_path, "--evaluate"), "--evaluate", "segmentation_evaluate.py"
@@ -212,7 +212,7 @@ def test_samples_are_finished_otherwise_without_drawing_again(cases, trained, tm
     sample(cases, trained, tmp_path, "--num_samples=2")
     before = samples_of(tmp_path)
     done = sample(cases, trained, tmp_path, "--num_samples=2", "--threshold=0.2", "--fill_holes", "--consensus=staple")
-    assert done.returncode == 0 and "0 of 2 cases to draw" in done.stdout, done.stderr
+    assert done.returncode == 0 and "nothing to do: all 2 cases are drawn" in done.stdout, done.stderr
     for name, samples in samples_of(tmp_path).items():
         np.testing.assert_array_equal(samples, before[name])
         case = name.removesuffix("_samples.npz")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -196,8 +197,8 @@ def test_what_lies_beside_the_cases_is_reported(data, samples):
         (samples / f"{names(data)[0]}_output{k}.png").unlink()
     (samples / f"{names(data)[1]}_output2.png").unlink()
     done = evaluate(data, samples, "--report=False")
-    assert f"{samples} has samples of 1 cases that are not in {data}, stranger for one" in done.stdout
-    assert "different numbers of samples (1 of 4, 3 of 6): --counts 4" in done.stdout
+    assert f"{samples} has samples of 1 cases that are not in {data}, for example stranger" in done.stdout
+    assert "different numbers of samples (1 of 4, 3 of 6): use --counts 4" in done.stdout
     assert f"{names(data)[1]}: {samples}/{names(data)[1]}_output2.png is missing" in done.stdout
 
 
@@ -206,11 +207,11 @@ def test_folders_with_different_numbers_of_samples_are_reported(data, samples, t
         write_masks(tmp_path, name, masks_of(samples, name, 4))
     done = evaluate(data, samples, f"--compare={tmp_path}", "--report=False")
     assert (
-        f"different numbers of samples (6 in {samples}, 4 in {tmp_path}), whose figures do not compare: --counts 4"
+        f"different numbers of samples (6 in {samples}, 4 in {tmp_path}), so their metrics cannot be compared; use --counts 4"
         in done.stdout
     )
     assert (
-        "do not compare" not in evaluate(data, samples, f"--compare={tmp_path}", "--report=False", "--counts=4").stdout
+        "cannot be compared" not in evaluate(data, samples, f"--compare={tmp_path}", "--report=False", "--counts=4").stdout
     )
 
 
@@ -242,8 +243,8 @@ def test_the_truth_of_another_set_is_reported(data, samples, tmp_path):
     phantom.write_set(tmp_path / "other", CASES, seed=10, size=SIZE, num_raters=1)
     done = evaluate(data, samples, f"--truth={tmp_path / 'other' / 'truth.json'}", "--report=False")
     assert (
-        "a rater shows none of the modes in" in done.stdout + done.stderr
-        and "is --truth that of these cases?" in done.stdout + done.stderr
+        "a rater's mask matches no mode in" in done.stdout + done.stderr
+        and "check that --truth belongs to these cases" in done.stdout + done.stderr
     )
 
 
@@ -315,8 +316,8 @@ def test_counts_larger_than_the_samples_at_hand(data, samples):
     summary = json.loads((samples / "metrics.json").read_text())
     assert summary["figures"]["ged_4"]["cases"] == 5 and summary["figures"]["ged_6"]["cases"] == 4
     assert rows_of(samples)[0]["ged_6"] == ""
-    assert summary["faults"] == [f"{names(data)[0]}: only 4 samples in {samples}, too few for --counts 6"]
-    assert_refused(evaluate(data, samples, "--counts=50"), "not one of 5 cases", "only 6 samples", "--counts 50")
+    assert summary["faults"] == [f"{names(data)[0]}: only 4 samples in {samples}, fewer than --counts 6"]
+    assert_refused(evaluate(data, samples, "--counts=50"), "none of the 5 cases", "only 6 samples", "--counts 50")
 
 
 def test_refusals(data, samples, tmp_path):
@@ -328,7 +329,7 @@ def test_refusals(data, samples, tmp_path):
         (["--mode_iou=2"], ["--mode_iou 2"]),
         (["--median_blur=2"], ["--median_blur 2", "odd"]),
         ([f"--compare={samples}"], ["--compare", "twice"]),
-        ([f"--samples={data}"], ["not one of 5 cases", "no samples"]),
+        ([f"--samples={data}"], ["none of the 5 cases", "no samples"]),
     ]:
         assert_refused(evaluate(data, samples, "--report=False", *flags), *words)
 
@@ -370,6 +371,66 @@ def test_page_shows_every_case_and_the_figures(page, data, samples):
     bars = page.locator('svg[aria-label="histogram of ged_6"] rect title').all_text_contents()
     assert sum(int(bar.split(": ")[1].split()[0]) for bar in bars) == CASES
     assert page.locator('svg[aria-label="calibration of the modes"] circle').count() >= 1
+
+
+def test_page_begins_with_the_main_result(page, samples):
+    figures = json.loads((samples / "metrics.json").read_text())["figures"]
+    headline = page.locator(".headline")
+    assert headline.count() == 1 and "(GED) of 6 samples" in headline.inner_text()  # the larger of --counts
+    ged, majority, difference = (figures[name] for name in ("ged_6", "ged_of_majority", "ged_less_majority_6"))
+    number = page.inner_text(".number")
+    assert number == f"{ged['mean']:.3f} 95 % interval [{ged['low']:.3f}, {ged['high']:.3f}]"
+    assert f"scores {majority['mean']:.3f}. Difference: {difference['mean']:+.3f} [" in headline.inner_text()
+    places = [page.locator(place).bounding_box()["y"] for place in (".headline", "#legend", "#cases", "#histograms")]
+    assert places == sorted(places)
+    assert page.locator("#legend .chip").count() == 3 and page.locator("#legend .ramp").count() == 3
+
+
+@pytest.mark.parametrize(
+    "low, high, verdict",
+    [
+        (-0.2, -0.1, "closer to the raters"),
+        (0.1, 0.2, "farther from the raters"),
+        (-0.1, 0.1, "no significant difference"),
+        (None, None, "a single case"),
+    ],
+)
+def test_the_verdict_follows_the_interval(low, high, verdict):
+    values = {"mean": 0.0, "se": None, "low": low, "high": high, "cases": 2}
+    figures = {"ged_4": values, "ged_of_majority": values, "ged_less_majority_4": values}
+    (headline,) = report.headlines({"figures": figures, "compared": []})
+    assert verdict in headline.verdict and headline.num_samples == 4 and not headline.folder
+
+
+def test_page_names_how_the_samples_were_drawn(browser, data, tmp_path):
+    made = {"sampler": "ddim", "steps": 20, "checkpoint": "0123abcd", "weights": "ema", "threshold": 0.4}
+    for k, name in enumerate(names(data)):
+        masks = np.zeros((4, SIZE, SIZE), dtype=np.float32)
+        np.savez(tmp_path / f"{name}_samples.npz", samples=masks, **made, seed=k, median_blur=1 + 2 * (k == 0))
+    assert evaluate(data, tmp_path).returncode == 0
+    settings = json.loads((tmp_path / "metrics.json").read_text())["settings"]
+    assert settings == {
+        "samples per case": "4",
+        "checkpoint": "0123abcd",
+        "weights": "ema",
+        "sampler": "ddim",
+        "steps": "20",
+        "seed": f"{CASES} different values",
+        "threshold": "0.4",
+        "median blur": "3, default",
+    }
+    page = browser.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    rows = dict(row.split("\t") for row in page.locator(".settings tr").all_inner_texts())
+    assert rows.items() >= settings.items()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", rows["evaluated"])
+    page.close()
+
+
+def test_samples_of_other_programs_store_no_settings(data, samples):
+    assert evaluate(data, samples, "--report=False", "--threshold=0.3").returncode == 0
+    settings = json.loads((samples / "metrics.json").read_text())["settings"]
+    assert settings["sampler"] == settings["checkpoint"] == "not stored" and settings["threshold"] == "0.3"
 
 
 def test_page_sorts_and_filters(page, data, samples):
@@ -430,7 +491,7 @@ def test_page_is_safe_with_any_name(browser, data, tmp_path):
 
 
 def test_a_sheet_shows_no_more_samples_than_asked():
-    many = np.zeros((40, 8, 8), dtype=bool)
+    many = np.arange(64).reshape(8, 8) < np.arange(40)[:, None, None]
     few = pictures.sheet(np.zeros((8, 8)), many[:2], many, num_shown=8)
     assert few.size[1] < pictures.sheet(np.zeros((8, 8)), many[:2], many).size[1]
     few.save(io.BytesIO(), format="PNG")

@@ -15,8 +15,9 @@ from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.packed import write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.masks import metrics
+from guided_diffusion.masks import metrics, pictures
 from guided_diffusion.masks.pairs import dice_matrix, iou_matrix
+from guided_diffusion.prepare import check as checking
 from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.system.device import peak_memory, reset_peak_memory
 
@@ -60,7 +61,8 @@ def test_a_sound_folder_is_described(split, tmp_path):
     alone = np.mean([np.mean([metrics.squared_ged(m[None], masks).total for m in masks]) for masks in raters])
     assert f"GED of one rater against all: {alone:.3f} on average over 6 cases" in done.stdout
     sheet = Image.open(tmp_path / "sheet.png")
-    tile = np.asarray(sheet)[18 : 18 + 128, 4 : 4 + 128, 0]  # the first case's image, eight times as large
+    top, left = pictures.MARGIN + pictures.LABEL_HEIGHT, pictures.MARGIN
+    tile = np.asarray(sheet)[top : top + 128, left : left + 128, 0]  # the first case's image, eight times as large
     with Image.open(next((split / "testing" / "testing0").glob("image*"))) as image:
         assert (
             abs(
@@ -70,6 +72,36 @@ def test_a_sound_folder_is_described(split, tmp_path):
         )
 
 
+def test_the_sheet_has_several_cases_in_a_row():
+    def tiles(count, width):
+        case = [pictures.Tile(f"tile {k}", np.zeros((4, 4))) for k in range(width)]
+        return [case[: width - (k == 1)] for k in range(count)]  # the second case has a rater less
+
+    for count, width, shape in [(1, 3, (1, 3)), (5, 3, (2, 12)), (16, 7, (8, 14)), (3, 20, (3, 20))]:
+        rows = checking.in_columns(tiles(count, width))
+        assert (len(rows), max(map(len, rows))) == shape
+        shown = [tile for row in rows for tile in row if tile]
+        assert len(shown) == count * width - (count > 1)
+        for row in rows:
+            assert all(tile is None or tile.label == f"tile {k % width}" for k, tile in enumerate(row))
+
+
+def test_a_case_on_the_sheet_has_its_outlines_and_distinct_masks():
+    raters = np.zeros((9, 8, 8), bool)
+    raters[2:4, 2:6] = True
+    image, outlines, *masks = checking.case_tiles("a" * 30, np.zeros((1, 8, 8), np.float32), raters)
+    assert image.label == "a" * 20 and outlines.label == "9 raters"
+    assert [tile.label for tile in masks] == ["7 raters: 0, 1, ... (empty)", "2 raters: 2, 3"]
+    assert len(checking.case_tiles("b", np.zeros((1, 8, 8), np.float32), raters[:0])) == 1
+
+
+def test_no_sheet_is_written_unless_asked_for(split, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = []
+    assert checking.check_data(checking.CheckConfig(data_dir=str(split)), DataConfig(), lines.append) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"data"} and "shown in" not in "".join(lines)
+
+
 def test_every_fault_is_reported_in_one_pass(split):
     training = split / "training"
     (training / "training0" / "label1_.png").unlink()
@@ -77,7 +109,7 @@ def test_every_fault_is_reported_in_one_pass(split):
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(training / "training2" / "label0_.png")
     name = next((training / "training3").glob("image*"))
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(name)
-    done = check(split, "--sheet=")
+    done = check(split)
     assert done.returncode == 1 and "4 faults" in done.stdout
     for words in (
         "label1_* is missing",
@@ -96,7 +128,7 @@ def test_every_fault_of_one_case_is_reported(split):
     (folder / "label2_.png").write_bytes(b"no picture")
     for rater, side in ((3, 32), (4, 8)):
         Image.fromarray(np.zeros((8, side), dtype=bool)).save(folder / f"label{rater}_.png")
-    done = check(split, "--sheet=")
+    done = check(split)
     faults = [line for line in done.stdout.splitlines() if line.startswith("fault: ")]
     for words in (
         "label0_* is missing",
@@ -117,7 +149,7 @@ def test_every_fault_of_one_case_is_reported(split):
 
 def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(split):
     (split / "manifest.csv").unlink()
-    done = check(split, "--sheet=")
+    done = check(split)
     assert done.returncode == 0 and "the names of 6 cases do not contain a patient" in done.stdout
     names = {
         "training0": "p7_abc123_n1_z012",
@@ -130,7 +162,7 @@ def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(sp
         (split / "training" / old).rename(split / "training" / new)
     for old, new in (("testing0", "p7_def456_n2_z001"), ("testing1", "LIDC-IDRI-0004_9")):
         (split / "testing" / old).rename(split / "testing" / new)
-    done = check(split, "--sheet=")
+    done = check(split)
     assert (
         done.returncode == 1
         and "2 faults" in done.stdout
@@ -143,11 +175,11 @@ def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(sp
 def test_folders_and_rows_of_the_manifest_that_lack_each_other_are_reported(split):
     shutil.rmtree(split / "training" / "training1")
     shutil.copytree(split / "training" / "training0", split / "testing" / "stranger")
-    done = check(split, "--sheet=")
+    done = check(split)
     assert "2 faults" in done.stdout and "manifest.csv: case training1 of training has no folder" in done.stdout
     assert f"{split / 'testing' / 'stranger'}: not listed in {split / 'manifest.csv'}" in done.stdout
     (split / "manifest.csv").write_text("name,split\na,training\n")
-    assert "the column case is missing" in check(split, "--sheet=").stdout
+    assert "the column case is missing" in check(split).stdout
 
 
 def test_patients_on_both_sides_of_a_split_are_reported(split):
@@ -158,11 +190,11 @@ def test_patients_on_both_sides_of_a_split_are_reported(split):
     (split / "manifest.csv").write_text(
         (split / "manifest.csv").read_text().replace("training1,training", "training1,testing")
     )
-    done = check(split, "--sheet=")
+    done = check(split)
     assert done.returncode == 1 and "patient training-patient0 is in testing and training" in done.stdout
     content = {"seed": 0, "patients": {"training": ["a", "b"], "validation": [], "testing": ["b"]}}
     (split / "split.json").write_text(json.dumps(content))
-    assert "patient b is in two splits" in check(split, "--sheet=").stdout
+    assert "patient b is in two splits" in check(split).stdout
 
 
 def test_jpeg_levels_and_refusals(tmp_path):
@@ -170,8 +202,8 @@ def test_jpeg_levels_and_refusals(tmp_path):
     with Image.open(tmp_path / "data" / "phantom0000" / "label0_.png") as label:
         label.convert("L").save(tmp_path / "data" / "phantom0000" / "label0_.jpg", quality=50)
     (tmp_path / "data" / "phantom0000" / "label0_.png").unlink()
-    assert "1 JPEG labels have more than two levels" in check(tmp_path / "data", "--sheet=").stdout
-    assert_refused(check(), "the folder comes first")
+    assert "1 JPEG labels have more than two levels" in check(tmp_path / "data").stdout
+    assert_refused(check(), "the folder to check is missing")
     assert_refused(check("/nowhere"), "/nowhere")
 
 

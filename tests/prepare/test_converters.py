@@ -152,7 +152,7 @@ def test_a_patient_is_never_on_both_sides(name, tmp_path):
     assert {patient: {name} for name, patients in split.items() for patient in patients} == sides
     again = convert(name, tmp_path / "x", tmp_path / "again")
     assert again.returncode == 0 and read(tmp_path / "again")[1] == rows  # the seed decides
-    assert call_script("check_data", tmp_path / "out", "--sheet=").returncode == 0
+    assert call_script("check_data", tmp_path / "out").returncode == 0
 
 
 @pytest.mark.parametrize("steps", [[1] * 40, [2, 2, 2, 4], [3, 1, 1], [2, 30], [40]])

@@ -83,7 +83,7 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
         stored["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0}
         and stored["faults"] == []
     )
-    check = call_script("check_data", tmp_path / "out", "--sheet=")
+    check = call_script("check_data", tmp_path / "out")
     assert check.returncode == 0 and "no faults" in check.stdout, check.stdout
 
 

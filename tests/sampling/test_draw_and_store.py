@@ -169,7 +169,7 @@ def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
     done = sample(
         cases, model, tmp_path, "--steps=4", "--merge_labels=False", "--dropout=0.0", "--mask_low=0", "--eta=0"
     )
-    assert done.returncode == 0 and "0 of 6 cases to draw" in done.stdout
+    assert done.returncode == 0 and "nothing to do: all 6 cases are drawn" in done.stdout
 
 
 def test_samples_from_before_a_flag_were_drawn_with_its_default(cases, model, tmp_path):
@@ -178,7 +178,7 @@ def test_samples_from_before_a_flag_were_drawn_with_its_default(cases, model, tm
     with np.load(path) as file:
         content = {name: file[name] for name in file.files if name != "tta"}
     np.savez(path, **content)
-    assert "0 of 1 cases to draw" in sample(cases, model, tmp_path, "--steps=2", "--num_samples=1").stdout
+    assert "nothing to do: all 1 cases are drawn" in sample(cases, model, tmp_path, "--steps=2", "--num_samples=1").stdout
     assert_refused(sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--tta=flip"), "--tta none, not flip")
 
 
@@ -238,7 +238,7 @@ def test_a_filled_up_batch_gives_the_same_masks(cases, model):
 
 def test_auto_batch_size(cases, model, tmp_path, monkeypatch):
     done = sample(cases, model, tmp_path / "a", "--num_samples=1", "--steps=2", "--batch_size=auto")
-    assert done.returncode == 0 and "2 masks at a time" in done.stdout, done.stderr  # no more than there are to draw
+    assert done.returncode == 0 and "batch size 2" in done.stdout, done.stderr  # no more than there are to draw
 
     segmenter = script_util.load_segmenter(str(model), {}).segmenter
     monkeypatch.setattr(compute, "reset_peak_memory", lambda device: None)
@@ -270,7 +270,7 @@ def test_peak_memory_is_what_was_held():
 
 
 @pytest.mark.parametrize(
-    "fits, expected", [(3, "8 masks at a time"), (1, "1 masks at a time"), (0, "not one mask fits")]
+    "fits, expected", [(3, "batch size 8"), (1, "batch size 1"), (0, "a single mask does not fit")]
 )
 def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, monkeypatch, fits, expected):
     """The GPU's memory holds this number of masks."""
@@ -357,7 +357,7 @@ def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_pa
             broken.setattr(store, "_write_picture", full)
             assert_disk_full(sample(cases, model, tmp_path, *flags, *more), name)
         done = sample(cases, model, tmp_path, *flags, *more)
-        assert done.returncode == 0 and "0 of 1 cases to draw" in done.stdout, done.stderr
+        assert done.returncode == 0 and "nothing to do: all 1 cases are drawn" in done.stdout, done.stderr
         samples, made_by = stored_samples(tmp_path)
         assert made_by["threshold"] == (0.3 if more else 0.5)
         for k, sample_ in enumerate(samples):

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
 from ...flags.fields import Flag, config, lower_first
 from ...system import storage
+from ...system.progress import progress_bar
 from ...system.storage import walk
 from ...system.workers import usable_cores, worker_pool
 from ..case_writer import CaseFolder, ManifestRow, Origin, RawCase
@@ -135,7 +135,7 @@ def _readings(folder: str, faults: list[str]) -> dict[str, list[Reading]]:
     readings: dict[str, list[Reading]] = {}
     files = [os.path.join(base, name) for base, _, names in walk(folder) for name in names]
     paths = [path for path in files if path.lower().endswith(".xml")]
-    for path in tqdm(paths, desc="reading XML", unit="file", dynamic_ncols=True, delay=1):
+    for path in progress_bar(paths, desc="reading XML", unit="file", delay=1):
         try:
             if reading := read_xml(path):
                 readings.setdefault(reading.series_uid, []).append(reading)
@@ -149,7 +149,7 @@ def _readings(folder: str, faults: list[str]) -> dict[str, list[Reading]]:
 def _spread(pool: Executor, function: Callable[[Argument], Result], arguments: Sequence[Argument]) -> Iterable[Result]:
     """map(function, arguments) in the processes of the pool, with a progress bar for reading headers."""
     results = pool.map(function, arguments, chunksize=CHUNK)
-    return tqdm(results, desc="reading headers", total=len(arguments), unit="file", dynamic_ncols=True, delay=1)
+    return progress_bar(results, desc="reading headers", total=len(arguments), unit="file", delay=1)
 
 
 def _jobs(
@@ -183,7 +183,7 @@ def _write_cases(config: PrepareConfig, jobs: Sequence[SeriesJob], pool: Executo
     split_of = assign_splits({job.patient for job in jobs}, config.seed, known)
     write_split(config.out, split_of, config.seed)  # before any case, so that an interruption cannot change the split
     waiting = [pool.submit(_prepare_series, job, config, split_of[job.patient]) for job in jobs]
-    for future in tqdm(waiting, unit="series", dynamic_ncols=True, delay=1):
+    for future in progress_bar(waiting, unit="series", delay=1):
         outcome.add(future.result())
     return split_of
 
