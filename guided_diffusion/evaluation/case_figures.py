@@ -27,7 +27,7 @@ MODE_IOU = 0.75  # a sample belongs to the true mode of largest IoU, if that IoU
 # name -> description, in addition to metrics.FIGURES
 MORE_FIGURES = {
     "ged_less_majority": "ged minus ged_of_majority; below 0, the samples are better ↓",
-    "mode_tv": "total variation distance between the frequencies of the modes among the samples and their true probabilities ↓",
+    "mode_tv": "total variation distance of the modes' frequencies in the samples to their true probabilities ↓",
     "mode_tv_of_perfect": "expected mode_tv of a perfect sampler",
     "implausible": "share of the samples that match no true mode ↓",
     "ged_of_truth": "expected ged of a perfect sampler",
@@ -192,7 +192,9 @@ class Scorer:
             raise DataError(f"{self.config.truth} does not contain this case")
         truth = case_truth(self.truth[name], raters.shape[1:], pad)
         if (fidelity.assign_modes(raters, truth.modes, MODE_IOU) == fidelity.IMPLAUSIBLE).any():
-            raise DataError(f"a rater's mask matches no mode in {self.config.truth}; check that --truth belongs to these cases")
+            raise DataError(
+                f"a rater's mask matches no mode in {self.config.truth}; check that --truth belongs to these cases"
+            )
         return truth
 
 

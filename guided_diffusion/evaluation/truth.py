@@ -46,7 +46,7 @@ def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = Fa
     """
     read = [read_label(mode.mask)[0] for mode in modes.values()]
     if len({mask.shape for mask in read}) != 1:
-        raise DataError(f"{len(read)} modes whose masks differ in size, or no modes; at least one is needed, all of one size")
+        raise DataError("the masks of the modes differ in size" if read else "no modes; at least one is needed")
     masks = np.stack(read)
     probabilities = [mode.probability for mode in modes.values()]
     if min(probabilities) < 0:

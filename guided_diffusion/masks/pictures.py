@@ -61,11 +61,12 @@ def outlines(
     """
     page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
     y, x = np.indices(page.shape[:2])
+    place = np.asarray(x + 2 * y)
     for k, mask in enumerate(masks):
         large = np.asarray(mask, dtype=bool).repeat(scale, 0).repeat(scale, 1)
         around = np.pad(large, 1)
         inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-        page[large & ~inside & _in_dash(k, x + 2 * y)] = PALETTE[k % len(PALETTE)]
+        page[large & ~inside & _in_dash(k, place)] = PALETTE[k % len(PALETTE)]
     return page
 
 
@@ -187,7 +188,7 @@ def _draw(tile: Tile, scale: int, zoom: int) -> Image.Image:
     return page
 
 
-# Drawing letters takes as long as a tile, and sheets repeat them. Callers share these pictures and must not change them.
+# Drawing letters takes as long as a tile, and sheets repeat them. Callers share the pictures: do not change them.
 @functools.lru_cache(maxsize=1000)
 def label_picture(label: str, outline: int | None, zoom: int) -> Image.Image:
     """A label, as wide as its letters, after the chip of its outline."""

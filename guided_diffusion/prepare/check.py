@@ -28,7 +28,9 @@ class CheckConfig:
     """What to check."""
 
     data_dir: Annotated[str, Flag("folder of cases, with or without splits")] = ""
-    sheet: Annotated[str, Flag(f"PNG to write, showing up to {SHEET_CASES} of the cases with their raters; empty: none", local=True)] = ""
+    sheet: Annotated[
+        str, Flag("PNG to write, with up to 16 of the cases and their raters; empty: none", local=True)
+    ] = ""
 
 
 class Contents:

@@ -178,7 +178,8 @@ def test_samples_from_before_a_flag_were_drawn_with_its_default(cases, model, tm
     with np.load(path) as file:
         content = {name: file[name] for name in file.files if name != "tta"}
     np.savez(path, **content)
-    assert "nothing to do: all 1 cases are drawn" in sample(cases, model, tmp_path, "--steps=2", "--num_samples=1").stdout
+    again = sample(cases, model, tmp_path, "--steps=2", "--num_samples=1")
+    assert "nothing to do: all 1 cases are drawn" in again.stdout
     assert_refused(sample(cases, model, tmp_path, "--steps=2", "--num_samples=1", "--tta=flip"), "--tta none, not flip")
 
 
