@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
-MARGIN = 6
+MARGIN, GAP = 6, 12  # pixels; GAP is the width of an empty column
 LABEL_SIZE, LABEL_HEIGHT = 13, 18  # pixels, of letters and line, on tiles of TILE; larger tiles scale them
 CHIP = (14, 9)  # width and height, pixels, of the coloured chip before a label
 COLUMNS = 8
@@ -160,13 +161,14 @@ def grid(rows: Sequence[Row]) -> Image.Image:
     zoom = max(1, width * scale // TILE)  # of the labels, as large tiles are viewed at a reduced size
     drawn = [[tile and _draw(Tile(*tile), scale, zoom) for tile in row] for row in rows]
 
-    step_x = MARGIN + max(tile.width for row in drawn for tile in row if tile)
     heights = [MARGIN + max(tile.height for tile in row if tile) for row in drawn]
-    page = Image.new("RGB", (max(map(len, rows)) * step_x + MARGIN, sum(heights) + MARGIN), PAPER)
+    columns = list(itertools.zip_longest(*drawn))
+    widths = [MARGIN + max((tile.width for tile in column if tile), default=GAP) for column in columns]
+    page = Image.new("RGB", (sum(widths) + MARGIN, sum(heights) + MARGIN), PAPER)
     for y, row in enumerate(drawn):
         for x, tile in enumerate(row):
             if tile:
-                page.paste(tile, (MARGIN + x * step_x, MARGIN + sum(heights[:y])))
+                page.paste(tile, (MARGIN + sum(widths[:x]), MARGIN + sum(heights[:y])))
     return page
 
 

@@ -150,12 +150,13 @@ def in_columns(cases: Sequence[list[pictures.Tile]]) -> list[list[pictures.Tile 
     """Rows of the sheet, with several cases side by side where they fit; the cases of a column are aligned."""
     widest = max(map(len, cases))
     per_row = max(1, SHEET_COLUMNS // widest)
+    gap: list[pictures.Tile | None] = [None]
     rows: list[list[pictures.Tile | None]] = []
     for start in range(0, len(cases), per_row):
         row: list[pictures.Tile | None] = []
         for tiles in cases[start : start + per_row]:
-            row += [*tiles, *[None] * (widest - len(tiles))]
-        rows.append(row)
+            row += [*tiles, *gap * (widest - len(tiles) + 1)]
+        rows.append(row[:-1])
     return rows
 
 

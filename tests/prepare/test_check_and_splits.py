@@ -77,13 +77,13 @@ def test_the_sheet_has_several_cases_in_a_row():
         case = [pictures.Tile(f"tile {k}", np.zeros((4, 4))) for k in range(width)]
         return [case[: width - (k == 1)] for k in range(count)]  # the second case has a rater less
 
-    for count, width, shape in [(1, 3, (1, 3)), (5, 3, (2, 12)), (16, 7, (8, 14)), (3, 20, (3, 20))]:
+    for count, width, shape in [(1, 3, (1, 3)), (5, 3, (2, 15)), (16, 7, (8, 15)), (3, 20, (3, 20))]:
         rows = checking.in_columns(tiles(count, width))
         assert (len(rows), max(map(len, rows))) == shape
         shown = [tile for row in rows for tile in row if tile]
         assert len(shown) == count * width - (count > 1)
         for row in rows:
-            assert all(tile is None or tile.label == f"tile {k % width}" for k, tile in enumerate(row))
+            assert all(tile is None or tile.label == f"tile {k % (width + 1)}" for k, tile in enumerate(row))
 
 
 def test_a_case_on_the_sheet_has_its_outlines_and_distinct_masks():
