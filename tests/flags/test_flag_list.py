@@ -49,7 +49,7 @@ CLASSES = {
 }
 # Of other programs, and of this one's parser
 FOREIGN = {
-    *("preset", "help", "local_rank"),
+    *("preset", "help", "local_rank", "smoothing"),  # the last is the example of docs/extending.md
     *("nproc_per_node", "nnodes", "node_rank", "rdzv_backend", "rdzv_endpoint", "rdzv_id", "max-restarts"),  # torchrun
     *(
         "gpus-per-task",
@@ -81,13 +81,28 @@ def test_every_config_of_a_command_is_listed():
         assert configs and set(configs) <= CLASSES.keys(), command
 
 
-@pytest.mark.parametrize("document", ["README.md", *sorted(path.name for path in (ROOT / "docs").glob("*.md"))])
-def test_a_page_names_flags_that_exist(document):
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+)
+def test_a_page_names_flags_that_exist(path):
     known = {name for cls in classes().values() if cls is not RetiredFlags for name in flag_fields(cls)}
-    known |= {"ngpu", "fp16_scale_growth"} | FOREIGN | benchmark_flags()
-    path = ROOT / document if document == "README.md" else ROOT / "docs" / document
+    known |= FOREIGN | benchmark_flags()
+    if path.name == "flags.md":
+        known |= flag_fields(RetiredFlags).keys()
     named = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", path.read_text()))
     assert not sorted(named - known)
+
+
+def test_the_page_of_flags_has_every_flag_with_its_default():
+    text = (ROOT / "docs/flags.md").read_text()
+    rows = re.findall(r"^\| `--(\w+)` \| (\S+) \| .+ \|$", text, re.MULTILINE)
+    for name, cls in classes().items():
+        for field in flag_fields(cls).values():
+            default = "required" if field.flag.required else f"`{field.show(field.default)}`"
+            if field.flag.retired:
+                assert f"`--{field.name}" in text, field.name
+            else:
+                assert (field.name, default.replace("``", "empty")) in rows, f"{name}: --{field.name} {default}"
 
 
 def benchmark_flags():
