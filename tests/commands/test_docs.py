@@ -1,6 +1,5 @@
-"""README.md and docs/: commands have known flags and read files that exist; examples, links, tables and words."""
+"""The commands in README.md and docs/ have known flags and read files that exist; those of README.md run."""
 
-import os
 import re
 import shlex
 import shutil
@@ -9,70 +8,20 @@ import sys
 from itertools import pairwise
 
 import pytest
+from documents import DOCUMENTS, commands_of, program_of, python_blocks, run_python
 from helpers import ROOT, call_script, load_file
 
 from guided_diffusion.flags import command_line
 
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
-COMMANDS = ("python", "torchrun", "mpiexec", "srun", "make", "pip", "bash", "scontrol", "sbatch")
-BEGINS = re.compile(rf"^([A-Z_]+=\S* )*({'|'.join(COMMANDS)}) |^[A-Z_]+=\"", re.MULTILINE)
-STUB = '#!/bin/sh\nprintf "%s\\037" {name} "$@" >>"{log}"; printf "\\036" >>"{log}"\n'  # unit and record separators
 TOY_MODEL = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1"]
 DEMO = {"results/demo/savedmodel.pt", "results/demo/samples"}  # what `make demo` writes
 DOWNLOADS = ("LIDC-IDRI", "tcia-lidc-xml", "data_lidc.pickle", "QUBIQ", "REAL")  # what a user fetches
 INPUTS = ("data_dir", "eval_data_dir", "test_dir", "model_path", "resume_checkpoint", "samples", "compare", "truth")
 INPUTS += ("dicom", "xml", "src")
-MAX_README_LINES, MAX_COLUMNS = 150, 7
-# A private dialect, and the words of plain English for it
-DIALECT = {
-    r"told|tells?|telling": "report, state",
-    r"wants?|wanted": "need, require",
-    r"go on|goes on|going on": "continue, resume",
-    r"leaves? (\w+ )?away": "remove",
-    r"unlike": "different",
-}
 
 
 class Parsed(Exception):
     """The flags of a command are right."""
-
-
-def blocks(text):
-    """The indented and the fenced blocks of a Markdown text."""
-    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"(?:^\n)((?:^    .*\n(?:\n(?=    ))?)+)", text, re.MULTILINE)
-    return fenced + [re.sub("^    ", "", block, flags=re.MULTILINE) for block in indented]
-
-
-def commands_of(document, folder):
-    """The words of each command in a document, as a shell expands them; every program is a stub, so that none runs."""
-    log, stubs = folder / "log", folder / "stubs"
-    stubs.mkdir()
-    for name in COMMANDS:
-        (stubs / name).write_text(STUB.format(name=name, log=log))
-        (stubs / name).chmod(0o755)
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "activate").touch()
-    text = (ROOT / document).read_text()
-    shell = [block for block in blocks(text) if BEGINS.search(block)]
-    inline = [span for span in re.findall(r"`([^`\n]+)`", text) if BEGINS.match(span) and "..." not in span]
-    script = "\n".join([*shell, *inline])
-    done = subprocess.run(
-        ["/bin/bash", "-c", script], cwd=folder, env={"PATH": f"{stubs}:/usr/bin:/bin"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    records = log.read_text().split("\x1e")[:-1] if log.exists() else []
-    return [record.split("\x1f")[:-1] for record in records]
-
-
-def program_of(words):
-    """(path in the repository, its arguments) of a command that runs a program of this repository; None of another."""
-    for place, word in enumerate(words):
-        if re.fullmatch(r"(scripts|benchmarks)/\w+\.(py|sh)", word):
-            return word, words[place + 1 :]
-        if word == "guided_diffusion.visualize":
-            return "guided_diffusion/visualize/__main__.py", words[place + 1 :]
-    return None
 
 
 def check_flags(path, arguments, monkeypatch):
@@ -240,84 +189,3 @@ def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch)
     for report in re.findall(r"`(results/\S+/report\.html)`", (ROOT / "README.md").read_text()):
         assert (tmp_path / report).exists(), report
     run_python(python_blocks((ROOT / "docs/sampling.md").read_text()), tmp_path)
-
-
-# -- examples, links, tables, words -----------------------------------------------------------------------------------
-
-
-def python_blocks(text):
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-
-
-def run_python(code, folder):
-    """Run code in a process of its own, since the examples add to registries."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("section", ["A method", "A sampler", "A flag", "A converter"])
-def test_the_examples_of_extending_run(section, tmp_path):
-    text = (ROOT / "docs/extending.md").read_text()
-    code = python_blocks(text.split(f"\n## {section}\n")[1].split("\n## ")[0])
-    assert "assert" in code
-    run_python(code, tmp_path)
-
-
-def anchors_of(text):
-    """The anchors that GitHub gives to the headings of a Markdown text."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document):
-    path = ROOT / document
-    for link in re.findall(r"\]\((?!https?://)([^)]+)\)", path.read_text()):
-        name, _, anchor = link.partition("#")
-        target = path.parent / name if name else path
-        assert target.exists(), link
-        assert not anchor or anchor in anchors_of(target.read_text()), link
-
-
-def test_the_index_lists_every_page():
-    text = (ROOT / "docs/README.md").read_text()
-    for path in (ROOT / "docs").glob("*.md"):
-        assert path.name == "README.md" or f"]({path.name})" in text, path.name
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_tables_are_narrow(document):
-    text = re.sub(r"`[^`\n]*`", "", (ROOT / document).read_text()).replace("\\|", "")
-    for row in re.findall(r"^\|.*\|$", text, re.MULTILINE):
-        assert row.count("|") - 1 <= MAX_COLUMNS, row
-
-
-@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
-def test_words_are_plain(document):
-    text = (ROOT / document).read_text()
-    for pattern, plain in DIALECT.items():
-        found = re.search(rf"[^\n]*\b({pattern})\b[^\n]*", text, re.IGNORECASE)
-        assert not found, f"{found[1]} ({plain}): {found[0]}"
-
-
-def test_the_readme_is_short_and_in_order():
-    text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= MAX_README_LINES
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
-        "What it can do, and what it cannot",
-        "Install",
-        "Your own data",
-        "The paper's commands",
-        "Which preset",
-        "Documentation",
-        "Citation",
-    ]
-    assert text.index("docs/demo.png") < text.index("## What it can do")
-    assert "not a medical device" in text
