@@ -249,4 +249,4 @@ def memory_in_use(device: torch.device | str) -> str:
         except RuntimeError:  # even this query fails on a full GPU
             return "all GPU memory is in use by other programs"
         return f"{(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB in use"
-    return f"peak {peak_memory(device) / 2**30:.1f} GiB, {free_memory(device) / 2**30:.1f} GiB free"
+    return f"a peak of {peak_memory(device) / 2**30:.1f} GiB in use, {free_memory(device) / 2**30:.1f} GiB free"

@@ -340,7 +340,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
     "flags, words",
     [
         (["--batchsize=3"], ["--batchsize is not a flag", "--batch_size?"]),
-        (["--class_cond=True"], ["--class_cond", "no classes"]),
+        (["--class_cond=True"], ["--class_cond", "no class labels"]),
         (["--use_kl=True", "--rescale_learned_sigmas=True"], ["--use_kl", "--rescale_learned_sigmas"]),
         (["--use_kl=True", "--stable_target=True"], ["--use_kl", "--stable_target"]),
         (["--stable_target=True"], ["--stable_target", "--raters_per_image"]),
@@ -354,7 +354,7 @@ def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
         (["--lr_anneal_steps=5", "--iterations=9"], ["--iterations 9", "--lr_anneal_steps"]),
         (["--schedule_sampler=loss"], ["--schedule_sampler loss"]),
         (["--ema_rate=2"], ["--ema_rate"]),
-        (["--ema_halflife=100"], ["--ema_halflife 100", "no longer possible", "--ema_rate"]),
+        (["--ema_halflife=100"], ["--ema_halflife 100", "no longer supported", "--ema_rate"]),
         (["--patch_size=4"], ["--patch_size", "--architecture unet"]),
         (["--guess_weight=1"], ["--guess_weight", "--architecture unet"]),
         (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
@@ -516,11 +516,7 @@ def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path)
     [
         ("pack_data", ["--data_dir={0}", "--out=packed", "--image_size=0"], ["--image_size 0"]),
         ("pack_data", ["--data_dir={0}", "--out=packed", "--preset=demo"], ["--preset is not a flag"]),
-        (
-            "segmentation_evaluate",
-            ["--data_dir=packed", "--samples={0}"],
-            ["packed: a file, where a folder of cases is needed"],
-        ),
+        ("segmentation_evaluate", ["--data_dir=packed", "--samples={0}"], ["packed: a file, not a folder of cases"]),
         ("make_phantom", ["--out=made", "--modes=tight,loose", "--probabilities=0.5,nan"], ["--probabilities 0.5,nan"]),
     ],
 )

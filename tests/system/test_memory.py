@@ -29,7 +29,7 @@ def wrapped(error):
     ids=repr,
 )
 def test_out_of_memory_says_what_is_in_use_and_what_to_change(error):
-    message = r"out of memory, peak \d+\.\d GiB, \d+\.\d GiB free: a smaller --batch_size"
+    message = r"out of memory, a peak of \d+\.\d GiB in use, \d+\.\d GiB free: a smaller --batch_size"
     for raised, cause in ((error, None), (RuntimeError("a call failed"), error)):
         with pytest.raises(ConfigError, match=message), out_of_memory_as_error("cpu", "a smaller --batch_size"):
             raise raised from cause

@@ -344,7 +344,7 @@ def test_two_processes_on_one_card_are_refused_by_all_with_their_ranks_and_the_r
     store = dist.HashStore()
     errors = together(lambda rank: refuse_shared_cards(store, rank, 4, cards[rank]), 4)
     assert {str(error) for error in errors} == {
-        "ranks 1 and 3 share one GPU of b: start one process for each GPU; --nproc_per_node=2?"
+        "ranks 1 and 3 share one GPU of b: start one process per GPU (--nproc_per_node=2)"
     }
 
 
@@ -406,7 +406,7 @@ def test_cards_are_compared_before_nccl_starts_on_the_card_of_each_process(run_o
 def test_two_processes_on_one_card_never_reach_nccl(run_of, groups):
     run = run_of(["GPU-1", "GPU-1"])
     errors = together(lambda rank: run[rank].start(), 2)
-    refusal = "ranks 0 and 1 share one GPU of host: start one process for each GPU; --nproc_per_node=1?"
+    refusal = "ranks 0 and 1 share one GPU of host: start one process per GPU (--nproc_per_node=1)"
     assert [str(error) for error in errors] == [refusal] * 2
     assert not groups
 
