@@ -97,7 +97,7 @@ def weighted_guesses_are_several(architecture: str, guess_weight: float, encoder
     if guess_weight and (architecture == "unet" or encoder_guesses < 2):
         return (
             f"--guess_weight {guess_weight:g} needs several guesses of a shared encoder: "
-            "give --architecture shared-encoder with --encoder_guesses 2 or more, or 0 for the weight"
+            "use --architecture shared-encoder with --encoder_guesses 2 or more, or --guess_weight 0"
         )
     return None
 
