@@ -1,4 +1,4 @@
-"""The scripts, run as users run them: the paper's commands, the whole way, and every refusal in one line."""
+"""The scripts, run as users run them: the paper's commands from start to end, and one-line errors."""
 
 import json
 import shutil
@@ -204,7 +204,7 @@ def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
     assert len(list(tmp_path.glob("*_output*.png"))) == 6  # none is left of the larger ensemble
 
 
-def test_samples_are_finished_otherwise_without_drawing_again(cases, trained, tmp_path):
+def test_samples_are_postprocessed_again_without_sampling(cases, trained, tmp_path):
     sample(cases, trained, tmp_path, "--num_samples=2")
     before = samples_of(tmp_path)
     done = sample(cases, trained, tmp_path, "--num_samples=2", "--threshold=0.2", "--fill_holes", "--consensus=staple")
@@ -286,7 +286,7 @@ def test_images_without_labels_can_be_segmented(cases, trained, tmp_path):
 
 
 def test_evaluation_reads_images_as_the_samples_were_made(tmp_path):
-    """The rule for intensities lies in the checkpoint and in the samples, and need not be given again."""
+    """The intensity range is stored in the checkpoint and in the samples, and need not be given again."""
     rng = np.random.default_rng(0)
     for name in "ab":
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -327,7 +327,7 @@ def test_evaluation_of_samples(cases, trained, tmp_path):
         (["--lr=1"], {"mask_low": -1.0, "predict_xstart": True}),
     ],
 )
-def test_a_flag_takes_the_place_of_a_preset_s_that_says_the_same(argv, preset):
+def test_a_flag_replaces_an_equivalent_flag_of_the_preset(argv, preset):
     classes = (DiffusionConfig, SegmenterConfig, TrainConfig)
     rest = command_line.parse_command_line(classes, "", ["--preset=demo", "--data_dir=cases", *argv], PRESETS).preset
     assert {name: rest[name] for name in ("mask_low", "predict_xstart") if name in rest} == preset
@@ -399,7 +399,7 @@ def test_bad_training_flags(cases, tmp_path, flags, words):
     assert not (tmp_path / "log").exists()  # nothing half-written
 
 
-def test_what_a_machine_lacks_is_said_before_the_processes_meet(cases, tmp_path, monkeypatch):
+def test_missing_hardware_is_reported_before_the_processes_connect(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(Processes, "start", lambda self: pytest.fail("they met"))
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -414,7 +414,7 @@ def test_what_a_machine_lacks_is_said_before_the_processes_meet(cases, tmp_path,
 
 
 def test_bad_cases(cases, trained, tmp_path):
-    """Each fault of a folder of cases ends either script with one line that names the file, and nothing is written."""
+    """Each error in a folder of cases ends both scripts with one line that names the file; nothing is written."""
     whole = cases / "phantom0000"
     label, image = (whole / name for name in ("label0_.png", "image_phantom0000.png"))
     classes, small = np.zeros((16, 16), np.uint8), np.zeros((9, 9), np.uint8)
@@ -502,7 +502,7 @@ def test_results_are_not_written_to_a_blob_store(cases, tmp_path, monkeypatch, s
     assert not (tmp_path / "gs:").exists()
 
 
-def test_flags_without_a_meaning_are_taken_with_a_line(cases, trained, tmp_path):
+def test_flags_without_effect_are_accepted_with_a_warning_line(cases, trained, tmp_path):
     done = sample(cases, trained, tmp_path, "--ngpu=2", "--local_rank=0", "--local-rank=0", "--num_samples=1")
     assert done.returncode == 0 and "--ngpu 2 has no effect" in done.stderr and "local" not in done.stderr
     assert_refused(call_script("segmentation_train"), "--data_dir is missing")

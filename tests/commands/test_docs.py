@@ -21,7 +21,7 @@ INPUTS += ("dicom", "xml", "src")
 
 
 class Parsed(Exception):
-    """The flags of a command are right."""
+    """The flags of a command are valid."""
 
 
 def check_flags(path, arguments, monkeypatch):

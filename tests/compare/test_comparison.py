@@ -1,4 +1,4 @@
-"""Methods side by side: cases are split by patient, every method gets the same, and the command resumes."""
+"""Comparisons: cases are split by patient, all methods get the same cases, and the command resumes."""
 
 import csv
 import importlib
@@ -108,7 +108,7 @@ def test_nothing_but_links_is_ever_removed(patients, tmp_path):
     assert len(list(patients.glob("case*/image.png"))) == 12 and not list(tmp_path.glob("fold*"))
 
 
-def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
+def test_compares_by_folds_resumes_and_accepts_more_methods(cases, tmp_path):
     out = tmp_path / "out"
     arguments = (
         "--data_dir",
@@ -155,7 +155,7 @@ def test_compares_by_folds_goes_on_and_takes_more_methods(cases, tmp_path):
     titles, rows = as_rows(table, 3)
     assert titles[1] == "GED_3" and rows[1][1][1].startswith(f"{b['differences']['ged_3']['mean']:+.3f} [")
 
-    assert_refused(compare("--methods", "demo", *arguments, "--seed", 1), "other flags", "--out_dir")
+    assert_refused(compare("--methods", "demo", *arguments, "--seed", 1), "different flags", "--out_dir")
 
 
 def trial_of(arguments):
@@ -272,7 +272,7 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path):
         call_script(*compare, "--budget_images", 8, "--methods", "demo,nnunet"), "--methods nnunet", "prob-unet"
     )
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 1), "--folds 1", "--test_dir")
-    assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "too few", "--folds")
+    assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "not enough", "--folds")
     assert_refused(call_script(*compare, "--budget_images", 8, "--method", "ssn"), "--methods")
     small = (*compare, "--budget_images", 8, "--folds", 2, "--batch_size", 2, *SMALL)
     assert_refused(call_script(*small, "--methods", "demo,mc-dropout", "--dropout", 2), "--dropout 2")
@@ -295,7 +295,7 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path):
     assert os.listdir(tmp_path) == []  # nothing that keeps the right command from running
 
 
-def test_a_given_flag_takes_the_place_of_a_presets_that_says_the_same(cases, tmp_path):
+def test_a_given_flag_replaces_an_equivalent_flag_of_the_preset(cases, tmp_path):
     config = CompareConfig(
         data_dir=str(cases), methods=("demo",), budget_images=8, folds=2, batch_size=2, out_dir=str(tmp_path)
     )

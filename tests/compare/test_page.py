@@ -51,7 +51,7 @@ def test_the_curves_end_at_the_last_mask_and_the_highest_score(table):
 def test_names_are_text_on_the_page_whatever_they_hold(table):
     html = page.page(table, 4, "ged_4")
     assert "a<b>" not in html and html.count("a&lt;b&gt;&amp;") == 3
-    assert html.count("<polyline") == 2 and "3 cases; mean" in html
+    assert html.count("<polyline") == 2 and "3 cases. Mean" in html
 
 
 def test_a_comparison_without_validation_has_an_empty_plot(table):

@@ -80,7 +80,7 @@ def test_modes_with_one_mask_count_as_one(tmp_path):
     assert max(case.probabilities) >= truth["tight"].probability + truth["loose"].probability - 1e-6
 
 
-def test_what_is_no_truth(tmp_path):
+def test_invalid_truth_files_are_refused(tmp_path):
     path = tmp_path / "truth.json"
     for text in ("", "[]", "{}", json.dumps({"cases": {"a": {"modes": {"x": {"mask": "x.png"}}}}})):
         path.write_text(text)

@@ -1,4 +1,4 @@
-"""The other segmenters: layers as described, losses written out, ensembles that show both of two opposite answers."""
+"""The baselines: layers as described, explicit losses, ensembles that show both of two opposite answers."""
 
 import itertools
 

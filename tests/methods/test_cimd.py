@@ -1,4 +1,4 @@
-"""The one trainable module: what learns, what is seen by whom, and that it can learn at all."""
+"""The trainable module: which parts learn, which inputs they see, and that it can learn."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The shared encoder: an image is encoded once, and the denoiser sees all of it and of x_t."""
+"""The shared encoder: an image is encoded once, and the denoiser sees all of its features and of x_t."""
 
 import itertools
 
@@ -100,7 +100,7 @@ def test_several_guesses_are_weighed_by_bayes(t, mask_low):
     )
 
 
-def test_what_x_t_does_not_tell_the_image_does_pixel_by_pixel():
+def test_the_image_decides_pixel_by_pixel_where_x_t_does_not():
     mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0)
     rho, logit_mu = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     guess = mixture(rho, logit_mu, torch.randn(2, 1, 4, 4), torch.tensor([999]))

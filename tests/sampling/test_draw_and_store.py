@@ -1,4 +1,4 @@
-"""How masks are drawn: the choice of the sampler, precision, compilation, memory, interruptions, and the Python API."""
+"""Sampling: choice of the sampler, precision, compilation, memory, interruptions, and the Python API."""
 
 import errno
 import json
@@ -35,7 +35,7 @@ ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
 
 
 def write_checkpoint(path, **flags):
-    """A checkpoint of a tiny network that was never trained, as training would store it."""
+    """A checkpoint of a tiny untrained network in the format of training."""
     torch.manual_seed(0)
     classes = (DataConfig, SamplerConfig, *MODEL_CONFIGS)
     flags = configs_from_flags({**TINY, **flags}, *classes).flags()
@@ -164,7 +164,7 @@ def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path):
     assert 0 < np.abs(plain - half).mean() < 0.1  # 8 bits of mantissa, through four steps of a network without sense
 
 
-def test_default_flags_given_are_no_other_flags(cases, model, tmp_path):
+def test_given_flags_equal_to_defaults_are_not_different(cases, model, tmp_path):
     assert sample(cases, model, tmp_path, "--steps=4").returncode == 0
     done = sample(
         cases, model, tmp_path, "--steps=4", "--merge_labels=False", "--dropout=0.0", "--mask_low=0", "--eta=0"
@@ -196,7 +196,7 @@ def test_a_movie_goes_with_its_samples(cases, model, tmp_path):
     )
 
 
-def test_compiling_wants_a_compiler(cases, model, tmp_path, monkeypatch):
+def test_compiling_needs_a_compiler(cases, model, tmp_path, monkeypatch):
     monkeypatch.setattr(compute.shutil, "which", lambda name: None)
     assert_refused(sample(cases, model, tmp_path, "--compile"), "--compile", "g++")
 
@@ -294,7 +294,7 @@ def test_auto_takes_less_where_its_trial_does_not_fit(cases, model, tmp_path, mo
 # -- interruptions ----------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_leaves_whole_cases_and_goes_on(cases, model, tmp_path):
+def test_a_killed_run_leaves_complete_cases_and_resumes(cases, model, tmp_path):
     flags = [
         f"--data_dir={cases}",
         f"--model_path={model}",

@@ -20,7 +20,7 @@ def best_x_0(alpha_bar):
 
 
 def oracle(diffusion):
-    """The network that predicts eps, or x_0, as well as can be; it receives original timesteps."""
+    """The optimal network for predicting eps or x_0; it receives original timesteps."""
     alpha_bar = {int(t): diffusion.alphas_cumprod[i] for i, t in enumerate(diffusion.timestep_map)}
 
     def denoise(x, timesteps):

@@ -1,4 +1,4 @@
-"""A case's files: killed at any moment, after a power cut, by several threads at once."""
+"""A case's files: after a kill at any moment, after a power failure, and with several threads."""
 
 import os
 from functools import partial

@@ -1,4 +1,4 @@
-"""A short campaign of faults against training, and files of untrusted origin against the readers."""
+"""A short fault campaign against training, and untrusted files against the readers."""
 
 import sys
 import zlib
@@ -58,7 +58,7 @@ def test_a_restart_must_have_happened_and_lose_no_more_than_since_the_last_save(
 
 
 def disturbed(data, content):
-    """`content` with some bytes changed, cut off or put in between."""
+    """`content` with some bytes changed, cut off or inserted."""
     content = bytearray(content)
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, max(len(content) - 1, 0)))
@@ -142,7 +142,7 @@ MINUTE = {**LEAST, "batch_size": 2, "schedule_sampler": "loss-second-moment", "u
 
 
 def trainer_of(dataset, folder, iterations):
-    """A Trainer of a minute model, from what is in `folder`, as the script makes it."""
+    """A Trainer of a tiny model, started from `folder` as in the script."""
     given = {**MINUTE, "iterations": iterations, "data_dir": "cases", "log_dir": str(folder)}
     configs = configs_from_flags(given, TrainConfig, *MODEL_CONFIGS)
     flags, config = configs.flags(), configs[TrainConfig]
@@ -155,7 +155,7 @@ def trainer_of(dataset, folder, iterations):
 
 @pytest.fixture(scope="module")
 def run_so_far(cases, tmp_path_factory):
-    """(dataset, folder, the checkpoint in it) of a run that has made one step."""
+    """(dataset, folder, its checkpoint) of a run after one step."""
     dataset, folder = LIDCDataset(cases, 8, 1), tmp_path_factory.mktemp("run")
     trainer_of(dataset, folder, 1).run()
     return dataset, folder, load_checkpoint(str(folder / "savedmodel.pt")).content()
@@ -199,7 +199,7 @@ odd_tensors = st.builds(
 
 
 def with_odd_parts(data, content):
-    """A copy of nested dicts and lists, in which an entry at any depth is removed, added, or replaced by an odd one."""
+    """A copy of nested dicts and lists with an entry at any depth removed, added, or replaced by an odd value."""
     changed = dict(content) if isinstance(content, dict) else list(content)
     keys = list(changed) if isinstance(content, dict) else range(len(changed))
     key = data.draw(st.sampled_from(keys)) if keys else None
@@ -221,8 +221,8 @@ def with_odd_parts(data, content):
 @pytest.mark.filterwarnings("ignore")
 @settings(bounded, max_examples=100)
 @given(data=st.data())
-def test_a_run_goes_on_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_path, data):
-    """From the file to the weights, averages, optimizer, samplers and counters of the run, and into its next step."""
+def test_a_run_resumes_from_a_checkpoint_or_refuses_it_by_name(run_so_far, tmp_path, data):
+    """Load the file into weights, averages, optimizer, samplers and counters, and make the next step."""
     dataset, _, content = run_so_far
     for _ in range(data.draw(st.integers(1, 2))):
         content = with_odd_parts(data, content)

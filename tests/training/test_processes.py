@@ -1,4 +1,4 @@
-"""Several processes: the same run as one, however they are started; lost ones come back."""
+"""Several processes: the same results as one process, for every launcher; lost processes are restarted."""
 
 import csv
 import os
@@ -62,7 +62,7 @@ def alone(cases, weights, tmp_path_factory):
 
 
 def assert_same_run(a, b):
-    """Alike but for the rounding of some float32 steps, which machines do differently for batches of 2 and of 4."""
+    """Equal up to the rounding of some float32 steps, which differs between batches of 2 and of 4."""
     assert a[0]["samples"] == b[0]["samples"] == 4 * STEPS and len(a[1]) == STEPS
     assert a[1] == pytest.approx(b[1], rel=1e-4, abs=1e-4)
     assert max(a[1]) - min(a[1]) > 0.1  # it does learn
@@ -159,7 +159,7 @@ def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tm
         assert all(torch.equal(a[key], b[key]) for key in a) and type(a["exp_avg"]) is torch.Tensor
 
 
-def test_another_number_of_processes_goes_on_and_says_what_is_not_the_same(ranks, cases, tmp_path):
+def test_another_number_of_processes_resumes_and_reports_the_difference(ranks, cases, tmp_path):
     flags = [f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *as_arguments(LEAST)]
     done = ranks.run_script(tmp_path, "segmentation_train", *flags, "--iterations=2")
     assert done.returncode == 0, done.stderr
@@ -274,7 +274,7 @@ def test_a_signal_to_one_process_ends_all_at_the_same_step(ranks, cases, tmp_pat
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Call it with gpus=N to be as on a machine where a process sees N GPUs; nothing is done on them."""
+    """Call it with gpus=N to simulate a machine where a process sees N GPUs; they are not used."""
 
     def set_up(gpus):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -385,7 +385,7 @@ def run_of(machine, monkeypatch):
 
 @pytest.fixture
 def groups(monkeypatch):
-    """The arguments with which process groups are made; none is."""
+    """The arguments of process groups, which are not actually created."""
     made = []
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **given: made.append({"backend": backend, **given}))
     return made
@@ -433,7 +433,7 @@ def test_a_run_that_cannot_meet_is_refused():
 
 
 class Shard(torch.Tensor):
-    """A tensor that counts how often it is made whole, as a DTensor can be."""
+    """A tensor that counts how often it is gathered, like a DTensor."""
 
     made_whole = 0
 
@@ -442,7 +442,7 @@ class Shard(torch.Tensor):
         return torch.Tensor(self)
 
 
-def test_a_process_that_keeps_nothing_still_takes_part_in_making_shards_whole():
+def test_a_process_that_keeps_nothing_still_joins_in_gathering_shards():
     shards = [torch.ones(2).as_subclass(Shard) for _ in range(2)]
     state = {"a": shards[0], "b": [shards[1], {"c": torch.zeros(1), "step": 3}]}
     assert whole(state, keep=False) == {"a": None, "b": [None, {"c": None, "step": 3}]} and Shard.made_whole == 2

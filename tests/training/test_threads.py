@@ -1,4 +1,4 @@
-"""The number of threads: how it is chosen and stored, and that choosing it changes nothing else of a run."""
+"""The number of threads: how it is chosen and stored; choosing it does not affect the run."""
 
 import random
 from dataclasses import replace
@@ -179,7 +179,7 @@ def test_the_number_is_stored_and_used_again(train):
     assert again.step == 4 and again.threads == 2 and "bit-identical" not in log
 
 
-def test_what_the_environment_says_comes_first(train):
+def test_the_environment_takes_precedence(train):
     first, _ = train("run", {1: 0.1, 2: 0.2, 4: 0.2})
     again, log = train("run", given="2", iterations=4)
     assert first.threads == 1 and again.threads == 2

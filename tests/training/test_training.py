@@ -271,7 +271,7 @@ def test_published_files_that_do_not_fit_are_refused(train, tmp_path):
 
 
 def test_resumes_from_the_published_files(train, tmp_path):
-    """A bare U-Net with its average and its optimizer beside it, as the published code leaves them."""
+    """A bare U-Net with its average and optimizer files, as written by the published code."""
     torch.manual_seed(7)
     model, average = (script_util.create_model_and_diffusion(**LEAST)[0] for _ in range(2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -305,7 +305,7 @@ def test_a_process_that_writes_nothing_copies_nothing(train, tmp_path, monkeypat
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*.pt")} == before
 
 
-def test_with_shards_every_process_takes_part_in_a_checkpoint_and_the_first_alone_keeps_it(train, tmp_path):
+def test_with_shards_every_process_joins_in_a_checkpoint_and_only_the_first_keeps_it(train, tmp_path):
     trainer = train("run", iterations=2)
     trainer.config, written = replace(trainer.config, shard=True), []
     trainer.processes.rank = 1
@@ -412,7 +412,7 @@ def test_changed_cases_are_reported(cases, tmp_path):
         shutil.rmtree(data / "phantom0003", ignore_errors=True)
 
 
-def test_a_run_that_goes_on_does_not_hold_the_checkpoint_in_memory(cases, tmp_path, monkeypatch):
+def test_a_resumed_run_does_not_hold_the_checkpoint_in_memory(cases, tmp_path, monkeypatch):
     held, find = [], find_start
 
     def finding(*arguments):

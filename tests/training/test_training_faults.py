@@ -65,7 +65,7 @@ def nan_at(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, tmp_path, after_step, number):
+def test_a_signal_ends_the_run_after_a_save_and_the_same_command_resumes(train, tmp_path, after_step, number):
     straight = learnt(train("straight"))
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGCHLD)]
     with pytest.MonkeyPatch.context() as patch:
@@ -82,7 +82,7 @@ def test_a_signal_ends_the_run_after_a_save_and_the_same_command_goes_on(train, 
     assert same(straight, learnt(train("stopped")))
 
 
-def test_usr1_saves_and_goes_on(train, tmp_path, after_step):
+def test_usr1_saves_and_continues(train, tmp_path, after_step):
     after_step({1: lambda trainer: os.kill(os.getpid(), signal.SIGUSR1)})
     trainer = train("run", save_interval=100)
     assert trainer.state.steps_done == 6
@@ -195,7 +195,7 @@ def test_a_bad_step_changes_nothing_and_is_counted(train, tmp_path, nan_at):
     assert all(row["loss"] not in ("nan", "inf") for row in rows_of(tmp_path / "run"))
 
 
-def test_too_many_bad_steps_end_the_run_which_can_go_on_from_before(train, tmp_path, nan_at):
+def test_too_many_bad_steps_end_the_run_which_can_resume_from_before(train, tmp_path, nan_at):
     straight = learnt(train("straight", iterations=8))
     with pytest.MonkeyPatch.context() as patch:
         step = Trainer.step
@@ -380,7 +380,7 @@ def test_late_reports_of_bad_steps_end_the_run_with_what_was_before(train, late,
         assert same(straight[key], resumed[key])
 
 
-def test_a_row_of_bad_steps_that_has_ended_meanwhile_is_no_reason_to_stop(train, late, nan_at):
+def test_bad_steps_followed_by_a_good_one_do_not_stop_the_run(train, late, nan_at):
     nan_at({4, 5, 6})
     assert train("run", iterations=10, max_bad_steps=3).state.steps_done == 10
 

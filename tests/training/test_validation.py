@@ -1,4 +1,4 @@
-"""Validation while a run trains: what is scored, what is logged and kept, and that training never notices."""
+"""Validation during training: scores, logs and checkpoints; training itself is not affected."""
 
 import os
 
@@ -43,7 +43,7 @@ def test_training_does_not_notice_validation(train):
 
 
 def test_scores_are_those_of_the_averaged_weights(train, cases, tmp_path):
-    """The logged figures, computed again from the best checkpoint by the sampler that users run."""
+    """The logged metrics, recomputed from the best checkpoint with the sampling script."""
     train("run", **EVAL)
     rows = scores_of(tmp_path / "run")
     assert set(rows) == {2, 3, 4, 6}  # validations are logged where nothing else is due
@@ -81,7 +81,7 @@ def test_a_resumed_run_remembers_its_best(train, tmp_path):
 
 
 def test_a_run_that_ended_without_a_validation_makes_up_for_it(train, tmp_path):
-    """As when a signal comes while its last weights are scored."""
+    """As if a signal arrived during the last validation."""
     train("run")
     train("run", **EVAL)
     train("whole", **EVAL)

@@ -34,7 +34,7 @@ def quick_rounds(monkeypatch):
 
 @pytest.fixture
 def own_server(tmp_path):
-    """Starts a server for one test, which it does not outlive."""
+    """Starts a server for one test and stops it afterwards."""
     started = []
 
     def start(**how):
@@ -56,7 +56,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A server open to others, into which ann logs in with a word of her own."""
+    """A public server with the user ann and her password."""
     folder = tmp_path_factory.mktemp("guarded")
     server = Server(
         folder,
@@ -68,7 +68,7 @@ def guarded(tmp_path_factory):
     server.kill()
 
 
-def test_a_public_server_takes_windows_from_those_who_log_in(guarded, monkeypatch):
+def test_a_public_server_accepts_windows_after_a_login(guarded, monkeypatch):
     config = guarded.config("guarded")
     for name, word, reason in ((None, None, "400"), ("ann", "another", "400"), ("ann", None, "VISDOM_PASSWORD is not")):
         for variable, value in (("VISDOM_USERNAME", name), ("VISDOM_PASSWORD", word)):
@@ -98,7 +98,7 @@ def test_the_page_of_a_public_server_lets_those_in_who_log_in(guarded, browser):
     page.close()
 
 
-def test_a_port_that_is_taken_is_refused_before_an_address_is_printed(server):
+def test_a_used_port_is_refused_before_an_address_is_printed(server):
     line = [sys.executable, "-m", "guided_diffusion.visualize", "serve", f"--port={server.port}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert_refused(done, f"--port {server.port}")

@@ -80,7 +80,7 @@ def test_windows_are_updated_in_place_and_old_pictures_go(server):
 
 
 class Kept:
-    """A client that keeps the lines that it is sent, {series: steps}, as a server does."""
+    """A client that stores the lines it receives, {series: steps}, like a server."""
 
     def __init__(self):
         self.shown = {}
@@ -201,7 +201,7 @@ def test_a_missing_server_is_logged_once(kind, capfd, monkeypatch):
 
 
 def test_a_run_is_never_held_up_by_its_windows():
-    """While the client hangs, what the run calls returns, and what it sent last is shown once the client answers."""
+    """While the client hangs, the run's calls return; the last content is shown once the client responds."""
     answer, threads, client = threading.Event(), [], Kept()
 
     def hang(config):
@@ -631,7 +631,7 @@ def test_the_page_answers_when_a_threshold_is_moved(visit, server, cases, sample
         print(process.communicate(timeout=20)[0])  # seen where the test fails
 
 
-def test_a_run_in_a_process_of_its_own_says_one_line_where_there_is_no_server(cases, tmp_path):
+def test_a_separate_process_logs_one_line_if_there_is_no_server(cases, tmp_path):
     with unused_port() as port:
         command = [
             sys.executable,
