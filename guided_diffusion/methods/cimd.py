@@ -48,7 +48,7 @@ class SegmenterConfig:
     stable_target: Annotated[
         bool,
         Flag(
-            "train to predict the mean of an image's masks in the batch, weighted by their likelihood given x_t",
+            "train to predict the mean of an image's masks in the batch, weighted by their probability given x_t",
             resume="new run",
             sampling="free",
         ),
@@ -56,7 +56,7 @@ class SegmenterConfig:
     guess_weight: Annotated[
         float,
         Flag(
-            "loss weight of the squared error of several --encoder_guesses, averaged by the image alone",
+            "loss weight of the squared error of several --encoder_guesses, weighted without x_t",
             group="shared-encoder",
             resume="new run",
             sampling="free",

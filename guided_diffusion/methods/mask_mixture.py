@@ -1,4 +1,4 @@
-"""A mixture of several guesses of an image's mask, weighted by their likelihood given x_t."""
+"""A mixture of several guesses of an image's mask, weighted by their probability given x_t."""
 
 import numpy as np
 import torch

@@ -36,7 +36,7 @@ class ArchitectureConfig:
         int,
         Flag(
             "masks that the encoder predicts from the image and the denoiser refines; several are weighted by their "
-            "likelihood given x_t; 0: none",
+            "probability given x_t; 0: none",
             at_least=0,
         ),
     ] = 1
