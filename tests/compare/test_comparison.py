@@ -272,7 +272,9 @@ def test_what_cannot_be_compared_is_refused(cases, tmp_path):
         call_script(*compare, "--budget_images", 8, "--methods", "demo,nnunet"), "--methods nnunet", "prob-unet"
     )
     assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 1), "--folds 1", "--test_dir")
-    assert_refused(call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "not enough", "--folds")
+    assert_refused(
+        call_script(*compare, "--budget_images", 8, "--folds", 7, "--methods", "unet"), "not enough", "--folds"
+    )
     assert_refused(call_script(*compare, "--budget_images", 8, "--method", "ssn"), "--methods")
     small = (*compare, "--budget_images", 8, "--folds", 2, "--batch_size", 2, *SMALL)
     assert_refused(call_script(*small, "--methods", "demo,mc-dropout", "--dropout", 2), "--dropout 2")
