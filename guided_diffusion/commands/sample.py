@@ -128,11 +128,16 @@ def draw(
     chain = model.sampler if METHODS[model.configs[MethodConfig].method].has_chain else None
     drawn_by = identity(config, chain, model.segmenter.num_timesteps, how.amp, model.configs.flags(), made_by)
     finished_by = finish(config, flags[PostprocessConfig])
-    left = store.unfinished(dataset, mine, config, drawn_by, finished_by, (SamplerConfig, *model.configs.classes))
+    rewritten: list[str] = []
+    classes = (SamplerConfig, *model.configs.classes)
+    left = store.unfinished(dataset, mine, config, drawn_by, finished_by, classes, on_rewrite=rewritten.append)
 
     write = partial(store.write_case, config.out_dir, drawn_by=drawn_by, finished_by=finished_by)
     if processes.is_main:
-        tqdm.write(progress_line(len(left), len(mine), config.out_dir, processes))
+        if rewritten:
+            tqdm.write(f"masks of {len(rewritten)} cases written again from their samples")
+        if left or not rewritten:
+            tqdm.write(progress_line(len(left), len(mine), config.out_dir, processes))
     if left:
         draw_left(model, dataset, left, flags, processes, write)
 

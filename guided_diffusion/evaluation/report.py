@@ -1,6 +1,7 @@
 """The report of an evaluation: a single HTML file that works offline."""
 
 import base64
+import datetime
 import json
 import tempfile
 from abc import ABC, abstractmethod
@@ -94,7 +95,7 @@ class Report(BaseReport):
         page = load_template(PAGE).stream(
             summary=summary,
             folders=legend(summary),
-            date=summary["date"].replace("T", " "),
+            date=datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
             headlines=list(headlines(summary)),
             settings=settings_table(summary),
             letters=list(LETTERS[: 1 + len(summary["compared"])]),

@@ -2,7 +2,6 @@
 
 import collections
 import csv
-import datetime
 import io
 import itertools
 import os
@@ -126,15 +125,7 @@ def summarise(config: EvaluateConfig, scores: Sequence[CaseScore], notes: list[s
     for other in others:
         pairs = zip(rows[other["samples"]], rows[config.samples], strict=True)
         other["differences"] = _summarise_rows([difference(*pair) for pair in pairs])
-    return {
-        **first,
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "of": len(scores),
-        "compared": others,
-        "faults": faults,
-        "notes": notes,
-        "data_dir": data_dir,
-    }
+    return {**first, "of": len(scores), "compared": others, "faults": faults, "notes": notes, "data_dir": data_dir}
 
 
 def _shared(score: CaseScore, row: Mapping[str, float]) -> dict[str, float]:

@@ -33,7 +33,6 @@ class FolderSummary(TypedDict):
 class Summary(FolderSummary):
     """The metrics of the first folder and everything else in metrics.json."""
 
-    date: str  # of the evaluation, ISO 8601
     of: int  # number of cases, scored or not
     compared: list[FolderSummary]  # the other folders
     faults: list[str]

@@ -45,8 +45,10 @@ def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = Fa
     DataError: no modes, masks that cannot be read or differ in size, or invalid probabilities.
     """
     read = [read_label(mode.mask)[0] for mode in modes.values()]
+    if not read:
+        raise DataError("no modes; at least one is needed")
     if len({mask.shape for mask in read}) != 1:
-        raise DataError("the masks of the modes differ in size" if read else "no modes; at least one is needed")
+        raise DataError("the masks of the modes differ in size")
     masks = np.stack(read)
     probabilities = [mode.probability for mode in modes.values()]
     if min(probabilities) < 0:

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -219,6 +219,8 @@ def unfinished(
     drawn_by: Made,
     finished_by: Made,
     classes: Sequence[type] = (),
+    *,
+    on_rewrite: Callable[[str], object] = lambda name: None,
 ) -> list[int]:
     """Return the case indices of `indices` that must still be drawn.
 
@@ -226,8 +228,9 @@ def unfinished(
     pictures is rewritten from its samples. A case that is damaged, or lacks a requested movie, is drawn again. Movies
     of missing samples, or of samples to be drawn again, are removed.
 
-    config   out_dir, overwrite and movie are used
-    classes  config classes of the flags in `drawn_by`, see flags.configs.differences
+    config      out_dir, overwrite and movie are used
+    classes     config classes of the flags in `drawn_by`, see flags.configs.differences
+    on_rewrite  called with the name of each case whose files are written again from its samples
     ConfigError: a case exists that was drawn with other settings, and `overwrite` is not set.
     """
     left = []
@@ -248,6 +251,7 @@ def unfinished(
             config.out_dir, case.id, len(samples), finished_by["consensus"]
         ):
             write_case(config.out_dir, case, samples, drawn_by, finished_by)
+            on_rewrite(case.id)
     return left
 
 

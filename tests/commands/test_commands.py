@@ -140,6 +140,25 @@ def test_readme_quotes_the_papers_commands():
     ) in text
 
 
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_log_begins_with_command_time_versions_and_flags_at_each_start(cases, trained, tmp_path):
+    log = tmp_path / "run"
+    shutil.copytree(trained, log)
+    flags = ["--batch_size=2", "--log_interval=2", "--iterations=4", *as_arguments(TINY)]
+    done = call_script("segmentation_train", f"--data_dir={cases}", f"--log_dir={log}", *flags)
+    assert done.returncode == 0 and "nothing to do: 4 of 4 steps are done" in done.stdout, done.stderr
+    lines = (log / "log.txt").read_text().splitlines()
+    starts = [k for k, line in enumerate(lines) if line.startswith("started: ")]
+    assert len(starts) == 2 and starts[0] == 0
+    for k in starts:
+        titles = [line.split(": ")[0] for line in lines[k : k + 4]]
+        assert titles == ["started", "command", "versions", "flags"]
+        assert f"--data_dir {cases} " in lines[k + 3] and "--batch_size 2" in lines[k + 3]
+    assert "started: " not in done.stdout and "%|" not in done.stderr
+
+
 # -- sampling ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,9 +193,12 @@ def test_a_mask_depends_on_seed_case_and_number_alone(cases, trained, tmp_path):
 
 def test_sampling_again_continues_and_never_mixes(cases, trained, tmp_path):
     sample(cases, trained, tmp_path)
+    done = sample(cases, trained, tmp_path)
+    assert done.returncode == 0 and done.stdout.strip() == f"nothing to do: all 6 cases are drawn, in {tmp_path}"
     (tmp_path / "phantom0002_samples.npz").unlink()
     done = sample(cases, trained, tmp_path)
     assert done.returncode == 0 and "1 of 6 cases to draw" in done.stdout
+    assert "%|" not in done.stderr  # no progress bar, as stderr is not a terminal
     assert_refused(sample(cases, trained, tmp_path, "--seed=5"), "--seed 0, not 5:", "--overwrite")
     assert_refused(
         sample(cases, trained, tmp_path, "--timestep_respacing=ddim4"),
@@ -208,7 +230,8 @@ def test_samples_are_postprocessed_again_without_sampling(cases, trained, tmp_pa
     sample(cases, trained, tmp_path, "--num_samples=2")
     before = samples_of(tmp_path)
     done = sample(cases, trained, tmp_path, "--num_samples=2", "--threshold=0.2", "--fill_holes", "--consensus=staple")
-    assert done.returncode == 0 and "nothing to do: all 2 cases are drawn" in done.stdout, done.stderr
+    assert done.returncode == 0 and "masks of 2 cases written again from their samples" in done.stdout, done.stderr
+    assert "to draw" not in done.stdout and "nothing to do" not in done.stdout
     for name, samples in samples_of(tmp_path).items():
         np.testing.assert_array_equal(samples, before[name])
         case = name.removesuffix("_samples.npz")
