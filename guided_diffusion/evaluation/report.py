@@ -137,6 +137,7 @@ class Headline(NamedTuple):
     majority: str  # ged of the raters' majority vote
     difference: str  # from that, with its interval
     verdict: str
+    perfect: str  # ged of a perfect sampler; empty without --truth
     paired: str  # difference from the first folder, with its interval; empty for the first
 
 
@@ -150,7 +151,7 @@ def headlines(summary: Summary) -> Iterator[Headline]:
             continue
         name = f"ged_{max(counts)}"
         ged, difference = figures[name], figures[f"ged_less_majority_{max(counts)}"]
-        paired = folder.get("differences", {}).get(name)
+        perfect, paired = figures.get(f"ged_of_truth_{max(counts)}"), folder.get("differences", {}).get(name)
         yield Headline(
             letter if len(folders) > 1 else "",
             max(counts),
@@ -159,6 +160,7 @@ def headlines(summary: Summary) -> Iterator[Headline]:
             f"{figures['ged_of_majority']['mean']:.3f}",
             _signed(difference),
             _verdict(difference),
+            f"{perfect['mean']:.3f}" if perfect else "",
             _signed(paired) if paired else "",
         )
 
@@ -166,11 +168,11 @@ def headlines(summary: Summary) -> Iterator[Headline]:
 def _bounds(values: Interval, sign: str = "") -> str:
     if values["low"] is None or values["high"] is None:
         return ""
-    return f"[{values['low']:{sign}.3f}, {values['high']:{sign}.3f}]"
+    return f"[{values['low']:{sign}z.3f}, {values['high']:{sign}z.3f}]"
 
 
 def _signed(values: Interval) -> str:
-    return f"{values['mean']:+.3f} {_bounds(values, '+')}".strip()
+    return f"{values['mean']:+z.3f} {_bounds(values, '+')}".strip()
 
 
 def _verdict(difference: Interval) -> str:

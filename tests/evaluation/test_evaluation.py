@@ -378,6 +378,7 @@ def test_page_begins_with_the_main_result(page, samples):
     number = page.inner_text(".number")
     assert number == f"{ged['mean']:.3f} 95 % interval [{ged['low']:.3f}, {ged['high']:.3f}]"
     assert f"scores {majority['mean']:.3f}. Difference: {difference['mean']:+.3f} [" in headline.inner_text()
+    assert f"A perfect sampler would score {figures['ged_of_truth_6']['mean']:.3f}." in headline.inner_text()
     places = [page.locator(place).bounding_box()["y"] for place in (".headline", "#legend", "#cases", "#histograms")]
     assert places == sorted(places)
     assert page.locator("#legend .chip").count() == 3 and page.locator("#legend .ramp").count() == 3
