@@ -247,12 +247,17 @@ def unfinished(
         _check_same(path, before, {**drawn_by, "image": image_hash(case)}, classes)
         if config.movie and not os.path.exists(movie):
             left.append(index)
-        elif any(before.get(name) != value for name, value in finished_by.items()) or not _pictures_whole(
-            config.out_dir, case.id, len(samples), finished_by["consensus"]
-        ):
+        elif not _is_finished(config.out_dir, case.id, len(samples), before, finished_by):
             write_case(config.out_dir, case, samples, drawn_by, finished_by)
             on_rewrite(case.id)
     return left
+
+
+def _is_finished(out_dir: str, case_id: str, count: int, before: Made, finished_by: Made) -> bool:
+    """Whether the pictures of a drawn case with `count` masks are those of `finished_by`, all unchanged."""
+    if any(before.get(name) != value for name, value in finished_by.items()):
+        return False
+    return _pictures_whole(out_dir, case_id, count, finished_by["consensus"])
 
 
 def _read_whole(path: str) -> tuple[Samples, Made] | None:
