@@ -24,7 +24,7 @@ from ..sampling.config import postprocess_of
 from ..system import storage
 from .connection import Client, send_picture
 
-SORTED_BY = ("name", "uncertainty", "ged", "ci")  # sort keys of cases; the last two need metrics.csv
+SORTED_BY = ("name", "variance", "ged", "ci")  # sort keys of cases; the last two need metrics.csv
 CHOICE, PAGE, TEXT = "cases", "masks", "figures"  # windows
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 MOST_SHOWN = 16  # samples
@@ -111,7 +111,7 @@ class Inspector:
 
     def figure(self, name: str, order: str) -> float | None:
         """A case's value of the sort key `order`; None: it has none."""
-        if order == "uncertainty":
+        if order == "variance":
             return self.spread[name]
         figures = self.figures.get(name, {}).items()
         return next((value for figure, value in figures if figure.rpartition("_")[0] == order), None)

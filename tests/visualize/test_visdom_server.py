@@ -288,7 +288,7 @@ def test_a_case_that_cannot_be_read_leaves_the_others_to_be_chosen(odd):
     assert "not finite" in client.shown["figures"]
     client.choose(inspector, 1, 2)
     assert client.shown["masks"].startswith("zero")
-    client.choose(inspector, 0, 1)  # by uncertainty: that one has none
+    client.choose(inspector, 0, 1)  # by variance: that one has none
     assert client.shown["cases"][1][-1] == "first"
 
 
