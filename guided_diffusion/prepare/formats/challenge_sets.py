@@ -5,17 +5,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import DataError
 from ...system.storage import walk
 from ..case_writer import Origin, RawCase, safe_name
+from .config import ConvertConfig
 from .foreign_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
-
-if TYPE_CHECKING:
-    from .converters import ConvertConfig
 
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")
@@ -45,12 +42,12 @@ def slices(
         yield RawCase(f"{name}_z{k:03d}", planes, raters, patient, origin=Origin(slice=k))
 
 
-def qubiq(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
+def qubiq(config: ConvertConfig) -> Iterator[RawCase | DataError]:
     """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; a third axis holds modalities or slices."""
     return each(folders_with(config.src, "image.nii.gz"), partial(_qubiq_case, config))
 
 
-def _qubiq_case(config: "ConvertConfig", folder: str) -> Iterator[RawCase]:
+def _qubiq_case(config: ConvertConfig, folder: str) -> Iterator[RawCase]:
     name = safe_name(os.path.relpath(folder, config.src).replace(os.sep, "-"), config.src)
     mask_name = re.compile(rf"task{config.task:02d}_seg(\d+)\.nii(\.gz)?")
     files = [(int(match[1]), file) for file in os.listdir(folder) if (match := mask_name.fullmatch(file))]
@@ -81,7 +78,7 @@ def _axis_of_modalities(
     return fitting[0]
 
 
-def brats(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
+def brats(config: ConvertConfig) -> Iterator[RawCase | DataError]:
     """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz, all classes merged.
 
     Slices of 240x240 pixels are cropped by 8 on each side.
@@ -107,7 +104,7 @@ def _brats_case(item: tuple[tuple[str, str], Mapping[str, str]]) -> Iterator[Raw
     return slices(name, planes, [arrays["seg"] > 0], "_".join(stem.split("_")[:3]))
 
 
-def ms_mri(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
+def ms_mri(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
     """Multiple sclerosis: *_flair_*, *_t1_* or *_mprage_*, *_t2_*, *_pd_* volumes, *_mask1*, *_mask2*, slice by slice.
 
     Of several files of the same volume, a file named _pp is preferred, then one in a folder named preprocessed, then
@@ -137,7 +134,7 @@ def _preprocessed(paths: Iterable[str]) -> str:
     return min(paths, key=rank)
 
 
-def _ms_visit(config: "ConvertConfig", item: tuple[str, Mapping[str, list[str]]]) -> Iterator[RawCase]:
+def _ms_visit(config: ConvertConfig, item: tuple[str, Mapping[str, list[str]]]) -> Iterator[RawCase]:
     stem, files = item
     found = {names[0]: [path for name in names for path in files.get(name, ())] for names in MS}
     numbers = sorted((name for name in files if name.startswith("mask")), key=lambda name: int(name[4:]))
@@ -152,7 +149,7 @@ def _ms_visit(config: "ConvertConfig", item: tuple[str, Mapping[str, list[str]]]
     return slices(stem, volumes, masks, stem.split("_")[0], config.axis)
 
 
-def folders(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
+def folders(config: ConvertConfig) -> Iterator[RawCase | DataError]:
     """Folders with one picture and several masks, recognised by name (mask, label, seg, gt, rater, expert).
 
     PNG, JPEG, BMP or TIFF.
@@ -160,7 +157,7 @@ def folders(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
     return each(walk(config.src), partial(_pictures_of, config))
 
 
-def _pictures_of(config: "ConvertConfig", item: tuple[str, list[str], list[str]]) -> list[RawCase]:
+def _pictures_of(config: ConvertConfig, item: tuple[str, list[str], list[str]]) -> list[RawCase]:
     base, _, files = item
     pictures = [file for file in files if PICTURE.search(file)]
     masks = [file for file in pictures if MASK.search(file)]

@@ -6,17 +6,17 @@ and notes to report as text. It raises a DataError if the whole source is unusab
 
 import os
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
-from ...flags.fields import Flag, config
 from ..case_writer import STAGE, CaseFolder, ManifestRow
 from ..lidc import published
 from ..splits import assign_splits, read_split
 from . import challenge_sets
+from .config import ConvertConfig
 
 FORMATS = {
     "lidc-pickle": published.lidc_pickle,
@@ -28,30 +28,6 @@ FORMATS = {
     "folders": challenge_sets.folders,
 }
 KEPT_TOGETHER = {"lidc-pickle": "series"}  # unit of the split, for formats without patients
-
-
-@config()
-class ConvertConfig:
-    """The source and the output of a conversion."""
-
-    src: Annotated[str, Flag("source file or folder", required=True)] = ""
-    out: Annotated[str, Flag("output folder of cases", required=True, local=True)] = ""
-    task: Annotated[int, Flag("qubiq: task number", at_least=0)] = 1
-    axis: Annotated[
-        int | None,
-        Flag(
-            "qubiq, ms-mri: axis of slices or modalities in the files, 0 to 2; auto: the last, or the one that matches "
-            "the masks",
-            none="auto",
-            at_least=0,
-            at_most=2,
-        ),
-    ] = None
-    min_raters: Annotated[int, Flag("skip images that fewer raters marked", at_least=0)] = 0
-    label_threshold: Annotated[
-        float, Flag("threshold of JPEG masks, as a share of full scale", at_least=0, below=1)
-    ] = 0.5
-    seed: Annotated[int, Flag("seed of the random split by patient, if the source has no split", at_least=0)] = 0
 
 
 def check_convert_config(name: str, config: ConvertConfig) -> None:

@@ -4,17 +4,14 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...errors import DataError
 from ...system.storage import walk
+from .readings import MOST_SIDE, Outline
 
-if TYPE_CHECKING:
-    from .readings import Outline
-
-MOST_SIDE = 4096  # pixels, limit of a slice's side
 SAME_HEIGHT = 0.01  # mm; slices closer than this have the same z position
 DEFLATED = "1.2.840.10008.1.2.1.99"  # the transfer syntax that compresses the whole data set, including the header
 OTHER_FILES = (".xml", ".csv", ".txt", ".json")
@@ -46,7 +43,7 @@ class Series:
     locations: list[float] = field(default_factory=list)  # mm, SliceLocation; nan if missing
     dropped: dict[str, int] = field(default_factory=dict)  # {UID of a duplicate slice: index of the slice kept instead}
 
-    def heights_for(self, outlines: Iterable["Outline"]) -> tuple[list[float], bool]:
+    def heights_for(self, outlines: Iterable[Outline]) -> tuple[list[float], bool]:
         """The z positions for finding outlines with unknown UIDs, and whether they are those of SliceLocation.
 
         In some scans the signs of SliceLocation and ImagePositionPatient differ, and the readers' z values follow
@@ -58,7 +55,7 @@ class Series:
         ]
         return (self.locations, True) if found[1] > found[0] else (self.z, False)
 
-    def slice_of(self, outline: "Outline", heights: Sequence[float] | None = None) -> int | None:
+    def slice_of(self, outline: Outline, heights: Sequence[float] | None = None) -> int | None:
         """The index of the slice of an outline, by its UID or otherwise by its z; None if there is no such slice.
 
         heights  z positions of the slices; None: `z`
@@ -68,7 +65,7 @@ class Series:
             return by_uid
         return _nearest(self.z if heights is None else heights, outline.z)
 
-    def _by_uid(self, outline: "Outline") -> int | None:
+    def _by_uid(self, outline: Outline) -> int | None:
         if outline.sop_uid in self.sop_uids:
             return self.sop_uids.index(outline.sop_uid)
         return self.dropped.get(outline.sop_uid)

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,8 @@ from ...data.names import SPLIT_NAMES
 from ...errors import DataError
 from ..case_writer import Origin, RawCase
 from ..formats import safe_pickle
+from ..formats.config import ConvertConfig
 from ..formats.foreign_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
-
-if TYPE_CHECKING:
-    from ..formats.converters import ConvertConfig
 
 LONGEST_UID = 200  # bytes
 
@@ -27,7 +25,7 @@ def _in_unit_range(image: np.ndarray, source: str) -> np.ndarray:
     return image
 
 
-def lidc_pickle(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
+def lidc_pickle(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
     """data_lidc.pickle: {key: {image [H, W] in [0, 1], masks: arrays of 0 and 1, series_uid}}."""
     content = safe_pickle.load(config.src)
     if not isinstance(content, dict) or not content:
@@ -56,7 +54,7 @@ def _pickled_case(path: str, item: tuple[object, Any]) -> Iterator[RawCase]:
     yield RawCase(str(key), {"": image}, raters, series, origin=Origin(series=series))
 
 
-def lidc_hdf5(config: "ConvertConfig") -> Iterator[RawCase | DataError | str]:
+def lidc_hdf5(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
     """The files of PHiSeg and CCDM: groups train, val and test, each with the arrays of its cases.
 
     images  [N, H, W], minus 0.5
@@ -129,7 +127,7 @@ def _stored_case(path: str, group: str, arrays: Mapping[str, Any], k: int) -> It
     yield RawCase(name, planes, masks, patient[:LONGEST_UID], SPLIT_NAMES[group])
 
 
-def lidc_crops(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
+def lidc_crops(config: ConvertConfig) -> Iterator[RawCase | DataError]:
     """The PNG crops: SPLIT/images/PATIENT/z-Z_cK.png, SPLIT/gt/PATIENT/z-Z_cK_lR.png."""
     for split in folders_in(config.src):
         if split not in SPLIT_NAMES:
@@ -139,7 +137,7 @@ def lidc_crops(config: "ConvertConfig") -> Iterator[RawCase | DataError]:
             yield from each(files, partial(_crop, config, split, patient))
 
 
-def _crop(config: "ConvertConfig", split: str, patient: str, file: str) -> Iterator[RawCase]:
+def _crop(config: ConvertConfig, split: str, patient: str, file: str) -> Iterator[RawCase]:
     images, labels = (os.path.join(config.src, split, kind, patient) for kind in ("images", "gt"))
     stem, _ = os.path.splitext(file)
     mask_name = re.compile(re.escape(stem) + r"_l(\d+)\.png")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from .dicom import MOST_SIDE
+
+MOST_SIDE = 4096  # pixels, limit of a slice's side
 
 
 @dataclass(frozen=True)
