@@ -328,7 +328,7 @@ def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_
     )
     try:
         log = tmp_path / "out" / "demo" / "fold0" / "log.txt"
-        wait_for(lambda: log.exists() and log.read_text(), seconds=120)
+        wait_for(lambda: log.exists() and "parameters" in log.read_text(), seconds=120)  # it is about to train
         child = int((tmp_path / "out" / "demo" / "fold0" / LOCK).read_text().split()[1])
         assert_refused(call_script("compare", *arguments), "in use by another run")
     finally:

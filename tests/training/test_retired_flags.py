@@ -50,7 +50,7 @@ def test_a_run_with_another_value_is_not_resumed(cases, tmp_path, name, value, w
     state["flags"][name] = value
     torch.save(state, path)
     (tmp_path / "manifest.json").unlink()  # it has the hash of the file as it was
-    assert_refused(run(2), words, "no longer possible")
+    assert_refused(run(2), words, "no longer supported")
     del state["flags"][name]
     torch.save(state, path)
     assert run(2).returncode == 0
