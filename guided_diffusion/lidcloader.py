@@ -9,6 +9,7 @@ Every folder below the directory that contains an image is a case, named after i
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ class Case:
     id: str
     image: Float[Tensor, "C H W"]  # float32 in [0, 1]
     raters: Float[Tensor, "R H W"]  # float32, 0 or 1; R may be 0 if raters are not required
+    colour: bool = False  # the first three channels are red, green and blue
 
 
 class LIDCDataset(torch.utils.data.Dataset[Case]):
@@ -47,12 +49,13 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self,
         directory: str | os.PathLike[str],
         image_size: int | None = None,
-        image_channels: int | None = 4,
+        image_channels: int | Literal["auto"] | None = 4,
         config: DataConfig = DataConfig(),
         require_raters: bool = True,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self.directory, self.image_channels = str(directory), image_channels
+        self.num_planes, self.colour, self.reading, self.departures = 1, False, 2, ()
         self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
         self.fingerprint: str | None = None
         self.reader = CaseReader(image_size, image_channels, config, require_raters)
@@ -93,7 +96,11 @@ def make_case(
     image: Float[np.ndarray, "planes H W"],
     raters: Shaped[np.ndarray, "R H W"],
     image_channels: int | None = None,
+    colour: bool = False,
 ) -> Case:
-    """A `Case` from the arrays of a CaseReader; a grey image is repeated to `image_channels`, if given."""
+    """A `Case` from the arrays of a CaseReader; a single plane is repeated to `image_channels`, if given.
+
+    colour  the first three planes are red, green and blue
+    """
     shown = torch.from_numpy(image).expand(image_channels or len(image), -1, -1)
-    return Case(name, shown, torch.from_numpy(raters).float())
+    return Case(name, shown, torch.from_numpy(raters).float(), colour)

@@ -34,6 +34,10 @@ class CaseLike(Protocol):
     def raters(self) -> Float[Tensor, "R H W"]:
         """All raters' masks, 0 or 1."""
 
+    @property
+    def colour(self) -> bool:
+        """Whether the first three channels are red, green and blue."""
+
 
 @runtime_checkable
 class Cases(Protocol):
