@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 VISDOM = ["visdom>=0.2.4", "tornado<6.6"]  # tornado 6.6 answers 403 for Visdom's page
-MEDICAL = ["nibabel>=5.4", "pydicom>=3.0", "h5py>=3.16", "defusedxml>=0.7"]
+MEDICAL = ["nibabel>=5.4", "pydicom>=3.0", "h5py>=3.16", "defusedxml>=0.7", "imagecodecs>=2025.3", "tifffile>=2025.3"]
 COMMANDS = (
     "train",
     "sample",

@@ -12,7 +12,8 @@ from typing import Annotated
 import numpy as np
 from running import write_json
 
-from guided_diffusion.data.case_reader import CaseReader, find_cases
+from guided_diffusion.data.case_reader import CaseReader
+from guided_diffusion.data.files.case_files import find_cases
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.flags import command_line

@@ -1,13 +1,13 @@
 """A folder of cases as a dataset: each item is an image with ALL its rater masks (see `data.stream.pick_raters`).
 
-    CASE/image*.{png,jpg,npy,nii.gz}     one grey image, or one file per modality
+    CASE/image*.{png,jpg,tif,npy,nii.gz} one image, grey or in colour, or one file per modality
     CASE/label0_*, CASE/label1_*, ...    one mask per rater, any number of raters
 
 Every folder below the directory that contains an image is a case, named after its path relative to the directory.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from .data.case_cache import MemoryStore, decode, hash_cases, open_cache, open_pack
-from .data.case_reader import CaseReader, DataConfig, find_cases
+from .data.case_cache import MemoryStore, SetFacts, decode, hash_cases, open_cache, open_pack
+from .data.case_reader import CaseReader, DataConfig
+from .data.files.case_files import find_cases
+from .errors import DataError
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,14 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     """The cases below `directory`, or in a file written by pack_data.py; each item is a `Case`.
 
     image_size      resize all cases to this square size, labels stay binary; None: keep each case's size
-    image_channels  repeat a grey image to this many channels; multi-modal cases must have exactly this many
-                    modalities; None: keep the number of channels
+    image_channels  repeat the plane of a set with one plane per case to this many channels; other sets must have
+                    exactly this many planes, one per modality or three in colour. "auto" or None: the planes as stored
     require_raters  a case without labels is an error (False: its raters are empty)
     cache_dir       decode the cases once, into a memory-mapped file in this folder, named after a hash of the cases;
                     None or a read-only folder: keep decoded cases in memory, up to CACHE_BYTES
 
     The constructor reads every file once and raises a DataError that lists all broken cases.
-    `notes` lists the changes made while reading, one line each; `fingerprint` is a hash of all cases (None without a
-    cache).
+    `facts` says what is known of the set; `fingerprint` is a hash of all cases (None without a cache).
     """
 
     def __init__(
@@ -54,33 +55,66 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         require_raters: bool = True,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.directory, self.image_channels = str(directory), image_channels
-        self.num_planes, self.colour, self.reading, self.departures = 1, False, 2, ()
-        self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
+        self.directory = str(directory)
+        self.image_channels = None if image_channels == "auto" else image_channels
         self.fingerprint: str | None = None
-        self.reader = CaseReader(image_size, image_channels, config, require_raters)
+        self.reader = CaseReader(image_size, self.image_channels, config, require_raters)
+        self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
         if os.path.isfile(self.directory):
-            packed = open_pack(self.directory, self.reader)
+            packed, self.facts = open_pack(self.directory, self.reader)
             self.ids, self.fingerprint, self._arrays = packed.ids, packed.header["fingerprint"], packed.arrays
-            self.notes = packed.header["notes"] + self.reader.notes(len(self))
             return
-        folders = find_cases(self.directory)
-        self.ids = [name for name, _ in folders]
-        pack = None
+        self.folders = find_cases(self.directory)
+        self.ids = [name for name, _ in self.folders]
         if cache_dir is not None:
-            self.fingerprint = hash_cases(folders, self.reader.settings)
-            pack = open_cache(cache_dir, self.fingerprint, self.reader, folders)
-        if pack:
-            self.notes, self._arrays = pack.header["notes"], pack.arrays
-            return
-        store = MemoryStore(self.reader, folders)
-        for index, (_, *arrays) in enumerate(decode(self.reader, folders)):
+            self.fingerprint = hash_cases(self.folders, self.reader.settings)
+            if pack := open_cache(cache_dir, self.fingerprint, self.reader, self.folders):
+                self.facts, self._arrays = SetFacts.from_header(pack), pack.arrays
+                return
+        store = MemoryStore(self.reader, self.folders)
+        for index, (_, *arrays) in enumerate(decode(self.reader, self.folders)):
             store.keep(index, arrays)
-        self.notes, self._arrays = self.reader.notes(len(self)), store.arrays
+        self.facts, self._arrays = SetFacts.of(self.reader, len(self)), store.arrays
         if cache_dir is not None:
             self.notes.append(
                 f"{cache_dir} is read-only: each process decodes the cases and keeps them in memory (--cache_dir)"
             )
+
+    @property
+    def notes(self) -> list[str]:
+        """What reading changed, and what is unusual about the cases, one line each."""
+        return self.facts.notes
+
+    @property
+    def num_planes(self) -> int:
+        """Planes of each case as stored: 1 grey, 3 in colour, or those of all modalities."""
+        return self.facts.num_planes
+
+    @property
+    def colour(self) -> bool:
+        """Whether the first three planes are red, green and blue."""
+        return self.facts.colour
+
+    @property
+    def reading(self) -> int:
+        """The version of the reading rules that the cases were read by."""
+        return self.facts.reading
+
+    @property
+    def departures(self) -> Sequence[str]:
+        """What version 1 of the reading rules would have read differently in these cases, as phrases."""
+        return self.facts.departures
+
+    def former_fingerprint(self) -> str | None:
+        """The fingerprint as version 1 of the reading rules computed it; None without a cache."""
+        if self.fingerprint is None or os.path.isfile(self.directory):
+            return self.fingerprint
+        return hash_cases(self.folders, self.reader.former_settings)
+
+    def check_trainable(self) -> None:
+        """DataError: all masks are empty, or all are full."""
+        if kind := self.facts.masks:
+            raise DataError(f"{self.directory}: all masks are {kind}, so there is nothing to learn; check the labels")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,7 +122,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     def __getitem__(self, index: int) -> Case:
         """The case at `index`; cases are sorted by name."""
         image, raters = self._arrays(index)
-        return make_case(self.ids[index], image, raters, self.image_channels)
+        return make_case(self.ids[index], image, raters, self.image_channels, self.colour)
 
 
 def make_case(

@@ -14,6 +14,10 @@ import time
 import numpy as np
 import torch
 
+from guided_diffusion.data.files.decoded import to_unit
+from guided_diffusion.data.files.read import read_file
+from guided_diffusion.data.surveys.levels import read_masks
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
@@ -133,3 +137,14 @@ def assert_refused(process, *words):
     assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     for word in words:
         assert word in process.stderr, process.stderr
+
+
+def read_image(file):
+    """The image in a file, float32 [H, W] in [0, 1]."""
+    decoded = read_file(file)
+    return to_unit(decoded.planes, decoded.full_scale)[0]
+
+
+def read_label(file, merge_labels=False):
+    """The mask in a file, a set of its own, bool [H, W]."""
+    return read_masks([file], merge=merge_labels)[file]

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from ..data.case_reader import find_cases
+from ..data.files.case_files import find_cases
 from ..data.names import SPLIT_NAMES, patient_of
 from ..errors import DataError
 from ..system import storage

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,12 @@ import numpy as np
 from ..errors import DataError, first_lines, group_faults, split_fault
 from ..flags.configs import differences, flags_from_configs
 from ..flags.fields import flag_fields
-from ..system.progress import progress_bar
 from ..system.storage import StrPath
-from .case_reader import IMAGE, LABEL, CaseReader, DataConfig, find_cases
+from .case_reader import READING_RULES, CaseReader, DataConfig, current_flags
+from .files.case_files import IMAGE, LABEL, find_cases
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
 
 CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
-DECODING = 1  # version in the names of cached files; increase it when the same files decode to different arrays
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 Folders = Sequence[tuple[str, str]]  # the name and the folder of each case
@@ -45,20 +45,59 @@ class MemoryStore:
 
 
 def decode(reader: CaseReader, folders: Folders) -> Iterator[tuple[str, ImageArray, RatersArray]]:
-    """Yield (name, image, raters) of every case.
+    """Survey the cases, then yield (name, image, raters) of each.
 
-    DataError, raised at the end: lists all broken cases, one line per distinct fault.
+    DataError: lists all broken cases, one line per distinct fault.
     """
+    reader.survey(folders)
     faults = []
-    for name, folder in progress_bar(folders, desc="reading cases", unit="case", delay=3, leave=False):
+    for name, folder in folders:
         try:
             image, raters = reader.read(folder)
         except DataError as error:
             faults += [split_fault(name, folder, line) for line in str(error).splitlines()]
             continue
+        reader.changes.masks.add(raters)
         yield name, image, raters
     if faults:
         raise DataError("\n".join(first_lines(group_faults(faults))))
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What is known of a set of cases that has been read.
+
+    notes       what reading changed, and what is unusual, one line each
+    num_planes  of each case's image as stored
+    colour      whether the first three planes are red, green and blue
+    reading     version of the reading rules
+    departures  what version 1 would have read differently, as phrases
+    masks       "empty" or "full" if all masks are; None: neither
+    """
+
+    notes: list[str]
+    num_planes: int
+    colour: bool = False
+    reading: int = READING_RULES
+    departures: list[str] = field(default_factory=list)
+    masks: str | None = None
+
+    @classmethod
+    def of(cls, reader: CaseReader, num_cases: int) -> "SetFacts":
+        """The facts of the cases that a reader has read."""
+        masks = reader.changes.masks.constant()
+        return cls(reader.notes(num_cases), reader.num_planes, reader.colour, departures=reader.departures, masks=masks)
+
+    @classmethod
+    def from_header(cls, pack: PackedCases) -> "SetFacts":
+        """The facts stored in a packed file; one without them was packed by version 1 of the rules, all in grey."""
+        if "set" in pack.header:
+            return cls(**pack.header["set"])
+        note = (
+            "warning: packed by version 1 of the reading rules, which turned colour into grey and ignored "
+            "orientations; pack the cases again"
+        )
+        return cls([*pack.header["notes"], note], max(entry.channels for entry in pack.entries), reading=1)
 
 
 # -- the cache of decoded cases ---------------------------------------------------------------------------------------
@@ -87,16 +126,14 @@ def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders
     """
     from filelock import FileLock  # imported here, because few commands use the cache
 
-    name = f"{fingerprint}-{DECODING}"
+    name = f"{fingerprint}-{READING_RULES}"
     path = os.path.join(cache_dir, f"{name}.pack")
     try:
         os.makedirs(cache_dir, exist_ok=True)
         with FileLock(os.path.join(cache_dir, f".{name}.lock")):
             if pack := _sound_pack(path):
                 return pack
-            write_pack(
-                path, decode(reader, folders), lambda: {"fingerprint": fingerprint, "notes": reader.notes(len(folders))}
-            )
+            write_pack(path, decode(reader, folders), lambda: _header(fingerprint, reader, len(folders)))
     except OSError as error:
         if error.errno in READ_ONLY:
             return _sound_pack(path)
@@ -104,6 +141,11 @@ def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders
             f"{cache_dir}: cannot write decoded cases ({error}); use another folder (--cache_dir)"
         ) from error
     return PackedCases(path)
+
+
+def _header(fingerprint: str, reader: CaseReader, num_cases: int) -> dict[str, Any]:
+    facts = asdict(SetFacts.of(reader, num_cases))
+    return {"fingerprint": fingerprint, "notes": facts["notes"], "set": facts}
 
 
 def _sound_pack(path: str) -> PackedCases | None:
@@ -128,36 +170,42 @@ class FittedCases:
         return self.reader.fit(self.ids[index], *self.pack.arrays(index))
 
 
-def open_pack(path: str, reader: CaseReader) -> PackedCases | FittedCases:
-    """The cases in a file written by pack_data.py, for a CaseReader.
+def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases, SetFacts]:
+    """The cases in a file written by pack_data.py, for a CaseReader, and what is known of them.
 
     DataError: not such a file, packed with different decoding flags, or cases that the reader would refuse.
     """
     pack = PackedCases(path)
     _check_header(path, pack.header)
     rules = {name: value for name, value in flags_from_configs(reader.config).items() if name in decoding_flags()}
-    if different := differences(pack.header["rules"], rules, DataConfig):
+    if different := differences(current_flags(pack.header["rules"]), rules, DataConfig):
         raise DataError(f"{path}: packed with {', '.join(different)}; rerun pack_data.py with these flags")
     for entry in pack.entries:
         if entry.raters == 0 and reader.require_raters:
             raise DataError(f"{path}: {entry.id} has no rater masks; add them to the folder and pack it again")
-        if reader.image_channels and entry.channels not in (1, reader.image_channels):
-            raise DataError(
-                f"{path}: {entry.id} has {entry.channels} images, but --image_channels is {reader.image_channels}"
-            )
+    planes = {entry.channels for entry in pack.entries}
+    if reader.image_channels and planes not in ({1}, {reader.image_channels}):
+        count = max(planes)
+        raise DataError(
+            f"{path}: the images have {count} planes, but --image_channels {reader.image_channels}: add "
+            f"--image_channels {count}, or auto"
+        )
+    facts = SetFacts.from_header(pack)
     sizes = {entry.id: (entry.height, entry.width) for entry in pack.entries}
     if reader.image_size is None or set(sizes.values()) == {(reader.image_size, reader.image_size)}:
-        return pack
+        return pack, facts
     for case, size in sizes.items():  # records or refuses sizes without reading pixels
         reader.check_size(case, size)
-    return FittedCases(pack, reader)
+    departures = {*facts.departures, *reader.departures}
+    notes = [*facts.notes, *reader.notes(len(pack))]
+    return FittedCases(pack, reader), replace(facts, notes=notes, departures=sorted(departures), reading=READING_RULES)
 
 
 def _check_header(path: str, header: Mapping[str, Any]) -> None:
     """DataError: not a file of pack_data.py; files of the cache, which depend on a run's settings, are refused too."""
     kinds = {"fingerprint": str, "notes": list, "rules": dict}
     lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [
-        name for name in decoding_flags() if name not in header["rules"]
+        name for name in decoding_flags() if name not in current_flags(header["rules"])
     ]
     if lacking:
         raise DataError(
@@ -179,6 +227,6 @@ def pack_folder(
     DataError: lists all broken cases.
     """
     reader, folders = CaseReader(image_size, None, config), find_cases(directory)
-    header = {"fingerprint": hash_cases(folders, reader.settings), "rules": flags_from_configs(config)}
-    write_pack(path, decode(reader, folders), lambda: {**header, "notes": reader.notes(len(folders))})
+    fingerprint, rules = hash_cases(folders, reader.settings), flags_from_configs(config)
+    write_pack(path, decode(reader, folders), lambda: {**_header(fingerprint, reader, len(folders)), "rules": rules})
     return reader.notes(len(folders))

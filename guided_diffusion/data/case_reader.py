@@ -1,25 +1,26 @@
-"""Finds folders of cases, and reads the image and ALL rater masks of each."""
+"""Reads cases: the image and ALL rater masks of each, by rules that hold for the whole set."""
 
 import dataclasses
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped
+from jaxtyping import Bool, Float32
 
-from ..errors import DataError
+from ..errors import DataError, Fault, first_lines, group_faults, split_fault
 from ..flags.fields import Flag, config, lower_first
-from ..system.storage import walk
-from .image_files import Pixels, is_jpeg, read_image, read_levels, to_mask
+from ..system.progress import progress_bar
+from .case_content import CaseContent, decode_case, read_each
+from .files.decoded import COLOURS, to_unit
 from .packed import ImageArray, RatersArray
-from .resize import pad_to, resize, resize_masks
+from .resize import pad_to, resize, resize_and_count
+from .surveys.changes import Changes, sizes_in_words
+from .surveys.channels import ImageSurvey
+from .surveys.levels import LevelSurvey, MaskRule
 
-IMAGE = re.compile(r"image.*\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
-LABEL = re.compile(r"label(\d+)(?:_.*)?\.(png|jpe?g|npy|nii|nii\.gz)$", re.IGNORECASE)
-
-T = TypeVar("T")
+READING_RULES = 2  # version; increase it when the same files are read differently
+KEPT_BYTES = 2**29  # of decoded files kept between survey and reading
 
 
 @config(resume="new run")
@@ -27,22 +28,33 @@ class DataConfig:
     """How image and label files are read."""
 
     label_threshold: Annotated[
-        float,
+        float | None,
         Flag(
-            "threshold of JPEG labels, as a share of full scale (0: as published)",
+            "threshold of labels, as a share of full scale (0: as published); auto: half for JPEG, else exact levels",
+            none="auto",
             sampling="free",
             decodes=True,
             at_least=0,
             below=1,
         ),
-    ] = 0.5
+    ] = None
     merge_labels: Annotated[
         bool, Flag("treat every nonzero class of a label as foreground", sampling="free", decodes=True)
     ] = False
+    structure: Annotated[
+        str,
+        Flag(
+            "NAME or LEVEL of the only structure to read: of files label0_NAME.png, or a level",
+            sampling="free",
+            decodes=True,
+        ),
+    ] = ""
+    grey: Annotated[bool, Flag("convert images in colour to grey (luminance)", sampling="free", decodes=True)] = False
     intensity_range: Annotated[
         tuple[float, ...] | None,
         Flag(
-            "LO,HI of NPY and NIfTI images, mapped to [0, 1]; auto: minimum and maximum of each image",
+            "LO,HI of images, mapped to [0, 1]; auto: the scale of 8-bit and 16-bit pictures, otherwise minimum and "
+            "maximum of each image",
             none="auto",
             decodes=True,
             check=lower_first,
@@ -55,14 +67,36 @@ class DataConfig:
         bool, Flag("pad cases that are not square or smaller than --image_size with black instead of stretching them")
     ] = False
 
+    @property
+    def level(self) -> float | None:
+        """The level that `structure` names, a number or a colour #rrggbb; None: it is a name, or empty."""
+        text = self.structure
+        try:
+            return float(int(text[1:], 16)) if text.startswith("#") else float(text)
+        except ValueError:
+            return None
+
+
+def current_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of DataConfig stored by version 1 of the rules, which lack --grey, in the terms of this version.
+
+    Its label_threshold 0.5 applied to JPEG only, as auto does now.
+    """
+    if "grey" in stored:
+        return dict(stored)
+    threshold = stored.get("label_threshold")
+    return {**stored, "grey": False, "structure": "", "label_threshold": None if threshold == 0.5 else threshold}
+
 
 class CaseReader:
-    """Reads the files of cases, and keeps a record of the changes it made.
+    """Reads a set of cases: first `survey`, which looks at all files, then `read` for each case.
 
     image_size      resize cases to this square size, labels stay binary; None: keep their size
-    image_channels  required number of images for multi-modal cases; None: any
+    image_channels  required number of planes, unless every case has a single one; None: any
     require_raters  a case without labels is an error (False: its raters are empty)
-    levels          {label file: number of distinct values} of all labels that could be decoded
+
+    levels, images  surveys of the set
+    changes         what reading changed
     """
 
     def __init__(
@@ -74,43 +108,124 @@ class CaseReader:
     ) -> None:
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
-        self.levels: dict[str, int] = {}
-        self._resized: dict[str, tuple[int, int]] = {}  # {case: its height and width}
+        self.levels, self.images, self.changes = LevelSurvey(), ImageSurvey(), Changes()
+        self._rule: MaskRule | None = None
+        self._refusal = ""  # why there is no rule
+        self._unlike_others: dict[str, str] = {}  # {case: how its images differ from those of the set}
+        self._kept: dict[str, CaseContent] = {}
 
     @property
     def settings(self) -> list[Any]:
         """The settings that affect the result of reading, as plain values."""
         return [self.image_size, self.image_channels, self.require_raters, dataclasses.astuple(self.config)]
 
-    def read(self, folder: str) -> tuple[ImageArray, RatersArray]:
-        """The image of a case in [0, 1], with one channel per modality, and the masks of its raters.
+    @property
+    def former_settings(self) -> list[Any]:
+        """`settings` as version 1 of the rules had them, which decide the hash of its cases."""
+        config = self.config
+        threshold = 0.5 if config.label_threshold is None else config.label_threshold
+        values = (threshold, config.merge_labels, config.intensity_range, config.resize, config.pad)
+        return [self.image_size, self.image_channels, self.require_raters, values]
 
+    @property
+    def num_planes(self) -> int:
+        """Planes of each case."""
+        return sum(self.images.planes)
+
+    @property
+    def colour(self) -> bool:
+        """Whether the first three planes are red, green and blue."""
+        return self.images.planes[0] == COLOURS
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether the survey found a rule for the labels."""
+        return self._rule is not None
+
+    @property
+    def departures(self) -> list[str]:
+        """What version 1 of the reading rules would have read differently in the cases read, as phrases."""
+        return self.changes.departures(self.levels, COLOURS in self.images.planes)
+
+    # -- the set ------------------------------------------------------------------------------------------------------
+
+    def survey(self, cases: Sequence[tuple[str, str]]) -> None:
+        """Decode the files of all cases (name, folder), to find the levels of the labels and the kinds of images.
+
+        DataError: lists all faults of the set and of its cases, one line per distinct fault.
+        """
+        if faults := self.faults_of(cases):
+            raise DataError("\n".join(first_lines(group_faults(faults))))
+
+    def faults_of(self, cases: Sequence[tuple[str, str]]) -> list[Fault]:
+        """As `survey`, but returns the faults."""
+        faults, room = [], KEPT_BYTES
+        for name, folder in progress_bar(cases, desc="reading cases", unit="case", delay=3, leave=False):
+            content = self._decode(folder)
+            self._record(name, folder, content)
+            if content.faults:
+                faults += [split_fault(name, folder, line) for line in content.faults]
+                continue
+            room -= content.nbytes
+            if room >= 0:
+                self._kept[folder] = content
+        return [*faults, *self._faults_of_set({folder: name for name, folder in cases})]
+
+    def _decode(self, folder: str) -> CaseContent:
+        config = self.config
+        structure = config.structure if config.level is None else ""
+        return decode_case(folder, structure, config.grey, self.require_raters)
+
+    def _record(self, name: str, folder: str, content: CaseContent) -> None:
+        """Add the content of a case to the surveys."""
+        if not content.faults:
+            self.images.add(name, folder, content.images)
+        for file, decoded in content.images.items():
+            self.changes.add_image(file, decoded, self.config.intensity_range is not None)
+        self.changes.add_files(content.turned, content.greyed)
+        for file, label in content.labels.items():
+            self.levels.add(file, label)
+
+    def _faults_of_set(self, names: Mapping[str, str]) -> list[Fault]:
+        faults = self.images.faults()
+        self._unlike_others = {fault.case: f"{fault.place}: {fault.text}" for fault in faults}
+        channels = self.image_channels
+        if not faults and channels and self.num_planes not in (1, channels):
+            faults.append(Fault("", "the images", _channel_fault(self.images, channels)))
+        config = self.config
+        try:
+            self._rule = self.levels.rule(config.label_threshold, config.merge_labels, config.level)
+        except DataError as error:
+            self._refusal = str(error)
+            return faults + [Fault("", *line.split(": ", 1)) for line in str(error).splitlines()]
+        for file, text in self._rule.refused.items():
+            faults.append(Fault(names[os.path.dirname(file)], file, text))
+        return faults
+
+    # -- one case -----------------------------------------------------------------------------------------------------
+
+    def read(self, folder: str) -> tuple[ImageArray, RatersArray]:
+        """The image of a case in [0, 1], with the planes of all modalities, and the masks of its raters.
+
+        Without a survey before, the case is a set of its own.
         DataError: the case is broken; one line per fault.
         """
-        image_files, label_files, faults = list_files(folder)
-        if not label_files and self.require_raters:
-            faults.append(f"{folder}: no label; add a mask per rater, named label0_*.png, label1_*.png, ...")
-        if self.image_channels and image_files and len(image_files) not in (1, self.image_channels):
-            faults.append(
-                f"{folder}: {len(image_files)} images, but --image_channels {self.image_channels}; "
-                "use one grey image, or one image per channel"
-            )
-        planes = _read_each(image_files, lambda file: read_image(file, self.config.intensity_range), faults)
-        labels = _read_each(label_files, read_levels, faults)
-        arrays = {**planes, **{file: array for file, (array, *_) in labels.items()}}
-        faults += size_faults(arrays)
-        masks = _read_each(labels, lambda file: self._to_mask(file, *labels[file]), faults)
+        if refusal := self._unlike_others.get(self.images.cases.get(folder, "")) or self._refusal:
+            raise DataError(refusal)
+        if self._rule is None:
+            self.survey([(os.path.basename(folder), folder)])
+            assert self._rule is not None
+        rule = self._rule
+        content = self._kept.pop(folder, None) or self._decode(folder)
+        faults = list(content.faults)
+        masks = list(read_each(content.labels, lambda file: rule.mask(file, content.labels[file]), faults).values())
         if faults:
             raise DataError("\n".join(faults))
-        image = np.stack(list(planes.values()))
-        raters = np.stack(list(masks.values())) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
+        pairs = zip(content.images.values(), self.images.planes, strict=True)
+        planes = [to_unit(d.planes[:count], d.full_scale, self.config.intensity_range) for d, count in pairs]
+        image = np.concatenate(planes)
+        raters = np.stack(masks) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
         return self.fit(folder, image, raters)
-
-    def _to_mask(
-        self, file: str, array: Pixels, full_scale: int | None, levels: Shaped[np.ndarray, " levels"]
-    ) -> Bool[np.ndarray, "H W"]:
-        self.levels[file] = len(levels)
-        return to_mask(file, array, full_scale, levels, self.config.label_threshold, self.config.merge_labels)
 
     def fit(
         self, name: str, image: ImageArray, raters: RatersArray
@@ -124,7 +239,10 @@ class CaseReader:
             square = max(*image.shape[1:], side)
             image, raters = pad_to(image, square), pad_to(raters, square)
         if image.shape[1:] != (side, side):
-            image, raters = np.stack([resize(plane, side) for plane in image]), resize_masks(raters, side)
+            image = np.stack([resize(plane, side) for plane in image])
+            raters, kept = resize_and_count(raters, side)
+            if kept:
+                self.changes.kept[name] = kept
         return image, raters
 
     def check_size(self, name: str, size: tuple[int, int]) -> None:
@@ -138,96 +256,24 @@ class CaseReader:
                 f"{name}: {size[1]}x{size[0]} pixels, but --image_size {side} and --resize False: "
                 f"use --resize True, {remedy}"
             )
-        self._resized[name] = size
+        self.changes.sizes[name] = size
 
     def notes(self, num_cases: int) -> list[str]:
-        """The changes made to the `num_cases` cases read, one line each."""
-        notes = []
-        if self._resized:
-            sizes = ", ".join(sorted({f"{w}x{h}" for h, w in self._resized.values()}))
+        """The changes made to the `num_cases` cases read, and what is unusual about them, one line each."""
+        notes, sizes = [], self.changes.sizes.values()
+        if sizes:
             notes.append(
-                f"{len(self._resized)} of {num_cases} cases are {'padded' if self.config.pad else 'resized'} to "
-                f"{self.image_size}x{self.image_size} (--image_size); their sizes are {sizes}"
+                f"{len(sizes)} of {num_cases} cases are {'padded' if self.config.pad else 'resized'} to "
+                f"{self.image_size}x{self.image_size} (--image_size); their sizes are {sizes_in_words(sizes)}"
             )
-            if any(h != w for h, w in self._resized.values()) and not self.config.pad:
+            if any(h != w for h, w in sizes) and not self.config.pad:
                 notes.append("some of them are not square and are stretched; --pad True keeps their aspect ratio")
-        if soft := sum(count > 2 and is_jpeg(file) for file, count in self.levels.items()):
-            notes.append(
-                f"warning: {soft} JPEG labels have more than two levels; values above "
-                f"{self.config.label_threshold:g} of full scale are foreground (--label_threshold)"
-            )
-        return notes
+        return [*notes, *self.changes.notes(self.levels)]
 
 
-class CaseFiles(NamedTuple):
-    """The files of a case."""
-
-    images: list[str]  # sorted by name
-    labels: list[str]  # sorted by rater
-    faults: list[str]  # one line each
-
-
-def find_cases(directory: str) -> list[tuple[str, str]]:
-    """(name, folder) of every folder at or below `directory` that contains an image or a label, sorted by name.
-
-    Follows links to folders, but visits each folder once.
-    """
-    if not os.path.isdir(directory):
-        what = "a file, not a folder of cases" if os.path.isfile(directory) else "no such folder of cases"
-        raise DataError(f"{directory}: {what}")
-    cases: dict[str, str] = {}
-    for folder, subfolders, files in walk(directory):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # such as partially written cases
-        if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
-            continue
-        relative = os.path.relpath(folder, directory)
-        name = os.path.basename(os.path.abspath(folder)) if relative == "." else relative.replace(os.sep, "-")
-        if name in cases:
-            raise DataError(f"{folder}: has the same case name, {name}, as {cases[name]}; rename one of them")
-        cases[name] = folder
-    if not cases:
-        raise DataError(f"{directory}: no cases found; expected CASE/image*.png and CASE/label0_*.png")
-    return sorted(cases.items())
-
-
-def list_files(folder: str) -> CaseFiles:
-    """The files of a case; a missing image, two labels of one rater, and a gap in the numbers of raters are faults."""
-    files = sorted(os.listdir(folder))
-    images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
-    faults = [] if images else [f"{folder}: no image; add one named image*.png, .jpg, .npy or .nii.gz"]
-    labels: dict[int, str] = {}
-    for file in files:
-        if match := LABEL.match(file):
-            rater = int(match[1])
-            if rater in labels:
-                faults.append(
-                    f"{folder}: two labels of rater {rater}, {os.path.basename(labels[rater])} and {file}; remove one"
-                )
-            labels[rater] = os.path.join(folder, file)
-    if missing := set(range(len(labels))) - set(labels):
-        faults.append(
-            f"{folder}: label{min(missing)}_* is missing, but label{max(labels)}_* exists; number the raters from 0"
-        )
-    return CaseFiles(images, [labels[rater] for rater in sorted(labels)], faults)
-
-
-def size_faults(arrays: Mapping[str, Pixels]) -> list[str]:
-    """A line for each file whose array differs in shape from the first."""
-    sizes = {file: f"{array.shape[1]}x{array.shape[0]} in {os.path.basename(file)}" for file, array in arrays.items()}
-    faults = []
-    for file, array in arrays.items():
-        first = next(iter(arrays))
-        if array.shape != arrays[first].shape:
-            faults.append(f"{file}: {sizes[first]} but {sizes[file]}; all files of a case must have the same size")
-    return faults
-
-
-def _read_each(files: Iterable[str], read: Callable[[str], T], faults: list[str]) -> dict[str, T]:
-    """{file: read(file)}; if `read` raises a DataError, its text is added to the faults instead."""
-    found: dict[str, T] = {}
-    for file in files:
-        try:
-            found[file] = read(file)
-        except DataError as error:
-            faults.append(str(error))
-    return found
+def _channel_fault(images: ImageSurvey, image_channels: int) -> str:
+    """What to do about images with another number of planes than --image_channels."""
+    count = sum(images.planes)
+    kind = f"{count} modalities" if max(images.planes) == 1 else f"{count} planes, in colour"
+    grey = ", or --grey True" if len(images.planes) == 1 else ""
+    return f"{kind}, but --image_channels {image_channels}: add --image_channels {count}, or auto{grey}"

@@ -1,8 +1,14 @@
 """Resizing and padding of image planes and masks."""
 
+import functools
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped
+import scipy  # its submodules load on first use
+from jaxtyping import Bool, Float32, Float64, Shaped
 from PIL import Image
+
+EIGHT = np.ones((3, 3), dtype=bool)  # neighbours of a pixel within a lesion
 
 
 def resize(plane: Float32[np.ndarray, "H W"], side: int) -> Float32[np.ndarray, "side side"]:
@@ -18,6 +24,51 @@ def pad_to(planes: Shaped[np.ndarray, "N H W"], side: int) -> Shaped[np.ndarray,
 
 
 def resize_masks(masks: Bool[np.ndarray, "R H W"], side: int) -> Bool[np.ndarray, "R side side"]:
-    """Resize masks to side x side pixels; a pixel is foreground if more than half of it is."""
-    resized = [resize(mask.astype(np.float32), side) > 0.5 for mask in masks]
-    return np.array(resized, dtype=bool).reshape(-1, side, side)
+    """Resize the masks of a case to side x side pixels; see `resize_and_count`."""
+    return resize_and_count(masks, side)[0]
+
+
+def resize_and_count(masks: Bool[np.ndarray, "R H W"], side: int) -> tuple[Bool[np.ndarray, "R side side"], int]:
+    """Resize the masks of a case by area, and count the lesions that would vanish.
+
+    A pixel is foreground if more than half of its area is. A lesion, which is a connected part of a mask, that covers
+    no such pixel keeps the one it covers most. That pixel is foreground in every mask that contains the lesion, so that
+    nested masks remain nested.
+    """
+    covered = [overlaps(masks.shape[1], side) @ mask @ overlaps(masks.shape[2], side).T for mask in masks]
+    half = masks.shape[1] * masks.shape[2] / 2  # the size of a pixel, in the unit of `overlaps`
+    resized = np.array([shares > half for shares in covered], dtype=bool).reshape(-1, side, side)
+    lost = list(_lost_lesions(masks, resized))
+    for lesion, box, pixel in lost:
+        around = (masks[:, *box] | ~lesion).all(axis=(1, 2))
+        resized[around, *pixel] = True
+    return resized, len(lost)
+
+
+@functools.lru_cache(maxsize=64)
+def overlaps(length: int, side: int) -> Float64[np.ndarray, "{side} {length}"]:
+    """The overlap of each of `side` parts of an axis with each of its `length` pixels, in pixels / side: integers.
+
+    Integers, because sums of fractions are not exact, and half-covered pixels are frequent.
+    """
+    part, pixel = np.arange(side)[:, None], np.arange(length)
+    low = np.maximum(part * length, pixel * side)
+    high = np.minimum((part + 1) * length, (pixel + 1) * side)
+    return np.clip(high - low, 0, None).astype(np.float64)
+
+
+def _lost_lesions(
+    masks: Bool[np.ndarray, "R H W"], resized: Bool[np.ndarray, "R side side"]
+) -> Iterator[tuple[Bool[np.ndarray, "h w"], tuple[slice, slice], tuple[int, int]]]:
+    """Yield each lesion that covers no foreground pixel of its resized mask: its pixels, box, most covered pixel."""
+    side = resized.shape[1]
+    if side >= max(masks.shape[1:]):
+        return
+    rows, columns = (overlaps(length, side) for length in masks.shape[1:])
+    for mask, small in zip(masks, resized, strict=True):
+        parts, _ = scipy.ndimage.label(mask, EIGHT)
+        for number, box in enumerate(scipy.ndimage.find_objects(parts), start=1):
+            lesion = parts[box] == number
+            shares = rows[:, box[0]] @ lesion @ columns[:, box[1]].T
+            if not small[shares > 0].any():
+                yield lesion, box, np.unravel_index(shares.argmax(), shares.shape)

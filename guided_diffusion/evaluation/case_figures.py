@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
@@ -9,7 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from ..data.case_reader import CaseReader, DataConfig
+from ..data.case_reader import CaseReader, DataConfig, current_flags
+from ..data.files.case_files import find_cases
+from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
 from ..lidcloader import make_case
@@ -100,6 +103,9 @@ class Scorer:
         self.config, self.flags = config, flags
         self.truth = read_truth(config.truth) if config.truth else None
         self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}  # by the side of the images
+        self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
+        self.cases = find_cases(config.data_dir)
+        self.lock = threading.Lock()  # for both
 
     def __call__(self, case: tuple[str, str]) -> CaseScore:
         """The score of a case (name, folder)."""
@@ -116,11 +122,11 @@ class Scorer:
         return list(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes(num_cases)))
 
     def _score(self, score: CaseScore, case_folder: str, folder: str) -> None:
-        found = store.find_samples(folder, score.name)
+        found = store.find_samples(folder, score.name, lambda: self._rule(folder))
         if found is None:
             raise DataError(f"no samples in {folder}")
         samples, made_by = found
-        made_by = {**(store.spread(made_by) if "flags" in made_by else made_by), **self.flags}
+        made_by = {**(current_flags(store.spread(made_by)) if "flags" in made_by else made_by), **self.flags}
         image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
         masks = binarise(samples, postprocess_of(made_by))
         truth = self._truth(score.name, raters, made_by.get("pad", False))
@@ -169,7 +175,7 @@ class Scorer:
             known["intensity_range"] = tuple(known["intensity_range"])
         side = shape[0] if made_by.get("image_size") == shape[0] == shape[1] else None
         data_config = DataConfig(**known)
-        reader = self.readers.setdefault((side, data_config), CaseReader(side, config=data_config))
+        reader = self._reader(side, data_config)
         image, raters = reader.read(case_folder)
         if raters.shape[1:] != shape:
             raise DataError(
@@ -184,6 +190,20 @@ class Scorer:
                 f"check {suspects}"
             )
         return image, raters
+
+    def _reader(self, side: int | None, data_config: DataConfig) -> CaseReader:
+        """The reader of images of this side, which has surveyed all cases; faults of a case appear when it is read."""
+        with self.lock:
+            if (side, data_config) not in self.readers:
+                reader = self.readers[side, data_config] = CaseReader(side, config=data_config)
+                reader.faults_of(self.cases)
+            return self.readers[side, data_config]
+
+    def _rule(self, folder: str) -> MaskRule:
+        with self.lock:
+            if folder not in self.rules:
+                self.rules[folder] = store.foreign_rule(folder, [name for name, _ in self.cases])
+            return self.rules[folder]
 
     def _truth(self, name: str, raters: Bool[np.ndarray, "R H W"], pad: bool) -> Truth | None:
         if not self.truth:

@@ -14,7 +14,7 @@ import numpy as np
 import scipy  # its submodules load on first use
 from numpy.typing import ArrayLike
 
-from ..data.case_reader import find_cases
+from ..data.files.case_files import find_cases
 from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
 from ..system import storage

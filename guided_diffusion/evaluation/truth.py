@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from ..data.image_files import read_label
 from ..data.resize import pad_to, resize_masks
+from ..data.surveys.levels import read_masks
 from ..errors import DataError
 from ..masks.fidelity import Truth
 
@@ -44,7 +44,8 @@ def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = Fa
     Masks of another size are resized, or padded and then resized with --pad, as labels are.
     DataError: no modes, masks that cannot be read or differ in size, or invalid probabilities.
     """
-    read = [read_label(mode.mask)[0] for mode in modes.values()]
+    masks_of = read_masks(mode.mask for mode in modes.values())
+    read = [masks_of[mode.mask] for mode in modes.values()]
     if not read:
         raise DataError("no modes; at least one is needed")
     if len({mask.shape for mask in read}) != 1:

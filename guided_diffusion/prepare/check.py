@@ -2,25 +2,24 @@
 
 import collections
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 
-from ..data.case_reader import CaseReader, DataConfig, find_cases, list_files
-from ..data.image_files import is_jpeg
+from ..data.case_reader import CaseReader, DataConfig
+from ..data.files.case_files import find_cases, list_files
 from ..data.resize import resize
 from ..errors import DataError
 from ..flags.fields import Flag, config
-from ..masks import metrics, pictures
-from ..masks.pairs import dice_matrix, iou_matrix
+from ..masks import pictures
 from ..system import storage
 from ..system.progress import progress_bar
+from .contents import Contents, level_lines
 from .splits import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128  # cases on a sheet; side of a tile, pixels
 SHEET_COLUMNS, CASE_COLUMNS = 14, 7  # tiles in a row, at most, and tiles of a case
-MANY_LEVELS = 10  # of a label: from this number on they are not counted
 
 
 @config()
@@ -28,69 +27,44 @@ class CheckConfig:
     """What to check."""
 
     data_dir: Annotated[str, Flag("folder of cases, with or without splits")] = ""
+    image_size: Annotated[
+        int | None, Flag("report what resizing to this side changes, pixels; none: nothing", none="none", at_least=1)
+    ] = None
     sheet: Annotated[
         str, Flag("PNG to write, with up to 16 of the cases and their raters; empty: none", local=True)
     ] = ""
 
 
-class Contents:
-    """Statistics of the cases that can be read."""
-
-    def __init__(self) -> None:
-        self.splits: collections.Counter[str] = collections.Counter()
-        self.sizes: collections.Counter[str] = collections.Counter()
-        self.raters: collections.Counter[int] = collections.Counter()
-        self.masks, self.empty = 0, 0
-        self.agreement: dict[str, list[float]] = collections.defaultdict(list)
-
-    def add(self, split: str, image: np.ndarray, raters: np.ndarray) -> None:
-        """Add a case: image [C, H, W], raters [R, H, W] bool."""
-        modalities = f" of {len(image)} modalities" if len(image) > 1 else ""
-        self.splits[split] += 1
-        self.sizes[f"{image.shape[2]}x{image.shape[1]}{modalities}"] += 1
-        self.raters[len(raters)] += 1
-        self.masks += len(raters)
-        self.empty += int((~raters.any((1, 2))).sum())
-        if len(raters) > 1:
-            pairs = ~np.eye(len(raters), dtype=bool)
-            self.agreement["IoU of two raters"].append(iou_matrix(raters, raters)[pairs].mean())
-            self.agreement["Dice of two raters"].append(dice_matrix(raters, raters)[pairs].mean())
-            distances = [metrics.squared_ged(rater[None], raters).total for rater in raters]
-            self.agreement["GED of one rater against all"].append(float(np.mean(distances)))
-
-    def lines(self) -> Iterator[str]:
-        """The statistics, as lines of text."""
-        yield "sizes: " + ", ".join(f"{size} in {count} cases" for size, count in self.sizes.most_common())
-        yield "raters: " + ", ".join(f"{number} in {count} cases" for number, count in self.raters.most_common())
-        if self.masks:
-            yield f"empty masks: {self.empty} of {self.masks} ({100 * self.empty / self.masks:.1f} %)"
-        for title, values in self.agreement.items():
-            yield f"{title}: {np.mean(values):.3f} on average over {len(values)} cases"
-
-
 def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[str], None] = print) -> int:
     """Report every fault with its file, and statistics of the cases. Returns the number of faults."""
     folders = find_cases(config.data_dir)
-    reader, contents = CaseReader(config=data_config), Contents()
-    faults: list[str] = []
+    reader, fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
+    found = reader.faults_of(folders)
+    faults = [f"{fault.place}: {fault.text}" for fault in found]
+    sound = [case for case in folders if case[1] in reader.images.cases] if reader.has_rule else []
+    contents: dict[str, Contents] = collections.defaultdict(Contents)
     sheet: list[list[pictures.Tile]] = []  # of each case shown
-    shown = set(np.linspace(0, len(folders) - 1, SHEET_CASES).round().astype(int).tolist()) if config.sheet else ()
-    for k, (name, folder) in enumerate(progress_bar(folders, unit="case", delay=2, leave=False)):
+    shown = set(np.linspace(0, len(sound) - 1, SHEET_CASES).round().astype(int).tolist()) if config.sheet else ()
+    for k, (name, folder) in enumerate(progress_bar(sound, unit="case", delay=2, leave=False)):
         try:
             image, raters = reader.read(folder)
-        except DataError as error:
-            faults += str(error).splitlines()
+        except DataError:  # already among the faults
             continue
-        contents.add(_split_of(config.data_dir, folder), image, raters)
+        reader.changes.masks.add(raters)
+        ranges = [reader.changes.ranges[file] for file in list_files(folder).images]
+        contents[_split_of(config.data_dir, folder)].add(image, raters, ranges, reader.colour)
         faults += grey_faults(folder, image)
+        try:
+            fitted.fit(folder, image, raters)
+        except DataError as error:
+            faults.append(str(error))
         if k in shown:
             sheet.append(case_tiles(name, image, raters))
     of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
     faults += of_split
 
-    counts = ", ".join(f"{split or 'no split'} {count}" for split, count in sorted(contents.splits.items()))
-    report(f"{contents.splits.total()} of {len(folders)} cases can be read: {counts}")
-    for line in [*contents.lines(), *level_lines(reader.levels, data_config.label_threshold), *notes]:
+    report_contents(contents, len(folders), report)
+    for line in [*level_lines(reader.levels), *reader.notes(len(folders)), *fitted.notes(len(folders)), *notes]:
         report(line)
     if sheet:
         storage.make_folder(os.path.dirname(config.sheet) or ".")
@@ -103,30 +77,27 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     return len(faults)
 
 
+def report_contents(contents: Mapping[str, Contents], num_cases: int, report: Callable[[str], None]) -> None:
+    """Report the statistics of each split."""
+    counts = ", ".join(f"{split or 'no split'} {one.cases}" for split, one in sorted(contents.items()))
+    report(f"{sum(one.cases for one in contents.values())} of {num_cases} cases can be read: {counts}")
+    for split, one in sorted(contents.items()):
+        if len(contents) > 1:
+            report(f"{split or 'no split'}:")
+        for line in one.lines():
+            report(f"  {line}" if len(contents) > 1 else line)
+
+
 def grey_faults(folder: str, image: np.ndarray) -> list[str]:
     """A fault for each modality of an image [C, H, W] that has a single grey level."""
-    titles = ["the image"] if len(image) == 1 else [os.path.basename(file) for file in list_files(folder)[0]]
+    titles = [os.path.basename(file) for file in list_files(folder).images]
+    if len(titles) == 1:
+        titles, image = ["the image"], image.reshape(1, -1)
     return [
         f"{folder}: {title} has a single grey level; replace or remove it"
         for title, plane in zip(titles, image, strict=True)
         if np.ptp(plane) == 0
     ]
-
-
-def level_lines(levels: Mapping[str, int], label_threshold: float) -> Iterator[str]:
-    """Lines that summarise {label file: number of levels in it}."""
-    lossless = collections.Counter(min(count, MANY_LEVELS) for file, count in levels.items() if not is_jpeg(file))
-    if lossless:
-        counts = (
-            f"{f'more than {count - 1}' if count == MANY_LEVELS else count} in {files}"
-            for count, files in sorted(lossless.items())
-        )
-        yield f"levels in lossless labels: {', '.join(counts)}"
-    if soft := sum(count > 2 for file, count in levels.items() if is_jpeg(file)):
-        yield (
-            f"{soft} JPEG labels have more than two levels; they are thresholded at {label_threshold:g} of full scale "
-            "(--label_threshold)"
-        )
 
 
 def _split_of(data_dir: str, folder: str) -> str:

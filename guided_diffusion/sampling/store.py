@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from PIL import Image
 
-from ..data.image_files import read_label
+from ..data.files.read import read_file
+from ..data.surveys.levels import LevelSurvey, MaskRule, label_of
 from ..errors import ConfigError, DataError
 from ..flags.configs import differences
 from ..masks import pictures
@@ -179,10 +180,28 @@ def check_samples(samples: np.ndarray, path: str) -> Samples:
     return samples
 
 
-def find_samples(folder: str, case_id: str) -> tuple[Samples, Made] | None:
+def foreign_rule(folder: str, case_ids: Iterable[str]) -> MaskRule:
+    """The rule for the masks ID_output0.png, ... in `folder`, which belong to one set. DataError: they are not masks.
+
+    Cases with ID_samples.npz are left out; `find_samples` reports unreadable files.
+    """
+    survey = LevelSurvey()
+    for case_id in case_ids:
+        k = 0
+        while not os.path.exists(samples_path(folder, case_id)) and os.path.exists(mask_path(folder, case_id, k)):
+            path = mask_path(folder, case_id, k)
+            with contextlib.suppress(DataError):
+                survey.add(path, label_of(path, read_file(path)))
+            k += 1
+    return survey.rule()
+
+
+def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tuple[Samples, Made] | None:
     """Read the samples of a case in `folder`, as read_case does; None: there are none.
 
     Reads ID_samples.npz or, if it does not exist, the masks ID_output0.png, ID_output1.png, ... of any program.
+
+    rule  () -> that of all masks in the folder, see `foreign_rule`; called only where it is needed
     DataError: the samples are not usable.
     """
     path = samples_path(folder, case_id)
@@ -195,7 +214,7 @@ def find_samples(folder: str, case_id: str) -> tuple[Samples, Made] | None:
         return samples, made_by
     masks: list[np.ndarray] = []
     while os.path.exists(path := mask_path(folder, case_id, len(masks))):
-        masks.append(read_label(path)[0])
+        masks.append(rule().mask(path, label_of(path, read_file(path))))
         if masks[-1].shape != masks[0].shape:
             raise DataError(f"{path}: {masks[-1].shape} pixels, but {case_id}_output0.png has {masks[0].shape}")
     if any(os.path.exists(mask_path(folder, case_id, len(masks) + k)) for k in range(1, LARGEST_GAP)):

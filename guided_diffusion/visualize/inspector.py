@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from PIL import Image
 
-from ..data.case_reader import CaseReader, DataConfig, find_cases
+from ..data.case_reader import CaseReader, DataConfig
+from ..data.files.case_files import find_cases
 from ..errors import DataError
 from ..flags.fields import Flag, config
 from ..masks import pictures

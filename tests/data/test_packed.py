@@ -144,7 +144,7 @@ def test_a_read_only_cache_is_read_or_else_done_without(cases, tmp_path, monkeyp
 
 def test_another_way_of_decoding_makes_a_file_of_its_own(cases, tmp_path, monkeypatch, decoded):
     LIDCDataset(cases, 16, cache_dir=tmp_path)
-    monkeypatch.setattr(case_store, "DECODING", case_store.DECODING + 1)
+    monkeypatch.setattr(case_store, "READING_RULES", case_store.READING_RULES + 1)
     decoded.clear()
     LIDCDataset(cases, 16, cache_dir=tmp_path)
     assert len(decoded) == 6 and len(list(tmp_path.glob("*.pack"))) == 2

@@ -12,10 +12,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, assert_refused, call_script, wait_for
+from helpers import ROOT, assert_refused, call_script, read_label, wait_for
 from PIL import Image
 
-from guided_diffusion.data.image_files import read_label
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.prepare.lidc import dicom as lidc_dicom
 from guided_diffusion.prepare.phantoms.files import make_cases
@@ -66,7 +65,7 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
         )
         made = cases[2 * int(row["patient"][-3:]) + int(row["slice"])]
         case = tmp_path / "out" / row["split"] / row["case"]
-        got = np.stack([read_label(str(case / f"label{k}_.png"))[0] for k in range(4)])
+        got = np.stack([read_label(str(case / f"label{k}_.png")) for k in range(4)])
         drawn = made.raters.any(0)
         whole = np.pad(made.raters, ((0, 0), (32, 32), (32, 32)))
         rows_, columns = np.flatnonzero(np.pad(drawn, 32).any(1)), np.flatnonzero(np.pad(drawn, 32).any(0))

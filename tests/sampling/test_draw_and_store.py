@@ -12,12 +12,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, segmenter_of, wait_for
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_script, nonzero, read_image, segmenter_of, wait_for
 
 from guided_diffusion import predict, script_util
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.data.case_reader import DataConfig
-from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.flags.presets import FAST

@@ -6,14 +6,13 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from helpers import LEAST, ROOT, segmenter_of
+from helpers import LEAST, ROOT, read_image, read_label, segmenter_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.checkpoints.load import load_checkpoint
-from guided_diffusion.data.image_files import read_image, read_label
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import CheckpointError, DataError
 from guided_diffusion.flags.configs import configs_from_flags
@@ -96,7 +95,7 @@ def test_readers_of_pictures_give_an_image_or_name_the_file(pictures, tmp_path, 
     name = data.draw(st.sampled_from(sorted(pictures)))
     path = tmp_path / name
     path.write_bytes(disturbed(data, pictures[name]))
-    for read in (read_image, lambda file: read_label(file, merge_labels=True)[0]):
+    for read in (read_image, lambda file: read_label(file, merge_labels=True)):
         try:
             array = read(str(path))
         except DataError as error:

@@ -18,11 +18,10 @@ import time
 
 import numpy as np
 import pytest
-from helpers import ROOT, TINY, as_arguments, assert_refused, call_main, call_script, wait_for
+from helpers import ROOT, TINY, as_arguments, assert_refused, call_main, call_script, read_image, wait_for
 from PIL import Image
 from visdom_server import Server, picture_of, points_of, there, unused_port, windows_of
 
-from guided_diffusion.data.image_files import read_image
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.logger import NullSink
 from guided_diffusion.masks import pictures

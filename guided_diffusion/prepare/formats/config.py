@@ -24,6 +24,12 @@ class ConvertConfig:
     ] = None
     min_raters: Annotated[int, Flag("skip images that fewer raters marked", at_least=0)] = 0
     label_threshold: Annotated[
-        float, Flag("threshold of JPEG masks, as a share of full scale", at_least=0, below=1)
-    ] = 0.5
+        float | None,
+        Flag(
+            "threshold of masks, as a share of full scale; auto: half for JPEG, exact levels for others",
+            none="auto",
+            at_least=0,
+            below=1,
+        ),
+    ] = None
     seed: Annotated[int, Flag("seed of the random split by patient, if the source has no split", at_least=0)] = 0

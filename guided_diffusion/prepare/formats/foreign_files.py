@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...data.image_files import is_jpeg, read_pixels
+from ...data.files.read import read_file
+from ...data.surveys.levels import read_masks
 from ...errors import DataError
 from ...system.storage import walk
 from ..case_writer import RawCase
@@ -67,18 +68,15 @@ def folders_with(path: str, file: str) -> list[str]:
 
 def picture(path: str) -> np.ndarray:
     """Grey levels [H, W] as stored, uint8 or uint16; 32-bit values are scaled to [0, 1] by their range."""
-    pixels, full_scale = read_pixels(path)
-    if full_scale is None:
-        return scaled(pixels, path)
-    return pixels.astype(np.uint8 if full_scale == 255 else np.uint16)
+    decoded = read_file(path)
+    if decoded.full_scale is None:
+        return scaled(decoded.planes[0], path)
+    return decoded.planes[0].astype(np.uint8 if decoded.full_scale == 255 else np.uint16)
 
 
-def mask(path: str, label_threshold: float) -> np.ndarray:
-    """A mask [H, W] bool: values above 0, or for a JPEG above `label_threshold` of full scale."""
-    pixels, full_scale = read_pixels(path)
-    if not np.isfinite(pixels).all():
-        raise DataError(f"{path}: contains values that are not finite; repair or remove it")
-    return pixels > (label_threshold * (full_scale or 1) if is_jpeg(path) else 0)
+def mask(path: str, label_threshold: float | None) -> np.ndarray:
+    """A mask [H, W] bool."""
+    return read_masks([path], label_threshold)[path]
 
 
 def nifti(path: str) -> np.ndarray:

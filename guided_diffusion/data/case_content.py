@@ -1,0 +1,100 @@
+"""The decoded files of one case, upright and on one grid."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from ..errors import DataError
+from .files.case_files import list_files, size_faults
+from .files.decoded import Decoded, to_grey
+from .files.grid import Grid, bring_to
+from .files.read import read_file
+from .surveys.levels import Label, label_of
+
+T = TypeVar("T")
+
+
+class CaseContent(NamedTuple):
+    """The decoded files of a case, labels by rater."""
+
+    images: dict[str, Decoded]
+    labels: dict[str, Label]
+    turned: list[str]  # files turned by EXIF, or to the grid of the image
+    greyed: list[str]  # images converted from colour
+    faults: list[str]  # one line each; with faults, files may be missing
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        images = sum(decoded.planes.nbytes for decoded in self.images.values())
+        return images + sum(label.values.nbytes for label in self.labels.values())
+
+
+def decode_case(folder: str, structure: str = "", grey: bool = False, require_raters: bool = True) -> CaseContent:
+    """Decode the files of a case, as far as it is not broken.
+
+    structure       name of the only structure to read, of labels label0_NAME.*; empty: all labels
+    grey            convert images in colour
+    require_raters  a case without labels is broken
+    """
+    image_files, label_files, faults = list_files(folder, structure)
+    if not label_files and require_raters:
+        name = f"label0_{structure}" if structure else "label0_*"
+        faults.append(f"{folder}: no label; add a mask per rater, named {name}.png, {name.replace('0', '1')}.png, ...")
+    decoded = read_each([*image_files, *label_files], read_file, faults)
+    turned = [file for file, one in decoded.items() if one.turned]
+    brought, grid_faults = on_one_grid(decoded)
+    turned += brought
+    faults += [*grid_faults, *size_faults(decoded)]
+    images = read_each(
+        (file for file in image_files if file in decoded), lambda file: _image(file, decoded[file]), faults
+    )
+    labels = read_each(
+        (file for file in label_files if file in decoded), lambda file: label_of(file, decoded[file]), faults
+    )
+    colour = [file for file, image in images.items() if image.in_colour] if grey else []
+    images |= {file: dataclasses.replace(images[file], planes=to_grey(images[file].planes)) for file in colour}
+    return CaseContent(images, labels, turned, colour, faults)
+
+
+def _image(file: str, decoded: Decoded) -> Decoded:
+    """DataError: the image is transparent in places."""
+    if decoded.alpha is not None and np.ptp(decoded.alpha):
+        raise DataError(f"{file}: the alpha channel varies; an image must be opaque: save it without an alpha channel")
+    return decoded
+
+
+def on_one_grid(decoded: dict[str, Decoded]) -> tuple[list[str], list[str]]:
+    """Bring files with a known grid to that of the first one, in place. Returns the files turned, and faults."""
+    turned, faults = [], []
+    reference: tuple[str, Grid] | None = None
+    for file, one in decoded.items():
+        if one.grid is None:
+            continue
+        if reference is None:
+            reference = file, one.grid
+            continue
+        planes = bring_to(one.planes, one.grid, reference[1])
+        if planes is None:
+            faults.append(
+                f"{file}: its affine puts it on another grid than {os.path.basename(reference[0])}; resample it to "
+                "that grid"
+            )
+        elif not np.shares_memory(planes, one.planes) or planes.strides != one.planes.strides:
+            turned.append(file)
+            decoded[file] = dataclasses.replace(one, planes=planes, grid=reference[1])
+    return turned, faults
+
+
+def read_each(files: Iterable[str], read: Callable[[str], T], faults: list[str]) -> dict[str, T]:
+    """{file: read(file)}; if `read` raises a DataError, its text is added to the faults instead."""
+    found: dict[str, T] = {}
+    for file in files:
+        try:
+            found[file] = read(file)
+        except DataError as error:
+            faults.append(str(error))
+    return found

@@ -1,0 +1,153 @@
+"""What reading changed in a set of cases, and what is unusual about its masks, for reports."""
+
+import collections
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool
+
+from ..files.decoded import Decoded
+from .levels import NOTES, LevelSurvey
+
+LITTLE = 0.1  # of the scale of its type: an image that uses less is reported
+MUCH = 0.5  # of an image's area: foreground above it is unusual
+
+
+@dataclass
+class MaskCounts:
+    """The masks of a set of cases.
+
+    much  cases whose masks cover more than MUCH of the image on average
+    """
+
+    cases: int = 0
+    masks: int = 0
+    empty: int = 0
+    full: int = 0
+    much: int = 0
+
+    def add(self, raters: Bool[np.ndarray, "R H W"]) -> None:
+        """Count the masks of a case."""
+        if not len(raters):
+            return
+        areas = raters.mean(axis=(1, 2))
+        self.cases += 1
+        self.masks += len(raters)
+        self.empty += int((areas == 0).sum())
+        self.full += int((areas == 1).sum())
+        self.much += bool(areas.mean() > MUCH)
+
+    def constant(self) -> str | None:
+        """The kind of all masks, if all are empty or all are full."""
+        if self.masks and self.empty == self.masks:
+            return "empty"
+        return "full" if self.masks and self.full == self.masks else None
+
+    def notes(self) -> list[str]:
+        """Warnings, one line each."""
+        if kind := self.constant():
+            return [f"warning: all {self.masks} masks are {kind}; check the labels (check_data.py)"]
+        if self.much > self.cases / 2:
+            return [
+                f"warning: the foreground covers more than half of the image in {self.much} of {self.cases} cases; "
+                "check that foreground and background of the labels are not exchanged"
+            ]
+        return []
+
+
+@dataclass
+class Changes:
+    """What reading changed, by kind.
+
+    sizes       {case: (height, width)} of the resized or padded cases
+    kept        {case: lesions} that would have vanished by resizing
+    turned      NIfTI files brought to the orientation of their image
+    upright     pictures turned by their EXIF or TIFF orientation
+    alpha       images whose constant alpha channel was dropped
+    greyed      images converted from colour
+    ranges      {image: (lowest value, highest value, full scale or None)} as stored
+    """
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    turned: list[str] = field(default_factory=list)
+    upright: list[str] = field(default_factory=list)
+    alpha: list[str] = field(default_factory=list)
+    greyed: list[str] = field(default_factory=list)
+    ranges: dict[str, tuple[float, float, int | None]] = field(default_factory=dict)
+    ranged: int = 0  # images of a fixed scale to which --intensity_range was applied
+    masks: MaskCounts = field(default_factory=MaskCounts)
+
+    def add_image(self, file: str, decoded: Decoded, has_range: bool) -> None:
+        """Record an image file."""
+        if decoded.alpha is not None:
+            self.alpha.append(file)
+        if decoded.full_scale and has_range:
+            self.ranged += 1
+        self.ranges[file] = float(decoded.planes.min()), float(decoded.planes.max()), decoded.full_scale
+
+    @property
+    def faint(self) -> list[str]:
+        """Images that use little of the scale of their type."""
+        return [file for file, (_, high, scale) in self.ranges.items() if scale and high < LITTLE * scale]
+
+    def add_files(self, turned: Iterable[str], greyed: Iterable[str]) -> None:
+        """Record the files of a case that were turned, by EXIF or to the grid of the image, or converted to grey."""
+        for file in turned:
+            (self.turned if file.lower().endswith((".nii", ".nii.gz")) else self.upright).append(file)
+        self.greyed += greyed
+
+    def notes(self, levels: LevelSurvey) -> Iterable[str]:
+        """The changes besides sizes, one line each."""
+        for files, noun, what in (
+            (self.alpha, "image", "with a constant alpha channel, which is dropped"),
+            (self.greyed, "image", "in colour, converted to grey (--grey)"),
+            (self.turned, "NIfTI file", "brought to the orientation of the image by the affine"),
+            *((files, "label", NOTES[note]) for note, files in levels.notes.items() if note in NOTES),
+        ):
+            if files:
+                yield f"{count(len(files), noun)} {what}, e.g. {files[0]}"
+        if levels.lossy:
+            yield f"{count(levels.lossy, 'label')} with lossy compression (JPEG), thresholded (--label_threshold)"
+        if self.faint and not self.ranged:
+            low, high, scale = self.ranges[self.faint[0]]
+            yield (
+                f"warning: {count(len(self.faint), 'image')} using less than a tenth of the scale of the type, e.g. "
+                f"{low:g} to {high:g} of {scale} in {self.faint[0]}: set the range with --intensity_range LO,HI"
+            )
+        if self.kept:
+            yield (
+                f"{count(sum(self.kept.values()), 'lesion')} in {count(len(self.kept), 'case')} would vanish at this "
+                "size; each keeps its most covered pixel"
+            )
+        yield from self.masks.notes()
+
+    def departures(self, levels: LevelSurvey, in_colour: bool) -> list[str]:
+        """What version 1 of the reading rules would have read differently, as phrases."""
+        found = {
+            "images in colour are read as colour": in_colour,
+            "pictures are turned by their EXIF orientation": bool(self.upright),
+            "NIfTI labels are brought to the orientation of their image": bool(self.turned),
+            "alpha channels are separated": bool(self.alpha or levels.notes.get("alpha mask")),
+            "palettes are read by index": bool(
+                levels.notes.get("falling palette") or levels.notes.get("rising palette")
+            ),
+            "labels in colour are read by colour": bool(levels.notes.get("colour")),
+            "--intensity_range applies to 8-bit and 16-bit images": bool(self.ranged),
+            "masks are resized by area": bool(self.sizes and self.masks.masks),
+            "the levels of a label are those of the whole set": len(levels.levels) == 2 and levels.levels[0] != 0,
+        }
+        return [phrase for phrase, is_so in found.items() if is_so]
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def sizes_in_words(sizes: Iterable[tuple[int, int]]) -> str:
+    """Distinct sizes (height, width), most frequent first, as WIDTHxHEIGHT."""
+    counts = collections.Counter(sizes)
+    shown = [f"{w}x{h}" for (h, w), _ in sorted(counts.items())[:10]]
+    return ", ".join([*shown, "..."] if len(counts) > 10 else shown)

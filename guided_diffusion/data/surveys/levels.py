@@ -1,0 +1,293 @@
+"""The levels of a set of labels, and the one rule that turns all of them into masks."""
+
+import collections
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import scipy  # its submodules load on first use
+from jaxtyping import Bool, Shaped
+
+from ...errors import DataError
+from ..files.decoded import COLOURS, Decoded
+from ..files.read import read_file
+
+MOST_CLASSES = 255  # levels of a set of class labels; more are those of soft masks or images
+LISTED = 8  # levels in a message
+RAMP = 0.5  # share of the pixels between two levels that lie on ramps, from which on a mask was interpolated
+FLAT = 12 / 255  # range within 3x3 pixels of a JPEG, of full scale, at most, away from outlines
+MIDDLE = (0.25, 0.75)  # of full scale: flat pixels between these belong to a third cluster of a JPEG
+FEW_FLAT = 8  # flat pixels in the middle that a JPEG may have by chance
+SCALES = (1, 255, 65535)  # full scales to choose from, where the type has none
+
+COMPARE: Mapping[str, Callable[..., Bool[np.ndarray, "H W"]]] = {">": operator.gt, "==": operator.eq, "!=": operator.ne}
+
+
+@dataclass(frozen=True)
+class Label:
+    """The levels of one rater's label.
+
+    values      levels; the indices of a palette; 0xRRGGBB of a label in colour; opacity of a mask in the alpha channel
+    full_scale  as in `Decoded`
+    notes       what was noticed; keys of NOTES, or "rising palette"
+    """
+
+    values: Shaped[np.ndarray, "H W"]
+    full_scale: int | None
+    lossy: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def in_colour(self) -> bool:
+        """Whether the levels are colours."""
+        return "colour" in self.notes
+
+
+NOTES = {
+    "alpha mask": "with the mask in the alpha channel",
+    "alpha": "with a constant alpha channel, which is dropped",
+    "colour": "in colour, where each colour is a level",
+    "falling palette": "with a palette whose brightness orders the levels the other way, read by index",
+}
+
+
+def label_of(file: str, decoded: Decoded) -> Label:
+    """The Label in a file. DataError: it cannot be a mask."""
+    planes, alpha = decoded.planes, decoded.alpha
+    if decoded.indices is not None and (alpha is None or np.ptp(alpha) == 0):
+        return Label(decoded.indices, 255, notes=_brightness_order(decoded))
+    if alpha is not None and np.ptp(alpha) > 0:
+        constant = (planes == planes[:, :1, :1]).all()
+        if not (constant or _same_parts(planes, alpha)):
+            raise DataError(f"{file}: both colours and alpha channel vary; save the mask without an alpha channel")
+        return Label(alpha, decoded.full_scale, notes=("alpha mask",))
+    notes = () if alpha is None else ("alpha",)
+    if not decoded.in_colour:
+        return Label(planes[0], decoded.full_scale, decoded.lossy, notes)
+    if decoded.lossy or decoded.full_scale != 255:
+        raise DataError(f"{file}: a mask in colour must have 8 bits and no lossy compression; save it as a grey PNG")
+    red, green, blue = planes.astype(np.int32)
+    return Label(red << 16 | green << 8 | blue, None, notes=(*notes, "colour"))
+
+
+def _brightness_order(decoded: Decoded) -> tuple[str, ...]:
+    """The note on how the brightness of a palette changes as the index rises, over the indices in use."""
+    assert decoded.indices is not None
+    used, first = np.unique(decoded.indices, return_index=True)
+    changes = np.diff(decoded.planes.reshape(COLOURS, -1)[:, first].astype(int).sum(axis=0))
+    if len(used) < 2:
+        return ()
+    return ("falling palette",) if (changes < 0).all() else ("rising palette",)
+
+
+def _same_parts(planes: Shaped[np.ndarray, "C H W"], alpha: Shaped[np.ndarray, "H W"]) -> bool:
+    """Whether colours and opacity both have two values, in the same pixels."""
+    opaque = alpha == alpha.max()
+    inside, outside = planes[:, opaque], planes[:, ~opaque]
+    values = (alpha.max(), alpha.min())
+    return bool(np.isin(alpha, values).all() and (inside == inside[:, :1]).all() and (outside == outside[:, :1]).all())
+
+
+@dataclass(frozen=True)
+class MaskRule:
+    """Foreground is where `values COMPARE number`; for lossy labels, where values exceed `cut` of full scale."""
+
+    compare: Literal[">", "==", "!="] = "!="
+    number: float = 0
+    cut: float = 0.5
+    share: bool = False  # the number is a share of full scale
+    scale: int = 1  # full scale of labels whose type has none
+    refused: Mapping[str, str] = field(default_factory=dict)  # {file: why it is not a mask}
+
+    def mask(self, file: str, label: Label) -> Bool[np.ndarray, "H W"]:
+        """The mask of the label in a file. DataError: it is not a mask."""
+        if file in self.refused:
+            raise DataError(f"{file}: {self.refused[file]}")
+        if label.lossy and label.full_scale:
+            return label.values > self.cut * label.full_scale
+        number = self.number * (label.full_scale or self.scale) if self.share else self.number
+        return COMPARE[self.compare](label.values, number)
+
+
+@dataclass
+class LevelSurvey:
+    """The levels of the labels of a set of cases.
+
+    pixels   {level: number of pixels} of lossless labels, without soft ones
+    files    {number of levels: files} of lossless labels
+    """
+
+    pixels: collections.Counter[float] = field(default_factory=collections.Counter)
+    files: collections.Counter[int] = field(default_factory=collections.Counter)
+    notes: dict[str, list[str]] = field(default_factory=lambda: collections.defaultdict(list))
+    examples: dict[float, str] = field(default_factory=dict)  # a file with each level
+    many: list[str] = field(default_factory=list)  # files with more than two levels, without soft ones
+    soft: dict[str, tuple[float, ...]] = field(default_factory=dict)  # {interpolated file: its levels}
+    largest: float = 1  # of the levels of all lossless labels
+    third: list[str] = field(default_factory=list)  # lossy files with a third cluster
+    faint: list[str] = field(default_factory=list)  # lossy files that vary and do not reach half of full scale
+    lossy: int = 0
+
+    def add(self, file: str, label: Label) -> None:
+        """Record the levels of a label."""
+        for note in label.notes:
+            self.notes[note].append(file)
+        if label.lossy and label.full_scale:
+            self._add_lossy(file, label.values / label.full_scale)
+            return
+        levels, counts = _levels(label.values)
+        self.files[len(levels)] += 1
+        self.largest = max(self.largest, float(levels[-1]))
+        if len(levels) > 2 and _is_soft(label.values, levels):
+            self.soft[file] = tuple(levels.tolist())
+            return
+        if len(levels) > 2:
+            self.many.append(file)
+        for level, count in zip(levels.tolist(), counts.tolist(), strict=True):
+            self.pixels[level] += count
+            self.examples.setdefault(level, file)
+
+    def _add_lossy(self, file: str, values: Shaped[np.ndarray, "H W"]) -> None:
+        self.lossy += 1
+        if values.max() <= 0.5 and np.ptp(values) > 0:
+            self.faint.append(file)
+        middle = (values > MIDDLE[0]) & (values < MIDDLE[1])
+        if middle.sum() > FEW_FLAT:
+            spans = scipy.ndimage.maximum_filter(values, 3) - scipy.ndimage.minimum_filter(values, 3)
+            if (middle & (spans <= FLAT)).sum() > FEW_FLAT:
+                self.third.append(file)
+
+    @property
+    def levels(self) -> list[float]:
+        """The sorted levels of all lossless labels, without soft ones."""
+        return sorted(self.pixels)
+
+    def show(self, level: float) -> str:
+        """A level as in a message: a number, or a colour #rrggbb."""
+        return f"#{int(level):06x}" if self.notes.get("colour") and level % 1 == 0 else f"{level:g}"
+
+    def counts(self) -> str:
+        """The levels with their numbers of pixels."""
+        shown = [f"{self.show(level)} ({self.pixels[level]:,} pixels)" for level in self.levels[:LISTED]]
+        return ", ".join([*shown, "..."] if len(self.levels) > LISTED else shown)
+
+    def rule(self, threshold: float | None = None, merge: bool = False, structure: float | None = None) -> MaskRule:
+        """The rule for all labels of the set; it refuses single labels that are not masks.
+
+        threshold  --label_threshold; None: auto
+        merge      --merge_labels
+        structure  level of --structure; None: all
+        DataError: the set is not one of masks under these flags; one line per fault.
+        """
+        if threshold is not None:
+            return self._threshold_rule(threshold)
+        if faults := list(self._set_faults(merge, structure)):
+            raise DataError("\n".join(faults))
+        refused = self._refused()
+        if structure is not None:
+            return MaskRule("==", structure, refused=refused)
+        if len(self.levels) == 2 and not merge:
+            return MaskRule("==", self.levels[1], refused=refused)
+        return MaskRule("!=", 0, refused=refused)
+
+    def _threshold_rule(self, threshold: float) -> MaskRule:
+        if threshold == 0:
+            return MaskRule(">", 0, cut=0)
+        scale = next((scale for scale in SCALES if self.largest <= scale), int(self.largest))
+        return MaskRule(">", threshold, cut=threshold, share=True, scale=scale)
+
+    def _refused(self) -> dict[str, str]:
+        """{file: why it is not a mask}; the text is the same for all files of a kind."""
+        third = (
+            "a JPEG with more than two levels, such as classes, which its compression mixes; save it as PNG, or cut it "
+            "with --label_threshold"
+        )
+        faint = (
+            "a JPEG that varies, but nowhere reaches half of full scale (a mask of 0 and 1 saved as JPEG loses its "
+            "levels); save it as PNG, or cut it with --label_threshold"
+        )
+        refused = {**dict.fromkeys(self.third, third), **dict.fromkeys(self.faint, faint)}
+        if self.soft:
+            low, high = min(x[0] for x in self.soft.values()), max(x[-1] for x in self.soft.values())
+            soft = (
+                f"{'' if len(self.soft) == 1 else 'up to '}{max(map(len, self.soft.values()))} levels from "
+                f"{self.show(low)} to {self.show(high)}, as in an interpolated or soft mask: --label_threshold 0.5 "
+                "cuts it at half of full scale; or image and label are swapped"
+            )
+            refused |= dict.fromkeys(self.soft, soft)
+        return refused
+
+    def _set_faults(self, merge: bool, structure: float | None) -> Iterator[str]:
+        falling, rising = self.notes.get("falling palette", []), self.notes.get("rising palette", [])
+        if falling and rising and len(self.levels) == 2:
+            yield (
+                f"{_first(falling)}: the palette orders its levels by falling brightness, but those of other labels by "
+                "rising brightness; save all masks as grey PNG files"
+            )
+        if (merge or structure is not None) and self.lossy:
+            yield (
+                f"{self.lossy} JPEG labels: the compression mixes the levels that --merge_labels and --structure "
+                "select; save them as PNG"
+            )
+        if structure is not None and structure not in self.pixels and not self.lossy:
+            yield f"--structure {self.show(structure)}: no label has this level; the levels are {self.counts()}"
+        elif len(self.levels) > 2 and not merge and structure is None:
+            yield self._class_fault()
+
+    def _class_fault(self) -> str:
+        rest = "" if self.many else ", in different labels"
+        remedy = "--merge_labels True treats all but 0 as foreground, --structure LEVEL takes one"
+        file = _first(self.many) if self.many else self.examples[self.levels[-1]]
+        return (
+            f"{file}: the labels have {len(self.levels)} levels{rest}: {self.counts()}; if they are classes, {remedy}"
+        )
+
+
+def _first(files: list[str]) -> str:
+    """The first file, for a message about all."""
+    return files[0] + (f" and {len(files) - 1} other labels" if len(files) > 1 else "")
+
+
+def _is_soft(values: Shaped[np.ndarray, "H W"], levels: np.ndarray) -> bool:
+    """Whether a label with more than two levels was interpolated, or is no mask: its levels cannot be classes."""
+    return bool(len(levels) > MOST_CLASSES or (levels % 1 != 0).any() or _on_ramps(values, levels) >= RAMP)
+
+
+def _levels(values: Shaped[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values, sorted, and their numbers of pixels."""
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=1)
+        levels = np.flatnonzero(counts)
+        return levels, counts[levels]
+    return np.unique(values, return_counts=True)
+
+
+def _on_ramps(values: Shaped[np.ndarray, "H W"], levels: np.ndarray) -> float:
+    """Share of the pixels between lowest and highest level that have both a lower and a higher neighbour.
+
+    Interpolation puts pixels on ramps along outlines. Pixels of a class mostly have neighbours of the same class.
+    """
+    between = (values > levels[0]) & (values < levels[-1])
+    numbers = values if values.dtype.kind != "b" else values.astype(np.uint8)
+    lower = scipy.ndimage.minimum_filter(numbers, 3)[between] < values[between]
+    higher = scipy.ndimage.maximum_filter(numbers, 3)[between] > values[between]
+    return float((lower & higher).mean())
+
+
+def read_masks(
+    files: Iterable[str], threshold: float | None = None, merge: bool = False
+) -> dict[str, Bool[np.ndarray, "H W"]]:
+    """The masks in files, {file: mask}, read as one set. DataError: a file is unreadable, or they are not masks."""
+    labels = {file: label_of(file, read_file(file)) for file in files}
+    rule = rule_of(labels, threshold, merge)
+    return {file: rule.mask(file, label) for file, label in labels.items()}
+
+
+def rule_of(labels: Mapping[str, Label], threshold: float | None = None, merge: bool = False) -> MaskRule:
+    """The rule of a set of labels {file: label}; see `LevelSurvey.rule`."""
+    survey = LevelSurvey()
+    for file, label in labels.items():
+        survey.add(file, label)
+    return survey.rule(threshold, merge)
