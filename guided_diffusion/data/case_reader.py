@@ -96,6 +96,7 @@ class CaseReader:
     require_raters  a case without labels is an error (False: its raters are empty)
 
     levels, images  surveys of the set
+    planes          number of planes of each modality of the set
     changes         what reading changed
     """
 
@@ -109,6 +110,7 @@ class CaseReader:
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
         self.levels, self.images, self.changes = LevelSurvey(), ImageSurvey(), Changes()
+        self.planes: Sequence[int] = (1,)
         self._rule: MaskRule | None = None
         self._refusal = ""  # why there is no rule
         self._unlike_others: dict[str, str] = {}  # {case: how its images differ from those of the set}
@@ -130,12 +132,12 @@ class CaseReader:
     @property
     def num_planes(self) -> int:
         """Planes of each case."""
-        return sum(self.images.planes)
+        return sum(self.planes)
 
     @property
     def colour(self) -> bool:
         """Whether the first three planes are red, green and blue."""
-        return self.images.planes[0] == COLOURS
+        return self.planes[0] == COLOURS
 
     @property
     def has_rule(self) -> bool:
@@ -145,7 +147,7 @@ class CaseReader:
     @property
     def departures(self) -> list[str]:
         """What version 1 of the reading rules would have read differently in the cases read, as phrases."""
-        return self.changes.departures(self.levels, COLOURS in self.images.planes)
+        return self.changes.departures(self.levels, COLOURS in self.planes)
 
     # -- the set ------------------------------------------------------------------------------------------------------
 
@@ -187,7 +189,7 @@ class CaseReader:
             self.levels.add(file, label)
 
     def _faults_of_set(self, names: Mapping[str, str]) -> list[Fault]:
-        faults = self.images.faults()
+        faults, self.planes = self.images.faults(), self.images.planes
         self._unlike_others = {fault.case: f"{fault.place}: {fault.text}" for fault in faults}
         channels = self.image_channels
         if not faults and channels and self.num_planes not in (1, channels):
@@ -221,7 +223,7 @@ class CaseReader:
         masks = list(read_each(content.labels, lambda file: rule.mask(file, content.labels[file]), faults).values())
         if faults:
             raise DataError("\n".join(faults))
-        pairs = zip(content.images.values(), self.images.planes, strict=True)
+        pairs = zip(content.images.values(), self.planes, strict=True)
         planes = [to_unit(d.planes[:count], d.full_scale, self.config.intensity_range) for d, count in pairs]
         image = np.concatenate(planes)
         raters = np.stack(masks) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
