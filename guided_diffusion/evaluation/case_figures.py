@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 
 from ..data.case_reader import CaseReader, DataConfig, current_flags
 from ..data.files.case_files import find_cases
@@ -141,7 +141,7 @@ class Scorer:
         score.settings[folder] = settings_of(made_by, len(masks))
         if self.config.report:
             file = io.BytesIO()
-            pictures.sheet(image[0], raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
+            pictures.sheet(image, raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
             score.pictures[folder] = file.getvalue()
 
     def _figures(
@@ -168,8 +168,11 @@ class Scorer:
 
     def _read(
         self, name: str, case_folder: str, folder: str, shape: tuple[int, ...], made_by: Mapping[str, Any]
-    ) -> tuple[Shaped[np.ndarray, "C H W"], Bool[np.ndarray, "R H W"]]:
-        """Image and raters of a case at the samples' size. DataError: the samples do not belong to this case."""
+    ) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
+        """What sheets show of a case's image, and its raters, at the samples' size.
+
+        DataError: the samples do not belong to this case.
+        """
         known = {f.name: made_by[f.name] for f in fields(DataConfig) if f.name in made_by}
         if known.get("intensity_range") is not None:
             known["intensity_range"] = tuple(known["intensity_range"])
@@ -189,7 +192,7 @@ class Scorer:
                 f"the samples in {folder} were drawn for a different image from the one in {case_folder}; "
                 f"check {suspects}"
             )
-        return image, raters
+        return pictures.shown_image(image, reader.colour), raters
 
     def _reader(self, side: int | None, data_config: DataConfig) -> CaseReader:
         """The reader of images of this side, which has surveyed all cases; faults of a case appear when it is read."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from .postprocess import entropy_map, mean_mask, variance_map
@@ -27,14 +27,15 @@ NUMBERS_LISTED = 2  # of equal masks, in their label
 MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
 
 Plane = Shaped[np.ndarray, "H W"]  # in [0, 1], or bool
-Pixels = Shaped[np.ndarray, "_ _"] | UInt8[np.ndarray, "_ _ 3"]
+Shown = Plane | Float[np.ndarray, "3 H W"]  # a plane, or a colour image in [0, 1]
+Pixels = Shaped[np.ndarray, "_ _"] | Float[np.ndarray, "3 _ _"] | UInt8[np.ndarray, "_ _ 3"]
 
 
 class Tile(NamedTuple):
     """A picture on a sheet, with what explains it.
 
     label    text above the picture
-    picture  a plane, or the result of `outlines` at the plane's `enlargement`
+    picture  a plane, a colour image, or the result of `outlines` at the image's `enlargement`
     outline  number of the outline whose colour the chip before the label shows; None: no chip
     scale    what black and white mean, shown as a grey scale below the picture; None: no scale
     """
@@ -53,14 +54,24 @@ def to_grey(values: Plane) -> Image.Image:
     return Image.fromarray(np.round(np.clip(np.asarray(values, dtype=np.float32), 0, 1) * 255).astype(np.uint8))
 
 
+def to_picture(image: Shown) -> Image.Image:
+    """An 8-bit picture, grey for a plane and RGB for a colour image."""
+    return to_grey(image) if image.ndim == 2 else Image.merge("RGB", [to_grey(plane) for plane in image])
+
+
+def shown_image(image: Float[np.ndarray, "C H W"], colour: bool) -> Shown:
+    """What pictures show of a case's image: red, green and blue of a colour image, otherwise the first plane."""
+    return image[:3] if colour and len(image) >= 3 else image[0]
+
+
 def outlines(
-    image: Plane, masks: Iterable[Bool[np.ndarray, "H W"]], scale: int = 1
+    image: Shown, masks: Iterable[Bool[np.ndarray, "H W"]], scale: int = 1
 ) -> UInt8[np.ndarray, "{scale}*H {scale}*W 3"]:
     """The image, enlarged by a whole factor, with a line around each mask, in the colours of PALETTE.
 
     The line is the outermost pixel of the enlarged mask. Masks beyond the PALETTE have dashed lines.
     """
-    page = np.repeat(np.asarray(to_grey(image)).repeat(scale, 0).repeat(scale, 1)[..., None], 3, axis=2)
+    page = np.asarray(to_picture(image).convert("RGB")).repeat(scale, 0).repeat(scale, 1)
     y, x = np.indices(page.shape[:2])
     place = np.asarray(x + 2 * y)
     for k, mask in enumerate(masks):
@@ -77,21 +88,21 @@ def _in_dash(outline: int, place: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray,
 
 
 def enlargement(shape: tuple[int, ...]) -> int:
-    """The whole factor by which pictures of `shape` (height, width) are enlarged on a sheet."""
-    return max(1, TILE // max(shape))
+    """The whole factor by which pictures of `shape` (..., height, width) are enlarged on a sheet."""
+    return max(1, TILE // max(shape[-2:]))
 
 
 # -- sheets -----------------------------------------------------------------------------------------------------------
 
 
 def sheet(
-    image: Plane, raters: Bool[np.ndarray, "R H W"], masks: Bool[np.ndarray, "M H W"], num_shown: int | None = None
+    image: Shown, raters: Bool[np.ndarray, "R H W"], masks: Bool[np.ndarray, "M H W"], num_shown: int | None = None
 ) -> Image.Image:
     """The sheet of a case, in colour: image and maps, then the raters' outlines and masks, then those of the samples.
 
     Equal masks share a tile, whose label counts them. The chip before the label has the colour of their outline.
 
-    image      in [0, 1]
+    image      in [0, 1], grey or in colour, see `shown_image`
     raters     R may be 0
     masks      the samples
     num_shown  show the first `num_shown` samples only; mean, variance and entropy are those of all
@@ -119,7 +130,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def mask_tiles(title: str, noun: str, image: Plane, masks: Bool[np.ndarray, "N H W"]) -> list[Tile]:
+def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N H W"]) -> list[Tile]:
     """A tile with the outlines of all masks on the image, then a tile for each distinct mask; none without masks.
 
     title  label of the first tile
@@ -153,10 +164,10 @@ def _mask_label(noun: str, numbers: Sequence[int], empty: bool) -> str:
 
 
 def grid(rows: Sequence[Row]) -> Image.Image:
-    """Tiles side by side, in colour; all planes have the size of the first tile's, which is a plane."""
+    """Tiles side by side, in colour; all images have the size of the first tile's, which is not from `outlines`."""
     first = rows[0][0]
     assert first is not None
-    height, width = first[1].shape[:2]
+    height, width = first[1].shape[-2:]
     scale = enlargement((height, width))
     zoom = max(1, width * scale // TILE)  # of the labels, as large tiles are viewed at a reduced size
     drawn = [[tile and _draw(Tile(*tile), scale, zoom) for tile in row] for row in rows]
@@ -174,11 +185,11 @@ def grid(rows: Sequence[Row]) -> Image.Image:
 
 def _draw(tile: Tile, scale: int, zoom: int) -> Image.Image:
     """Label, picture and scale, one below the other."""
-    if np.ndim(tile.picture) == 3:
+    if tile.picture.ndim == 3 and tile.picture.dtype == np.uint8:  # from `outlines`, which enlarges
         picture = Image.fromarray(tile.picture)
     else:
-        height, width = np.shape(tile.picture)
-        picture = to_grey(tile.picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        height, width = tile.picture.shape[-2:]
+        picture = to_picture(tile.picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
     parts = [label_picture(tile.label, tile.outline, zoom), picture]
     if tile.scale:
         parts.append(scale_picture(*tile.scale, picture.width, zoom))
@@ -238,7 +249,7 @@ def movie_steps(num_steps: int) -> set[int]:
     return {int(k) for k in np.linspace(0, num_steps - 1, min(MOVIE_FRAMES, num_steps)).round()}
 
 
-def movie(image: Plane, frames: Sequence[Plane]) -> bytes:
+def movie(image: Shown, frames: Sequence[Plane]) -> bytes:
     """A chain as an animated GIF.
 
     image   in [0, 1], shown on the left

@@ -59,7 +59,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
         except DataError as error:
             faults.append(str(error))
         if k in shown:
-            sheet.append(case_tiles(name, image, raters))
+            sheet.append(case_tiles(name, image, raters, reader.colour))
     of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
     faults += of_split
 
@@ -109,9 +109,9 @@ def _split_of(data_dir: str, folder: str) -> str:
 # -- the sheet --------------------------------------------------------------------------------------------------------
 
 
-def case_tiles(name: str, image: np.ndarray, raters: np.ndarray) -> list[pictures.Tile]:
+def case_tiles(name: str, image: np.ndarray, raters: np.ndarray, colour: bool = False) -> list[pictures.Tile]:
     """The image [C, H, W] of a case, the outlines of its raters [R, H, W], and the first distinct masks."""
-    small = _resized(image[0])
+    small = _resized(pictures.shown_image(image, colour))
     masks = np.array([_resized(mask) > 0.5 for mask in raters], dtype=bool).reshape(-1, SHEET_SIDE, SHEET_SIDE)
     title = f"{len(raters)} rater{'' if len(raters) == 1 else 's'}"
     return [pictures.Tile(name[:20], small), *pictures.mask_tiles(title, "rater", small, masks)][:CASE_COLUMNS]
@@ -131,6 +131,8 @@ def in_columns(cases: Sequence[list[pictures.Tile]]) -> list[list[pictures.Tile 
     return rows
 
 
-def _resized(plane: np.ndarray) -> np.ndarray:
-    """A plane at the size of a tile."""
-    return resize(np.asarray(plane, dtype=np.float32), SHEET_SIDE)
+def _resized(picture: np.ndarray) -> np.ndarray:
+    """A plane, or the planes of a colour image, at the size of a tile."""
+    if picture.ndim == 3:
+        return np.stack([_resized(plane) for plane in picture])
+    return resize(np.asarray(picture, dtype=np.float32), SHEET_SIDE)

@@ -77,13 +77,14 @@ def write_case(
     stored.write(path, sync=os.path.exists(path))  # an old finished file must not survive beside new pictures
     masks = binarise(samples, postprocess_of(finished_by))
     _remove_pictures(out_dir, case.id, len(masks))
+    image = pictures.shown_image(case.image.numpy(), case.colour)
     if frames:
-        film = pictures.movie(case.image[0].numpy(), frames)
+        film = pictures.movie(image, frames)
         storage.write_bytes(movie_path(out_dir, case.id), film)
     made = [pictures.to_grey(mask) for mask in masks]
     if finished_by["consensus"] != "none":
         made.append(pictures.to_grey(CONSENSUS[finished_by["consensus"]](masks)))
-    made.append(pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks))
+    made.append(pictures.sheet(image, case.raters.numpy() > 0.5, masks))
     paths = _picture_paths(out_dir, case.id, len(masks), finished_by["consensus"])
     checksums = [_write_picture(*pair) for pair in zip(paths, made, strict=True)]
     stored.add(**finished_by, pictures=np.array(checksums, dtype=np.uint32))

@@ -59,7 +59,7 @@ class ChainWatch:
         self.rows = rows
         if self.windows.shown:
             case = rows[0][0]
-            image, raters = case.image[0].numpy(), case.raters.numpy() > 0.5
+            image, raters = pictures.shown_image(case.image.numpy(), case.colour), case.raters.numpy() > 0.5
             scale = pictures.enlargement(image.shape)
             tiles = [("image", image), (f"{len(raters)} raters", pictures.outlines(image, raters, scale))]
             self.windows.picture("case", pictures.grid([tiles]), case.id)
@@ -91,7 +91,8 @@ class ChainWatch:
         """Called when all masks of a case are finished. Returns the frames of its first chain, or None."""
         if self.windows.shown:
             masks = binarise(samples, self.postprocess)
-            page = pictures.sheet(case.image[0].numpy(), case.raters.numpy() > 0.5, masks, 2 * pictures.COLUMNS)
+            image = pictures.shown_image(case.image.numpy(), case.colour)
+            page = pictures.sheet(image, case.raters.numpy() > 0.5, masks, 2 * pictures.COLUMNS)
             self.windows.picture(f"latest {self.count % LATEST}", page, case.id)
             self.count += 1
         return self.frames.pop(case.id, None)

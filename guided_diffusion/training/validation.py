@@ -13,7 +13,7 @@ from ..dist_util import Processes
 from ..flags.fields import Flag, config
 from ..lidcloader import Case, LIDCDataset
 from ..masks.metrics import mean_mask_dice, squared_ged
-from ..masks.pictures import sheet
+from ..masks.pictures import sheet, shown_image
 from ..masks.postprocess import binarise
 from ..sampling.config import SampleConfig
 from ..sampling.draw import draw_ensembles
@@ -114,7 +114,7 @@ class Validator:
         """[GED, Dice of the two majority masks, 1] of a case; NaN if a sample is not finite."""
         masks, raters = binarise(samples), case.raters.numpy() > 0.5
         if self.sheet is None:
-            self.sheet = sheet(case.image[0].numpy(), raters, masks)
+            self.sheet = sheet(shown_image(case.image.numpy(), case.colour), raters, masks)
         soundness = 1.0 if np.isfinite(samples).all() else np.nan  # thresholded NaNs would look like empty masks
         scores = (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)
         return [soundness * score for score in scores]

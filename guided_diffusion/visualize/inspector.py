@@ -160,7 +160,7 @@ class Inspector:
 
     def _image(
         self, samples: Shaped[np.ndarray, "M H W"], made_by: Mapping[str, Any]
-    ) -> tuple[Shaped[np.ndarray, "H W"], Bool[np.ndarray, "R H W"]]:
+    ) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
         """Image and raters, read with the samples' settings; for an unknown case the samples' mean and no raters."""
         if self.case not in self.folders:
             return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
@@ -171,12 +171,13 @@ class Inspector:
             if (v := made_by.get(f.name)) is not None
         }
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
-        image, raters = CaseReader(side, config=DataConfig(**known), require_raters=False).read(self.folders[self.case])
+        reader = CaseReader(side, config=DataConfig(**known), require_raters=False)
+        image, raters = reader.read(self.folders[self.case])
         if image.shape[1:] != samples.shape[1:]:
             raise DataError(
                 f"{self.case}: samples have {samples.shape[1:]} pixels, the image {image.shape[1:]}; check --data_dir"
             )
-        return image[0], raters
+        return pictures.shown_image(image, reader.colour), raters
 
     # -- events -------------------------------------------------------------------------------------------------------
 

@@ -92,6 +92,49 @@ def test_outlines_are_the_outermost_pixels_in_colours_that_differ():
     assert min(abs(a - b).sum() for k, a in enumerate(colours) for b in colours[:k]) > 80
 
 
+def red_and_green(side=16):
+    """An image [3, H, W], red on the left and green on the right, of one luminance."""
+    columns = np.repeat([(200, 41, 37), (60, 107, 60)], side // 2, axis=0) / 255
+    return np.repeat(columns.T[:, None], side, axis=1)
+
+
+def test_colour_images_are_in_colour_on_sheets_outlines_and_movies():
+    image = red_and_green()
+    mask = np.zeros((16, 16), bool)
+    mask[4:8, 4:12] = True
+    expected = np.round(np.moveaxis(image, 0, -1) * 255).repeat(8, 0).repeat(8, 1)
+    outlined = pictures.outlines(image, [mask], 8)
+    drawn = (outlined == pictures.PALETTE[0]).all(-1)
+    assert drawn.any() and drawn[32, 32] and (outlined[~drawn] == expected[~drawn]).all()
+
+    page = np.asarray(pictures.sheet(image, mask[None], mask[None]))
+    top, left = pictures.MARGIN + pictures.LABEL_HEIGHT, pictures.MARGIN
+    np.testing.assert_array_equal(page[top : top + 128, left : left + 128], expected)
+    row = top + 2 * pictures.LABEL_HEIGHT + 128 + pictures.MARGIN  # the raters' row, below a scale
+    np.testing.assert_array_equal(page[row : row + 128, left : left + 128], outlined)
+
+    film = Image.open(io.BytesIO(pictures.movie(image, [np.full((16, 16), value) for value in (0.2, 1.0)])))
+    for k in range(film.n_frames):
+        film.seek(k)
+        shown = np.asarray(film.convert("RGB")).astype(int)[top : top + 128, left : left + 128]
+        assert abs(shown - expected).max() <= 8  # of 256 colours
+
+
+def test_three_equal_planes_are_shown_as_one():
+    rng = np.random.default_rng(0)
+    plane, masks = 1.2 * rng.random((24, 16)) - 0.1, rng.random((9, 24, 16)) < 0.5
+    for shown in (plane, (plane < 0.5).astype(float)):
+        pages = [np.asarray(pictures.sheet(image, masks[:2], masks)) for image in (shown, np.stack([shown] * 3))]
+        np.testing.assert_array_equal(*pages)
+
+
+def test_what_is_shown_of_an_image_is_its_colours_or_its_first_plane():
+    image = np.arange(16.0).reshape(4, 2, 2)
+    np.testing.assert_array_equal(pictures.shown_image(image, True), image[:3])
+    np.testing.assert_array_equal(pictures.shown_image(image, False), image[0])
+    np.testing.assert_array_equal(pictures.shown_image(image[:1], True), image[0])  # a grey case among colour ones
+
+
 def test_movies_run_from_noise_to_the_mask():
     frames = [np.full((16, 16), value) for value in (0.0, 0.5, 1.0)]
     film = Image.open(io.BytesIO(pictures.movie(np.zeros((16, 16)), frames)))
