@@ -8,15 +8,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..flags.words import AUGMENTATIONS, split_kind
+from ..errors import ConfigError
+from ..flags.words import AUGMENTATIONS, COLOUR_AUGMENTATIONS, GREY_AUGMENTATIONS, split_kind
 from .symmetry import Symmetry, symmetries, turn_and_mirror
 
 POINTS = 4  # control points per side of the grids of "elastic" and "bias"
 
-# Layout of the uniform random numbers of an image
+# Layout of the uniform random numbers of an image; add new ones at the end, so that the others keep their values
 SYMMETRY, AFFINE, GREYS, ELASTIC = 0, slice(1, 5), slice(5, 7), slice(7, 7 + 2 * POINTS**2)
 EXPONENT, FIELD = ELASTIC.stop, slice(ELASTIC.stop + 1, ELASTIC.stop + 1 + POINTS**2)
-NUM_DRAWS = FIELD.stop
+COLOURS = slice(FIELD.stop, FIELD.stop + 4)
+NUM_DRAWS = COLOURS.stop
 
 # Maximum strength of each part
 TURN = math.pi / 9
@@ -27,6 +29,24 @@ CONTRAST = math.log(1.3)
 BRIGHTNESS = 0.1
 GAMMA = math.log(1.5)
 BIAS = math.log(1.4)  # per control point
+SATURATION = math.log(1.3)
+GAIN = math.log(1.1)  # of red, green and blue, each
+
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+
+
+def check_augment(kind: str, colour: bool) -> None:
+    """ConfigError: a part of --augment is for colour images only and the cases are not in colour, or the reverse."""
+    parts = split_kind(kind, AUGMENTATIONS)
+    unfit = [part for part in parts if part in (GREY_AUGMENTATIONS if colour else COLOUR_AUGMENTATIONS)]
+    if unfit:
+        these, those = ("grey", "in colour") if colour else ("colour", "not in colour")
+        rest = "+".join(part for part in parts if part not in unfit) or "none"
+        remedy = f"use --augment {rest}" + (", or --grey True to read the cases as grey images" if colour else "")
+        raise ConfigError(
+            f"--augment {kind}: {' and '.join(unfit)} change{'s' * (len(unfit) == 1)} {these} images, but the cases "
+            f"are {those}: {remedy}"
+        )
 
 
 def augment(
@@ -37,7 +57,8 @@ def augment(
     kind  "none", or parts joined by +: mirror (left-right), flip (left-right and top-bottom), rotate (by multiples of
           90 degrees), deform (small rotation, scaling and translation), elastic (small displacements of the points of a
           coarse grid), contrast (and brightness), gamma (grey levels to a power), bias (a smooth multiplicative field,
-          as of MR coils); images are reflected at their borders
+          as of MR coils), colour (saturation and white balance of the first three channels: red, green and blue);
+          images are reflected at their borders
     """
     parts = split_kind(kind, AUGMENTATIONS)
     both = change_symmetry(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
@@ -54,6 +75,8 @@ def augment(
         image = image ** torch.exp(by[:, EXPONENT] * GAMMA)[:, None, None, None]
     if "bias" in parts:
         image = (image * bias_field(image.shape, by[:, FIELD])).clamp(0, 1)
+    if "colour" in parts:
+        image = torch.cat([change_colour(image[:, :3], by[:, COLOURS]), image[:, 3:]], dim=1)
     return image, masks
 
 
@@ -117,3 +140,17 @@ def bias_field(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Ten
     return torch.exp(
         F.interpolate(BIAS * by.reshape(-1, 1, POINTS, POINTS), size=shape[2:], mode="bicubic", align_corners=True)
     )
+
+
+def change_colour(image: Float[Tensor, "B 3 H W"], by: Float[Tensor, "B 4"]) -> Float[Tensor, "B 3 H W"]:
+    """Change saturation and white balance of colour images in [0, 1].
+
+    by  factors in [-1, 1] of SATURATION, and of GAIN in red, green and blue
+
+    Saturation scales the distance from the luminance, as torchvision's ColorJitter does. A gain for each channel
+    approximates another light source (von Kries's rule, see Finlayson et al. 1994).
+    """
+    saturation = torch.exp(by[:, :1] * SATURATION)[:, :, None, None]
+    gain = torch.exp(by[:, 1:] * GAIN)[:, :, None, None]
+    grey = (image * image.new_tensor(LUMINANCE)[:, None, None]).sum(dim=1, keepdim=True)
+    return ((grey + (image - grey) * saturation) * gain).clamp(0, 1)

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 
 SYMMETRIES = ("mirror", "flip", "rotate")  # left-right; left-right and top-bottom; by multiples of 90 degrees
-AUGMENTATIONS = (*SYMMETRIES, "deform", "elastic", "contrast", "gamma", "bias")
+GREY_AUGMENTATIONS = ("gamma", "bias")  # for images that are not in colour
+COLOUR_AUGMENTATIONS = ("colour",)  # for images in colour
+AUGMENTATIONS = (*SYMMETRIES, "deform", "elastic", "contrast", *GREY_AUGMENTATIONS, *COLOUR_AUGMENTATIONS)
 
 
 def split_kind(kind: str, known: Sequence[str] = SYMMETRIES) -> list[str]:

@@ -6,9 +6,20 @@ import pytest
 import torch
 
 from guided_diffusion.data import augmentation
-from guided_diffusion.data.augmentation import affine_grid, augment, bias_field, change_contrast, displacement, resample
+from guided_diffusion.data.augmentation import (
+    affine_grid,
+    augment,
+    bias_field,
+    change_colour,
+    change_contrast,
+    check_augment,
+    displacement,
+    resample,
+)
 from guided_diffusion.data.symmetry import symmetries
-from guided_diffusion.flags.words import split_kind
+from guided_diffusion.errors import ConfigError
+from guided_diffusion.flags.words import AUGMENTATIONS, split_kind
+from guided_diffusion.nn import seeded_generator
 
 
 @pytest.mark.parametrize(
@@ -137,9 +148,9 @@ def test_bias_makes_a_point_brighter_by_its_share_and_leaves_the_others():
 
 def test_each_part_takes_numbers_of_its_own():
     """Each element of u is read by exactly one part, found by changing one at a time."""
-    image = 0.3 + 0.4 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    image = 0.3 + 0.4 * torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     read = {}
-    for part in ("mirror", "deform", "elastic", "contrast", "gamma", "bias"):
+    for part in ("mirror", "deform", "elastic", "contrast", "gamma", "bias", "colour"):
         plain, _ = augment(image, (image > 0.5).float(), part, draws())
         for place in range(augmentation.NUM_DRAWS):
             u = draws()
@@ -147,3 +158,86 @@ def test_each_part_takes_numbers_of_its_own():
             if not torch.equal(augment(image, (image > 0.5).float(), part, u)[0], plain):
                 read.setdefault(place, []).append(part)
     assert sorted(read) == list(range(augmentation.NUM_DRAWS)) and all(len(parts) == 1 for parts in read.values())
+
+
+# -- colour -----------------------------------------------------------------------------------------------------------
+
+
+def colours(count=1, channels=3, seed=0):
+    return torch.rand(count, channels, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def luminance(image):
+    return 0.299 * image[:, 0] + 0.587 * image[:, 1] + 0.114 * image[:, 2]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_saturation_scales_the_distance_from_grey_and_keeps_luminance_and_grey_pixels(sign):
+    image = 0.4 + 0.2 * colours()
+    image[..., :4] = image[:, :1, :, :4]  # grey pixels
+    changed = change_colour(image, torch.tensor([[sign, 0, 0, 0.0]]))
+    torch.testing.assert_close(luminance(changed), luminance(image))
+    torch.testing.assert_close(changed[..., :4], image[..., :4])
+    spread, before = (x.amax(1) - x.amin(1) for x in (changed, image))
+    torch.testing.assert_close(spread, before * 1.3**sign)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_gains_make_one_channel_brighter_by_its_share(channel):
+    image, by = 0.9 * colours(), torch.zeros(1, 4)
+    by[0, 1 + channel] = 1
+    changed = change_colour(image, by)
+    expected = image.clone()
+    expected[:, channel] *= 1.1
+    torch.testing.assert_close(changed, expected.clamp(0, 1))
+
+
+def test_colour_changes_red_green_and_blue_only_stays_in_range_and_is_determined_by_its_numbers():
+    image, masks = colours(40, channels=4), (colours(40, channels=2, seed=1) > 0.5).float()
+    u = torch.rand(40, augmentation.NUM_DRAWS, generator=torch.Generator().manual_seed(2))
+    changed, kept = augment(image, masks, "colour", u)
+    assert torch.equal(kept, masks) and torch.equal(changed[:, 3], image[:, 3])
+    assert all((after != before).any() for after, before in zip(changed, image, strict=True))
+    assert changed.min() >= 0 and changed.max() <= 1
+    assert torch.equal(changed, augment(image, masks, "colour", u)[0])
+    extreme = change_colour(image[:2, :3], torch.tensor([[1.0, 1, 1, 1], [-1, -1, -1, -1]]))
+    assert extreme.min() >= 0 and extreme.max() == 1
+
+
+def test_contrast_changes_all_colours_of_an_image_alike():
+    image = 0.45 + 0.1 * colours()
+    changed, _ = augment(image, torch.zeros(1, 1, 16, 16), "contrast", draws(GREYS=0.8))
+    slopes = (changed - changed.mean()) / (image - image.mean())
+    torch.testing.assert_close(slopes, torch.full_like(slopes, 1.3**0.8), rtol=1e-3, atol=1e-3)
+
+
+def test_the_numbers_of_earlier_parts_stay_as_they_were_before_colour():
+    """Runs with other parts draw the same numbers as when an image had 56 of them."""
+    assert augmentation.FIELD.stop == augmentation.COLOURS.start == 56 and augmentation.NUM_DRAWS > 56
+    for place in range(50):
+        longer, shorter = (
+            torch.rand(count, generator=seeded_generator(0, "draw", place)) for count in (augmentation.NUM_DRAWS, 56)
+        )
+        assert torch.equal(longer[:56], shorter)
+
+
+@pytest.mark.parametrize(
+    "kind, colour, words",
+    [
+        ("flip+gamma", True, ["--augment flip+gamma: gamma changes grey", "--augment flip,", "--grey True"]),
+        ("bias+gamma", True, ["bias and gamma change grey", "in colour: use --augment none,"]),
+        ("rotate+colour+deform", False, ["colour changes colour", "not in colour: use --augment rotate+deform"]),
+    ],
+)
+def test_parts_that_do_not_fit_the_cases_are_refused(kind, colour, words):
+    with pytest.raises(ConfigError) as refused:
+        check_augment(kind, colour)
+    assert "\n" not in str(refused.value) and all(word in str(refused.value) for word in words), refused.value
+    assert ("--grey" in str(refused.value)) == colour
+
+
+def test_parts_that_fit_the_cases_are_not_refused():
+    check_augment("none", True)
+    check_augment("none", False)
+    check_augment("+".join(part for part in AUGMENTATIONS if part not in ("gamma", "bias", "flip")), True)
+    check_augment("+".join(part for part in AUGMENTATIONS if part not in ("colour", "flip")), False)
