@@ -31,8 +31,8 @@ class TrainConfig:
     augment: Annotated[
         str,
         Flag(
-            "random augmentation: any of mirror, flip, rotate, deform, elastic, contrast, gamma, bias, joined by +; or "
-            "none",
+            "random augmentation: any of mirror, flip, rotate, deform, elastic, contrast, gamma, bias, colour, joined "
+            "by +; or none",
             check=parts_of(AUGMENTATIONS),
         ),
     ] = "none"
