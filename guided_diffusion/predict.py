@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 
 from . import script_util
+from .distribution import EncoderConfig
 from .errors import ConfigError, DataError
 from .flags.configs import Configs, configs_from_flags, parse_flags
 from .flags.fields import flag_fields
@@ -82,8 +83,9 @@ class Predictor:
     ) -> Ensemble:
         """Sample an `Ensemble` for one image.
 
-        image         array or tensor, [H, W] or [C, H, W] in [0, 1], of the checkpoint's image_size; a single plane is
-                      repeated to the network's channels
+        image         array or tensor in [0, 1] of the checkpoint's image_size: [H, W] or [C, H, W], or [H, W, 3] for a
+                      network of three channels; a single plane is repeated to the network's channels, unless it was
+                      trained on colour or on several modalities
         num_ensemble  number of masks
         seed, name    each mask depends only on these and its index; with the name of a case, the masks are those that
                       segmentation_sample.py draws for it
@@ -98,9 +100,7 @@ class Predictor:
             self._compiled_size = size = self._compiled_size or batch_size
             config = replace(config, batch_size=size)
         sampler = script_util.choose_sampler(configs, self.configs, self.stored)
-        case = make_case(
-            name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.configs[UNetConfig].image_channels
-        )
+        case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.configs[UNetConfig].channels)
         ((_, samples),) = draw_ensembles(
             self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled
         )
@@ -121,15 +121,27 @@ class Predictor:
     def _planes(self, image: Any) -> np.ndarray:
         """The image as float32 [1 or C, H, W]. DataError: its shape or values do not fit the network."""
         planes = torch.as_tensor(image).detach().cpu().numpy().astype(np.float32)
-        planes = planes[None] if planes.ndim == 2 else planes
-        side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].image_channels
-        if planes.ndim != 3 or planes.shape[1:] != (side, side) or len(planes) not in (1, channels):
-            raise DataError(
-                f"image of shape {tuple(np.shape(image))}; expected [{side}, {side}] or [{channels}, {side}, {side}]"
-            )
+        self._check_shape(planes.shape)
+        if planes.ndim == 2:
+            planes = planes[None]
+        elif len(planes) not in (1, self.configs[UNetConfig].channels):
+            planes = np.ascontiguousarray(np.moveaxis(planes, -1, 0))
         if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
             raise DataError("image with values outside [0, 1]; divide an 8-bit image by 255")
         return planes
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        """DataError: the network does not take images of this shape."""
+        side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].channels
+        single = [(side, side), (1, side, side)]
+        several = [(channels, side, side), *([(side, side, 3)] if channels == 3 else [])]
+        encoded = self.configs[EncoderConfig].encoder_channels
+        accepted = [*([] if encoded > 1 else single), *(several if channels > 1 else [])]
+        if shape in accepted:
+            return
+        why = f"the network was trained on {encoded} planes, one is not repeated; " if shape in single else ""
+        expected = " or ".join(str(list(known)) for known in accepted)
+        raise DataError(f"image of shape {list(shape)}: {why}expected {expected}")
 
 
 def load(

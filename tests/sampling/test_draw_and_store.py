@@ -496,6 +496,30 @@ def test_python_api_takes_tensors_and_defaults_and_refuses_the_rest(model):
             predict.load(str(model), device="cpu", **flags)
 
 
+def test_python_api_takes_colours_first_or_last_and_repeats_a_plane_only_where_training_did(tmp_path):
+    """[C, H, W] and [H, W, 3] of one image give the same masks; other orders of the axes are refused."""
+    colours = torch.rand(3, 16, 16)
+    trained_on_colour = write_checkpoint(tmp_path / "colour.pt", image_channels=3, encoder_channels=3)
+    predictor = predict.load(str(trained_on_colour), device="cpu")
+    first = predictor.sample(colours, num_ensemble=2, steps=2).samples
+    last = predictor.sample(colours.movedim(0, -1).numpy(), num_ensemble=2, steps=2).samples
+    np.testing.assert_array_equal(first, last)
+    assert not np.allclose(first, predictor.sample(colours.flip(0), num_ensemble=2, steps=2).samples)
+    for shape in [(16, 16), (1, 16, 16)]:
+        with pytest.raises(DataError, match=r"trained on 3 .* not repeated; expected \[3, 16, 16\] or \[16, 16, 3\]$"):
+            predictor.sample(torch.rand(shape))
+    for shape in [(16, 3, 16), (16, 16, 4), (1, 3, 16, 16), (16, 16, 1), (16,)]:
+        with pytest.raises(DataError, match=r"image of shape \[.*\]: expected \[3, 16, 16\] or \[16, 16, 3\]$"):
+            predictor.sample(torch.rand(shape))
+
+    repeats = predict.load(str(write_checkpoint(tmp_path / "grey.pt", image_channels=3)), device="cpu")
+    drawn = [repeats.sample(x, num_ensemble=1, steps=2).samples for x in (colours[0], colours[:1].expand(3, -1, -1))]
+    np.testing.assert_array_equal(*drawn)
+    four = predict.load(str(write_checkpoint(tmp_path / "four.pt", image_channels=4)), device="cpu")
+    with pytest.raises(DataError, match=r"expected \[16, 16\] or \[1, 16, 16\] or \[4, 16, 16\]$"):
+        four.sample(torch.rand(16, 16, 3))
+
+
 def test_training_stores_the_sampler(cases, tmp_path):
     done = call_script(
         "segmentation_train",
