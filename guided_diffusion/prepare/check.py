@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..flags.fields import Flag, config
 from ..masks import pictures
 from ..system import storage
 from ..system.progress import progress_bar
-from .contents import Contents, level_lines
+from .contents import Contents, Range, level_lines
 from .splits import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128  # cases on a sheet; side of a tile, pixels
@@ -51,9 +51,10 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
         except DataError:  # already among the faults
             continue
         reader.changes.masks.add(raters)
-        ranges = [reader.changes.ranges[file] for file in list_files(folder).images]
+        files = list_files(folder).images
+        ranges = [reader.changes.ranges[file] for file in files]
         contents[_split_of(config.data_dir, folder)].add(image, raters, ranges, reader.colour)
-        faults += grey_faults(folder, image)
+        faults += grey_faults(files, ranges)
         try:
             fitted.fit(folder, image, raters)
         except DataError as error:
@@ -88,15 +89,12 @@ def report_contents(contents: Mapping[str, Contents], num_cases: int, report: Ca
             report(f"  {line}" if len(contents) > 1 else line)
 
 
-def grey_faults(folder: str, image: np.ndarray) -> list[str]:
-    """A fault for each modality of an image [C, H, W] that has a single grey level."""
-    titles = [os.path.basename(file) for file in list_files(folder).images]
-    if len(titles) == 1:
-        titles, image = ["the image"], image.reshape(1, -1)
+def grey_faults(files: Iterable[str], ranges: Iterable[Range]) -> list[str]:
+    """A fault for each image file that has a single level, from the range of its values."""
     return [
-        f"{folder}: {title} has a single grey level; replace or remove it"
-        for title, plane in zip(titles, image, strict=True)
-        if np.ptp(plane) == 0
+        f"{file}: the image has a single grey level; replace or remove it"
+        for file, (low, high, _) in zip(files, ranges, strict=True)
+        if low == high
     ]
 
 

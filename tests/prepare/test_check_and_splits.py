@@ -117,12 +117,7 @@ def test_every_fault_is_reported_in_one_pass(split):
     Image.fromarray(np.full((16, 16), 7, np.uint8)).save(name)
     done = check(split)
     assert done.returncode == 1 and "4 faults" in done.stdout
-    for words in (
-        "label1_* is missing",
-        "training1",
-        "256 levels",
-        f"{training / 'training3'}: the image has a single grey level",
-    ):
+    for words in ("label1_* is missing", "training1", "256 levels", f"{name}: the image has a single grey level"):
         assert words in done.stdout, words
 
 
