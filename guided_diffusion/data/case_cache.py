@@ -17,6 +17,7 @@ from ..system.storage import StrPath
 from .case_reader import READING_RULES, CaseReader, DataConfig, current_flags
 from .files.case_files import IMAGE, LABEL, find_cases
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
+from .surveys.changes import RESIZED
 
 CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -196,9 +197,9 @@ def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases,
         return pack, facts
     for case, size in sizes.items():  # records or refuses sizes without reading pixels
         reader.check_size(case, size)
-    departures = {*facts.departures, *reader.departures}
+    departures = [*facts.departures, *([RESIZED] if any(entry.raters for entry in pack.entries) else [])]
     notes = [*facts.notes, *reader.notes(len(pack))]
-    return FittedCases(pack, reader), replace(facts, notes=notes, departures=sorted(departures), reading=READING_RULES)
+    return FittedCases(pack, reader), replace(facts, notes=notes, departures=departures, reading=READING_RULES)
 
 
 def _check_header(path: str, header: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -38,44 +38,70 @@ class CheckConfig:
 def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[str], None] = print) -> int:
     """Report every fault with its file, and statistics of the cases. Returns the number of faults."""
     folders = find_cases(config.data_dir)
-    reader, fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
-    found = reader.faults_of(folders)
-    faults = [f"{fault.place}: {fault.text}" for fault in found]
-    sound = [case for case in folders if case[1] in reader.images.cases] if reader.has_rule else []
-    contents: dict[str, Contents] = collections.defaultdict(Contents)
-    sheet: list[list[pictures.Tile]] = []  # of each case shown
-    shown = set(np.linspace(0, len(sound) - 1, SHEET_CASES).round().astype(int).tolist()) if config.sheet else ()
-    for k, (name, folder) in enumerate(progress_bar(sound, unit="case", delay=2, leave=False)):
-        try:
-            image, raters = reader.read(folder)
-        except DataError:  # already among the faults
-            continue
-        reader.changes.masks.add(raters)
-        files = list_files(folder).images
-        ranges = [reader.changes.ranges[file] for file in files]
-        contents[_split_of(config.data_dir, folder)].add(image, raters, ranges, reader.colour)
-        faults += grey_faults(files, ranges)
-        try:
-            fitted.fit(folder, image, raters)
-        except DataError as error:
-            faults.append(str(error))
-        if k in shown:
-            sheet.append(case_tiles(name, image, raters, reader.colour))
+    checked = CheckedCases(config, data_config)
+    faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
+    faults += checked.read(folders)
     of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
     faults += of_split
 
-    report_contents(contents, len(folders), report)
-    for line in [*level_lines(reader.levels), *reader.notes(len(folders)), *fitted.notes(len(folders)), *notes]:
+    report_contents(checked.contents, len(folders), report)
+    for line in [*checked.lines(len(folders)), *notes]:
         report(line)
-    if sheet:
+    if checked.sheet:
         storage.make_folder(os.path.dirname(config.sheet) or ".")
-        page = pictures.grid(in_columns(sheet))
+        page = pictures.grid(in_columns(checked.sheet))
         storage.write_atomically(config.sheet, lambda file: page.save(file, format="PNG"))
-        report(f"{len(sheet)} of the cases are shown in {config.sheet}")
+        report(f"{len(checked.sheet)} of the cases are shown in {config.sheet}")
     for fault in faults:
         report(f"fault: {fault}")
     report(f"{len(faults)} faults" if faults else "no faults")
     return len(faults)
+
+
+class CheckedCases:
+    """What is found in the cases that can be read.
+
+    reader    surveys and reads them at their own size
+    fitted    resizes them to --image_size, for its notes
+    contents  statistics of each split
+    sheet     tiles of each case shown
+    """
+
+    def __init__(self, config: CheckConfig, data_config: DataConfig) -> None:
+        self.config = config
+        self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
+        self.contents: dict[str, Contents] = collections.defaultdict(Contents)
+        self.sheet: list[list[pictures.Tile]] = []
+
+    def read(self, folders: Sequence[tuple[str, str]]) -> list[str]:
+        """Read the sound ones of the surveyed cases (name, folder). Returns faults that only reading finds."""
+        reader, faults = self.reader, []
+        sound = [case for case in folders if case[1] in reader.images.cases] if reader.has_rule else []
+        places = np.linspace(0, len(sound) - 1, SHEET_CASES).round().astype(int)
+        shown = set(places.tolist()) if self.config.sheet else ()
+        for k, (name, folder) in enumerate(progress_bar(sound, unit="case", delay=2, leave=False)):
+            try:
+                image, raters = reader.read(folder)
+            except DataError:  # already among the faults
+                continue
+            reader.changes.masks.add(raters)
+            files = list_files(folder).images
+            ranges = [reader.changes.ranges[file] for file in files]
+            self.contents[_split_of(self.config.data_dir, folder)].add(image, raters, ranges, reader.colour)
+            faults += grey_faults(files, ranges)
+            try:
+                self.fitted.fit(folder, image, raters)
+            except DataError as error:
+                faults.append(str(error))
+            if k in shown:
+                self.sheet.append(case_tiles(name, image, raters, reader.colour))
+        return faults
+
+    def lines(self, num_cases: int) -> Iterator[str]:
+        """The levels of the labels, and what reading changed."""
+        yield from level_lines(self.reader.levels)
+        yield from self.reader.notes(num_cases)
+        yield from self.fitted.notes(num_cases)
 
 
 def report_contents(contents: Mapping[str, Contents], num_cases: int, report: Callable[[str], None]) -> None:

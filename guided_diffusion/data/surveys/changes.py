@@ -11,6 +11,7 @@ from ..files.decoded import Decoded
 from .levels import NOTES, LevelSurvey
 
 LITTLE = 0.1  # of the scale of its type: an image that uses less is reported
+RESIZED = "masks are resized by area"  # a departure from version 1
 MUCH = 0.5  # of an image's area: foreground above it is unusual
 
 
@@ -135,7 +136,7 @@ class Changes:
             ),
             "labels in colour are read by colour": bool(levels.notes.get("colour")),
             "--intensity_range applies to 8-bit and 16-bit images": bool(self.ranged),
-            "masks are resized by area": bool(self.sizes and self.masks.masks),
+            RESIZED: bool(self.sizes and (levels.files or levels.lossy)),
             "the levels of a label are those of the whole set": len(levels.levels) == 2 and levels.levels[0] != 0,
         }
         return [phrase for phrase, is_so in found.items() if is_so]
