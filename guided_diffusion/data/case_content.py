@@ -11,8 +11,8 @@ from ..errors import DataError
 from .files.case_files import list_files, size_faults
 from .files.decoded import Decoded, to_grey
 from .files.grid import Grid, bring_to
+from .files.label import Label, label_of
 from .files.read import read_file
-from .surveys.levels import Label, label_of
 
 T = TypeVar("T")
 

@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from PIL import Image
 
+from ..data.files.label import label_of
 from ..data.files.read import read_file
-from ..data.surveys.levels import LevelSurvey, MaskRule, label_of
+from ..data.surveys.levels import LevelSurvey, MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.configs import differences
 from ..masks import pictures

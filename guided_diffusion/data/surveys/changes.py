@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from ..files.decoded import Decoded
-from .levels import NOTES, LevelSurvey
+from ..files.label import NOTES
+from .levels import LevelSurvey
 
 LITTLE = 0.1  # of the scale of its type: an image that uses less is reported
 RESIZED = "masks are resized by area"  # a departure from version 1

@@ -2,7 +2,7 @@
 
 import collections
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,83 +11,20 @@ import scipy  # its submodules load on first use
 from jaxtyping import Bool, Shaped
 
 from ...errors import DataError
-from ..files.decoded import COLOURS, Decoded
+from ..files.label import Label, label_of
 from ..files.read import read_file
 
 MOST_CLASSES = 255  # levels of a set of class labels; more are those of soft masks or images
+FEW_CLASSES = 32  # levels that count as classes if a flag says so, even where they lie on ramps
 LISTED = 8  # levels in a message
 RAMP = 0.5  # share of the pixels between two levels that lie on ramps, from which on a mask was interpolated
 FLAT = 12 / 255  # range within 3x3 pixels of a JPEG, of full scale, at most, away from outlines
-MIDDLE = (0.25, 0.75)  # of full scale: flat pixels between these belong to a third cluster of a JPEG
-FEW_FLAT = 8  # flat pixels in the middle that a JPEG may have by chance
+SPREAD = 24 / 255  # of a cluster of a JPEG around its most frequent value, of full scale, at most
+UNCLEAR = 0.1  # clusters of a JPEG lie at least this far from half of full scale
+FEW = 8  # flat pixels that may lie elsewhere by chance
 SCALES = (1, 255, 65535)  # full scales to choose from, where the type has none
 
 COMPARE: Mapping[str, Callable[..., Bool[np.ndarray, "H W"]]] = {">": operator.gt, "==": operator.eq, "!=": operator.ne}
-
-
-@dataclass(frozen=True)
-class Label:
-    """The levels of one rater's label.
-
-    values      levels; the indices of a palette; 0xRRGGBB of a label in colour; opacity of a mask in the alpha channel
-    full_scale  as in `Decoded`
-    notes       what was noticed; keys of NOTES, or "rising palette"
-    """
-
-    values: Shaped[np.ndarray, "H W"]
-    full_scale: int | None
-    lossy: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def in_colour(self) -> bool:
-        """Whether the levels are colours."""
-        return "colour" in self.notes
-
-
-NOTES = {
-    "alpha mask": "with the mask in the alpha channel",
-    "alpha": "with a constant alpha channel, which is dropped",
-    "colour": "in colour, where each colour is a level",
-    "falling palette": "with a palette whose brightness orders the levels the other way, read by index",
-}
-
-
-def label_of(file: str, decoded: Decoded) -> Label:
-    """The Label in a file. DataError: it cannot be a mask."""
-    planes, alpha = decoded.planes, decoded.alpha
-    if decoded.indices is not None and (alpha is None or np.ptp(alpha) == 0):
-        return Label(decoded.indices, 255, notes=_brightness_order(decoded))
-    if alpha is not None and np.ptp(alpha) > 0:
-        constant = (planes == planes[:, :1, :1]).all()
-        if not (constant or _same_parts(planes, alpha)):
-            raise DataError(f"{file}: both colours and alpha channel vary; save the mask without an alpha channel")
-        return Label(alpha, decoded.full_scale, notes=("alpha mask",))
-    notes = () if alpha is None else ("alpha",)
-    if not decoded.in_colour:
-        return Label(planes[0], decoded.full_scale, decoded.lossy, notes)
-    if decoded.lossy or decoded.full_scale != 255:
-        raise DataError(f"{file}: a mask in colour must have 8 bits and no lossy compression; save it as a grey PNG")
-    red, green, blue = planes.astype(np.int32)
-    return Label(red << 16 | green << 8 | blue, None, notes=(*notes, "colour"))
-
-
-def _brightness_order(decoded: Decoded) -> tuple[str, ...]:
-    """The note on how the brightness of a palette changes as the index rises, over the indices in use."""
-    assert decoded.indices is not None
-    used, first = np.unique(decoded.indices, return_index=True)
-    changes = np.diff(decoded.planes.reshape(COLOURS, -1)[:, first].astype(int).sum(axis=0))
-    if len(used) < 2:
-        return ()
-    return ("falling palette",) if (changes < 0).all() else ("rising palette",)
-
-
-def _same_parts(planes: Shaped[np.ndarray, "C H W"], alpha: Shaped[np.ndarray, "H W"]) -> bool:
-    """Whether colours and opacity both have two values, in the same pixels."""
-    opaque = alpha == alpha.max()
-    inside, outside = planes[:, opaque], planes[:, ~opaque]
-    values = (alpha.max(), alpha.min())
-    return bool(np.isin(alpha, values).all() and (inside == inside[:, :1]).all() and (outside == outside[:, :1]).all())
 
 
 @dataclass(frozen=True)
@@ -153,11 +90,8 @@ class LevelSurvey:
         self.lossy += 1
         if values.max() <= 0.5 and np.ptp(values) > 0:
             self.faint.append(file)
-        middle = (values > MIDDLE[0]) & (values < MIDDLE[1])
-        if middle.sum() > FEW_FLAT:
-            spans = scipy.ndimage.maximum_filter(values, 3) - scipy.ndimage.minimum_filter(values, 3)
-            if (middle & (spans <= FLAT)).sum() > FEW_FLAT:
-                self.third.append(file)
+        elif not _has_two_clusters(values):
+            self.third.append(file)
 
     @property
     def levels(self) -> list[float]:
@@ -185,7 +119,7 @@ class LevelSurvey:
             return self._threshold_rule(threshold)
         if faults := list(self._set_faults(merge, structure)):
             raise DataError("\n".join(faults))
-        refused = self._refused()
+        refused = self._refused(merge or structure is not None)
         if structure is not None:
             return MaskRule("==", structure, refused=refused)
         if len(self.levels) == 2 and not merge:
@@ -198,25 +132,30 @@ class LevelSurvey:
         scale = next((scale for scale in SCALES if self.largest <= scale), int(self.largest))
         return MaskRule(">", threshold, cut=threshold, share=True, scale=scale)
 
-    def _refused(self) -> dict[str, str]:
-        """{file: why it is not a mask}; the text is the same for all files of a kind."""
+    def _refused(self, classes: bool) -> dict[str, str]:
+        """{file: why it is not a mask}; the text is the same for all files of a kind.
+
+        classes  a flag says that the levels are classes
+        """
         third = (
-            "a JPEG with more than two levels, such as classes, which its compression mixes; save it as PNG, or cut it "
-            "with --label_threshold"
+            "a JPEG whose values are not in two clusters, below and above half of full scale, such as classes; save it "
+            "as PNG, or cut it with --label_threshold"
         )
         faint = (
             "a JPEG that varies, but nowhere reaches half of full scale (a mask of 0 and 1 saved as JPEG loses its "
             "levels); save it as PNG, or cut it with --label_threshold"
         )
         refused = {**dict.fromkeys(self.third, third), **dict.fromkeys(self.faint, faint)}
-        if self.soft:
-            low, high = min(x[0] for x in self.soft.values()), max(x[-1] for x in self.soft.values())
+        found = {file: x for file, x in self.soft.items() if not (classes and _may_be_classes(x))}
+        if found:
+            low, high = min(x[0] for x in found.values()), max(x[-1] for x in found.values())
+            thin = "; or, if they are thin classes, --merge_labels" if all(map(_may_be_classes, found.values())) else ""
             soft = (
-                f"{'' if len(self.soft) == 1 else 'up to '}{max(map(len, self.soft.values()))} levels from "
+                f"{'' if len(found) == 1 else 'up to '}{max(map(len, found.values()))} levels from "
                 f"{self.show(low)} to {self.show(high)}, as in an interpolated or soft mask: --label_threshold 0.5 "
-                "cuts it at half of full scale; or image and label are swapped"
+                f"cuts it at half of full scale; or image and label are swapped{thin}"
             )
-            refused |= dict.fromkeys(self.soft, soft)
+            refused |= dict.fromkeys(found, soft)
         return refused
 
     def _set_faults(self, merge: bool, structure: float | None) -> Iterator[str]:
@@ -231,10 +170,13 @@ class LevelSurvey:
                 f"{self.lossy} JPEG labels: the compression mixes the levels that --merge_labels and --structure "
                 "select; save them as PNG"
             )
-        if structure is not None and structure not in self.pixels and not self.lossy:
+        if structure is not None and not self._has_level(structure) and not self.lossy:
             yield f"--structure {self.show(structure)}: no label has this level; the levels are {self.counts()}"
         elif len(self.levels) > 2 and not merge and structure is None:
             yield self._class_fault()
+
+    def _has_level(self, level: float) -> bool:
+        return level in self.pixels or any(level in levels for levels in self.soft.values())
 
     def _class_fault(self) -> str:
         rest = "" if self.many else ", in different labels"
@@ -250,9 +192,28 @@ def _first(files: list[str]) -> str:
     return files[0] + (f" and {len(files) - 1} other labels" if len(files) > 1 else "")
 
 
+def _may_be_classes(levels: Sequence[float]) -> bool:
+    return len(levels) <= FEW_CLASSES and all(level % 1 == 0 for level in levels)
+
+
 def _is_soft(values: Shaped[np.ndarray, "H W"], levels: np.ndarray) -> bool:
     """Whether a label with more than two levels was interpolated, or is no mask: its levels cannot be classes."""
     return bool(len(levels) > MOST_CLASSES or (levels % 1 != 0).any() or _on_ramps(values, levels) >= RAMP)
+
+
+def _has_two_clusters(values: Shaped[np.ndarray, "H W"]) -> bool:
+    """Whether a lossy label, of full scale 1, has at most one cluster of values on each side of 0.5.
+
+    Compression changes values along outlines, so only pixels in flat neighbourhoods count.
+    """
+    spans = scipy.ndimage.maximum_filter(values, 3) - scipy.ndimage.minimum_filter(values, 3)
+    flat = values[spans <= FLAT]
+    elsewhere = (np.abs(flat - 0.5) < UNCLEAR).sum()
+    for part in (flat[flat < 0.5], flat[flat >= 0.5]):
+        if len(part):
+            counts, edges = np.histogram(part, bins=256, range=(0, 1))
+            elsewhere += (np.abs(part - edges[counts.argmax()]) > SPREAD).sum()
+    return bool(elsewhere <= FEW)
 
 
 def _levels(values: Shaped[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
