@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from image_formats import ALPHAS, FORMATS, PNG, drawn
 from PIL import Image
 
+from guided_diffusion.lidcloader import LIDCDataset
+
 few = settings(max_examples=4, deadline=None, derandomize=True)
 TRUNCATED = ("PNG 8", "PNG RGB 16", "JPEG", "BMP", "GIF", "WebP RGB", "TIFF RGB lzw", "NPY <f4", "NIfTI")
 
 
 def as_read(folder):
     """The image [C, H, W] of the only case, and whether it is in colour."""
-    dataset = opened(folder, "auto", require_raters=False)
+    dataset = LIDCDataset(folder, image_channels="auto", require_raters=False)
     case = dataset[0]
     assert dataset.num_planes == len(case.image) and dataset.colour == case.colour
     return case.image.numpy(), case.colour
@@ -90,7 +92,7 @@ REFUSED = {
     "text": (array(lambda pages: pages.astype(str)), ("image.npy",)),
     "complex": (array(lambda pages: pages[0] * 1j), ("image.npy",)),
     "not a number": (array(lambda pages: np.where(pages[0] == pages[0, 0, 0], np.nan, pages[0])), ("image.npy",)),
-    "a volume": (array(lambda pages: pages.astype(np.float32), ".nii.gz"), ("image.nii.gz", 3)),
+    "a volume": (array(lambda pages: pages.astype(np.float32), ".nii.gz"), ("image.nii.gz", "16x16x3")),
 }
 
 

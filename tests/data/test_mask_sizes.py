@@ -58,9 +58,10 @@ def test_nested_outlines_stay_nested_and_every_lesion_keeps_a_pixel(tmp_path_fac
     got, _ = resized(tmp_path_factory.mktemp("nested"), masks[list(order)], size, pad=pad)
     got = got[np.argsort(order)]
     assert not (got[0] & ~got[1]).any() and not (got[1] & ~got[2]).any()
-    if pad and masks.shape[1] != masks.shape[2]:
-        above = (masks.shape[2] - masks.shape[1]) // 2
-        masks = np.pad(masks, [(0, 0), (above, masks.shape[2] - masks.shape[1] - above), (0, 0)])
+    if pad:
+        square = max(*masks.shape[1:], size)
+        around = [((square - length) // 2, (square - length + 1) // 2) for length in masks.shape[1:]]
+        masks = np.pad(masks, [(0, 0), *around])
     for mask, small in zip(masks, got, strict=True):
         lesions, count = ndimage.label(mask, CONNECTED)
         for number in range(1, count + 1):

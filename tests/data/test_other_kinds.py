@@ -12,6 +12,7 @@ from drawings import (
     disc,
     masks_in,
     opened,
+    paletted,
     png,
     put,
     put_case,
@@ -73,13 +74,13 @@ def test_classes_in_colours_are_refused(tmp_path):
     assert_says(refusal(tmp_path), "label0_.png")
 
 
-def test_two_hundred_classes_are_classes_and_three_hundred_instances_are_refused(tmp_path):
+def test_two_hundred_levels_are_classes_and_three_hundred_are_refused(tmp_path):
     many = np.repeat(np.repeat(np.arange(256).reshape(16, 16), 4, 0), 4, 1)
     put_case(tmp_path / "few" / "a", [(many % 200).astype(np.uint8)])
     put_case(tmp_path / "many" / "a", [np.where(many > 0, many + 300, 0).astype(np.uint16)])
-    for folder in ("few", "many"):
-        assert_says(refusal(tmp_path / folder), "label0_.png", *(["--merge_labels"] if folder == "few" else []))
-        assert areas_in(opened(tmp_path / folder, merge_labels=True)) == [SIDE**2 - (32 if folder == "few" else 16)]
+    assert_says(refusal(tmp_path / "few"), "label0_.png", "--merge_labels")
+    assert areas_in(opened(tmp_path / "few", merge_labels=True)) == [SIDE**2 - 32]
+    assert_says(refusal(tmp_path / "many"), "label0_.png")
 
 
 def test_masks_in_jpeg_and_png_of_one_set(tmp_path):
@@ -117,8 +118,9 @@ def test_soft_masks_are_refused_and_cut_by_a_given_threshold(tmp_path, name):
     if name != "one grey":  # which may be a class as well
         assert_says(text, "--label_threshold", "swapped")
     (area,) = areas_in(opened(tmp_path, label_threshold=0.5))
-    factor = {"8x": 8, "16 bits": 4}.get(name, 2)
-    assert area == (soft(DISCS[0], factor) > 127.5).sum()
+    values = change(DISCS[0])
+    values = values if values.ndim == 2 else values[..., -1]
+    assert area == (values > {"u1": 255, "u2": 65535, "f4": 1}[values.dtype.str[1:]] / 2).sum()
 
 
 def test_one_soft_mask_among_many_is_named(tmp_path):
@@ -139,6 +141,32 @@ def test_a_gradient_is_not_a_mask(tmp_path, dtype, top):
     ramp = np.broadcast_to(np.linspace(0, top, SIDE), (SIDE, SIDE)).astype(dtype)
     put_case(tmp_path / "a", [ramp])
     assert_says(refusal(tmp_path), "label0_.png")
+
+
+# -- palettes ---------------------------------------------------------------------------------------------------------
+
+
+def test_full_and_empty_masks_in_gif_are_full_and_empty(tmp_path):
+    """An encoder gives the colours of a GIF indices of its own: the only colour of a full mask has index 0."""
+    for name, masks in {"a": DISCS, "b": [DISCS[0] | True, 0 * DISCS[0], DISCS[0]]}.items():
+        put_case(tmp_path / name, [white(mask) for mask in masks], suffix=".gif")
+    try:
+        assert areas_in(opened(tmp_path), 1) == [SIDE**2, 0, 517]
+    except DataError as error:
+        assert "label" in str(error) and ".gif" in str(error)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".gif", ".tif", ".bmp"])
+def test_an_index_has_one_colour_in_all_files_of_a_set(tmp_path, suffix):
+    black, white_, red = (0, 0, 0), (255, 255, 255), (200, 0, 0)
+    for name, colours in {"a": [black, white_], "b": [white_, black], "c": [red, black]}.items():
+        put(tmp_path / name / "image.png", GREY)
+        put(tmp_path / name / f"label0_{suffix}", paletted(DISCS[0] == (colours[1] != black), colours))
+    try:
+        dataset = opened(tmp_path)
+        assert [areas_in(dataset, k) for k in range(3)] == [[517]] * 3
+    except DataError as error:
+        assert f"label0_{suffix}" in str(error)
 
 
 # -- masks that say nothing -------------------------------------------------------------------------------------------
