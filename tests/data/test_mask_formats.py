@@ -90,6 +90,7 @@ MASKS = {
     "TIFF, white is 0": tiff(lambda mask: white(~mask), photometric="miniswhite"),
     "BMP": saved(".bmp", white),
     "BMP of 1 bit": saved(".bmp", lambda mask: mask),
+    "BMP palette": saved(".bmp", lambda mask: paletted(mask, [BLACK, WHITE])),
     "BMP RGB": saved(".bmp", coloured(BLACK, WHITE)),
     "GIF": saved(".gif", white),
     "GIF, colours": saved(".gif", coloured(BLACK, RED)),

@@ -51,7 +51,7 @@ def nested(draw, sizes):
     return np.stack([values > cut for cut in cuts]), size
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(nested(SMALLER + LARGER), st.permutations(range(3)), st.booleans())
 def test_nested_outlines_stay_nested_and_every_lesion_keeps_a_pixel(tmp_path_factory, drawn, order, pad):
     masks, size = drawn
@@ -68,7 +68,7 @@ def test_nested_outlines_stay_nested_and_every_lesion_keeps_a_pixel(tmp_path_fac
             assert small[coverage(lesions == number, size) > 0].any()
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(nested(SMALLER))
 def test_pixels_are_foreground_where_half_of_them_is(tmp_path_factory, drawn):
     """Up to the pixels that keep a lesion, each of which the lesion at least touches."""

@@ -140,6 +140,18 @@ def test_a_given_threshold_does_not_empty_masks_of_another_scale(tmp_path, suffi
         assert_says(str(error), f"label1_{suffix}")
 
 
+def test_the_splits_of_a_folder_are_checked_as_one_set(tmp_path):
+    """With areas, ranges, sizes, raters and channels of each."""
+    for k in range(2):
+        put_case(tmp_path / "training" / f"a{k}", [mask.astype(np.uint8) + 1 for mask in DISCS])
+    put_case(tmp_path / "testing" / "b", [np.ones((SIDE, SIDE), np.uint8)] * 2, GREY // 2)
+    text = call_script("check_data", tmp_path).stdout
+    testing, training = text.split("training:")
+    assert_says(training, "64x64", 50, 200, 249, 517, 3)
+    assert_says(testing.split("testing:")[1], "64x64", 25, 100, "2 of 2")
+    assert "channel" in training and "mask area" in training and "empty masks: 0 of 6" in training
+
+
 # -- reading again ----------------------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,7 @@ def test_a_photograph_and_a_mask_are_turned_upright(tmp_path):
     assert (masks == DISCS[0]).all()
 
 
-def test_a_mask_in_the_alpha_channel_and_one_in_a_palette(tmp_path):
+def test_a_mask_in_the_alpha_channel_is_that_mask(tmp_path):
     alpha = np.dstack([np.full((SIDE, SIDE, 3), 255, np.uint8), RATERS[0]])
     put_pictures(tmp_path / "src" / "p0", [alpha])
     cases, _ = converted(tmp_path)
@@ -222,7 +222,7 @@ def test_a_mask_of_another_format_is_not_passed_over(tmp_path, suffix):
     if done.returncode or f"mask1{suffix}" in done.stdout:
         assert_says(done.stdout + done.stderr, f"p0/mask1{suffix}")
     else:
-        (label,) = (tmp_path / "out").glob("*/p0/label1_*")
+        (label,) = (tmp_path / "out").glob("*/p0/label0_*")
         assert areas_in(opened(label.parent)) == AREAS[:2]
 
 
