@@ -13,6 +13,7 @@ from ..flags.fields import Flag, config, lower_first
 from ..system.progress import progress_bar
 from .case_content import CaseContent, decode_case, read_each
 from .files.decoded import COLOURS, to_unit
+from .files.label import colour_level
 from .packed import ImageArray, RatersArray
 from .resize import pad_to, resize, resize_and_count
 from .surveys.changes import Changes, sizes_in_words
@@ -72,7 +73,9 @@ class DataConfig:
         """The level that `structure` names, a number or a colour #rrggbb; None: it is a name, or empty."""
         text = self.structure
         try:
-            return float(int(text[1:], 16)) if text.startswith("#") else float(text)
+            if text.startswith("#") and len(text) == 7:
+                return float(colour_level(*(int(text[k : k + 2], 16) for k in (1, 3, 5))))
+            return float(text)
         except ValueError:
             return None
 
@@ -223,6 +226,8 @@ class CaseReader:
         masks = list(read_each(content.labels, lambda file: rule.mask(file, content.labels[file]), faults).values())
         if faults:
             raise DataError("\n".join(faults))
+        if self.config.label_threshold:
+            self.changes.add_thresholded(content.labels, masks)
         pairs = zip(content.images.values(), self.planes, strict=True)
         planes = [to_unit(d.planes[:count], d.full_scale, self.config.intensity_range) for d, count in pairs]
         image = np.concatenate(planes)

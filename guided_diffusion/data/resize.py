@@ -68,12 +68,12 @@ def _lost_lesions(
         return
     rows, columns = (overlaps(length, side) for length in masks.shape[1:])
     for mask, small in zip(masks, resized, strict=True):
-        kept_pixels = _enlarged(small, mask.shape)
-        if not (mask & ~kept_pixels).any():
+        lost = mask & ~_enlarged(small, mask.shape)
+        if not lost.any():
             continue
         parts, count = scipy.ndimage.label(mask, EIGHT)
         kept = np.zeros(count + 1, dtype=bool)
-        kept[parts[kept_pixels]] = True
+        kept[parts[mask & ~lost]] = True
         boxes = scipy.ndimage.find_objects(parts) if not kept[1:].all() else ()
         for number, box in enumerate(boxes, start=1):
             if not kept[number]:

@@ -205,7 +205,9 @@ class Scorer:
     def _rule(self, folder: str) -> MaskRule:
         with self.lock:
             if folder not in self.rules:
-                self.rules[folder] = store.foreign_rule(folder, [name for name, _ in self.cases])
+                names, flags = [name for name, _ in self.cases], self.flags
+                threshold, merge = flags.get("label_threshold"), flags.get("merge_labels", False)
+                self.rules[folder] = store.foreign_rule(folder, names, threshold, merge)
             return self.rules[folder]
 
     def _truth(self, name: str, raters: Bool[np.ndarray, "R H W"], pad: bool) -> Truth | None:

@@ -182,10 +182,12 @@ def check_samples(samples: np.ndarray, path: str) -> Samples:
     return samples
 
 
-def foreign_rule(folder: str, case_ids: Iterable[str]) -> MaskRule:
+def foreign_rule(folder: str, case_ids: Iterable[str], threshold: float | None = None, merge: bool = False) -> MaskRule:
     """The rule for the masks ID_output0.png, ... in `folder`, which belong to one set. DataError: they are not masks.
 
     Cases with ID_samples.npz are left out; `find_samples` reports unreadable files.
+
+    threshold, merge  as in `LevelSurvey.rule`
     """
     survey = LevelSurvey()
     for case_id in case_ids:
@@ -195,7 +197,7 @@ def foreign_rule(folder: str, case_ids: Iterable[str]) -> MaskRule:
             with contextlib.suppress(DataError):
                 survey.add(path, label_of(path, read_file(path)))
             k += 1
-    return survey.rule()
+    return survey.rule(threshold, merge)
 
 
 def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tuple[Samples, Made] | None:

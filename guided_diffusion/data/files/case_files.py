@@ -1,8 +1,9 @@
 """The files of cases: finds the folders, and the images and labels in them."""
 
+import collections
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import DataError
@@ -11,6 +12,8 @@ from .decoded import Decoded
 from .read import SUFFIXES
 
 IMAGE = re.compile(rf"image.*{SUFFIXES}$", re.IGNORECASE)
+ENDING = re.compile(rf"{SUFFIXES}$", re.IGNORECASE)
+UNREAD_LABEL = re.compile(rf"label(\d.*|.*{SUFFIXES})$", re.IGNORECASE)
 LABEL = re.compile(rf"label(\d+)(?:_(.*))?{SUFFIXES}$", re.IGNORECASE)
 
 
@@ -53,6 +56,13 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
     files = sorted(os.listdir(folder))
     images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
     faults = [] if images else [f"{folder}: no image; add one named image*.png, .jpg, .tif, .npy or .nii.gz"]
+    faults += _repeated_images(folder, images)
+    faults += [
+        f"{os.path.join(folder, file)}: not read; a label is named label0_*.png, with the number of its rater and one "
+        "of the endings png, jpg, tif, bmp, gif, webp, npy, nii or nii.gz"
+        for file in files
+        if UNREAD_LABEL.match(file) and not LABEL.match(file)
+    ]
     found = [(int(match[1]), match[2] or "", file) for file in files if (match := LABEL.match(file))]
     named = [row for row in found if structure and row[1] == structure]
     labels: dict[int, str] = {}
@@ -67,6 +77,14 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
             f"{folder}: label{min(missing)}_* is missing, but label{max(labels)}_* exists; number the raters from 0"
         )
     return CaseFiles(images, [labels[rater] for rater in sorted(labels)], faults)
+
+
+def _repeated_images(folder: str, images: Sequence[str]) -> list[str]:
+    """A fault for images whose names differ in their endings only."""
+    by_stem: dict[str, list[str]] = collections.defaultdict(list)
+    for image in map(os.path.basename, images):
+        by_stem[ENDING.sub("", image)].append(image)
+    return [f"{folder}: {' and '.join(same)} are one image; remove one" for same in by_stem.values() if len(same) > 1]
 
 
 def size_faults(files: Mapping[str, Decoded]) -> list[str]:

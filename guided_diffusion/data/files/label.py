@@ -1,6 +1,7 @@
 """The levels of one rater's label, from whatever its file has: grey values, a palette, colours or an alpha channel."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -8,12 +9,17 @@ from jaxtyping import Shaped
 from ...errors import DataError
 from .decoded import COLOURS, Decoded
 
+DECIMALS = 5  # of levels that are not integers; scale factors of NIfTI change further ones
+
+Levels = Any  # an int, or an array of them
+
 
 @dataclass(frozen=True)
 class Label:
     """The levels of one rater's label.
 
-    values      levels; the indices of a palette; 0xRRGGBB of a label in colour; opacity of a mask in the alpha channel
+    values      levels; the indices of a palette; the `colour_level` of a label in colour; opacity of a mask in the
+                alpha channel
     full_scale  as in `Decoded`
     notes       what was noticed; keys of NOTES, or "rising palette"
     """
@@ -49,11 +55,17 @@ def label_of(file: str, decoded: Decoded) -> Label:
         return Label(alpha, decoded.full_scale, notes=("alpha mask",))
     notes = () if alpha is None else ("alpha",)
     if not decoded.in_colour:
-        return Label(planes[0], decoded.full_scale, decoded.lossy, notes)
+        values = np.round(planes[0], DECIMALS) if planes.dtype.kind == "f" else planes[0]
+        return Label(values, decoded.full_scale, decoded.lossy, notes)
     if decoded.lossy or decoded.full_scale != 255:
         raise DataError(f"{file}: a mask in colour must have 8 bits and no lossy compression; save it as a grey PNG")
-    red, green, blue = planes.astype(np.int32)
-    return Label(red << 16 | green << 8 | blue, None, notes=(*notes, "colour"))
+    return Label(colour_level(*planes.astype(np.int64)), None, notes=(*notes, "colour"))
+
+
+def colour_level(red: Levels, green: Levels, blue: Levels) -> Levels:
+    """The level of a colour of 8 bits, 0xBBRRGGBB where BB is its brightness, by which levels are ordered."""
+    brightness = (299 * red + 587 * green + 114 * blue) // 1000
+    return brightness << 24 | red << 16 | green << 8 | blue
 
 
 def _brightness_order(decoded: Decoded) -> tuple[str, ...]:

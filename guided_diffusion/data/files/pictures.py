@@ -15,7 +15,9 @@ REDUCED_OR_MASK = 0b101  # bits of the TIFF tag NewSubfileType
 NEW_SUBFILE_TYPE = 254
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 FEW_BITS = {"L;2": 3, "L;4": 15}  # raw modes that Pillow scales to 255: their full scale
-MIN_IS_WHITE = 0
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLES_PER_PIXEL, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 338, 339  # of TIFF
+MIN_IS_WHITE, UNSIGNED, UNSPECIFIED = 0, 1, 0  # values of three of these tags
+BMP_BITS = 28  # offset of the bits per pixel in a BMP
 
 
 def read_picture(file: str, page: int | None = None) -> Decoded:
@@ -31,7 +33,7 @@ def read_picture(file: str, page: int | None = None) -> Decoded:
         if chosen:
             picture.seek(chosen)
         raw = _raw_mode(picture)
-        if ";16" in raw and len(picture.getbands()) > 1:  # Pillow would drop the lower 8 bits
+        if _is_reduced(picture, file, raw):
             return _read_deep(file, chosen, picture.getexif().get(ORIENTATION, 1))
         lossy = _is_lossy(picture, file)
         turned = picture.getexif().get(ORIENTATION, 1) != 1
@@ -75,6 +77,23 @@ def _choose_page(file: str, pages: list[int], page: int | None) -> int:
     return pages[page or 0]
 
 
+def _is_reduced(picture: Image.Image, file: str, raw: str) -> bool:
+    """Whether Pillow would read the picture without some of its bits, channels or meaning."""
+    if picture.format == "BMP":  # with two grey levels in 8 bits it is taken for a picture of 1 bit
+        with open(file, "rb") as opened:
+            return picture.mode == "1" and opened.read(BMP_BITS + 2)[BMP_BITS:] != b"\1\0"
+    if picture.format != "TIFF":
+        return ";16" in raw and len(picture.getbands()) > 1
+    tags = picture.tag_v2  # type: ignore[attr-defined]  # of TIFF
+    bits, samples = max(tags.get(BITS_PER_SAMPLE, (1,))), tags.get(SAMPLES_PER_PIXEL, 1)
+    unsigned = set(tags.get(SAMPLE_FORMAT, (UNSIGNED,))) == {UNSIGNED}
+    return (
+        (bits > 8 and (samples > 1 or tags.get(PHOTOMETRIC) == MIN_IS_WHITE))
+        or (bits == 32 and unsigned)
+        or UNSPECIFIED in tags.get(EXTRA_SAMPLES, ())
+    )
+
+
 def _raw_mode(picture: Image.Image) -> str:
     """How Pillow's decoder names the layout of the file, e.g. "RGB;16B"; empty if unknown."""
     tile = getattr(picture, "tile", ())
@@ -95,17 +114,20 @@ def _is_lossy(picture: Image.Image, file: str) -> bool:
 
 def _from_pillow(picture: Image.Image, raw: str, lossy: bool) -> Decoded:
     mode = picture.mode
-    if mode == "1":
+    if mode == "1" and "transparency" not in picture.info:
         return Decoded(np.asarray(picture)[None].astype(np.uint8) * 255, 255)
     if mode == "F" or mode == "I":
         # Some versions of Pillow open 16-bit PNG files in mode I
         return Decoded(np.asarray(picture)[None].copy(), 65535 if mode == "I" and picture.format == "PNG" else None)
     if mode.startswith("I;16"):
-        return Decoded(np.asarray(picture)[None].astype(np.uint16), 65535)
+        values = np.asarray(picture)[None].astype(np.uint16)
+        clear = picture.info.get("transparency")
+        return Decoded(values, 65535, alpha=None if clear is None else (values[0] != clear).astype(np.uint8))
     if mode == "L" and "transparency" not in picture.info:
         values, scale = np.array(picture)[None], FEW_BITS.get(raw)
         return Decoded(values // (255 // scale), scale) if scale else Decoded(values, 255, lossy)
-    indices = np.array(picture) if mode == "P" else None
+    # Those who write GIF choose the order of the indices, so they mean nothing there
+    indices = np.array(picture) if mode == "P" and picture.format != "GIF" else None
     alpha = None
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
@@ -134,7 +156,8 @@ def _read_deep(file: str, page: int, orientation: int) -> Decoded:
         ) from None
     if not _is_tiff(file):
         with open(file, "rb") as opened:
-            array = imagecodecs.png_decode(opened.read())
+            content = opened.read()
+        array = imagecodecs.bmp_decode(content) if content.startswith(b"BM") else imagecodecs.png_decode(content)
     else:
         with tifffile.TiffFile(file) as tiff:
             leaf: Any = tiff.pages[page]

@@ -1,14 +1,14 @@
 """What reading changed in a set of cases, and what is unusual about its masks, for reports."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool
 
 from ..files.decoded import Decoded
-from ..files.label import NOTES
+from ..files.label import NOTES, Label
 from .levels import LevelSurvey
 
 LITTLE = 0.1  # of the scale of its type: an image that uses less is reported
@@ -78,6 +78,7 @@ class Changes:
     alpha: list[str] = field(default_factory=list)
     greyed: list[str] = field(default_factory=list)
     ranges: dict[str, tuple[float, float, int | None]] = field(default_factory=dict)
+    emptied: dict[str, float] = field(default_factory=dict)  # {label that --label_threshold empties: largest value}
     ranged: int = 0  # images of a fixed scale to which --intensity_range was applied
     masks: MaskCounts = field(default_factory=MaskCounts)
 
@@ -92,13 +93,19 @@ class Changes:
     @property
     def faint(self) -> list[str]:
         """Images that use little of the scale of their type."""
-        return [file for file, (_, high, scale) in self.ranges.items() if scale and high < LITTLE * scale]
+        return [file for file, (low, high, scale) in self.ranges.items() if scale and high - low < LITTLE * scale]
 
     def add_files(self, turned: Iterable[str], greyed: Iterable[str]) -> None:
         """Record the files of a case that were turned, by EXIF or to the grid of the image, or converted to grey."""
         for file in turned:
             (self.turned if file.lower().endswith((".nii", ".nii.gz")) else self.upright).append(file)
         self.greyed += greyed
+
+    def add_thresholded(self, labels: Mapping[str, Label], masks: Iterable[Bool[np.ndarray, "H W"]]) -> None:
+        """Record labels that vary, but whose masks are empty by --label_threshold."""
+        for (file, label), mask in zip(labels.items(), masks, strict=True):
+            if not mask.any() and np.ptp(label.values) > 0:
+                self.emptied[file] = float(label.values.max())
 
     def notes(self, levels: LevelSurvey) -> Iterable[str]:
         """The changes besides sizes, one line each."""
@@ -111,7 +118,13 @@ class Changes:
             if files:
                 yield f"{count(len(files), noun)} {what}, e.g. {files[0]}"
         if levels.lossy:
-            yield f"{count(levels.lossy, 'label')} with lossy compression (JPEG), thresholded (--label_threshold)"
+            yield f"{count(len(levels.lossy), 'label')} with lossy compression (JPEG), thresholded (--label_threshold)"
+        if self.emptied:
+            file, largest = next(iter(self.emptied.items()))
+            yield (
+                f"warning: {count(len(self.emptied), 'label')} empty after --label_threshold, although the values "
+                f"vary, e.g. up to {largest:g} in {file}"
+            )
         if self.faint and not self.ranged:
             low, high, scale = self.ranges[self.faint[0]]
             yield (

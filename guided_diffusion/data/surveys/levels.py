@@ -19,8 +19,8 @@ FEW_CLASSES = 32  # levels that count as classes if a flag says so, even where t
 LISTED = 8  # levels in a message
 RAMP = 0.5  # share of the pixels between two levels that lie on ramps, from which on a mask was interpolated
 FLAT = 12 / 255  # range within 3x3 pixels of a JPEG, of full scale, at most, away from outlines
-SPREAD = 24 / 255  # of a cluster of a JPEG around its most frequent value, of full scale, at most
-UNCLEAR = 0.1  # clusters of a JPEG lie at least this far from half of full scale
+SPREAD = 24  # of a cluster of a JPEG around its most frequent value, of 255, at most
+HALF, UNCLEAR = 127.5, 26  # of 255; clusters of a JPEG lie at least so far from half
 FEW = 8  # flat pixels that may lie elsewhere by chance
 SCALES = (1, 255, 65535)  # full scales to choose from, where the type has none
 
@@ -63,15 +63,16 @@ class LevelSurvey:
     many: list[str] = field(default_factory=list)  # files with more than two levels, without soft ones
     soft: dict[str, tuple[float, ...]] = field(default_factory=dict)  # {interpolated file: its levels}
     largest: float = 1  # of the levels of all lossless labels
-    third: list[str] = field(default_factory=list)  # lossy files with a third cluster
+    third: dict[str, dict[int, int]] = field(default_factory=dict)  # {lossy file: more than two clusters}
     faint: list[str] = field(default_factory=list)  # lossy files that vary and do not reach half of full scale
-    lossy: int = 0
+    lossy: list[str] = field(default_factory=list)  # lossy files
 
     def add(self, file: str, label: Label) -> None:
         """Record the levels of a label."""
         for note in label.notes:
             self.notes[note].append(file)
         if label.lossy and label.full_scale:
+            self.lossy.append(file)
             self._add_lossy(file, label.values / label.full_scale)
             return
         levels, counts = _levels(label.values)
@@ -87,11 +88,10 @@ class LevelSurvey:
             self.examples.setdefault(level, file)
 
     def _add_lossy(self, file: str, values: Shaped[np.ndarray, "H W"]) -> None:
-        self.lossy += 1
         if values.max() <= 0.5 and np.ptp(values) > 0:
             self.faint.append(file)
-        elif not _has_two_clusters(values):
-            self.third.append(file)
+        elif not _are_two(clusters := _clusters(values)):
+            self.third[file] = clusters
 
     @property
     def levels(self) -> list[float]:
@@ -100,7 +100,7 @@ class LevelSurvey:
 
     def show(self, level: float) -> str:
         """A level as in a message: a number, or a colour #rrggbb."""
-        return f"#{int(level):06x}" if self.notes.get("colour") and level % 1 == 0 else f"{level:g}"
+        return f"#{int(level) & 0xFFFFFF:06x}" if self.notes.get("colour") and level % 1 == 0 else f"{level:g}"
 
     def counts(self) -> str:
         """The levels with their numbers of pixels."""
@@ -137,9 +137,10 @@ class LevelSurvey:
 
         classes  a flag says that the levels are classes
         """
+        near = ", ".join(f"{value} ({n:,} pixels)" for value, n in next(iter(self.third.values()), {}).items())
         third = (
-            "a JPEG whose values are not in two clusters, below and above half of full scale, such as classes; save it "
-            "as PNG, or cut it with --label_threshold"
+            f"a JPEG with values near {near}, which are not one below and one above half of full scale; if they are "
+            "classes, save it as PNG; --label_threshold cuts it"
         )
         faint = (
             "a JPEG that varies, but nowhere reaches half of full scale (a mask of 0 and 1 saved as JPEG loses its "
@@ -167,7 +168,7 @@ class LevelSurvey:
             )
         if (merge or structure is not None) and self.lossy:
             yield (
-                f"{self.lossy} JPEG labels: the compression mixes the levels that --merge_labels and --structure "
+                f"{_first(self.lossy)}: the compression of JPEG mixes the levels that --merge_labels and --structure "
                 "select; save them as PNG"
             )
         if structure is not None and not self._has_level(structure) and not self.lossy:
@@ -201,19 +202,33 @@ def _is_soft(values: Shaped[np.ndarray, "H W"], levels: np.ndarray) -> bool:
     return bool(len(levels) > MOST_CLASSES or (levels % 1 != 0).any() or _on_ramps(values, levels) >= RAMP)
 
 
-def _has_two_clusters(values: Shaped[np.ndarray, "H W"]) -> bool:
-    """Whether a lossy label, of full scale 1, has at most one cluster of values on each side of 0.5.
+def _clusters(values: Shaped[np.ndarray, "H W"]) -> dict[int, int]:
+    """{value: pixels} of the clusters of a lossy label, values in units of 1/255 of full scale.
 
-    Compression changes values along outlines, so only pixels in flat neighbourhoods count.
+    Compression changes values along outlines, so only pixels in flat neighbourhoods make a cluster; then each pixel
+    counts for the nearest.
     """
     spans = scipy.ndimage.maximum_filter(values, 3) - scipy.ndimage.minimum_filter(values, 3)
-    flat = values[spans <= FLAT]
-    elsewhere = (np.abs(flat - 0.5) < UNCLEAR).sum()
-    for part in (flat[flat < 0.5], flat[flat >= 0.5]):
-        if len(part):
-            counts, edges = np.histogram(part, bins=256, range=(0, 1))
-            elsewhere += (np.abs(part - edges[counts.argmax()]) > SPREAD).sum()
-    return bool(elsewhere <= FEW)
+    counts, _ = np.histogram(values[spans <= FLAT], bins=256, range=(0, 256 / 255))
+    found: list[int] = []
+    while True:
+        value = int(counts.argmax())
+        around = slice(max(0, value - SPREAD), value + SPREAD + 1)
+        if counts[around].sum() <= FEW:
+            break
+        found.append(value)
+        counts[around] = 0
+    if not found:
+        return {}
+    centres = np.array(sorted(found))
+    nearest = np.abs(values[..., None] * 255 - centres).argmin(axis=-1)
+    return dict(zip(centres.tolist(), np.bincount(nearest.ravel(), minlength=len(centres)).tolist(), strict=True))
+
+
+def _are_two(clusters: Iterable[int]) -> bool:
+    """Whether at most one cluster lies on each side of half of full scale, and none near it."""
+    upper = [value > HALF for value in clusters]
+    return sum(upper) <= 1 and len(upper) - sum(upper) <= 1 and all(abs(v - HALF) >= UNCLEAR for v in clusters)
 
 
 def _levels(values: Shaped[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
