@@ -36,9 +36,8 @@ def resize_and_count(masks: Bool[np.ndarray, "R H W"], side: int) -> tuple[Bool[
     nested masks remain nested.
     """
     rows, columns = (overlaps(length, side) for length in masks.shape[1:])
-    covered = [rows @ (mask.astype(np.float32) @ columns.T) for mask in masks]
     half = masks.shape[1] * masks.shape[2] / 2  # the size of a pixel, in the unit of `overlaps`
-    resized = np.array([shares > half for shares in covered], dtype=bool).reshape(-1, side, side)
+    resized = rows @ (masks.astype(np.float32) @ columns.T) > half
     lost = list(_lost_lesions(masks, resized))
     for lesion, box, pixel in lost:
         around = (masks[:, *box] | ~lesion).all(axis=(1, 2))
@@ -67,24 +66,35 @@ def _lost_lesions(
     if side >= max(masks.shape[1:]):
         return
     rows, columns = (overlaps(length, side) for length in masks.shape[1:])
-    for mask, small in zip(masks, resized, strict=True):
-        lost = mask & ~_enlarged(small, mask.shape)
-        if not lost.any():
-            continue
-        parts, count = scipy.ndimage.label(mask, EIGHT)
-        kept = np.zeros(count + 1, dtype=bool)
-        kept[parts[mask & ~lost]] = True
-        boxes = scipy.ndimage.find_objects(parts) if not kept[1:].all() else ()
-        for number, box in enumerate(boxes, start=1):
-            if not kept[number]:
-                lesion = parts[box] == number
-                shares = rows[:, box[0]] @ lesion @ columns[:, box[1]].T
-                yield lesion, box, np.unravel_index(shares.argmax(), shares.shape)
+    for mask in _unreached(masks, masks & _enlarged(resized, masks.shape[1:])):
+        parts, _ = scipy.ndimage.label(mask, EIGHT) if mask.any() else (mask.astype(int), 0)
+        for number, box in enumerate(scipy.ndimage.find_objects(parts), start=1):
+            lesion = parts[box] == number
+            shares = rows[:, box[0]] @ lesion @ columns[:, box[1]].T
+            yield lesion, box, np.unravel_index(shares.argmax(), shares.shape)
 
 
-def _enlarged(small: Bool[np.ndarray, "side side"], shape: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
-    """The pixels of an image of this shape, at least as large, that overlap a foreground pixel of `small`."""
-    side = len(small)
+def _unreached(masks: Bool[np.ndarray, "R H W"], reached: Bool[np.ndarray, "R H W"]) -> Bool[np.ndarray, "R H W"]:
+    """The lesions of masks without a pixel in `reached`, by growing what is reached within the masks."""
+    while True:
+        tall = reached.copy()
+        tall[:, 1:] |= reached[:, :-1]
+        tall[:, :-1] |= reached[:, 1:]
+        grown = tall.copy()
+        grown[:, :, 1:] |= tall[:, :, :-1]
+        grown[:, :, :-1] |= tall[:, :, 1:]
+        grown &= masks
+        if (grown == reached).all():
+            return masks & ~reached
+        reached = grown
+
+
+def _enlarged(small: Bool[np.ndarray, "R side side"], shape: tuple[int, ...]) -> Bool[np.ndarray, "R H W"]:
+    """The pixels of images of this shape, at least as large, that overlap a foreground pixel of `small`."""
+    side = small.shape[1]
+    if not any(n % side for n in shape):
+        pixel = (len(small), side, shape[0] // side, side, shape[1] // side)
+        return np.broadcast_to(small[:, :, None, :, None], pixel).reshape(-1, *shape)
     first, last = ([(np.arange(n) * side + end * (side - 1)) // n for n in shape] for end in (0, 1))
-    tall = small[first[0]] | small[last[0]]
-    return tall[:, first[1]] | tall[:, last[1]]
+    tall = small[:, first[0]] | small[:, last[0]]
+    return tall[:, :, first[1]] | tall[:, :, last[1]]

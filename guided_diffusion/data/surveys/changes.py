@@ -93,7 +93,7 @@ class Changes:
     @property
     def faint(self) -> list[str]:
         """Images that use little of the scale of their type."""
-        return [file for file, (low, high, scale) in self.ranges.items() if scale and high - low < LITTLE * scale]
+        return [file for file, (low, high, scale) in self.ranges.items() if scale and 0 < high - low < LITTLE * scale]
 
     def add_files(self, turned: Iterable[str], greyed: Iterable[str]) -> None:
         """Record the files of a case that were turned, by EXIF or to the grid of the image, or converted to grey."""
