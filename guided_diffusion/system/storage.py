@@ -253,13 +253,17 @@ def remove(path: StrPath) -> None:
         blobfile.remove(path)
 
 
-def walk(folder: StrPath) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk(
+    folder: StrPath, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """(folder, names of its subfolders, names of its files) for `folder` and all folders below it; names are sorted.
 
     The caller may remove subfolders from the list to skip them. Links to a visited folder are skipped.
+
+    on_error  called for each folder that cannot be listed; None: these are skipped
     """
     seen: set[str] = set()
-    for base, subfolders, files in os.walk(str(folder), followlinks=True):
+    for base, subfolders, files in os.walk(str(folder), onerror=on_error, followlinks=True):
         if os.path.realpath(base) in seen:
             subfolders.clear()
             continue

@@ -3,15 +3,17 @@
 import collections
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import DataError
 from ...system.storage import walk
+from ..names import SPLIT_NAMES
 from .decoded import Decoded
 from .read import SUFFIXES
 
 IMAGE = re.compile(rf"image.*{SUFFIXES}$", re.IGNORECASE)
+FORMATS = ("png", "jpg", "tif", "bmp", "gif", "webp", "npy", "nii", "nii.gz")
 ENDING = re.compile(rf"{SUFFIXES}$", re.IGNORECASE)
 UNREAD_LABEL = re.compile(rf"label(\d.*|.*{SUFFIXES})$", re.IGNORECASE)
 LABEL = re.compile(rf"label(\d+)(?:_(.*))?{SUFFIXES}$", re.IGNORECASE)
@@ -25,35 +27,101 @@ class CaseFiles(NamedTuple):
     faults: list[str]  # one line each
 
 
-def find_cases(directory: str) -> list[tuple[str, str]]:
+Places = list[tuple[str, str]]  # the name of each case, and its folder or, for a bare picture, its file
+
+
+def find_cases(directory: str, one_set: bool = False) -> Places:
     """(name, folder) of every folder at or below `directory` that contains an image or a label, sorted by name.
 
     Follows links to folders, but visits each folder once.
+
+    one_set  refuse a directory that contains splits, such as training and testing
     """
+    cases = _named(directory, _walk_cases(directory, loose=False))
+    if not cases:
+        raise DataError(f"{directory}: no cases found; expected CASE/image*.png and CASE/label0_*.png")
+    if one_set:
+        refuse_splits(directory, cases)
+    return cases
+
+
+def find_inputs(path: str, planes: int | None = None) -> Places:
+    """The cases at `path` to segment: a picture, pictures in folders, or folders of cases with or without labels.
+
+    A folder of pictures named image* is a case, except `path` itself: there they are one case only if the network takes
+    one plane of each.
+
+    planes  of the network's input
+    DataError: there are none, two have the same name, or the folder contains splits.
+    """
+    if os.path.isfile(path):
+        if not ENDING.search(path):
+            raise DataError(f"{path}: not a picture of a known format ({', '.join(FORMATS)})")
+        return [(ENDING.sub("", os.path.basename(path)), path)]
+    cases = _named(path, _walk_cases(path, loose=True, planes=planes))
+    if not cases:
+        raise DataError(
+            f"{path}: no pictures and no cases found; expected pictures ({', '.join(FORMATS)}), or CASE/image*.png"
+        )
+    refuse_splits(path, cases)
+    return cases
+
+
+def refuse_splits(directory: str, cases: Places) -> None:
+    """DataError: the cases below `directory` are those of several splits."""
+    first = {os.path.relpath(place, directory).split(os.sep)[0] for _, place in cases}
+    if len({SPLIT_NAMES[name] for name in first & SPLIT_NAMES.keys()}) > 1:
+        splits = sorted(first & SPLIT_NAMES.keys())
+        raise DataError(
+            f"{directory}: contains the splits {', '.join(splits)}; name one of them, e.g. "
+            f"{os.path.join(directory, splits[0])}"
+        )
+
+
+def _walk_cases(directory: str, loose: bool, planes: int | None = None) -> Iterator[str]:
+    """Yield the folders of cases and, with `loose`, the pictures that belong to no case."""
     if not os.path.isdir(directory):
         what = "a file, not a folder of cases" if os.path.isfile(directory) else "no such folder of cases"
         raise DataError(f"{directory}: {what}")
-    cases: dict[str, str] = {}
-    for folder, subfolders, files in walk(directory):
+    unreadable: list[OSError] = []
+    for folder, subfolders, files in walk(directory, unreadable.append):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # such as partially written cases
-        if not any(IMAGE.match(file) or LABEL.match(file) for file in files):
-            continue
-        relative = os.path.relpath(folder, directory)
-        name = os.path.basename(os.path.abspath(folder)) if relative == "." else relative.replace(os.sep, "-")
+        images = [file for file in files if IMAGE.match(file)]
+        labels = [file for file in files if LABEL.match(file)]
+        flat = loose and folder == directory and not labels and len(images) > 1 and len(images) != planes
+        if (images or labels) and not flat:
+            yield folder
+        elif loose:
+            yield from (os.path.join(folder, file) for file in sorted(files) if ENDING.search(file) and file[0] != ".")
+    yield from (str(error.filename) for error in unreadable)  # reading them names the fault
+
+
+def _named(directory: str, places: Iterable[str]) -> Places:
+    """The places with the names of their cases, sorted by name. DataError: two cases have the same name."""
+    cases: dict[str, str] = {}
+    for place in places:
+        relative = os.path.relpath(place, directory)
+        name = os.path.basename(os.path.abspath(place)) if relative == "." else relative.replace(os.sep, "-")
+        name = name if os.path.isdir(place) else ENDING.sub("", name)
         if name in cases:
-            raise DataError(f"{folder}: has the same case name, {name}, as {cases[name]}; rename one of them")
-        cases[name] = folder
-    if not cases:
-        raise DataError(f"{directory}: no cases found; expected CASE/image*.png and CASE/label0_*.png")
+            raise DataError(f"{place}: has the same case name, {name}, as {cases[name]}; rename one of them")
+        cases[name] = place
     return sorted(cases.items())
 
 
 def list_files(folder: str, structure: str = "") -> CaseFiles:
-    """The files of a case; a missing image, two labels of one rater, and a gap in the numbers of raters are faults.
+    """The files of a case, or a bare picture; a missing image, two labels of one rater, and a gap in the numbers of raters are faults.
 
     structure  of a rater's labels label0_NAME.*, use the one with this name if any label has it
     """
-    files = sorted(os.listdir(folder))
+    if os.path.isfile(folder):
+        return CaseFiles([folder], [], [])
+    try:
+        files = sorted(os.listdir(folder))
+    except OSError as error:
+        return CaseFiles(
+            [], [], [f"{folder}: cannot be listed ({error.strerror}); change its permissions or remove it"]
+        )
     images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
     faults = [] if images else [f"{folder}: no image; add one named image*.png, .jpg, .tif, .npy or .nii.gz"]
     faults += _repeated_images(folder, images)
