@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from .data.case_cache import MemoryStore, SetFacts, decode, hash_cases, open_cache, open_pack
+from .data.case_cache import MemoryStore, SetFacts, check_planes, decode, hash_cases, open_cache, open_pack
 from .data.case_reader import CaseReader, DataConfig
 from .data.files.case_files import find_cases
 from .errors import DataError
@@ -69,6 +69,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         if cache_dir is not None:
             self.fingerprint = hash_cases(self.folders, self.reader.settings)
             if pack := open_cache(cache_dir, self.fingerprint, self.reader, self.folders):
+                check_planes(self.directory, pack, self.reader)
                 self.facts, self._arrays = SetFacts.from_header(pack), pack.arrays
                 return
         store = MemoryStore(self.reader, self.folders)

@@ -13,8 +13,9 @@ import numpy as np
 from ..errors import DataError, first_lines, group_faults, split_fault
 from ..flags.configs import differences, flags_from_configs
 from ..flags.fields import flag_fields
+from ..flags.retired import current_flags
 from ..system.storage import StrPath
-from .case_reader import READING_RULES, CaseReader, DataConfig, current_flags
+from .case_reader import READING_RULES, CaseReader, DataConfig
 from .files.case_files import IMAGE, LABEL, find_cases
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
 from .surveys.changes import RESIZED
@@ -157,6 +158,17 @@ def _sound_pack(path: str) -> PackedCases | None:
     return None
 
 
+def check_planes(path: str, pack: PackedCases, reader: CaseReader) -> None:
+    """DataError: the packed cases below `path` have another number of planes than the reader's image_channels."""
+    planes = {entry.channels for entry in pack.entries}
+    if reader.image_channels and planes not in ({1}, {reader.image_channels}):
+        count = max(planes)
+        raise DataError(
+            f"{path}: the images have {count} planes, but --image_channels {reader.image_channels}: add "
+            f"--image_channels {count}, or auto"
+        )
+
+
 # -- packed by the user ------------------------------------------------------------------------------------------------
 
 
@@ -184,13 +196,7 @@ def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases,
     for entry in pack.entries:
         if entry.raters == 0 and reader.require_raters:
             raise DataError(f"{path}: {entry.id} has no rater masks; add them to the folder and pack it again")
-    planes = {entry.channels for entry in pack.entries}
-    if reader.image_channels and planes not in ({1}, {reader.image_channels}):
-        count = max(planes)
-        raise DataError(
-            f"{path}: the images have {count} planes, but --image_channels {reader.image_channels}: add "
-            f"--image_channels {count}, or auto"
-        )
+    check_planes(path, pack, reader)
     facts = SetFacts.from_header(pack)
     sizes = {entry.id: (entry.height, entry.width) for entry in pack.entries}
     if reader.image_size is None or set(sizes.values()) == {(reader.image_size, reader.image_size)}:

@@ -80,17 +80,6 @@ class DataConfig:
             return None
 
 
-def current_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of DataConfig stored by version 1 of the rules, which lack --grey, in the terms of this version.
-
-    Its label_threshold 0.5 applied to JPEG only, as auto does now.
-    """
-    if "grey" in stored:
-        return dict(stored)
-    threshold = stored.get("label_threshold")
-    return {**stored, "grey": False, "structure": "", "label_threshold": None if threshold == 0.5 else threshold}
-
-
 class CaseReader:
     """Reads a set of cases: first `survey`, which looks at all files, then `read` for each case.
 
@@ -122,7 +111,7 @@ class CaseReader:
     @property
     def settings(self) -> list[Any]:
         """The settings that affect the result of reading, as plain values."""
-        return [self.image_size, self.image_channels, self.require_raters, dataclasses.astuple(self.config)]
+        return [self.image_size, self.require_raters, dataclasses.astuple(self.config)]
 
     @property
     def former_settings(self) -> list[Any]:

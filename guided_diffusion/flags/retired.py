@@ -1,4 +1,4 @@
-"""Flags that no longer have an effect."""
+"""Flags that no longer have an effect, and stored values that mean something else now."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -36,6 +36,17 @@ class RetiredFlags:
     mode_iou: Annotated[
         float, Flag("IoU with a mode", retired="a sample shows a mode if their IoU is at least 0.75")
     ] = 0.75
+
+
+def current_flags(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags {name: JSON-like value} of a checkpoint, of samples or of packed cases, in the terms of this version.
+
+    Version 1 of the reading rules, which had no --grey, applied its --label_threshold 0.5 to JPEG only, as auto does.
+    """
+    if "grey" in stored or "label_threshold" not in stored:
+        return dict(stored)
+    threshold = stored["label_threshold"]
+    return {**stored, "grey": False, "structure": "", "label_threshold": None if threshold == 0.5 else threshold}
 
 
 def drop_retired(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

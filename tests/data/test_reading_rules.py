@@ -7,8 +7,9 @@ from helpers import ROOT
 from PIL import Image
 
 from guided_diffusion.data.case_cache import pack_folder
-from guided_diffusion.data.case_reader import READING_RULES, DataConfig, current_flags
+from guided_diffusion.data.case_reader import READING_RULES, DataConfig
 from guided_diffusion.errors import DataError
+from guided_diffusion.flags.retired import current_flags
 from guided_diffusion.lidcloader import LIDCDataset
 
 FORMER = ROOT / "tests" / "fixtures" / "version_0_1"
@@ -114,3 +115,4 @@ def test_a_stored_threshold_of_half_was_the_rule_for_jpeg():
     assert current_flags({"label_threshold": 0.3})["label_threshold"] == 0.3
     now = {"label_threshold": 0.5, "grey": False}
     assert current_flags(now) == now
+    assert current_flags({}) == {}

@@ -262,7 +262,7 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
     header = {"rules": rules, "notes": [], "fingerprint": "x"}
     for changed, word in (
         ({"rules": None}, "rules"),
-        ({"rules": {}}, "merge_labels"),
+        ({"rules": {}}, "label_threshold"),
         ({"notes": "x"}, "notes"),
         ({"fingerprint": 1}, "fingerprint"),
     ):
