@@ -15,8 +15,10 @@ from guided_diffusion.flags import command_line
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
+from guided_diffusion.unet import UNetConfig
 
 MASKS, CALLS = 100, 20  # of the ensemble whose cost is printed
+IMAGE_CHANNELS = 4  # as published
 
 
 @config()
@@ -27,9 +29,9 @@ class FlopsConfig:
 @torch.inference_mode()
 def count(preset):
     """(GFLOP once per image, GFLOP per call for one mask) of a preset's network."""
-    segmenter = script_util.create_segmenter(configs_from_flags(PRESETS[preset], *MODEL_CONFIGS)).eval()
-    unet = segmenter.model.config
-    image = torch.zeros(1, unet.image_channels, unet.image_size, unet.image_size)
+    configs = configs_from_flags({**PRESETS[preset], "image_channels": IMAGE_CHANNELS}, *MODEL_CONFIGS)
+    segmenter, unet = script_util.create_segmenter(configs).eval(), configs[UNetConfig]
+    image = torch.zeros(1, unet.channels, unet.image_size, unet.image_size)
     with FlopCounterMode(display=False) as once:
         denoise = segmenter.denoiser(image)
     with FlopCounterMode(display=False) as call:

@@ -58,7 +58,7 @@ def measure(config, compute_config, on_row):
     prepare(segmenter, compute_config, "cuda" if torch.cuda.is_available() else "cpu")
     if compute_config.compile:
         compile_model(segmenter)
-    dataset = LIDCDataset(config.data_dir, unet.image_size, unet.image_channels, model.configs[DataConfig])
+    dataset = LIDCDataset(config.data_dir, unet.image_size, unet.channels, model.configs[DataConfig])
     indices = [int(k) for k in np.unique(np.linspace(0, len(dataset) - 1, config.cases).round())]
     drawn = SampleConfig(num_ensemble=config.num_ensemble, batch_size=config.batch_size)
     reference = None

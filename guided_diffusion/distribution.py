@@ -30,6 +30,15 @@ class EncoderConfig:
         192,
     )
     no_convs_per_block: Annotated[int, Flag("convolutions per level of the encoders", at_least=1)] = 3
+    encoder_channels: Annotated[
+        int,
+        Flag(
+            "image channels that both Gaussian encoders see, from the first one; a new run on cases of several planes "
+            "sets it to their number unless it is given",
+            group="encoders",
+            at_least=1,
+        ),
+    ] = 1
 
 
 class Encoder(nn.Module):
@@ -92,7 +101,7 @@ class AxisAlignedConvGaussian(nn.Module):
             raise ConfigError(
                 f"--latent_dim {latent_dim} and --no_convs_per_block {no_convs_per_block}: both must be at least 1"
             )
-        self.latent_dim = latent_dim
+        self.input_channels, self.latent_dim = input_channels, latent_dim
         self.posterior = posterior
         self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)
         self.conv_layer = nn.Conv2d(num_filters[-1], 2 * latent_dim, 1)
@@ -114,6 +123,6 @@ class AxisAlignedConvGaussian(nn.Module):
 
 
 def create_encoders(config: EncoderConfig) -> tuple[AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
-    """(prior, posterior) of an EncoderConfig, each for a single-channel image and a mask."""
-    more = (config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
-    return AxisAlignedConvGaussian(1, *more), AxisAlignedConvGaussian(1, *more, posterior=True)
+    """(prior, posterior) of an EncoderConfig, each for the first `encoder_channels` of an image, and a mask."""
+    own = (config.encoder_channels, config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
+    return AxisAlignedConvGaussian(*own), AxisAlignedConvGaussian(*own, posterior=True)

@@ -4,7 +4,7 @@ The input is the image and the noisy mask, concatenated along the channels. `Gau
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,6 @@ from .nn import Denoise, Downsample, Upsample, checkpoint, normalization, pointw
 Resample = type[Upsample] | type[Downsample]
 
 NUM_CLASSES = 2  # of the published --class_cond
-
 # Default channel multipliers per level, by image size
 DEFAULT_CHANNEL_MULT = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 
@@ -29,15 +28,19 @@ class UNetConfig:
 
     image_size: Annotated[int, Flag("side of the square image, pixels", group="", at_least=1)] = 64
     image_channels: Annotated[
-        int, Flag("image channels of the network; a grey image is repeated to this many", group="", at_least=1)
+        int | Literal["auto"],
+        Flag(
+            "image channels of the network; a single plane is repeated to this many; auto: the planes of the cases",
+            group="",
+            at_least=1,
+            from_cases=True,
+        ),
     ] = 4
     num_channels: Annotated[int, Flag("channels of the first level", at_least=32, multiple_of=32)] = 128
     num_res_blocks: Annotated[int, Flag("residual blocks per level", at_least=1)] = 2
     channel_mult: Annotated[
         tuple[int, ...] | None,
-        Flag(
-            "channel multiplier of each level, e.g. 1,2,4; auto: by image size", none="auto", at_least=1, check=nonempty
-        ),
+        Flag("channel multiplier per level, e.g. 1,2,4; auto: by image size", none="auto", at_least=1, check=nonempty),
     ] = None
     attention_resolutions: Annotated[
         tuple[int, ...], Flag("resolutions, in pixels, with self-attention", at_least=1)
@@ -64,15 +67,19 @@ class UNetConfig:
     ] = False
 
     @property
+    def channels(self) -> int:
+        """The number of image channels. ConfigError: it is auto, which only training knows."""
+        if self.image_channels == "auto":
+            raise ConfigError("--image_channels auto: there are no cases to take the number from; give the number")
+        return self.image_channels
+
+    @property
     def multipliers(self) -> tuple[int, ...]:
         """The channel multiplier of each level. ConfigError: none given, and no default for this image size."""
-        if self.channel_mult is not None:
-            return self.channel_mult
-        if self.image_size not in DEFAULT_CHANNEL_MULT:
-            raise ConfigError(
-                f"--image_size {self.image_size} has no default --channel_mult: pass one, e.g. --channel_mult 1,2,4"
-            )
-        return DEFAULT_CHANNEL_MULT[self.image_size]
+        size, multipliers = self.image_size, self.channel_mult or DEFAULT_CHANNEL_MULT.get(self.image_size)
+        if multipliers is None:
+            raise ConfigError(f"--image_size {size} has no default --channel_mult: pass one, e.g. --channel_mult 1,2,4")
+        return multipliers
 
 
 class TimestepEmbedSequential(nn.Sequential):
@@ -185,7 +192,7 @@ class UNetModel(nn.Module):
         if config.class_cond:
             self.label_emb = nn.Embedding(NUM_CLASSES, emb_channels)
 
-        self.input_blocks, skips = build_input_blocks(in_channels or config.image_channels + 1, config)
+        self.input_blocks, skips = build_input_blocks(in_channels or config.channels + 1, config)
         ch, heads = skips[-1], config.num_heads
         self.middle_block = TimestepEmbedSequential(
             ResBlock(ch, ch, config), AttentionBlock(ch, heads, config), ResBlock(ch, ch, config)
@@ -277,15 +284,10 @@ def embedding_channels(config: UNetConfig) -> int:
 def count_heads(channels: int, num_heads: int, config: UNetConfig) -> int:
     """Attention heads for `channels`: num_heads, or derived from config.num_head_channels."""
     per_head = config.num_head_channels
-    if per_head is not None:
-        if channels % per_head:
-            raise ConfigError(
-                f"--num_head_channels {per_head} does not divide the {channels} channels of an attention block"
-            )
-        return channels // per_head
-    if channels % num_heads:
-        raise ConfigError(f"--num_heads {num_heads} does not divide the {channels} channels of an attention block")
-    return num_heads
+    name, divisor = ("num_heads", num_heads) if per_head is None else ("num_head_channels", per_head)
+    if channels % divisor:
+        raise ConfigError(f"--{name} {divisor} does not divide the {channels} channels of an attention block")
+    return num_heads if per_head is None else channels // per_head
 
 
 def check_unet(config: UNetConfig) -> None:

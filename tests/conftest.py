@@ -65,6 +65,16 @@ def cases(made_once):
 
 
 @pytest.fixture(scope="session")
+def modalities(made_once):
+    """A folder of four 16x16 phantom cases with three modalities and two raters."""
+
+    def write(folder):
+        phantom.write_set(folder, num_cases=4, seed=5, size=16, num_raters=2, num_modalities=3)
+
+    return made_once("modalities", write)
+
+
+@pytest.fixture(scope="session")
 def trained(made_once, cases):
     """The log folder of a TINY model after four steps on `cases`, the same for all tests that need a trained model.
 

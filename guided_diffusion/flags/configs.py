@@ -99,6 +99,13 @@ def pick_flags(flags: Flags, *classes: type) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if name in known}
 
 
+def override(stored: Flags, given: Flags, *classes: type) -> dict[str, Any]:
+    """Stored flags {name: value}, and the given flags in their place, except an auto that stands for any number."""
+    known = flag_fields(*classes)
+    open_ones = {name for name in given.keys() & stored.keys() & known.keys() if known[name].is_open(given[name])}
+    return {**stored, **{name: value for name, value in given.items() if name not in open_ones}}
+
+
 def json_like(flags: Flags) -> dict[str, Any]:
     """The flags with tuples converted to lists."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()}
@@ -118,9 +125,12 @@ def differences(stored: Flags, now: Flags, *classes: type, free: Iterable[str] =
     classes      config classes of the flags. A flag of these classes that `stored` lacks is newer than `stored`, and
                  had its default. Other flags that `stored` lacks are ignored.
     free         names that may differ
+
+    An auto in `now` that stands for any number of the cases differs from no stored number.
     """
     known, free = flag_fields(*classes), set(free)
     stored = {**default_flags(*classes), **stored}
+    free |= {name for name in now.keys() & known.keys() if known[name].is_open(now[name])}
     return [
         f"--{name} {as_typed(name, stored[name], known)}, not {as_typed(name, value, known)}"
         for name, value in now.items()

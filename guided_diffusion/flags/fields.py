@@ -38,6 +38,7 @@ class Flag:
     sampling     "free": sampling may override the value in the checkpoint; "fixed": it may not
     group        the part of a model that reads it; the registry lists the parts of each method. Empty: all methods
     decodes      affects how cases are decoded, so it must match that of a packed file
+    from_cases   training replaces the word auto by a number that it takes from the cases, and stores the number
     twin         another flag with the same meaning; passing a flag overrides its twin in a preset
     retired      why the flag has no effect any more. It is hidden from --help, and accepted at its default, or at any
                  value if the default is None
@@ -58,6 +59,7 @@ class Flag:
     sampling: Literal["fixed", "free"] = "fixed"
     group: str | None = None  # None: as set for its class
     decodes: bool = False
+    from_cases: bool = False
     twin: str | None = None
     retired: str | None = None
 
@@ -82,6 +84,10 @@ class FlagField:
         if isinstance(value, (tuple, list)):
             return ",".join(show_item(item) for item in value)
         return show_item(value)
+
+    def is_open(self, value: object) -> bool:
+        """Whether the value stands for any number: auto, of a flag that takes its number from the cases."""
+        return self.flag.from_cases and value == "auto"
 
     def check(self, value: object) -> None:
         """ConfigError: the value is out of range."""

@@ -102,6 +102,13 @@ def weighted_guesses_are_several(architecture: str, guess_weight: float, encoder
     return None
 
 
+@rule
+def encoders_see_channels_of_the_image(encoder_channels: int, image_channels: int | str) -> Complaint:
+    if isinstance(image_channels, int) and encoder_channels > image_channels:
+        return f"--encoder_channels {encoder_channels}: must be at most --image_channels {image_channels}"
+    return None
+
+
 # -- precision and processes ------------------------------------------------------------------------------------------
 
 

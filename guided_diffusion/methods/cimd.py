@@ -173,9 +173,9 @@ class AmbiguousSegmenter(Segmenter):
         if self.prior is None or self.posterior is None:
             return terms
         image = image if rows is None else image[rows]
-        grey = image[:, :1]  # the encoders receive the first channel only
-        prior = self.prior(grey, self.controlling_input(output, x_t, t))
-        kl = self.config.kl_weight * kl_divergence(self.posterior(grey, mask), prior)  # in nats
+        seen = image[:, : self.prior.input_channels]  # --encoder_channels
+        prior = self.prior(seen, self.controlling_input(output, x_t, t))
+        kl = self.config.kl_weight * kl_divergence(self.posterior(seen, mask), prior)  # in nats
         return {**terms, "kl": kl, "loss": terms["loss"] + kl}
 
     def controlling_input(self, output: Output, x_t: Masks, t: Steps) -> Masks:

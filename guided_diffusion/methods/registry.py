@@ -65,8 +65,9 @@ DEMO = {  # trains in minutes on two CPU cores
     "ema_rate": (0.999,), "save_interval": 800, "sampler": "ddim", "steps": 10,
 }  # fmt: skip
 TUNED = {  # improvements published since; docs/ablations.md measures them
-    "architecture": "shared-encoder", "encoder_guesses": 8, "image_size": 128, "num_channels": 64, "num_res_blocks": 2,
-    "attention_resolutions": (16,), "prediction": "x0", "mask_low": -1.0, "noise_schedule": "cosine", "mask_scale": 0.5,
+    "architecture": "shared-encoder", "encoder_guesses": 8, "image_size": 128, "image_channels": "auto",
+    "num_channels": 64, "num_res_blocks": 2, "attention_resolutions": (16,), "prediction": "x0", "mask_low": -1.0,
+    "noise_schedule": "cosine", "mask_scale": 0.5,
     "raters_per_image": 4, "stable_target": True, "augment": "flip+rotate", "batch_size": 32, "lr": 1e-3,
     "lr_anneal_steps": 20_000, "lr_shape": "cosine", "lr_warmup_steps": 100, "ema_rate": (0.999,),
     "sampler": "ddim", "steps": 20,

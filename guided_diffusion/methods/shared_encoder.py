@@ -103,7 +103,7 @@ class SharedEncoderUNet(nn.Module):
         self.guess_channels = pixels * config.encoder_guesses * (2 if several else out_channels)
         shown = pixels if several else self.guess_channels
         self.encoder = UNetModel(
-            large, config.feature_channels + self.guess_channels, in_channels=unet.image_channels * pixels
+            large, config.feature_channels + self.guess_channels, in_channels=unet.channels * pixels
         )
         self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + pixels)
         if several:  # guesses with equal initial weights would remain equal

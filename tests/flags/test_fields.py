@@ -11,6 +11,7 @@ from guided_diffusion.flags.configs import (
     configs_from_flags,
     differences,
     flags_from_configs,
+    override,
     parse_flags,
     pick_flags,
 )
@@ -111,6 +112,24 @@ def test_differences_name_both_values_as_typed_and_take_the_default_for_what_is_
         "--seed 4, not 3",
     ]
     assert differences({"count": 2}, now, Example, free=("count", "rates", "kind")) == []
+
+
+@config()
+class Planes:
+    planes: Annotated[int | Literal["auto"], Flag("a number of the cases", from_cases=True)] = 4
+    size: Annotated[int | Literal["auto"], Flag("a number of the machine")] = 1
+
+
+def test_auto_stands_for_any_stored_number_of_the_cases():
+    assert differences({"planes": 2, "size": 3}, {"planes": "auto", "size": "auto"}, Planes) == ["--size 3, not auto"]
+    assert differences({}, {"planes": "auto"}, Planes) == []
+    assert differences({"planes": 2}, {"planes": 4}, Planes) == ["--planes 2, not 4"]
+    assert override({"planes": 2, "size": 3}, {"planes": "auto", "size": "auto"}, Planes) == {
+        "planes": 2,
+        "size": "auto",
+    }
+    assert override({}, {"planes": "auto"}, Planes) == {"planes": "auto"}
+    assert override({"planes": 2, "other": 1}, {"planes": 4}, Planes) == {"planes": 4, "other": 1}
 
 
 # -- the command line -------------------------------------------------------------------------------------------------

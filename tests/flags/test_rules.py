@@ -58,6 +58,12 @@ CASES = {
         {"architecture": "shared-encoder", "guess_weight": 1},
         "--guess_weight 1 needs several guesses",
     ),
+    "encoders_see_channels_of_the_image": (
+        TRAIN,
+        {"encoder_channels": 4, "image_channels": 4},
+        {"encoder_channels": 3, "image_channels": 2},
+        "--encoder_channels 3: must be at most --image_channels 2",
+    ),
     "one_precision": (TRAIN, {"use_fp16": True}, {"use_fp16": True, "amp": "bf16"}, "--use_fp16 and --amp bf16"),
     "shards_have_one_loss_scale": (TRAIN, {"shard": True}, {"shard": True, "use_fp16": True}, "use --amp bf16"),
     "training_ends_before_its_rate_is_zero": (
@@ -167,6 +173,10 @@ def test_every_rule_has_its_test_and_names_flags_that_exist():
     for function in RULES:
         known = configs_from_flags({}, *CASES[function.__name__][0]).values.keys() | {"given"}
         assert inspect.signature(function).parameters.keys() <= known, function.__name__
+
+
+def test_encoders_may_see_channels_whose_number_is_not_known_yet():
+    check(TRAIN, {"encoder_channels": 3, "image_channels": "auto"})
 
 
 def test_a_rule_about_what_was_given_does_not_hold_for_defaults_and_presets():

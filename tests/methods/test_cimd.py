@@ -8,6 +8,7 @@ from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.configs import parse_flags
 from guided_diffusion.methods.stable_target import stable_target
 from guided_diffusion.nn import seeded_generator
+from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.script_util import MODEL_CONFIGS
 
 B = 4
@@ -86,14 +87,19 @@ def test_kl_weight_and_what_the_encoders_see():
     assert seen["x0"].min() >= 0 and seen["x0"].max() <= 1  # on the scale of masks
 
 
-def test_encoders_see_the_first_image_channel_only():
-    model = segmenter(image_channels=3)
+@pytest.mark.parametrize("flags, number", [({}, 1), ({"encoder_channels": 2}, 2), ({"encoder_channels": 3}, 3)])
+def test_encoders_see_the_first_image_channels(flags, number):
+    model = segmenter(image_channels=3, **flags)
     image, mask, t, noise = batch()
     seen = []
-    model.posterior.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
+    for encoder in model.encoders:
+        encoder.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     image = torch.cat([image, torch.rand(B, 2, 16, 16)], dim=1)
     model(image, mask, t, noise)
-    assert torch.equal(seen[0], image[:, :1])
+    assert len(seen) == 2 and all(torch.equal(planes, image[:, :number]) for planes in seen)
+    rows = torch.tensor([1, 0, 2, 3])
+    model.spaced(SamplerConfig(steps=4))(image, mask, t // 10, noise, rows)
+    assert torch.equal(seen[2], image[rows, :number])
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v"])

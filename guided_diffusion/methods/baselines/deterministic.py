@@ -25,7 +25,7 @@ class DeterministicUNet(Baseline):
     def __init__(self, unet: UNetConfig, encoder: EncoderConfig) -> None:
         super().__init__()
         check_plain_unet(encoder)
-        self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block, unet.dropout)
+        self.model = PlainUNet(unet.channels, encoder.num_filters, encoder.no_convs_per_block, unet.dropout)
         self.head = nn.Conv2d(encoder.num_filters[0], 1, 1)
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:

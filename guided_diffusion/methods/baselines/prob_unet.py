@@ -47,10 +47,10 @@ class ProbabilisticUNet(Baseline):
         super().__init__()
         check_plain_unet(encoder)
         self.beta, self.latent_dim = beta, encoder.latent_dim
-        self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block)
+        self.model = PlainUNet(unet.channels, encoder.num_filters, encoder.no_convs_per_block)
         more = (encoder.num_filters, encoder.no_convs_per_block, encoder.latent_dim, HE_NORMAL)
-        self.prior = AxisAlignedConvGaussian(unet.image_channels - 1, *more)  # no mask channel
-        self.posterior = AxisAlignedConvGaussian(unet.image_channels, *more, posterior=True)
+        self.prior = AxisAlignedConvGaussian(unet.channels - 1, *more)  # no mask channel
+        self.posterior = AxisAlignedConvGaussian(unet.channels, *more, posterior=True)
         self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, combiner_layers)
 
     @property

@@ -42,7 +42,7 @@ class StochasticSegmentationNetwork(Baseline):
         super().__init__()
         check_plain_unet(encoder)
         self.rank = rank
-        self.model = PlainUNet(unet.image_channels, encoder.num_filters, encoder.no_convs_per_block)
+        self.model = PlainUNet(unet.channels, encoder.num_filters, encoder.no_convs_per_block)
         self.head = nn.Conv2d(encoder.num_filters[0], 2 + self.rank, 1)
 
     def sampling_noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
