@@ -19,7 +19,7 @@ from guided_diffusion import script_util
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.checkpoints.format import RunInfo
 from guided_diffusion.checkpoints.load import load_checkpoint
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.case_reader import READING_RULES, DataConfig
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.system.device import peak_memory, reset_peak_memory
@@ -36,7 +36,7 @@ def save_checkpoint(folder):
     for p in state.trained:
         p.grad = torch.zeros_like(p)
     state.move(1e-4, bad=torch.tensor(False))
-    return CheckpointFolder(folder).save(state.checkpoint(RunInfo(configs.flags(), 1, 1, None, 0)))
+    return CheckpointFolder(folder).save(state.checkpoint(RunInfo(configs.flags(), 1, 1, None, 0, READING_RULES)))
 
 
 def bytes_read():

@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from . import respace
-from .checkpoints.load import load_checkpoint
+from .checkpoints.format import Checkpoint
+from .checkpoints.load import load_checkpoint, refuse_newer_reading
 from .checkpoints.weights import load_weights
-from .data.case_reader import DataConfig
+from .data.case_reader import READING_RULES, DataConfig
 from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
-from .errors import CheckpointError, ConfigError
-from .flags.configs import Configs, Flags, configs_from_flags, differences, json_like, parse_flags, pick_flags
+from .errors import CheckpointError, ConfigError, DataError
+from .flags.configs import Configs, Flags, configs_from_flags, differences, json_like, override, parse_flags, pick_flags
 from .flags.fields import flag_fields
 from .flags.presets import FAST
 from .flags.rules import check_rules
 from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion
+from .lidcloader import LIDCDataset
 from .methods.registry import METHODS, MODEL_CONFIGS, MethodConfig, foreign_flags, free_in_sampling
 from .methods.shared_encoder import ArchitectureConfig
 from .sampling.config import SampleConfig
@@ -62,6 +66,41 @@ def create_segmenter(configs: Configs) -> Segmenter:
     return METHODS[configs[MethodConfig].method].build(configs)
 
 
+def check_model(configs: Configs) -> None:
+    """ConfigError: the segmenter cannot be built, whatever the cases are. Takes no memory for weights."""
+    numbers = {"image_channels": configs[EncoderConfig].encoder_channels, "encoder_channels": 1}
+    with torch.device("meta"):
+        create_segmenter(settle_channels(configs, numbers))
+
+
+def open_channels(configs: Configs) -> set[str]:
+    """The flags of channels that a run takes from its checkpoint or, a new run, from its cases."""
+    names = {"image_channels"} if configs[UNetConfig].image_channels == "auto" else set()
+    # For every method, because check_planes and the Python API read it too
+    return names if "encoder_channels" in {**configs.preset, **configs.given} else {*names, "encoder_channels"}
+
+
+def settle_channels(configs: Configs, numbers: Flags | int) -> Configs:
+    """The configs with a number for each of their open_channels.
+
+    numbers  {flag: value} of a checkpoint, or the number of planes of the cases
+    """
+    names = open_channels(configs)
+    if isinstance(numbers, int):
+        return configs.replace(**dict.fromkeys(names, numbers))
+    return configs.replace(**{name: numbers[name] for name in names})
+
+
+def check_planes(configs: Configs, dataset: LIDCDataset) -> None:
+    """DataError: each case has a single plane, and the network takes several that are not copies of one."""
+    seen = configs[EncoderConfig].encoder_channels
+    if seen > 1 and dataset.num_planes == 1:
+        raise DataError(
+            f"{dataset.directory}: each case has a single plane, but --encoder_channels {seen} is for images in colour "
+            "or of several modalities: use such cases"
+        )
+
+
 def refuse_foreign_flags(given: Flags, model: Configs) -> None:
     """ConfigError: a given flag has no effect with the model's method and architecture."""
     method, architecture = model[MethodConfig].method, model[ArchitectureConfig].architecture
@@ -82,6 +121,7 @@ class LoadedModel:
     segmenter: Segmenter
     configs: Configs  # of data and model
     sampler: dict[str, Any]  # {flag: JSON-like value}, the stored sampler settings
+    reading: int = READING_RULES  # from reading_rules_of
 
 
 def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel:
@@ -94,16 +134,36 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
     """
     classes = (DataConfig, *MODEL_CONFIGS)
     checkpoint = load_checkpoint(path, to_sample=True)
+    refuse_newer_reading(checkpoint, path, READING_RULES)
     stored, given = checkpoint.flags, parse_flags(given, *classes)
     free = free_in_sampling(stored.get("method", MethodConfig.method))
     if stored and (different := differences(stored, json_like(given), *classes, free=free)):
         raise CheckpointError(f"{path} was trained with {', '.join(different)}: remove the flag or the preset")
-    configs = configs_from_flags({**stored, **given}, *classes)
+    configs = configs_from_flags(override(stored, given, *classes), *classes)
     segmenter = create_segmenter(configs)
     averages = list(checkpoint.ema.values())
     chosen = averages[0] if averages and weights == "ema" else checkpoint.weights
     load_weights(segmenter, chosen, path, "model." if METHODS[configs[MethodConfig].method].has_chain else "")
-    return LoadedModel(segmenter.eval(), configs, pick_flags(stored, SamplerConfig))
+    sampler = pick_flags(stored, SamplerConfig)
+    return LoadedModel(segmenter.eval(), configs, sampler, reading_rules_of(checkpoint))
+
+
+def reading_rules_of(checkpoint: Checkpoint) -> int:
+    """The version of the reading rules of a checkpoint's cases; today's for published code, which had no version."""
+    return READING_RULES if checkpoint.is_published else checkpoint.reading
+
+
+def warnings_on_reading(trained_by: int, dataset: LIDCDataset) -> list[str]:
+    """Lines to log: the rules by which the cases of a checkpoint were read would have read these cases differently.
+
+    trained_by  from reading_rules_of
+    """
+    if trained_by >= dataset.reading or not dataset.departures:
+        return []
+    return [
+        f"warning: the checkpoint was trained on cases read by version {trained_by} of the reading rules, which reads "
+        f"these cases differently ({'; '.join(dataset.departures)})"
+    ]
 
 
 def choose_sampler(flags: Configs, model: Configs, stored: Flags) -> SamplerConfig:

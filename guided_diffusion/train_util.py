@@ -23,7 +23,7 @@ from .training.config import TrainConfig
 from .training.draws import draw_inputs, sampler_of
 from .training.run_log import RunLog, columns_of
 from .training.run_state import RunState, describe_run, place
-from .training.start import Start, check_same_start, load_start, what_changed
+from .training.start import Start, check_same_start, load_start, reading_of, what_changed
 from .training.step_status import StepReport, StepReports
 from .training.validation import Validator
 
@@ -62,7 +62,7 @@ class Trainer:
         load_start(segmenter, start)
         self.module = place(segmenter, config, how, processes)
         self.state = RunState(segmenter, config, config.batch_size * processes.world_size)
-        self.info = describe_run(flags, config, processes, dataset)
+        self.info = describe_run(flags, config, processes, dataset, reading_of(start, dataset))
         self.sampler = sampler_of(dataset, config, processes)
         self.reports, self.signals = StepReports(processes.device), Signals()
         self.grad_norm = torch.tensor(math.nan)

@@ -9,8 +9,12 @@ import pytest
 import torch
 from helpers import ROOT, call_script
 
+from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.flags.configs import default_flags
 from guided_diffusion.flags.retired import without_constants
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.methods.registry import MODEL_CONFIGS
+from guided_diffusion.sampling import store
 
 FORMER = ROOT / "tests" / "fixtures" / "version_0_1"
 
@@ -31,8 +35,9 @@ def run(name, *arguments):
 
 def made_by(file):
     """The flags and hashes that a file of samples names, without those that have become constants."""
-    scalars = {name: file[name].item() for name in file if file[name].ndim == 0}
-    return {**scalars, "flags": without_constants(json.loads(scalars["flags"]))}
+    stored = store.spread({name: file[name].item() for name in file if file[name].ndim == 0})
+    stored = {name: value for name, value in stored.items() if name != "reading"}
+    return {**default_flags(DataConfig, *MODEL_CONFIGS), **without_constants(stored)}
 
 
 def sample(former, out):

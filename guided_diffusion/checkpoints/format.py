@@ -5,6 +5,7 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     format, version      identify the file format
     step, samples        optimizer steps done, and masks drawn from the data by all processes
     processes, data      number of processes, and hash of the training cases
+    reading              version of the rules by which the cases were read. Missing in older checkpoints, which are of 1
     threads              CPU threads per process; None on a GPU. Missing in older checkpoints
     flags                every flag of the run, by name
     weights              the segmenter: model.*, prior.*, posterior.*
@@ -26,6 +27,7 @@ from typing import Any, TypeGuard
 import torch
 
 from ..flags.configs import Flags
+from ..flags.retired import current_flags
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
@@ -45,6 +47,7 @@ class Checkpoint:
     processes: int | None = None
     threads: int | None = None
     data: str | None = None
+    reading: int = 1
     random: dict[str, Any] = field(default_factory=dict)
     step: int
     samples: int | None = None
@@ -61,7 +64,8 @@ class Checkpoint:
     def from_content(cls, content: dict[str, Any]) -> "Checkpoint":
         """The checkpoint of a file's content, whose parts must be valid."""
         parts = {f.name: content[f.name] for f in fields(cls) if f.name in PARTS and f.name in content}
-        return cls(**{**parts, "bad_steps": tuple(parts.get("bad_steps", (0, 0)))})
+        counts = tuple(parts.get("bad_steps", (0, 0)))
+        return cls(**{**parts, "flags": current_flags(parts.get("flags", {})), "bad_steps": counts})
 
     def content(self) -> dict[str, Any]:
         """The content to write to a file: plain tensors and JSON-like values."""
@@ -88,6 +92,7 @@ class RunInfo:
     threads: int | None
     data: str | None
     seed: int
+    reading: int
 
 
 # -- validation, so that a damaged checkpoint is reported when it is loaded --------------------------------------------
@@ -154,6 +159,7 @@ PARTS: dict[str, Callable[[object], bool]] = {
     "processes": lambda value: _is_count(value, 1),
     "threads": lambda value: value is None or _is_count(value, 1),
     "data": lambda value: value is None or isinstance(value, str),
+    "reading": lambda value: _is_count(value, 1),
     "flags": _is_plain_dict,
     "random": _is_plain_dict,
     "weights": is_weights,

@@ -33,6 +33,15 @@ def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Ch
     raise CheckpointError(f"{path}: not a checkpoint of this package or of the published code; use another file")
 
 
+def refuse_newer_reading(checkpoint: Checkpoint, path: str, known: int) -> None:
+    """CheckpointError: the cases of the checkpoint's run were read by later rules than those of version `known`."""
+    if checkpoint.reading > known:
+        raise CheckpointError(
+            f"{path}: its cases were read by version {checkpoint.reading} of the reading rules, this program has "
+            f"version {known}; use the version of this program that wrote it"
+        )
+
+
 def _check_content(content: dict[str, Any], path: str) -> None:
     """CheckpointError: the file's content has an unsupported version, or parts are missing or damaged."""
     version = content.get("version")

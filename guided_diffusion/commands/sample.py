@@ -59,12 +59,13 @@ class Model:
     segmenter: Segmenter  # on the timesteps of `sampler`
     configs: Configs  # its data and model flags
     sampler: SamplerConfig
+    reading: int  # version of the reading rules of its training
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """[C, H, W]."""
         unet = self.configs[UNetConfig]
-        return unet.image_channels, unet.image_size, unet.image_size
+        return unet.channels, unet.image_size, unet.image_size
 
 
 def check_flags(config: SampleConfig) -> None:
@@ -83,7 +84,7 @@ def load_model(flags: Configs) -> Model:
     loaded = script_util.load_segmenter(config.model_path, named, config.weights)
     script_util.refuse_foreign_flags(flags.given, loaded.configs)
     sampler = script_util.choose_sampler(flags, loaded.configs, loaded.sampler)
-    return Model(loaded.segmenter.spaced(sampler), loaded.configs, sampler)
+    return Model(loaded.segmenter.spaced(sampler), loaded.configs, sampler, loaded.reading)
 
 
 def make_ready(
@@ -126,7 +127,8 @@ def draw(
     """
     config, how = flags[SampleConfig], flags[ComputeConfig]
     chain = model.sampler if METHODS[model.configs[MethodConfig].method].has_chain else None
-    drawn_by = identity(config, chain, model.segmenter.num_timesteps, how.amp, model.configs.flags(), made_by)
+    settings = (config, chain, model.segmenter.num_timesteps, how.amp, model.configs.flags(), made_by)
+    drawn_by = identity(*settings, reading=dataset.reading)
     finished_by = finish(config, flags[PostprocessConfig])
     rewritten: list[str] = []
     classes = (SamplerConfig, *model.configs.classes)
@@ -168,7 +170,8 @@ def draw_left(
         size, lines = make_ready(model, config, how, total, processes)
     if processes.is_main:
         advice = script_util.advice(model.segmenter, model.sampler)
-        for line in (*dataset.notes, *advice, *lines, f"batch size {size}"):
+        warnings = script_util.warnings_on_reading(model.reading, dataset)
+        for line in (*dataset.notes, *warnings, *advice, *lines, f"batch size {size}"):
             tqdm.write(line)
     writers = max(1, min(CaseWriter.MOST, usable_cores() // processes.local_size))
     with (
@@ -195,9 +198,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_model(flags)
         unet = model.configs[UNetConfig]
         dataset = LIDCDataset(
-            config.data_dir, unet.image_size, unet.image_channels, model.configs[DataConfig], require_raters=False
+            config.data_dir, unet.image_size, unet.channels, model.configs[DataConfig], require_raters=False
         )
 
+        script_util.check_planes(model.configs, dataset)
         # The processes synchronise only to score the samples, which does not need NCCL and its GPU memory.
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()

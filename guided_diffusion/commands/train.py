@@ -9,15 +9,17 @@ On several GPUs, with the paper's flags:
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from .. import script_util
+from ..data.augmentation import check_augment
 from ..data.case_cache import default_cache_dir
 from ..data.case_reader import DataConfig
 from ..dist_util import Processes
 from ..flags import command_line
-from ..flags.configs import Configs
+from ..flags.configs import Configs, default_flags
 from ..flags.rules import check_rules
 from ..lidcloader import LIDCDataset
 from ..methods.registry import MODEL_CONFIGS, PRESETS
@@ -27,7 +29,7 @@ from ..system.device import ComputeConfig, check_compiler, out_of_memory_as_erro
 from ..train_util import Trainer
 from ..training.config import TrainConfig, check_log_dir, check_num_cases, check_processes
 from ..training.run_log import open_logger, run_header
-from ..training.start import check_cases, check_start, find_start
+from ..training.start import Start, check_cases, check_start, find_start, reading_of
 from ..training.thread_choice import settle_threads
 from ..training.validation import ValidationConfig, Validator
 from ..unet import UNetConfig
@@ -40,25 +42,65 @@ CONFIGS = (TrainConfig, ValidationConfig, ComputeConfig, SamplerConfig, VisdomCo
 def check_flags(configs: Configs) -> None:
     """ConfigError: a flag is invalid; checks what is possible without reading files."""
     check_rules(configs)
+    script_util.check_model(configs)
     check_log_dir(configs[TrainConfig])
     if configs[ComputeConfig].compile:
         check_compiler()
 
 
-def open_datasets(configs: Configs) -> list[LIDCDataset]:
-    """The training cases and, if given, the validation cases."""
-    config, unet = configs[TrainConfig], configs[UNetConfig]
-    folders = [folder for folder in (config.data_dir, configs[ValidationConfig].eval_data_dir) if folder]
-    cache = config.cache_dir or default_cache_dir()
-    shape = (unet.image_size, unet.image_channels)
-    return [LIDCDataset(folder, *shape, configs[DataConfig], cache_dir=cache) for folder in folders]
+def flags_to_store(configs: Configs) -> dict[str, Any]:
+    """{name: JSON-like value} of all flags, as stored in checkpoints."""
+    config, flags = configs[TrainConfig], configs.flags()
+    if not storage.is_remote(config.log_dir):
+        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # so that both can be moved together
+    return flags
 
 
-def open_validator(configs: Configs, dataset: LIDCDataset, processes: Processes) -> Validator:
-    """Create the run's Validator on the cases of `dataset`."""
+def find_checkpoint(configs: Configs, world_size: int) -> Start:
+    """The result of find_start; the channels that the flags leave open may have any number in the checkpoint."""
+    left_open = script_util.open_channels(configs)
+    flags = {name: value for name, value in flags_to_store(configs).items() if name not in left_open}
+    return find_start(configs, flags, world_size)
+
+
+def open_cases(configs: Configs, start: Start) -> tuple[Configs, LIDCDataset]:
+    """The training cases, and the configs with the channels of the checkpoint or, without one, of the cases."""
+    if start.checkpoint is not None:
+        stored = {**default_flags(*configs.classes), **start.checkpoint.flags}
+        configs = script_util.settle_channels(configs, stored)
+    dataset = open_dataset(configs, configs[TrainConfig].data_dir)
+    if start.checkpoint is None:
+        configs = script_util.settle_channels(configs, dataset.num_planes)
+    return configs, dataset
+
+
+def open_dataset(configs: Configs, folder: str) -> LIDCDataset:
+    """The cases of a folder as the network takes them. DataError: some are broken, or their planes do not fit."""
+    unet, cache = configs[UNetConfig], configs[TrainConfig].cache_dir or default_cache_dir()
+    dataset = LIDCDataset(folder, unet.image_size, unet.image_channels, configs[DataConfig], cache_dir=cache)
+    script_util.check_planes(configs, dataset)
+    return dataset
+
+
+def check_dataset(config: TrainConfig, dataset: LIDCDataset, world_size: int) -> None:
+    """ConfigError, DataError: the run cannot train on these cases."""
+    check_num_cases(config, len(dataset), world_size)
+    check_augment(config.augment, dataset.colour)
+    dataset.check_trainable()
+
+
+def warnings_of(start: Start, dataset: LIDCDataset) -> list[str]:
+    """Lines to log where a run starts from another run's checkpoint, whose cases were read by older rules."""
+    if start.checkpoint is None or start.own:
+        return []
+    return script_util.warnings_on_reading(script_util.reading_rules_of(start.checkpoint), dataset)
+
+
+def open_validator(configs: Configs, dataset: LIDCDataset, processes: Processes, reading: int) -> Validator:
+    """Create the run's Validator on the cases of `dataset`; reading is that of the run."""
     config = configs[TrainConfig]
     options = (configs[ValidationConfig], configs[SamplerConfig], processes, config.seed, config.batch_size)
-    return Validator(dataset, *options, shared=not config.shard)
+    return Validator(dataset, *options, shared=not config.shard, reading=reading)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -75,33 +117,33 @@ def train(configs: Configs) -> None:
 
     All checks that can fail run before the processes connect.
     """
-    config, how, unet = configs[TrainConfig], configs[ComputeConfig], configs[UNetConfig]
-    flags = configs.flags()  # to store
-    if not storage.is_remote(config.log_dir):
-        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # so that both can be moved together
+    config, how = configs[TrainConfig], configs[ComputeConfig]
     processes = Processes()
     check_processes(config, processes.world_size)
-    torch.manual_seed(config.seed)  # for the initial weights
-    segmenter = script_util.create_segmenter(configs)
     lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)
     lock.take()  # before reading an existing folder
-    start = find_start(configs, flags, processes.world_size)
+    start = find_checkpoint(configs, processes.world_size)
+    configs, dataset = open_cases(configs, start)
+    eval_dir, unet, flags = configs[ValidationConfig].eval_data_dir, configs[UNetConfig], flags_to_store(configs)
+    torch.manual_seed(config.seed)  # for the initial weights
+    segmenter = script_util.create_segmenter(configs)
     check_start(segmenter, start)
-    dataset, *eval_dataset = open_datasets(configs)
-    check_num_cases(config, len(dataset), processes.world_size)
-    check_cases(start, flags, dataset.fingerprint)
+    check_dataset(config, dataset, processes.world_size)
+    check_cases(start, flags, dataset)
+    eval_dataset = open_dataset(configs, eval_dir) if eval_dir else None
     storage.make_folder(config.log_dir)
     lock.take()
 
     remedy = "use a smaller --microbatch, --use_checkpoint True or --amp bf16"
-    image_shape = (unet.image_channels, unet.image_size, unet.image_size)
+    image_shape = (unet.channels, unet.image_size, unet.image_size)
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
         lines = settle_threads(segmenter, image_shape, config, how, processes, start)
-        validator = open_validator(configs, eval_dataset[0], processes) if eval_dataset else None
+        reading = reading_of(start, dataset)
+        validator = open_validator(configs, eval_dataset, processes, reading) if eval_dataset is not None else None
         windows = open_windows(configs[VisdomConfig], processes.is_main, lambda line: logger.info(line))
         header = run_header(configs, processes.device)
         logger = open_logger(segmenter, config, processes, start, validator, header)
-        for line in lines:
+        for line in (*lines, *warnings_of(start, dataset)):
             logger.info(line)
         parts = (segmenter, dataset, config, processes, flags, start)
         trainer = Trainer(*parts, validator=validator, how=how, logger=logger, windows=windows)

@@ -216,7 +216,7 @@ class MethodRun:
         """{"parameters": number used in sampling, "seconds": for one case's ensemble}."""
         model, count = load(self.path("fold0", "savedmodel.pt")), self.config.num_ensemble
         unet = model.configs[UNetConfig]
-        shape = (unet.image_size, unet.image_channels)
+        shape = (unet.image_size, unet.channels)
         dataset = LIDCDataset(self.data(0, "validation"), *shape, model.configs[DataConfig])
         times: list[float] = []
         while len(times) < 4 and (not times or times[0] < PATIENCE):

@@ -10,16 +10,19 @@ from collections.abc import Callable
 
 from .. import script_util
 from ..data.case_cache import hash_cases
+from ..data.case_reader import DataConfig
 from ..errors import ConfigError
 from ..evaluation.truth import read_truth
-from ..flags.configs import Flags, flags_from_configs, json_like
+from ..flags.configs import Configs, Flags, flags_from_configs, json_like
 from ..flags.fields import flag_fields
 from ..flags.retired import without_constants
 from ..flags.rules import check_rules
+from ..lidcloader import LIDCDataset
 from ..sampling.samplers import SamplerConfig
 from ..system import storage
 from ..system.workers import sigterm_as_interrupt
 from ..training.config import TrainConfig, check_num_cases
+from ..unet import UNetConfig
 from .config import CompareConfig
 from .folds import Split, check_links, link_cases, split_cases
 from .method_run import MethodRun
@@ -85,16 +88,17 @@ class Comparison:
         self.runner("evaluate", "--data_dir", data, "--samples", first, "--out_dir", out, *more)
 
     def check_methods(self, splits: list[Split]) -> None:
-        """ConfigError: a method cannot be trained or sampled, or a flag has no effect with any method."""
+        """ConfigError, DataError: a method cannot be trained or sampled, or a flag has no effect with any method."""
         for name in self.flags:
             if not any(name in method.flags for method in self.methods):
                 raise ConfigError(f"--{name} has no effect with --methods {','.join(self.config.methods)}; remove it")
         fewest = min(len(split["training"]) for split in splits)
+        some_case = next(iter(splits[0]["training"].values()))
         for method in self.methods:
             configs = method.configs()
             check_rules(configs)
             check_num_cases(configs[TrainConfig], fewest, world_size=1)
-            segmenter = script_util.create_segmenter(configs)
+            segmenter = script_util.create_segmenter(with_channels_of(some_case, configs))
             if method.has_chain:
                 segmenter.spaced(configs[SamplerConfig])
 
@@ -119,3 +123,13 @@ class Comparison:
                 "use another --out_dir"
             )
         storage.write_json(path, settings)
+
+
+def with_channels_of(case: str, configs: Configs) -> Configs:
+    """The configs with the channels that training takes from cases like that in the folder `case`.
+
+    DataError: the case has another number of planes than --image_channels.
+    """
+    unet = configs[UNetConfig]
+    dataset = LIDCDataset(case, unet.image_size, unet.image_channels, configs[DataConfig])
+    return script_util.settle_channels(configs, dataset.num_planes)

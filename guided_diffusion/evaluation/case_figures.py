@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..data.case_reader import CaseReader, DataConfig, current_flags
+from ..data.case_reader import READING_RULES, CaseReader, DataConfig
 from ..data.files.case_files import find_cases
 from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
@@ -126,7 +126,7 @@ class Scorer:
         if found is None:
             raise DataError(f"no samples in {folder}")
         samples, made_by = found
-        made_by = {**(current_flags(store.spread(made_by)) if "flags" in made_by else made_by), **self.flags}
+        made_by = {**(store.spread(made_by) if "flags" in made_by else made_by), **self.flags}
         image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
         masks = binarise(samples, postprocess_of(made_by))
         truth = self._truth(score.name, raters, made_by.get("pad", False))
@@ -188,8 +188,10 @@ class Scorer:
         if "image" in made_by and made_by["image"] != store.image_hash(make_case(name, image, raters)):
             given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # these replace the stored ones
             suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
+            rules = made_by.get("reading", 1)  # samples that store none are of version 1
+            read = "" if rules == READING_RULES else f" (reading rules {rules}, this program has {READING_RULES})"
             raise DataError(
-                f"the samples in {folder} were drawn for a different image from the one in {case_folder}; "
+                f"the samples in {folder} were drawn for a different image from the one in {case_folder}{read}; "
                 f"check {suspects}"
             )
         return pictures.shown_image(image, reader.colour), raters

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from ..data.case_reader import READING_RULES
 from ..errors import ConfigError, DataError
 from ..flags.configs import Flags, configs_from_flags
 from ..flags.fields import Flag, config
@@ -52,14 +53,17 @@ def identity(
     amp: str,
     flags: Flags,
     checkpoint_hash: str,
+    *,
+    reading: int = READING_RULES,
 ) -> dict[str, Any]:
     """All settings that determine a case's samples, as plain values.
 
-    Equal settings and equal `image_hash` give equal samples.
+    Equal settings and equal `image_hash` give equal samples, whatever `reading` is.
 
     sampler        its steps are replaced by num_timesteps; None: a method without a chain
     amp            ComputeConfig's precision
     flags          all flags of data and model that the segmenter was built with
+    reading        version of the rules by which the cases were read
     """
     return {
         **(asdict(sampler) if sampler is not None else {"sampler": "none"}),
@@ -69,6 +73,7 @@ def identity(
         "weights": config.weights,
         "amp": amp,
         "checkpoint": checkpoint_hash,
+        "reading": reading,
         "flags": json.dumps(flags, sort_keys=True),
     }
 

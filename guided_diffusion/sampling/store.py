@@ -18,6 +18,7 @@ from ..data.files.read import read_file
 from ..data.surveys.levels import LevelSurvey, MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.configs import differences
+from ..flags.retired import current_flags
 from ..masks import pictures
 from ..masks.postprocess import CONSENSUS, binarise
 from ..system import storage
@@ -229,7 +230,7 @@ def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tup
 def spread(made_by: Made) -> Made:
     """Flatten a case's settings: each stored flag becomes an entry. DataError: `flags` is not from this program."""
     try:
-        flags = dict(json.loads(made_by["flags"]))
+        flags = current_flags(json.loads(made_by["flags"]))
     except (ValueError, TypeError) as error:
         raise DataError(f"samples with an entry `flags` of another program ({error}); rename that entry") from error
     return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
@@ -294,5 +295,7 @@ def _check_same(path: str, before: Made, drawn_by: Made, classes: Sequence[type]
     """ConfigError: the samples at `path` were drawn with other settings, or by another program."""
     if "flags" not in before:
         raise ConfigError(f"{path} was not written by this program: use another --out_dir, or --overwrite True")
-    if different := differences(spread(before), spread(drawn_by), *classes):
+    was, now = {"reading": 1, **spread(before)}, spread(drawn_by)
+    free = {"reading"} if was.get("image", now["image"]) == now["image"] else set()  # the image decides
+    if different := differences(was, now, *classes, free=free):
         raise ConfigError(f"{path} was made with {', '.join(different)}: use another --out_dir, or --overwrite True")

@@ -30,11 +30,26 @@ def place(segmenter: Segmenter, config: TrainConfig, how: ComputeConfig, process
     return segmenter if config.shard else processes.wrap(segmenter)
 
 
-def describe_run(flags: Flags, config: TrainConfig, processes: Processes, dataset: LIDCDataset) -> RunInfo:
-    """The RunInfo stored in the run's checkpoints."""
+def hash_of_cases(dataset: LIDCDataset, reading: int) -> str | None:
+    """The hash of the cases as a run computes it whose cases are read by version `reading` of the reading rules.
+
+    It is that of today's rules if they read some case differently.
+    """
+    if reading < dataset.reading and not dataset.departures:
+        return dataset.former_fingerprint()
+    return dataset.fingerprint
+
+
+def describe_run(
+    flags: Flags, config: TrainConfig, processes: Processes, dataset: LIDCDataset, reading: int
+) -> RunInfo:
+    """The RunInfo stored in the run's checkpoints.
+
+    reading  version of the reading rules, from training.start.reading_of
+    """
     # On a GPU, the number of threads does not affect rounding.
     threads = torch.get_num_threads() if processes.device.type == "cpu" else None
-    return RunInfo(flags, processes.world_size, threads, dataset.fingerprint, config.seed)
+    return RunInfo(flags, processes.world_size, threads, hash_of_cases(dataset, reading), config.seed, reading)
 
 
 class RunState:
@@ -106,6 +121,7 @@ class RunState:
             processes=info.processes,
             threads=info.threads,
             data=info.data,
+            reading=info.reading,
             random={"seed": info.seed},
             step=self.steps_done,
             samples=self.samples,

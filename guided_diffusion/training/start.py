@@ -6,19 +6,21 @@ from dataclasses import dataclass
 
 from ..checkpoints.folder import CheckpointFolder
 from ..checkpoints.format import Checkpoint, RunInfo
-from ..checkpoints.load import load_checkpoint
+from ..checkpoints.load import load_checkpoint, refuse_newer_reading
 from ..checkpoints.weights import check_optimizer, check_weights, load_weights
+from ..data.case_reader import READING_RULES
 from ..dist_util import Processes
 from ..errors import CheckpointError, ConfigError
 from ..flags.configs import Configs, Flags, differences
 from ..flags.fields import flag_fields
 from ..flags.retired import other_constants
+from ..lidcloader import LIDCDataset
 from ..sampling.protocol import Segmenter
 from ..system import storage
 from ..system.device import ComputeConfig
 from ..unet import UNetConfig
 from .config import TrainConfig
-from .run_state import RunState
+from .run_state import RunState, hash_of_cases
 
 NOT_THE_SAME = "the result will not be bit-identical to an uninterrupted run"
 
@@ -49,15 +51,16 @@ def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
     The newest checkpoint in log_dir precedes --resume_checkpoint, so that rerunning the command resumes the run.
 
     configs  of the run
-    flags    {name: value} of the run, as stored
-    CheckpointError: the flags contradict the checkpoint, or log_dir is not empty with --resume never. A different
-    --data_dir is checked by check_cases.
+    flags    {name: value} of the run, as stored, without those that the run takes from the checkpoint
+    CheckpointError: the flags contradict the checkpoint, its reading rules are newer than this program's, or log_dir
+    is not empty with --resume never. A different --data_dir is checked by check_cases.
     """
     config, classes = configs[TrainConfig], configs.classes
     if config.resume == "never":
         _refuse_used_folder(config.log_dir)
     elif newest := CheckpointFolder(config.log_dir).newest():
         checkpoint, path, lines = newest
+        refuse_newer_reading(checkpoint, path, READING_RULES)
         start = Start(checkpoint, path, is_own(path, config), lines)
         free = names_that_resume(classes, "free", "rounding")
         if _same_step(checkpoint, config, world_size):
@@ -69,7 +72,9 @@ def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
     path = config.resume_checkpoint
     if not path:
         return Start()
-    start = Start(load_checkpoint(path), path, is_own(path, config))
+    checkpoint = load_checkpoint(path)
+    refuse_newer_reading(checkpoint, path, READING_RULES)
+    start = Start(checkpoint, path, is_own(path, config))
     free = names_that_resume(classes, "free", "rounding", "new run")
     _refuse_other_flags(start, flags, classes, free, "use the checkpoint's flags")
     return start
@@ -119,12 +124,31 @@ def _same_step(checkpoint: Checkpoint, config: TrainConfig, world_size: int) -> 
     return rest == 0 and checkpoint.flags.get("batch_size") == each
 
 
-def check_cases(start: Start, flags: Flags, fingerprint: str | None) -> None:
-    """Check the cases of a run that is resumed with another --data_dir.
+def reading_of(start: Start, dataset: LIDCDataset) -> int:
+    """The version of the reading rules of a run; a resumed run keeps its version, which reads the cases equally."""
+    checkpoint = start.checkpoint
+    if checkpoint is None or checkpoint.is_published or not start.own:
+        return dataset.reading
+    return min(checkpoint.reading, dataset.reading)
 
-    CheckpointError: their hash differs from that of the run's cases.
+
+def check_cases(start: Start, flags: Flags, dataset: LIDCDataset) -> None:
+    """Check the cases of a run that is resumed.
+
+    CheckpointError: they are read differently from when the run began; or, with another --data_dir, their hash differs
+    from that of the run's cases.
     """
-    if start.checkpoint is None or not start.own or (fingerprint and start.checkpoint.data == fingerprint):
+    if start.checkpoint is None or not start.own:
+        return
+    reading = reading_of(start, dataset)
+    if reading < dataset.reading and dataset.departures:
+        raise CheckpointError(
+            f"{start.path}: the run read its cases by version {reading} of the reading rules, and version "
+            f"{dataset.reading} reads them differently ({'; '.join(dataset.departures)}): use another --log_dir, or "
+            "the version of this program that made the checkpoint"
+        )
+    found = hash_of_cases(dataset, reading)
+    if found and start.checkpoint.data == found:
         return
     remedy = "the cases differ; use the run's cases, or another --log_dir"
     _refuse_other_flags(start, {"data_dir": flags["data_dir"]}, (), (), remedy)

@@ -1,5 +1,6 @@
 """Validation during training: a fixed set of cases, sampled in few steps with the averaged weights, and scored."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from ..sampling.draw import draw_ensembles
 from ..sampling.protocol import Segmenter
 from ..sampling.samplers import SamplerConfig
 from ..system.device import eagerly
+from .run_state import hash_of_cases
 
 
 @config(resume="free")
@@ -44,6 +46,7 @@ class Validator:
     seed        of the masks; every validation uses the same noise, so that only the weights affect the scores
     batch_size  masks drawn at a time
     shared      True: each process scores a part of the cases; False: each scores all of them, for sharded weights
+    reading     version of the reading rules of the run, from start.reading_of; None: that of the dataset
     """
 
     def __init__(
@@ -56,22 +59,24 @@ class Validator:
         batch_size: int,
         *,
         shared: bool = True,
+        reading: int | None = None,
     ) -> None:
-        self.dataset, self.config, self.processes = dataset, config, processes
+        self.dataset, self.config, self.processes, self.reading = dataset, config, processes, reading
         self.sampler = replace(sampler, steps=config.eval_steps or sampler.steps or 50)
         self.sampling = SampleConfig(num_ensemble=config.eval_ensemble, batch_size=batch_size, seed=seed)
         chosen = np.unique(np.linspace(0, len(dataset) - 1, min(config.eval_cases, len(dataset))).round().astype(int))
         self.sheet: Image.Image | None = None  # this process's first case in the last validation
         self.mine = [int(index) for index in (chosen[processes.rank :: processes.world_size] if shared else chosen)]
 
+    @functools.cached_property
+    def data(self) -> str:
+        """The hash of the cases, or their folder."""
+        return hash_of_cases(self.dataset, self.reading or self.dataset.reading) or self.dataset.directory
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that must be equal for scores to be comparable, JSON-like."""
-        cases = {
-            "data": self.dataset.fingerprint or self.dataset.directory,
-            "cases": self.config.eval_cases,
-            "num_cases": len(self.dataset),
-        }
+        cases = {"data": self.data, "cases": self.config.eval_cases, "num_cases": len(self.dataset)}
         return {**cases, "ensemble": self.config.eval_ensemble, "seed": self.sampling.seed, **asdict(self.sampler)}
 
     @property

@@ -11,6 +11,7 @@ import sys
 import pytest
 from helpers import ROOT, assert_refused, call_main, call_script, wait_for
 
+from guided_diffusion.checkpoints.load import load_checkpoint
 from guided_diffusion.compare.config import CompareConfig, check_folders
 from guided_diffusion.compare.folds import find_patients, link_cases, split_cases
 from guided_diffusion.compare.page import as_rows
@@ -302,6 +303,29 @@ def test_a_given_flag_replaces_an_equivalent_flag_of_the_preset(cases, tmp_path)
         data_dir=str(cases), methods=("demo",), budget_images=8, folds=2, batch_size=2, out_dir=str(tmp_path)
     )
     Comparison(config, {"prediction": "v"}).check_methods(split_cases(config)[0])
+
+
+def test_methods_take_the_channels_of_the_cases(modalities, tmp_path):
+    out = tmp_path / "out"
+    small = {**dict(zip(SMALL[::2], SMALL[1::2], strict=True)), "--image_channels": "auto", "--steps": 2}
+    small |= {"--budget_images": 4, "--folds": 2, "--batch_size": 1, "--num_ensemble": 2, "--out_dir": out}
+    arguments = [word for pair in small.items() for word in pair]
+    done = compare("--data_dir", modalities, "--methods", "demo,ssn", *arguments)
+    assert done.returncode == 0, done.stderr
+    demo, ssn = (load_checkpoint(out / name / "fold0" / "savedmodel.pt").flags for name in ("demo", "ssn"))
+    assert demo["image_channels"] == demo["encoder_channels"] == ssn["image_channels"] == 3
+
+
+def test_a_method_with_another_number_of_channels_is_refused_before_any_is_trained(modalities, tmp_path):
+    def check(*methods):
+        config = CompareConfig(
+            data_dir=str(modalities), methods=methods, budget_images=8, folds=2, batch_size=4, out_dir=str(tmp_path)
+        )
+        Comparison(config, {}).check_methods([{"training": dict(find_cases(modalities)), "validation": {}}])
+
+    check("tuned")  # --image_channels auto
+    with pytest.raises(DataError, match="--image_channels"):
+        check("tuned", "cimd-small")
 
 
 def test_a_comparison_ends_with_its_command_and_has_its_folder_alone(cases, tmp_path):

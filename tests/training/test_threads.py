@@ -214,7 +214,7 @@ def test_a_run_from_the_checkpoint_of_another_is_timed(train, tmp_path):
 
 def test_another_number_of_threads_is_reported_only_for_equal_processes_on_a_cpu():
     def changes(stored, processes, threads):
-        return what_changed(stored, RunInfo({}, processes, threads, data=None, seed=0), TrainConfig())
+        return what_changed(stored, RunInfo({}, processes, threads, data=None, seed=0, reading=2), TrainConfig())
 
     stored = Checkpoint(step=1, weights={}, processes=2, threads=4)
     assert changes(stored, 2, 4) == changes(stored, 2, None) == []
