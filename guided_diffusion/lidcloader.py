@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .data.case_cache import MemoryStore, SetFacts, check_planes, decode, hash_cases, open_cache, open_pack
 from .data.case_reader import CaseReader, DataConfig
-from .data.files.case_files import find_cases
+from .data.files.case_files import find_cases, find_inputs, is_image
 from .errors import DataError
 
 
@@ -38,7 +38,8 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     image_size      resize all cases to this square size, labels stay binary; None: keep each case's size
     image_channels  repeat the plane of a set with one plane per case to this many channels; other sets must have
                     exactly this many planes, one per modality or three in colour. "auto" or None: the planes as stored
-    require_raters  a case without labels is an error (False: its raters are empty)
+    require_raters  a case without labels is an error. False: its raters are empty, and `directory` may also be a
+                    picture, or contain pictures without a folder of their own
     cache_dir       decode the cases once, into a memory-mapped file in this folder, named after a hash of the cases;
                     None or a read-only folder: keep decoded cases in memory, up to CACHE_BYTES
 
@@ -60,11 +61,14 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.fingerprint: str | None = None
         self.reader = CaseReader(image_size, self.image_channels, config, require_raters)
         self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
-        if os.path.isfile(self.directory):
+        if os.path.isfile(self.directory) and not is_image(self.directory):
             packed, self.facts = open_pack(self.directory, self.reader)
             self.ids, self.fingerprint, self._arrays = packed.ids, packed.header["fingerprint"], packed.arrays
             return
-        self.folders = find_cases(self.directory)
+        if require_raters:
+            self.folders = find_cases(self.directory, one_set=True)
+        else:
+            self.folders = find_inputs(self.directory, self.image_channels)
         self.ids = [name for name, _ in self.folders]
         if cache_dir is not None:
             self.fingerprint = hash_cases(self.folders, self.reader.settings)

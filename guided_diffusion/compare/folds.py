@@ -24,7 +24,7 @@ def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
 
     DataError: too few cases for the folds, or cases or patients of test_dir are also in data_dir.
     """
-    cases = dict(find_cases(config.data_dir))
+    cases = dict(find_cases(config.data_dir, one_set=True))
     patients = find_patients(config.data_dir, cases)
     groups: dict[str, list[str]] = {}
     for name in cases:
@@ -57,7 +57,7 @@ def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Ca
     """{case: folder} of test_dir; empty without test_dir. DataError: some are also in data_dir."""
     if not config.test_dir:
         return {}
-    tested = dict(find_cases(config.test_dir))
+    tested = dict(find_cases(config.test_dir, one_set=True))
     same = {os.path.realpath(folder) for folder in cases.values()} & {
         os.path.realpath(folder) for folder in tested.values()
     }

@@ -104,7 +104,7 @@ class Scorer:
         self.truth = read_truth(config.truth) if config.truth else None
         self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}  # by the side of the images
         self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
-        self.cases = find_cases(config.data_dir)
+        self.cases = find_cases(config.data_dir, one_set=True)
         self.lock = threading.Lock()  # for both
 
     def __call__(self, case: tuple[str, str]) -> CaseScore:

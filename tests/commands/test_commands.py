@@ -383,7 +383,10 @@ def test_a_flag_replaces_an_equivalent_flag_of_the_preset(argv, preset):
         (["--data_dir=/nowhere"], ["/nowhere", "no such folder"]),
         (["--seed=99999999999999999999999"], ["--seed", "below 9223372036854775808"]),
         (["--resume_checkpoint=/nowhere/savedmodel.pt"], ["/nowhere/savedmodel.pt", "no such checkpoint"]),
-        (["--image_channels=3", "--data_dir={modalities}"], ["2 modalities", "--image_channels 3", "add --image_channels 2"]),
+        (
+            ["--image_channels=3", "--data_dir={modalities}"],
+            ["2 modalities", "--image_channels 3", "add --image_channels 2"],
+        ),
         (["--preset=huge"], ["huge"]),
         (["folder"], ["folder: unexpected argument"]),
         (["--intensity_range", "5,-1000"], ["--intensity_range 5,-1000", "LO < HI"]),

@@ -45,6 +45,11 @@ def find_cases(directory: str, one_set: bool = False) -> Places:
     return cases
 
 
+def is_image(file: str) -> bool:
+    """Whether the name of a file has the ending of a format that can be read."""
+    return ENDING.search(file) is not None
+
+
 def find_inputs(path: str, planes: int | None = None) -> Places:
     """The cases at `path` to segment: a picture, pictures in folders, or folders of cases with or without labels.
 
@@ -55,7 +60,7 @@ def find_inputs(path: str, planes: int | None = None) -> Places:
     DataError: there are none, two have the same name, or the folder contains splits.
     """
     if os.path.isfile(path):
-        if not ENDING.search(path):
+        if not is_image(path):
             raise DataError(f"{path}: not a picture of a known format ({', '.join(FORMATS)})")
         return [(ENDING.sub("", os.path.basename(path)), path)]
     cases = _named(path, _walk_cases(path, loose=True, planes=planes))
@@ -110,7 +115,10 @@ def _named(directory: str, places: Iterable[str]) -> Places:
 
 
 def list_files(folder: str, structure: str = "") -> CaseFiles:
-    """The files of a case, or a bare picture; a missing image, two labels of one rater, and a gap in the numbers of raters are faults.
+    """The files of a case, or a bare picture.
+
+    Faults: a folder that cannot be listed, a missing image, two labels of one rater, a gap in the numbers of raters,
+    and labels that are not read.
 
     structure  of a rater's labels label0_NAME.*, use the one with this name if any label has it
     """
