@@ -7,16 +7,21 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Shaped
 from PIL import Image
 
+from ..data.files.decoded import COLOURS, Decoded
+from ..data.surveys.levels import Label
 from ..errors import DataError
 from ..system import storage
 from .splits import write_split
 
 STAGE = ".unsplit"  # subfolder of OUT for cases that are not assigned to a split yet
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+ROUNDING = 1e-6  # beyond [0, 1], of floats
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,53 @@ class Origin:
     nodule: str | None = None
 
 
+class FileImage(NamedTuple):
+    """An image as its file stores it."""
+
+    file: str  # its path, and the page if there are several
+    decoded: Decoded
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.decoded.planes.shape[1:]
+
+
+class FileLabel(NamedTuple):
+    """A rater's label as its file stores it, which becomes a mask by the rule for all labels of the source.
+
+    whole  the label of the whole file, if this is a slice of a volume
+    """
+
+    file: str
+    label: Label
+    whole: Label | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.label.values.shape
+
+
 @dataclass(frozen=True)
 class RawCase:
-    """An image with its rater masks, converted from another format."""
+    """An image with the masks of its raters, converted from another format.
+
+    planes   {modality: image}; the modality is "" if there is one. An array is grey, [H, W], or in colour, [3, H, W]:
+             uint8, uint16, or floats in [0, 1]
+    raters   masks [H, W] bool, or labels, which become masks by the rule for all labels of the source
+    patient  all cases of a patient go to one split
+    split    one of SPLITS, if the source defines it; None: assigned at random
+    turned   files brought to the orientation of the image
+    """
 
     id: str
-    planes: Mapping[str, np.ndarray]  # {modality: [H, W]}, uint8, uint16, or floats in [0, 1]; "" if single
-    raters: Sequence[np.ndarray] | np.ndarray  # [R, H, W] bool
-    patient: str  # all cases of a patient go to one split
-    split: str | None = None  # of SPLITS, if the source defines it; None: assigned at random
+    planes: Mapping[str, np.ndarray | FileImage]
+    raters: Sequence[np.ndarray] | Sequence[FileLabel] | np.ndarray
+    patient: str
+    split: str | None = None
     origin: Origin = Origin()
+    turned: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -80,18 +122,21 @@ class CaseFolder:
         storage.make_folder(out)
 
     def write(self, case: RawCase, split: str) -> ManifestRow:
-        """Write a case to a split; returns its row of the manifest. DataError: invalid names or shapes."""
+        """Write a case of arrays to a split; returns its row of the manifest. DataError: invalid names or arrays."""
         name = safe_name(case.id, self.source)
-        height, width = self._size(case)
+        height, width = self.size_of(case)
         folder = os.path.join(self.out, split, name)
         aside = os.path.join(self.out, f".{name}.writing")
         shutil.rmtree(aside, ignore_errors=True)
         os.makedirs(aside)
-        for k, (modality, plane) in enumerate(case.planes.items()):
-            title = f"image_{name}" if len(case.planes) == 1 else f"image{k}_{safe_name(modality, self.source)}"
-            to_picture(plane).save(os.path.join(aside, f"{title}.png"))
-        for k, mask in enumerate(case.raters):
-            Image.fromarray(np.asarray(mask, dtype=bool)).save(os.path.join(aside, f"label{k}_.png"))
+        try:
+            for k, (modality, plane) in enumerate(case.planes.items()):
+                title = f"image_{name}" if len(case.planes) == 1 else f"image{k}_{safe_name(modality, self.source)}"
+                write_picture(os.path.join(aside, f"{title}.png"), np.asarray(plane))
+            areas = _write_masks(aside, case.raters)
+        except DataError as error:
+            shutil.rmtree(aside)
+            raise DataError(f"{self.source}: {case.id}: {error}") from error
         _replace_folder(aside, folder)
         self.written.add(name)
         return ManifestRow(
@@ -102,19 +147,30 @@ class CaseFolder:
             height=height,
             width=width,
             raters=len(case.raters),
-            areas=" ".join(str(int(mask.sum())) for mask in case.raters),
+            areas=areas,
         )
 
-    def _size(self, case: RawCase) -> tuple[int, int]:
-        """The common height and width of all planes and masks of a case."""
-        shapes = {plane.shape for plane in case.planes.values()} | {mask.shape for mask in case.raters}
-        shape = next(iter(shapes), ())
-        if len(shapes) != 1 or len(shape) != 2 or 0 in shape:
+    def add_masks(self, row: ManifestRow, masks: Sequence[np.ndarray]) -> ManifestRow:
+        """Write the masks [H, W] bool of a case that was written without; returns its row of the manifest."""
+        areas = _write_masks(os.path.join(self.out, row.split, row.case), masks)
+        return replace(row, raters=len(masks), areas=areas)
+
+    def size_of(self, case: RawCase) -> tuple[int, int]:
+        """The common height and width of all images and masks of a case. DataError: they differ."""
+        shapes = [image.shape for image in case.planes.values()]
+        shapes = [shape[1:] if len(shape) == 3 and shape[0] == COLOURS else shape for shape in shapes]
+        different = {*shapes, *(mask.shape for mask in case.raters)}
+        shape = next(iter(different), ())
+        if len(different) != 1 or len(shape) != 2 or 0 in shape:
             raise DataError(
-                f"{self.source}: {case.id} has planes and masks of the shapes {sorted(shapes)}; "
+                f"{self.source}: {case.id} has planes and masks of the shapes {sorted(different)}; "
                 "all must have the same two-dimensional shape"
             )
         return shape[0], shape[1]
+
+    def remove(self, row: ManifestRow) -> None:
+        """Remove a written case."""
+        shutil.rmtree(os.path.join(self.out, row.split, row.case))
 
     def move(self, row: ManifestRow, split: str) -> ManifestRow:
         """Move a written case to another split; returns its row of the manifest."""
@@ -124,13 +180,18 @@ class CaseFolder:
 
     def finish(self, rows: Iterable[ManifestRow], split: Mapping[str, str], seed: int) -> None:
         """Write manifest.csv with all rows, and split.json with {patient: split} and the seed of the split."""
-        shutil.rmtree(os.path.join(self.out, STAGE), ignore_errors=True)
         file = io.StringIO(newline="")
         writer = csv.DictWriter(file, [field.name for field in fields(ManifestRow)])
         writer.writeheader()
         writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.case))
         storage.write_text(os.path.join(self.out, "manifest.csv"), file.getvalue())
         write_split(self.out, split, seed)
+
+    def tidy(self) -> None:
+        """Remove the cases that are not assigned to a split, and OUT if it is empty."""
+        shutil.rmtree(os.path.join(self.out, STAGE), ignore_errors=True)
+        if not os.listdir(self.out):
+            os.rmdir(self.out)
 
 
 def _replace_folder(source: str, target: str) -> None:
@@ -140,10 +201,37 @@ def _replace_folder(source: str, target: str) -> None:
     os.replace(source, target)
 
 
-def to_picture(plane: np.ndarray) -> Image.Image:
-    """A plane as an 8-bit or 16-bit grey picture; floats in [0, 1] become 16-bit."""
-    if plane.dtype == np.uint8:
-        return Image.fromarray(plane)
-    if plane.dtype != np.uint16:
+def _write_masks(folder: str, masks: Sequence[np.ndarray] | Sequence[FileLabel] | np.ndarray) -> str:
+    """Write the masks [H, W] bool of all raters; returns their areas in pixels. DataError: they are not masks."""
+    areas = []
+    for k, mask in enumerate(masks):
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+            raise DataError(f"mask {k} is not an array of bool")
+        Image.fromarray(mask).save(os.path.join(folder, f"label{k}_.png"))
+        areas.append(str(int(mask.sum())))
+    return " ".join(areas)
+
+
+def write_picture(path: str, plane: Shaped[np.ndarray, "H W"] | Shaped[np.ndarray, "3 H W"]) -> None:
+    """Write an image as PNG, grey [H, W] or in colour [3, H, W], with 8 or 16 bits; floats in [0, 1] become 16-bit.
+
+    DataError: other values, or colour with 16 bits without imagecodecs.
+    """
+    if plane.dtype.kind == "f":
+        if not (plane.min() >= -ROUNDING and plane.max() <= 1 + ROUNDING):
+            raise DataError(f"floats from {plane.min():g} to {plane.max():g}; images must be in [0, 1]")
         plane = np.round(np.clip(plane, 0, 1) * 65535).astype(np.uint16)
-    return Image.fromarray(plane)
+    if plane.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"an image of type {plane.dtype}; uint8, uint16, or floats in [0, 1] are required")
+    pixels = plane if plane.ndim == 2 else np.ascontiguousarray(plane.transpose(1, 2, 0))
+    if pixels.ndim == 2 or pixels.dtype == np.uint8:
+        Image.fromarray(pixels).save(path)
+        return
+    try:
+        import imagecodecs
+    except ImportError:
+        raise DataError(
+            '16-bit colour needs imagecodecs; pip install "ambiguous-segmentation-diffusion[medical]"'
+        ) from None
+    with open(path, "wb") as file:
+        file.write(imagecodecs.png_encode(pixels))

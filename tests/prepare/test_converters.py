@@ -1,19 +1,15 @@
-"""Converters: every round trip is exact; what is malicious or broken is refused by name; nothing is written outside."""
+"""Converters: every round trip is exact, patients stay on one side, and what is broken is refused by name."""
 
 import collections
-import csv
 import json
-import os
 import pickle
 
 import numpy as np
 import pytest
+from conversions import convert, read
 from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion.errors import DataError
-from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.prepare.formats import safe_pickle
 from guided_diffusion.prepare.formats.converters import FORMATS
 from guided_diffusion.prepare.phantoms import files as phantom_files
 from guided_diffusion.prepare.splits import assign_splits
@@ -23,21 +19,6 @@ nibabel = pytest.importorskip("nibabel")
 
 GREY = phantom_files.make_cases(12, seed=3, size=48, num_raters=4)
 MODALITIES = phantom_files.make_cases(12, seed=3, size=48, num_raters=2, num_modalities=4)
-
-
-def convert(name, src, out, *more):
-    return call_script("convert_data", name, f"--src={src}", f"--out={out}", *more)
-
-
-def read(out):
-    """{case: Case} of all splits, and the manifest's rows."""
-    cases = {}
-    for split in ("training", "validation", "testing"):
-        if (out / split).is_dir():
-            dataset = LIDCDataset(out / split, image_channels=None)
-            cases |= {dataset[k].id: dataset[k] for k in range(len(dataset))}
-    with open(out / "manifest.csv") as file:
-        return cases, {row["case"]: row for row in csv.DictReader(file)}
 
 
 def scaled(plane):
@@ -183,20 +164,6 @@ def test_single_rater_modalities_train_without_encoders(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_brats_slices_of_the_published_size_are_cut(tmp_path):
-    for modality in ("flair", "t1", "t1ce", "t2", "seg"):
-        pixels = np.zeros((240, 240), np.int16)
-        pixels[8, 8], pixels[231, 231] = 1, 2
-        nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / f"brats_train_001_{modality}_070_w.nii.gz")
-    assert convert("brats", tmp_path, tmp_path / "out").returncode == 0
-    (case,) = read(tmp_path / "out")[0].values()
-    assert (
-        case.image.shape == (4, 224, 224)
-        and case.raters[0, 0, 0] == 1 == case.raters[0, -1, -1]
-        and case.raters.sum() == 2
-    )
-
-
 def test_min_raters_passes_over_cases_that_too_few_marked(tmp_path):
     phantom_files.write_folders(tmp_path / "x", GREY)
     done = convert("folders", tmp_path / "x", tmp_path / "out", "--min_raters=4")
@@ -285,221 +252,6 @@ def test_a_pickle_says_that_it_is_split_by_series(tmp_path):
     assert "note: the file names series but not patients" in done.stdout and "12 cases of 6 series" in done.stdout
 
 
-@pytest.mark.parametrize("axis", [None, 0, 1, 2])
-def test_volumes_are_cut_along_the_last_axis_or_another_and_scaled_as_a_whole(tmp_path, axis):
-    rng = np.random.default_rng(0)
-    image, masks = rng.integers(0, 1000, (5, 7, 6)).astype(np.int16), rng.random((2, 5, 7, 6)) > 0.5  # few columns
-    image[0, 0, 0], image[-1, -1, -1] = 0, 1000
-    (tmp_path / "x" / "a").mkdir(parents=True)
-    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "x" / "a" / "image.nii.gz")
-    for k, mask in enumerate(masks):
-        nibabel.save(
-            nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4)), tmp_path / "x" / "a" / f"task01_seg0{k + 1}.nii.gz"
-        )
-    assert (
-        convert("qubiq", tmp_path / "x", tmp_path / "out", *([] if axis is None else [f"--axis={axis}"])).returncode
-        == 0
-    )
-    got, along = read(tmp_path / "out")[0], 2 if axis is None else axis
-    assert len(got) == image.shape[along]
-    for k in range(image.shape[along]):
-        np.testing.assert_allclose(got[f"a_z{k:03d}"].image[0].numpy(), image.take(k, along).T / 1000, atol=1e-5)
-        np.testing.assert_array_equal(
-            got[f"a_z{k:03d}"].raters.numpy() > 0, np.stack([mask.take(k, along).T for mask in masks])
-        )
-
-
-def test_modalities_lie_along_the_axis_that_the_masks_lack(tmp_path):
-    rng = np.random.default_rng(0)
-    (tmp_path / "x" / "a").mkdir(parents=True)
-    mask = rng.random((5, 6)) > 0.5
-    nibabel.save(nibabel.Nifti1Image(mask.astype(np.uint8), np.eye(4)), tmp_path / "x" / "a" / "task01_seg01.nii.gz")
-    for k, shape in enumerate(((4, 5, 6), (5, 4, 6), (5, 6, 4))):
-        image = rng.random(shape).astype(np.float32)
-        nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "x" / "a" / "image.nii.gz")
-        assert convert("qubiq", tmp_path / "x", tmp_path / str(k)).returncode == 0
-        (case,) = read(tmp_path / str(k))[0].values()
-        assert case.image.shape == (4, 6, 5)
-        plane = image.take(3, k).T
-        np.testing.assert_allclose(case.image[3].numpy(), (plane - plane.min()) / np.ptp(plane), atol=1e-4)
-        np.testing.assert_array_equal(case.raters[0].numpy() > 0, mask.T)
-    for name in ("image.nii.gz", "task01_seg01.nii.gz"):
-        shape = (6, 6, 6) if name.startswith("image") else (6, 6)
-        nibabel.save(nibabel.Nifti1Image(rng.random(shape).astype(np.float32), np.eye(4)), tmp_path / "x" / "a" / name)
-    assert_refused(convert("qubiq", tmp_path / "x", tmp_path / "cube"), "may be along axis 0 or 1; pass --axis")
-    assert convert("qubiq", tmp_path / "x", tmp_path / "given", "--axis=1").returncode == 0
-
-
-def test_of_ms_volumes_that_are_there_twice_the_preprocessed_are_taken(tmp_path):
-    phantom_files.write_ms(tmp_path / "plain", MODALITIES)
-    assert convert("ms-mri", tmp_path / "plain", tmp_path / "expected").returncode == 0
-    phantom_files.write_ms(tmp_path / "x", MODALITIES)
-    for path in sorted((tmp_path / "x").rglob("*_pp.nii.gz")):
-        for folder, name in (("orig", path.name.replace("_pp", "")), ("zzz", path.name.replace("_pp", "_n4"))):
-            path.parent.with_name(folder).mkdir(exist_ok=True)
-            other = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
-            nibabel.save(other, path.parent.with_name(folder) / name.replace("mprage", "t1"))
-    done = convert("ms-mri", tmp_path / "x", tmp_path / "out")
-    assert done.returncode == 0 and "exist more than once" in done.stdout, done.stderr
-    (expected, _), (got, _) = read(tmp_path / "expected"), read(tmp_path / "out")
-    assert expected.keys() == got.keys()
-    for name in expected:
-        np.testing.assert_array_equal(got[name].image, expected[name].image)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_tiff_of_32_bits_is_scaled_by_its_own_range(tmp_path, dtype):
-    values = np.arange(64).reshape(8, 8).astype(dtype) * 3000 - 90_000
-    (tmp_path / "x" / "a").mkdir(parents=True)
-    Image.fromarray(values).save(tmp_path / "x" / "a" / "scan.tif")
-    Image.fromarray((values > 0).astype(dtype)).save(tmp_path / "x" / "a" / "mask.tif")
-    assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
-    case = read(tmp_path / "out")[0]["a"]
-    np.testing.assert_allclose(case.image[0].numpy(), np.arange(64).reshape(8, 8) / 63, atol=1e-5)
-    np.testing.assert_array_equal(case.raters[0].numpy() > 0, values > 0)
-    if dtype == np.float32:
-        values[0, 0] = np.nan
-        Image.fromarray(values).save(tmp_path / "x" / "a" / "scan.tif")
-        assert_refused(
-            convert("folders", tmp_path / "x", tmp_path / "not"), "scan.tif: contains values that are not finite"
-        )
-
-
-def test_jpeg_masks_of_folders_are_cut_at_half_of_full_scale(tmp_path):
-    (tmp_path / "x" / "bone7").mkdir(parents=True)
-    mask = np.kron(np.random.default_rng(0).random((6, 6)) > 0.5, np.ones((8, 8), bool))
-    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "x" / "bone7" / "bone_label2.jpg", quality=60)
-    Image.fromarray(np.full((48, 48), 90, np.uint8)).save(tmp_path / "x" / "bone7" / "bone.jpg")
-    assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
-    case = read(tmp_path / "out")[0]["bone7"]
-    assert (case.raters[0].numpy() > 0).tolist() == mask.tolist()
-
-
-# -- untrusted --------------------------------------------------------------------------------------------------------
-
-
-class Payload:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_pickle_that_would_run_something_is_refused_without_running_it(tmp_path, protocol):
-    marker = tmp_path / "owned"
-    for content in (
-        Payload(f"touch {marker}"),
-        {"a": {"image": Payload(f"touch {marker}"), "masks": [], "series_uid": "1"}},
-    ):
-        with open(tmp_path / "bad.pickle", "wb") as file:
-            pickle.dump(content, file, protocol=protocol)
-        done = convert("lidc-pickle", tmp_path / "bad.pickle", tmp_path / "out")
-        assert_refused(done, "bad.pickle", "system")
-        assert not marker.exists()
-
-
-def test_pickles_of_arrays_and_plain_containers_open_whatever_the_protocol(tmp_path):
-    content = {
-        "a": [np.arange(6.0).reshape(2, 3), np.float32(2.5), (1, "x", None, True, b"y")],
-        "b": collections.OrderedDict(c=np.asfortranarray(np.eye(3))),
-    }
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        with open(tmp_path / "good.pickle", "wb") as file:
-            pickle.dump(content, file, protocol=protocol)
-        got = safe_pickle.load(tmp_path / "good.pickle")
-        np.testing.assert_array_equal(got["a"][0], content["a"][0])
-        np.testing.assert_array_equal(got["b"]["c"], np.eye(3))
-        assert got["a"][1] == 2.5 and got["a"][2] == content["a"][2]
-    for bad in (np.array([print, os.system]), dict.fromkeys):
-        with open(tmp_path / "bad.pickle", "wb") as file:
-            pickle.dump(bad, file)
-        with pytest.raises(DataError, match="bad.pickle: refused"):
-            safe_pickle.load(tmp_path / "bad.pickle")
-
-
-@pytest.mark.parametrize("key", ["../escaped", "/tmp/escaped", "a/b", "..", "", "x" * 200, ".hidden"])
-def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, key):
-    with open(tmp_path / "x.pickle", "wb") as file:
-        pickle.dump({key: {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, file)
-    done = convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "deep" / "out")
-    assert_refused(done, "x.pickle", "is not a valid file name")
-    assert not list(tmp_path.rglob("*escaped*")) and sorted(path.name for path in tmp_path.iterdir()) == [
-        "deep",
-        "x.pickle",
-    ]
-
-
-def test_a_file_that_grows_enormously_when_opened_is_refused_by_name(tmp_path):
-    """HDF5 and NIfTI that claim to be huge, in a few kilobytes."""
-    with h5py.File(tmp_path / "bomb.h5", "w") as file:
-        group = file.create_group("train")
-        group.create_dataset("images", shape=(10**6, 10**5, 10**5), dtype="f4", chunks=(1, 64, 64), compression="gzip")
-        group.create_dataset(
-            "labels", shape=(10**6, 10**5, 10**5, 4), dtype="u1", chunks=(1, 64, 64, 1), compression="gzip"
-        )
-    assert_refused(
-        convert("lidc-hdf5", tmp_path / "bomb.h5", tmp_path / "out"), "bomb.h5, train", "100000x100000x4 pixels"
-    )
-    header = nibabel.Nifti1Header()
-    header.set_data_shape((32000, 32000, 32000))
-    (tmp_path / "q" / "a").mkdir(parents=True)
-    import gzip
-
-    with gzip.open(tmp_path / "q" / "a" / "image.nii.gz", "wb") as file:
-        file.write(header.binaryblock + bytes(4 + 2**20))
-    (tmp_path / "q" / "a" / "task01_seg01.nii.gz").write_bytes((tmp_path / "q" / "a" / "image.nii.gz").read_bytes())
-    assert_refused(convert("qubiq", tmp_path / "q", tmp_path / "out"), "image.nii.gz")
-
-
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        ([1, 2], "a dict of cases"),
-        ({"a": {"image": np.zeros((8, 8))}}, "masks"),
-        ({"a": {"image": np.full((8, 8), 7.0), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, "[0, 1]"),
-        ({"a": {"image": np.full((8, 8), np.nan), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, "[0, 1]"),
-        ({"a": {"image": np.zeros((8, 8)), "masks": [np.zeros((7, 8))], "series_uid": "1"}}, "shapes"),
-    ],
-)
-def test_pickles_of_other_things_are_refused(tmp_path, content, words):
-    with open(tmp_path / "x.pickle", "wb") as file:
-        pickle.dump(content, file)
-    assert_refused(convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "out"), "x.pickle", words)
-
-
-def test_two_cases_of_one_name_and_a_used_folder_are_refused(tmp_path):
-    image = {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}
-    with open(tmp_path / "x.pickle", "wb") as file:
-        pickle.dump({"1": image, 1: image}, file)
-    assert_refused(convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "out"), "two cases are named 1")
-    phantom_files.write_folders(tmp_path / "x", GREY)
-    assert convert("folders", tmp_path / "x", tmp_path / "out").returncode == 0
-    assert_refused(
-        convert("folders", tmp_path / "x", tmp_path / "out"), str(tmp_path / "out"), "already contains converted cases"
-    )
-    assert_refused(convert("folders", tmp_path / "x", tmp_path / "new", "--seed=-1"), "--seed")
-
-
-def test_crafted_types_of_numpy_are_refused(tmp_path):
-    """A type whose state denies that it holds objects would have bytes taken for pointers."""
-    evil = (
-        b"\x80\x02cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02O8K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00t"
-        b"bU\x08AAAAAAAA\x86R."
-    )
-    (tmp_path / "evil.pickle").write_bytes(evil)
-    (tmp_path / "memo.pickle").write_bytes(
-        b"\x80\x02]r\xff\xff\xff\x0f."
-    )  # a memo of 2^28 places, for one of which there is use
-    assert_refused(
-        convert("lidc-pickle", tmp_path / "evil.pickle", tmp_path / "out"), "evil.pickle", "arrays of type 'O8'"
-    )
-    assert_refused(
-        convert("lidc-pickle", tmp_path / "memo.pickle", tmp_path / "out"), "memo.pickle", "not a dict of cases"
-    )
-
-
 def test_refusals(tmp_path):
     (tmp_path / "empty").mkdir()
     assert_refused(convert("nifti", tmp_path, tmp_path / "out"), "nifti is unknown", ", ".join(FORMATS))
@@ -512,7 +264,7 @@ def test_refusals(tmp_path):
     phantom_files.write_ms(tmp_path / "ms", MODALITIES)
     for path in (tmp_path / "ms").rglob("*_pd_pp*"):
         path.unlink()
-    assert_refused(
-        convert("ms-mri", tmp_path / "ms", tmp_path / "out"), "training01_01 has no pd file (and 5 more faults)"
-    )
+    done = convert("ms-mri", tmp_path / "ms", tmp_path / "out")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert [f"training{k:02d}_01 has no pd file" in done.stderr for k in range(1, 7)] == [True] * 6
     assert_refused(convert("ms-mri", tmp_path / "ms", tmp_path / "out", "--axis=3"), "--axis 3")

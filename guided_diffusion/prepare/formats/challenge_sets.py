@@ -4,42 +4,20 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-
-import numpy as np
 
 from ...errors import DataError
 from ...system.storage import walk
 from ..case_writer import Origin, RawCase, safe_name
 from .config import ConvertConfig
-from .foreign_files import PICTURE, each, folders_with, mask, nifti, picture, scaled
+from .foreign_files import PICTURE, each, folders_with, pages_of, read_pictures, scaled
+from .volumes import modalities_first, on_one_grid, read_volume, slices
 
 MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")
 MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of each modality
 MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(?:\.gz)?", re.IGNORECASE)
-
-
-def slices(
-    name: str, volumes: Mapping[str, np.ndarray], masks: Sequence[np.ndarray], patient: str, axis: int | None = None
-) -> Iterator[RawCase]:
-    """One RawCase for 2D images, or one per slice of volumes along `axis` (None: the last).
-
-    volumes, masks  {modality: array in [0, 1]} and bool arrays, as read by `nifti`
-    """
-    shapes = {array.shape for array in (*volumes.values(), *masks)}
-    if len(shapes) != 1 or len(next(iter(shapes))) not in (2, 3):
-        raise DataError(f"{name}: the shapes of images and masks differ or are not 2D or 3D: {sorted(shapes)}")
-    shape = next(iter(shapes))
-    if len(shape) == 2:
-        planes = {modality: plane.T for modality, plane in volumes.items()}
-        yield RawCase(name, planes, [plane.T for plane in masks], patient)
-        return
-    axis = 2 if axis is None else axis
-    for k in range(shape[axis]):
-        planes = {modality: volume.take(k, axis).T for modality, volume in volumes.items()}
-        raters = [volume.take(k, axis).T for volume in masks]
-        yield RawCase(f"{name}_z{k:03d}", planes, raters, patient, origin=Origin(slice=k))
 
 
 def qubiq(config: ConvertConfig) -> Iterator[RawCase | DataError]:
@@ -53,35 +31,21 @@ def _qubiq_case(config: ConvertConfig, folder: str) -> Iterator[RawCase]:
     files = [(int(match[1]), file) for file in os.listdir(folder) if (match := mask_name.fullmatch(file))]
     if not files:
         raise DataError(f"{folder}: no task{config.task:02d}_seg01.nii.gz (--task)")
-    path = os.path.join(folder, "image.nii.gz")
-    image, masks = nifti(path), [nifti(os.path.join(folder, file)) > 0 for _, file in sorted(files)]
-    if image.ndim == 3 and masks[0].ndim == 2:
-        planes = np.moveaxis(image, _axis_of_modalities(folder, image.shape, masks[0].shape, config.axis), 0)
-        return slices(name, {f"m{k}": scaled(plane, path) for k, plane in enumerate(planes)}, masks, name)
-    return slices(name, {"": scaled(image, path)}, masks, name, config.axis)
-
-
-def _axis_of_modalities(
-    folder: str, image_shape: tuple[int, ...], mask_shape: tuple[int, ...], axis: int | None
-) -> int:
-    """The axis to remove from the image's shape to get that of the masks; must be `axis`, if that is given."""
-    fitting = [k for k in range(3) if image_shape[:k] + image_shape[k + 1 :] == mask_shape and axis in (None, k)]
-    if not fitting:
-        flag = "" if axis is None else " (--axis)"
-        raise DataError(
-            f"{folder}: the shapes of the image, {image_shape}, and masks, {mask_shape}, do not match{flag}"
-        )
-    if len(fitting) > 1:
-        raise DataError(
-            f"{folder}: the modalities in {image_shape} may be along axis {fitting[0]} or {fitting[1]}; pass --axis"
-        )
-    return fitting[0]
+    image = read_volume(os.path.join(folder, "image.nii.gz"))
+    masks = [read_volume(os.path.join(folder, file)) for _, file in sorted(files)]
+    stacked = image.array.ndim > masks[0].array.ndim
+    if stacked:
+        image = modalities_first(image, masks[0], config.axis)
+    (image, *masks), turned = on_one_grid([image, *masks])
+    images = {f"m{k}": scaled(plane, image.file) for k, plane in enumerate(image.array)} if stacked else {}
+    case = RawCase(name, {}, [], name, turned=turned)
+    return slices(case, images or {"": scaled(image.array, image.file)}, masks, config.axis)
 
 
 def brats(config: ConvertConfig) -> Iterator[RawCase | DataError]:
-    """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz, all classes merged.
+    """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz.
 
-    Slices of 240x240 pixels are cropped by 8 on each side.
+    Its classes are merged, unless --structure names one. Slices of 240x240 pixels are cropped by 8 on each side.
     """
     groups: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for base, _, files in walk(config.src):
@@ -89,19 +53,24 @@ def brats(config: ConvertConfig) -> Iterator[RawCase | DataError]:
             parts = file.split("_")
             if file.endswith((".nii", ".nii.gz")) and len(parts) > 4:
                 groups[base, "_".join(parts[:3] + parts[4:])][parts[3]] = os.path.join(base, file)
-    return each(sorted(groups.items()), _brats_case)
+    return each(sorted(groups.items()), partial(_brats_case, config))
 
 
-def _brats_case(item: tuple[tuple[str, str], Mapping[str, str]]) -> Iterator[RawCase]:
+def _brats_case(config: ConvertConfig, item: tuple[tuple[str, str], Mapping[str, str]]) -> Iterator[RawCase]:
     (base, stem), files = item
     if missing := [modality for modality in (*BRATS, "seg") if modality not in files]:
         raise DataError(f"{os.path.join(base, stem)}: the modality {missing[0]} is missing")
-    arrays = {modality: nifti(files[modality]) for modality in (*BRATS, "seg")}
-    if arrays["flair"].shape == (240, 240):
-        arrays = {modality: array[8:-8, 8:-8] for modality, array in arrays.items()}
-    planes = {modality: scaled(arrays[modality], files[modality]) for modality in BRATS}
-    name = re.sub(r"\.nii(\.gz)?$", "", stem)
-    return slices(name, planes, [arrays["seg"] > 0], "_".join(stem.split("_")[:3]))
+    volumes, turned = on_one_grid([read_volume(files[modality]) for modality in (*BRATS, "seg")])
+    if volumes[0].array.shape == (240, 240):
+        volumes = [replace(volume, array=volume.array[8:-8, 8:-8]) for volume in volumes]
+    *images, label = volumes
+    if (label.array % 1 != 0).any():
+        raise DataError(f"{label.file}: values between its classes, as in an interpolated mask; use the original one")
+    if not config.structure:
+        label = replace(label, array=label.array > 0)
+    planes = {modality: scaled(volume.array, volume.file) for modality, volume in zip(BRATS, images, strict=True)}
+    name, patient = re.sub(r"\.nii(\.gz)?$", "", stem), "_".join(stem.split("_")[:3])
+    return slices(RawCase(name, {}, [], patient, turned=turned), planes, [label])
 
 
 def ms_mri(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
@@ -144,34 +113,45 @@ def _ms_visit(config: ConvertConfig, item: tuple[str, Mapping[str, list[str]]]) 
     if missing:
         raise DataError(f"{config.src}: {stem} has no {missing[0]} file")
     chosen = {name: _preprocessed(paths) for name, paths in found.items()}
-    volumes = {name: scaled(nifti(path), path) for name, path in chosen.items()}
-    masks = [nifti(_preprocessed(files[name])) > 0 for name in numbers]
-    return slices(stem, volumes, masks, stem.split("_")[0], config.axis)
+    read = [read_volume(path) for path in (*chosen.values(), *(_preprocessed(files[name]) for name in numbers))]
+    volumes, turned = on_one_grid(read)
+    images = {name: scaled(volume.array, volume.file) for name, volume in zip(chosen, volumes, strict=False)}
+    case = RawCase(stem, {}, [], stem.split("_")[0], turned=turned)
+    return slices(case, images, volumes[len(chosen) :], config.axis)
 
 
 def folders(config: ConvertConfig) -> Iterator[RawCase | DataError]:
     """Folders with one picture and several masks, recognised by name (mask, label, seg, gt, rater, expert).
 
-    PNG, JPEG, BMP or TIFF.
+    Each page of pictures with several pages is a case.
     """
     return each(walk(config.src), partial(_pictures_of, config))
 
 
-def _pictures_of(config: ConvertConfig, item: tuple[str, list[str], list[str]]) -> list[RawCase]:
+def _pictures_of(config: ConvertConfig, item: tuple[str, list[str], list[str]]) -> Iterator[RawCase | DataError]:
     base, _, files = item
     pictures = [file for file in files if PICTURE.search(file)]
     masks = [file for file in pictures if MASK.search(file)]
     images = [file for file in pictures if not MASK.search(file)]
     if not masks or not images:
-        return []
+        return
     if len(images) > 1:
         raise DataError(
             f"{base}: {len(images)} pictures that are not named as masks, e.g. {images[0]} and {images[1]}; keep one"
         )
     name = os.path.relpath(base, config.src).replace(os.sep, "-")
     name = os.path.basename(os.path.abspath(base)) if name == "." else name
-    raters = [mask(os.path.join(base, file), config.label_threshold) for file in sorted(masks, key=_in_natural_order)]
-    return [RawCase(name, {"": picture(os.path.join(base, images[0]))}, raters, name)]
+    image, *others = (os.path.join(base, file) for file in (*images, *sorted(masks, key=_in_natural_order)))
+    pages = pages_of(image, others)
+    yield from each([None] if pages == 1 else range(pages), partial(_picture_case, name, image, others))
+
+
+def _picture_case(name: str, image: str, masks: Sequence[str], page: int | None) -> Iterator[RawCase]:
+    planes, raters, turned = read_pictures(image, masks, page)
+    if page is None:
+        yield RawCase(name, planes, raters, name, turned=turned)
+    else:
+        yield RawCase(f"{name}_z{page:03d}", planes, raters, name, origin=Origin(slice=page), turned=turned)
 
 
 def _in_natural_order(name: str) -> list[int | str]:

@@ -32,4 +32,7 @@ class ConvertConfig:
             below=1,
         ),
     ] = None
+    merge_labels: Annotated[bool, Flag("treat every nonzero class of a mask as foreground")] = False
+    structure: Annotated[str, Flag("level of the only structure to convert, a number or #rrggbb; empty: all")] = ""
+    grey: Annotated[bool, Flag("convert images in colour to grey (luminance)")] = False
     seed: Annotated[int, Flag("seed of the random split by patient, if the source has no split", at_least=0)] = 0

@@ -5,18 +5,18 @@ and notes to report as text. It raises a DataError if the whole source is unusab
 """
 
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
+from ...data.case_reader import DataConfig
 from ...data.names import SPLITS
-from ...errors import ConfigError, DataError
-from ..case_writer import STAGE, CaseFolder, ManifestRow
+from ...errors import ConfigError, DataError, first_lines
+from ...flags.rules import one_of
+from ..case_writer import CaseFolder, ManifestRow
 from ..lidc import published
 from ..splits import assign_splits, read_split
 from . import challenge_sets
 from .config import ConvertConfig
+from .staging import Stage, Staged
 
 FORMATS = {
     "lidc-pickle": published.lidc_pickle,
@@ -38,13 +38,14 @@ def check_convert_config(name: str, config: ConvertConfig) -> None:
         raise DataError(f"{config.src}: no such file or folder (--src)")
     if os.path.exists(os.path.join(config.out, "manifest.csv")):
         raise ConfigError(f"--out {config.out} already contains converted cases: use a new folder")
-
-
-class Staged(NamedTuple):
-    """A written case; `split` is that of the source, or None if it is assigned at random."""
-
-    row: ManifestRow
-    split: str | None
+    if config.structure and DataConfig(structure=config.structure).level is None:
+        raise ConfigError(f"--structure {config.structure}: a level is required, a number or a colour #rrggbb")
+    for flag, is_given in (
+        ("merge_labels", config.merge_labels),
+        ("label_threshold", config.label_threshold is not None),
+    ):
+        if config.structure and is_given:
+            raise ConfigError(one_of("structure", flag))
 
 
 def convert(
@@ -52,29 +53,28 @@ def convert(
 ) -> tuple[list[ManifestRow], list[str]]:
     """Write every case of a source in the format `name` to config.out.
 
-    Returns the rows of the manifest, and the faults of skipped cases. DataError: no case could be written.
+    Returns the rows of the manifest, and the faults of skipped cases. DataError: no case could be written, or the
+    labels are not masks; nothing is written then.
     """
     check_convert_config(name, config)
-    out = CaseFolder(config.out, config.src)
-    faults: list[str] = []
     known, _ = read_split(config.out)
-    staged, skipped = _stage(name, config, out, faults, report)
-    if not staged:
-        raise DataError(_why_nothing_is_left(name, config, faults, skipped))
-    drawn = assign_splits({row.patient for row, own in staged if own is None}, config.seed, known)
-    split_of: dict[str, str] = {}
-    rows = []
-    for row, own in staged:
-        expected = own or drawn[row.patient]
-        split = split_of.setdefault(row.patient, expected)
-        if split != expected:
-            raise DataError(
-                f"{config.src}: patient {row.patient} is in {split} and {own}; move all cases of a patient to one split"
-            )
-        rows.append(out.move(row, split))
-    out.finish(rows, split_of, config.seed)
+    out = CaseFolder(config.out, config.src)
+    stage = Stage(config, out)
+    try:
+        faults = _stage(name, stage, report)
+        if stage.cases:
+            faults += _settle(stage, faults)
+        if not stage.cases:
+            raise DataError(_why_nothing_is_left(name, config, faults, stage.skipped))
+        split_of = _split(config, stage.cases, known)
+        rows = [out.move(case.row, split_of[case.row.patient]) for case in stage.cases]
+        out.finish(rows, split_of, config.seed)
+    finally:
+        stage.close()
+    for line in stage.notes():
+        report(line)
     counts = ", ".join(f"{split} {sum(row.split == split for row in rows)}" for split in SPLITS)
-    few = f"; skipped {skipped} with too few raters (--min_raters)" if skipped else ""
+    few = f"; skipped {stage.skipped} with too few raters (--min_raters)" if stage.skipped else ""
     groups = KEPT_TOGETHER.get(name, "patients")
     report(f"{len(rows)} cases of {len(split_of)} {groups} in {config.out}: {counts}{few}")
     for fault in faults:
@@ -82,33 +82,51 @@ def convert(
     return rows, faults
 
 
-def _why_nothing_is_left(name: str, config: ConvertConfig, faults: list[str], skipped: int) -> str:
-    """The error message for a source without usable cases."""
-    if faults:
-        return faults[0] + (f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else "")
-    few = f" ({skipped} have too few raters: --min_raters)" if skipped else ""
-    return f"{config.src}: no case found in the format {name}{few}"
-
-
-def _stage(
-    name: str, config: ConvertConfig, out: CaseFolder, faults: list[str], report: Callable[[str], None]
-) -> tuple[list[Staged], int]:
-    """Write the cases; returns those written, and the number of cases with too few raters."""
-    staged, skipped = [], 0
-    for case in FORMATS[name](config):
+def _stage(name: str, stage: Stage, report: Callable[[str], None]) -> list[str]:
+    """Stage the cases of a source; returns the faults of those that are broken."""
+    faults = []
+    for case in FORMATS[name](stage.config):
         if isinstance(case, str):
             report(f"note: {case}")
             continue
         if isinstance(case, DataError):
             faults.append(str(case))
             continue
-        if case.id in out.written:
-            raise DataError(f"{config.src}: two cases are named {case.id}; rename one")
-        if sum(bool(np.any(mask)) for mask in case.raters) < config.min_raters:
-            skipped += 1
-            continue
+        if case.id in stage.out.written:
+            raise DataError(f"{stage.config.src}: two cases are named {case.id}; rename one")
         try:
-            staged.append(Staged(out.write(case, case.split or STAGE), case.split))
+            stage.add(case)
         except DataError as error:
             faults.append(str(error))
-    return staged, skipped
+    return faults
+
+
+def _settle(stage: Stage, faults: list[str]) -> list[str]:
+    """`Stage.settle`; a refusal also lists the `faults` before."""
+    try:
+        return stage.settle()
+    except DataError as error:
+        raise DataError("\n".join(first_lines([*str(error).splitlines(), *faults]))) from error
+
+
+def _why_nothing_is_left(name: str, config: ConvertConfig, faults: list[str], skipped: int) -> str:
+    """The error message for a source without usable cases."""
+    if faults:
+        return "\n".join(first_lines(faults))
+    few = f" ({skipped} have too few raters: --min_raters)" if skipped else ""
+    return f"{config.src}: no case found in the format {name}{few}"
+
+
+def _split(config: ConvertConfig, cases: Sequence[Staged], known: Mapping[str, str]) -> dict[str, str]:
+    """{patient: split} of all cases; `known` ones stay. DataError: the source has a patient in two splits."""
+    drawn = assign_splits({case.row.patient for case in cases if case.split is None}, config.seed, known)
+    split_of: dict[str, str] = {}
+    for row, own, _ in cases:
+        expected = own or drawn[row.patient]
+        split = split_of.setdefault(row.patient, expected)
+        if split != expected:
+            raise DataError(
+                f"{config.src}: patient {row.patient} is in {split} and {expected}; move all cases of a patient to one "
+                "split"
+            )
+    return split_of

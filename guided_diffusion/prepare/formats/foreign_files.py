@@ -4,23 +4,26 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from ...data.files.read import read_file
-from ...data.surveys.levels import read_masks
+from ...data.case_content import on_one_grid
+from ...data.files.decoded import numbers
+from ...data.files.pictures import num_pages
+from ...data.files.read import SUFFIXES, read_file
+from ...data.surveys.levels import label_of
 from ...errors import DataError
 from ...system.storage import walk
-from ..case_writer import RawCase
+from ..case_writer import FileImage, FileLabel, RawCase
 
-PICTURE = re.compile(r"\.(png|jpe?g|bmp|tiff?)$", re.IGNORECASE)  # extensions of pictures
+PICTURE = re.compile(rf"{SUFFIXES}$", re.IGNORECASE)
 MOST_PIXELS = 2**27  # of an image or a volume, with all its masks
 
 Item = TypeVar("Item")
 
 
-def each(items: Iterable[Item], make: Callable[[Item], Iterable[RawCase]]) -> Iterator[RawCase | DataError]:
+def each(items: Iterable[Item], make: Callable[[Item], Iterable[RawCase | DataError]]) -> Iterator[RawCase | DataError]:
     """Yield the cases of `make(item)` for each item; if it raises a DataError, yield the error instead."""
     for item in items:
         try:
@@ -39,9 +42,7 @@ def refuse_huge(shape: Sequence[int], source: str) -> None:
 
 def scaled(values: np.ndarray, source: str) -> np.ndarray:
     """Scale grey levels to floats in [0, 1] by their minimum and maximum."""
-    values = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise DataError(f"{source}: contains values that are not finite; repair or remove it")
+    values = real_numbers(source, values).astype(np.float64)
     low, high = values.min(), values.max()
     return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
 
@@ -66,39 +67,68 @@ def folders_with(path: str, file: str) -> list[str]:
     return sorted(found)
 
 
-def picture(path: str) -> np.ndarray:
-    """Grey levels [H, W] as stored, uint8 or uint16; 32-bit values are scaled to [0, 1] by their range."""
-    decoded = read_file(path)
-    if decoded.full_scale is None:
-        return scaled(decoded.planes[0], path)
-    return decoded.planes[0].astype(np.uint8 if decoded.full_scale == 255 else np.uint16)
+def real_numbers(source: str, values: np.ndarray) -> np.ndarray:
+    """An array of real numbers, bool as uint8. DataError: other types, or values that are not finite."""
+    values = numbers(source, values)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise DataError(f"{source}: contains values that are not finite; repair or remove it")
+    return values
 
 
-def mask(path: str, label_threshold: float | None) -> np.ndarray:
-    """A mask [H, W] bool."""
-    return read_masks([path], label_threshold)[path]
+def label_values(source: str, values: np.ndarray) -> np.ndarray:
+    """The values of a label, as uint8 if that does not change them. DataError: they are not real and finite numbers."""
+    values = real_numbers(source, values)
+    if values.dtype == np.uint8 or values.size and not (values.min() >= 0 and values.max() <= 255):
+        return values
+    small = values.astype(np.uint8)
+    return small if (small == values).all() else values
 
 
-def nifti(path: str) -> np.ndarray:
-    """The array of a NIfTI file as stored, without applying the affine.
+# -- pictures ---------------------------------------------------------------------------------------------------------
 
-    Trailing axes of length 1 are removed; all axes of length 1 are removed if two others remain. The array is [x, y];
-    transpose it for rows first.
+
+class Pictures(NamedTuple):
+    """An image and its masks, and the files of them that were turned."""
+
+    planes: dict[str, FileImage]
+    raters: list[FileLabel]
+    turned: list[str]
+
+
+def read_pictures(image: str, masks: Sequence[str], page: int | None = None) -> Pictures:
+    """Read an image file and the files of its masks.
+
+    page  of all files; None: they must have a single one
+    DataError: a file is unreadable or no mask, or the files lie on different grids.
     """
+    decoded = {file: read_file(file, page) for file in (image, *masks)}
+    brought, faults = on_one_grid(decoded)
+    if faults:
+        more = f" (and {len(faults) - 1} other files)" if len(faults) > 1 else ""
+        raise DataError(faults[0] + more)
+    title = {file: file if page is None else f"{file}, page {page + 1}" for file in decoded}
+    raters = [FileLabel(title[file], label_of(title[file], decoded[file])) for file in masks]
+    turned = [title[file] for file, one in decoded.items() if one.turned or file in brought]
+    return Pictures({"": FileImage(title[image], decoded[image])}, raters, turned)
+
+
+def pages_of(image: str, masks: Sequence[str]) -> int:
+    """The number of pages of an image, which its masks must have too. DataError: they have another number."""
+    pages = {file: _pages(file) for file in (image, *masks)}
+    for file, count in pages.items():
+        if count != pages[image]:
+            noun = "page" if count == 1 else "pages"
+            raise DataError(
+                f"{file}: has {count} {noun}, but {os.path.basename(image)} has {pages[image]}; an image and its masks "
+                "must have the same number of pages"
+            )
+    return pages[image]
+
+
+def _pages(file: str) -> int:
     try:
-        import nibabel
-    except ImportError:
-        raise DataError('NIfTI needs nibabel; pip install "ambiguous-segmentation-diffusion[medical]"') from None
-    try:
-        stored = nibabel.load(path).dataobj  # type: ignore[attr-defined]  # of an image, which a NIfTI file is
-        refuse_huge(stored.shape, path)
-        array = np.asarray(stored)
+        return num_pages(file)
     except DataError:
         raise
-    except Exception as error:  # on damaged files, nibabel raises any type of exception
-        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); replace or remove it") from error
-    if np.squeeze(array).ndim == 2:
-        return np.squeeze(array)
-    while array.ndim > 2 and array.shape[-1] == 1:
-        array = array[..., 0]
-    return array
+    except Exception:  # read_file reports what is wrong
+        return 1

@@ -13,7 +13,7 @@ from ...errors import DataError
 from ..case_writer import Origin, RawCase
 from ..formats import safe_pickle
 from ..formats.config import ConvertConfig
-from ..formats.foreign_files import PICTURE, each, files_in, folders_in, mask, picture, refuse_huge
+from ..formats.foreign_files import PICTURE, each, files_in, folders_in, read_pictures, refuse_huge
 
 LONGEST_UID = 200  # bytes
 
@@ -50,8 +50,7 @@ def _pickled_case(path: str, item: tuple[object, Any]) -> Iterator[RawCase]:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{source}: image, masks and series_uid are required ({error})") from error
-    raters = [array > 0.5 for array in masks]
-    yield RawCase(str(key), {"": image}, raters, series, origin=Origin(series=series))
+    yield RawCase(str(key), {"": image}, masks, series, origin=Origin(series=series))
 
 
 def lidc_hdf5(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
@@ -116,7 +115,7 @@ def _stored_case(path: str, group: str, arrays: Mapping[str, Any], k: int) -> It
     """Case number k of a group, read individually because the files are large."""
     name = f"{group}{k:05d}"
     try:
-        image, masks = np.asarray(arrays["images"][k], dtype=np.float64) + 0.5, np.asarray(arrays["labels"][k]) > 0
+        image, masks = np.asarray(arrays["images"][k], dtype=np.float64) + 0.5, np.asarray(arrays["labels"][k])
         patient = arrays["uids"][k] if "uids" in arrays else name
     except (OSError, ValueError) as error:
         raise DataError(f"{path}, {name}: cannot be read ({error}); download the file again") from error
@@ -128,7 +127,7 @@ def _stored_case(path: str, group: str, arrays: Mapping[str, Any], k: int) -> It
 
 
 def lidc_crops(config: ConvertConfig) -> Iterator[RawCase | DataError]:
-    """The PNG crops: SPLIT/images/PATIENT/z-Z_cK.png, SPLIT/gt/PATIENT/z-Z_cK_lR.png."""
+    """The PNG crops, or other pictures: SPLIT/images/PATIENT/z-Z_cK.png, SPLIT/gt/PATIENT/z-Z_cK_lR.png."""
     for split in folders_in(config.src):
         if split not in SPLIT_NAMES:
             continue
@@ -139,12 +138,17 @@ def lidc_crops(config: ConvertConfig) -> Iterator[RawCase | DataError]:
 
 def _crop(config: ConvertConfig, split: str, patient: str, file: str) -> Iterator[RawCase]:
     images, labels = (os.path.join(config.src, split, kind, patient) for kind in ("images", "gt"))
-    stem, _ = os.path.splitext(file)
-    mask_name = re.compile(re.escape(stem) + r"_l(\d+)\.png")
-    masks = [(int(match[1]), name) for name in files_in(labels) if (match := mask_name.fullmatch(name))]
+    stem = PICTURE.sub("", file)
+    mask_name = re.compile(rf"{re.escape(stem)}_l(\d+){PICTURE.pattern}", re.IGNORECASE)
+    masks: dict[int, str] = {}
+    for name in files_in(labels):
+        if match := mask_name.match(name):
+            other = masks.setdefault(int(match[1]), name)
+            if other != name:
+                raise DataError(f"{os.path.join(labels, name)}: {other} is by the same reader; remove one")
     if not masks:
         raise DataError(f"{os.path.join(labels, stem)}_l0.png: no mask found for {os.path.join(images, file)}")
-    raters = [mask(os.path.join(labels, name), config.label_threshold) for _, name in sorted(masks)]
+    paths = [os.path.join(labels, masks[reader]) for reader in sorted(masks)]
+    planes, raters, turned = read_pictures(os.path.join(images, file), paths)
     name = re.sub(r"[^A-Za-z0-9_.\-]", "_", f"{patient}_{stem}")
-    planes = {"": picture(os.path.join(images, file))}
-    yield RawCase(name, planes, raters, patient, SPLIT_NAMES[split], Origin(slice=stem))
+    yield RawCase(name, planes, raters, patient, SPLIT_NAMES[split], Origin(slice=stem), turned)

@@ -1,0 +1,202 @@
+"""Writes the cases of a source whose labels become masks by one rule, which is known when all of them were read."""
+
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from ...data.case_reader import DataConfig
+from ...data.files.decoded import COLOURS, Decoded, to_grey
+from ...data.surveys.changes import Changes
+from ...data.surveys.levels import Label, LevelSurvey, MaskRule
+from ...errors import NAMES_SHOWN, DataError
+from ..case_writer import STAGE, CaseFolder, FileImage, FileLabel, ManifestRow, RawCase
+from .config import ConvertConfig
+from .foreign_files import label_values, scaled
+
+NO_VALUES = np.empty((0, 0), dtype=np.uint8)
+
+
+class Kept(NamedTuple):
+    """The place of an array in a file of arrays."""
+
+    start: int  # bytes
+    size: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+class Aside:
+    """Arrays put aside in a temporary file, which vanishes with the process."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # `close` closes it
+
+    def put(self, array: np.ndarray) -> Kept:
+        """Write an array."""
+        content = zlib.compress(array.tobytes(), level=1)
+        start = self._file.seek(0, os.SEEK_END)
+        self._file.write(content)
+        return Kept(start, len(content), array.dtype, array.shape)
+
+    def get(self, kept: Kept) -> np.ndarray:
+        """An array that was put aside."""
+        self._file.seek(kept.start)
+        content = zlib.decompress(self._file.read(kept.size))
+        return np.frombuffer(content, kept.dtype).reshape(kept.shape)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+
+
+class StagedLabel(NamedTuple):
+    """A label without its values, which are put aside; `label` is None if they are a mask already."""
+
+    label: FileLabel | None
+    values: Kept
+
+
+class Staged(NamedTuple):
+    """A case whose images are written, and whose labels are put aside.
+
+    split  that of the source; None: it is assigned at random
+    """
+
+    row: ManifestRow
+    split: str | None
+    labels: list[StagedLabel]
+
+
+class Stage:
+    """The cases of a source, written to the stage of a CaseFolder.
+
+    levels   of all labels
+    changes  what reading changed
+    cases    those staged so far
+    skipped  number of cases with too few raters
+    """
+
+    def __init__(self, config: ConvertConfig, out: CaseFolder) -> None:
+        self.config, self.out = config, out
+        self.levels, self.changes = LevelSurvey(), Changes()
+        self.cases: list[Staged] = []
+        self.skipped = 0
+        self._aside = Aside(out.out)
+        self._surveyed: set[str] = set()
+        self._turned: set[str] = set()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def add(self, case: RawCase) -> None:
+        """Record the labels of a case, and stage it. DataError: it is broken."""
+        raters = [self._rater(case, k) for k in range(len(case.raters))]
+        self.out.size_of(case)
+        planes = {modality: self._plane(image) for modality, image in case.planes.items()}
+        row = self.out.write(replace(case, planes=planes, raters=()), STAGE)
+        turned = [file for file in case.turned if file not in self._turned]
+        self._turned.update(turned)
+        self.changes.add_files(turned, ())
+        self.cases.append(Staged(row, case.split, [self._put_aside(rater) for rater in raters]))
+
+    def _rater(self, case: RawCase, k: int) -> FileLabel | Bool[np.ndarray, "H W"]:
+        """The label or the mask of a rater; the levels of labels are recorded."""
+        rater = case.raters[k]
+        if isinstance(rater, np.ndarray):
+            if rater.dtype == bool:
+                return rater
+            name = f"{self.config.src}, {case.id}, rater {k}"
+            rater = FileLabel(name, Label(label_values(name, rater), None))
+        if rater.file not in self._surveyed:
+            self._surveyed.add(rater.file)
+            self.levels.add(rater.file, rater.whole or rater.label)
+        return rater
+
+    def _plane(self, image: FileImage | np.ndarray) -> np.ndarray:
+        """An image as it is written."""
+        if isinstance(image, np.ndarray):
+            return to_grey(image)[0] if self.config.grey and image.ndim == 3 and len(image) == COLOURS else image
+        file, decoded = image
+        if decoded.alpha is not None and np.ptp(decoded.alpha):
+            raise DataError(
+                f"{file}: the alpha channel varies; an image must be opaque: save it without an alpha channel"
+            )
+        self.changes.add_image(file, decoded, False)
+        if self.config.grey and len(decoded.planes) == COLOURS:
+            self.changes.add_files((), [file] if decoded.in_colour else [])
+            decoded = replace(decoded, planes=to_grey(decoded.planes))
+        planes = in_full_scale(file, decoded)
+        return planes if len(planes) == COLOURS else planes[0]
+
+    def _put_aside(self, rater: FileLabel | Bool[np.ndarray, "H W"]) -> StagedLabel:
+        if isinstance(rater, np.ndarray):
+            return StagedLabel(None, self._aside.put(rater))
+        without = FileLabel(rater.file, replace(rater.label, values=NO_VALUES))
+        return StagedLabel(without, self._aside.put(rater.label.values))
+
+    def close(self) -> None:
+        """Remove whatever is not assigned to a split."""
+        self._aside.close()
+        self.out.tidy()
+
+    # -- the rule -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> list[str]:
+        """Write the masks of all cases, which `cases` then lists; returns the faults of labels.
+
+        DataError: the labels are not masks; one line per fault.
+        """
+        config = self.config
+        level = DataConfig(structure=config.structure).level
+        rule = self.levels.rule(config.label_threshold, config.merge_labels, level)
+        kept = []
+        for case in self.cases:
+            masks = self._masks(case, rule)
+            if masks is not None and sum(bool(mask.any()) for mask in masks) < config.min_raters:
+                self.skipped += 1
+                masks = None
+            if masks is None:
+                self.out.remove(case.row)
+                continue
+            self.changes.masks.add(np.array(masks))
+            kept.append(case._replace(row=self.out.add_masks(case.row, masks)))
+        self.cases = kept
+        return list(_faults_of_files(rule))
+
+    def _masks(self, case: Staged, rule: MaskRule) -> list[Bool[np.ndarray, "H W"]] | None:
+        """The masks of a case; None: the rule refuses one of its labels."""
+        masks = []
+        for label, kept in case.labels:
+            if label and label.file in rule.refused:
+                return None
+            values = self._aside.get(kept)
+            masks.append(rule.mask(label.file, replace(label.label, values=values)) if label else values)
+        return masks
+
+    def notes(self) -> Iterator[str]:
+        """What reading changed, and what is unusual, one line each."""
+        for line in self.changes.notes(self.levels):
+            yield line if line.startswith("warning: ") else f"note: {line}"
+
+
+def in_full_scale(file: str, decoded: Decoded) -> Shaped[np.ndarray, "C H W"]:
+    """The planes of an image as uint8 or uint16; floats in [0, 1], by its range, if its type has no full scale."""
+    scale = decoded.full_scale
+    if scale is None:
+        return scaled(decoded.planes, file)
+    if scale <= 255:
+        return (decoded.planes * (255 // scale)).astype(np.uint8)
+    return decoded.planes.astype(np.uint16)
+
+
+def _faults_of_files(rule: MaskRule) -> Iterator[str]:
+    """A line for each kind of labels that the rule refuses."""
+    for text in dict.fromkeys(rule.refused.values()):
+        files = [file for file, reason in rule.refused.items() if reason == text]
+        more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
+        yield f"{', '.join(files[:NAMES_SHOWN])}{more}: {text}"
