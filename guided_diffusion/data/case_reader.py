@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from ..errors import DataError, Fault, first_lines, group_faults, split_fault
+from ..errors import ConfigError, DataError, Fault, first_lines, group_faults, split_fault
 from ..flags.fields import Flag, config, lower_first
 from ..system.progress import progress_bar
 from .case_content import CaseContent, decode_case, read_each
@@ -67,6 +67,11 @@ class DataConfig:
     pad: Annotated[
         bool, Flag("pad cases that are not square or smaller than --image_size with black instead of stretching them")
     ] = False
+
+    def __post_init__(self) -> None:
+        if self.structure and (self.merge_labels or self.label_threshold is not None):
+            other = "merge_labels" if self.merge_labels else "label_threshold"
+            raise ConfigError(f"--structure and --{other} contradict each other: use only one of them")
 
     @property
     def level(self) -> float | None:

@@ -3,12 +3,13 @@
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from helpers import ROOT
 from PIL import Image
 
 from guided_diffusion.data.case_cache import pack_folder
 from guided_diffusion.data.case_reader import READING_RULES, DataConfig
-from guided_diffusion.errors import DataError
+from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.retired import current_flags
 from guided_diffusion.lidcloader import LIDCDataset
 
@@ -116,3 +117,19 @@ def test_a_stored_threshold_of_half_was_the_rule_for_jpeg():
     now = {"label_threshold": 0.5, "grey": False}
     assert current_flags(now) == now
     assert current_flags({}) == {}
+
+
+@pytest.mark.parametrize("other", [{"merge_labels": True}, {"label_threshold": 0.5}])
+def test_a_structure_is_chosen_by_one_rule(other):
+    with pytest.raises(ConfigError, match=f"--structure and --{next(iter(other))} contradict each other"):
+        DataConfig(structure="2", **other)
+
+
+def test_pages_of_a_picture_that_pillow_does_not_open_are_counted(folder):
+    (folder / "a" / "image_a.png").unlink()
+    pages = np.random.default_rng(0).random((2, 16, 16, 3)).astype(np.float32)
+    tifffile.imwrite(folder / "a" / "image.tif", pages, photometric="rgb")
+    with pytest.raises(DataError, match="image.tif: has 2 pages"):
+        LIDCDataset(folder, image_channels="auto")
+    tifffile.imwrite(folder / "a" / "image.tif", pages[0], photometric="rgb")
+    assert LIDCDataset(folder, image_channels="auto")[0].image.shape == (3, 16, 16)

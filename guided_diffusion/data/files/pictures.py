@@ -27,7 +27,7 @@ def read_picture(file: str, page: int | None = None) -> Decoded:
     except UnidentifiedImageError:
         if not _is_tiff(file):
             raise
-        return _read_deep(file, page or 0, 1)
+        return _read_deep(file, _choose_page(file, tiff_pages(file), page), 1)
     with picture:
         chosen = _choose_page(file, full_pages(picture), page)
         if chosen:
@@ -47,8 +47,8 @@ def num_pages(file: str) -> int:
         with Image.open(file) as picture:
             return len(full_pages(picture))
     except UnidentifiedImageError:
-        return 1
-    except OSError as error:
+        return len(tiff_pages(file)) if _is_tiff(file) else 1
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: cannot be read ({error}); replace or remove it") from error
 
 
@@ -66,6 +66,14 @@ def full_pages(picture: Image.Image) -> list[int]:
             pages.append(k)
     picture.seek(0)
     return pages or [0]
+
+
+def tiff_pages(file: str) -> list[int]:
+    """As `full_pages`, of a TIFF that Pillow does not open. DataError: tifffile is missing."""
+    _, tifffile = _deep_readers(file)
+    with tifffile.TiffFile(file) as tiff:
+        kinds = [page.tags.valueof(NEW_SUBFILE_TYPE, 0) for page in tiff.pages]
+    return [k for k, kind in enumerate(kinds) if not kind & REDUCED_OR_MASK] or [0]
 
 
 def _choose_page(file: str, pages: list[int], page: int | None) -> int:
@@ -144,8 +152,8 @@ def _is_tiff(file: str) -> bool:
         return opened.read(4) in TIFF_STARTS
 
 
-def _read_deep(file: str, page: int, orientation: int) -> Decoded:
-    """Decode a picture of a type that Pillow reduces or refuses, such as 16-bit colour."""
+def _deep_readers(file: str) -> tuple[Any, Any]:
+    """The modules imagecodecs and tifffile. DataError: they are not installed."""
     try:
         import imagecodecs
         import tifffile
@@ -154,6 +162,12 @@ def _read_deep(file: str, page: int, orientation: int) -> Decoded:
             f"{file}: pictures of this type, such as 16-bit colour, need imagecodecs and tifffile; "
             'pip install "ambiguous-segmentation-diffusion[medical]"'
         ) from None
+    return imagecodecs, tifffile
+
+
+def _read_deep(file: str, page: int, orientation: int) -> Decoded:
+    """Decode a picture of a type that Pillow reduces or refuses, such as 16-bit colour."""
+    imagecodecs, tifffile = _deep_readers(file)
     if not _is_tiff(file):
         with open(file, "rb") as opened:
             content = opened.read()
