@@ -6,8 +6,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
 from ..system import storage
 from ..system.progress import progress_bar
-from ..system.workers import usable_cores
+from ..system.workers import map_in_threads
 from .case_figures import MORE_FIGURES, CaseScore, EvaluateConfig, Scorer, check_evaluate_config
 from .faults import group_faults
 from .report import BaseReport, NullReport, Report
@@ -48,7 +47,7 @@ def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection
     scorer, scores = Scorer(config, flags), []
     with open_report(config, out_dir) as report:
         bar = progress_bar(cases, unit="case", delay=3, leave=False)
-        for score in score_in_threads(scorer, bar):
+        for score in map_in_threads(scorer, bar):
             if score.figures:
                 report.add(score.name, side_by_side(score.figures, config.folders), score.pictures)
             score.pictures.clear()
@@ -70,19 +69,6 @@ def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection
 def open_report(config: EvaluateConfig, out_dir: str) -> BaseReport:
     """The report for `out_dir`, or a NullReport with --report False."""
     return Report(os.path.join(out_dir, "report.html")) if config.report else NullReport()
-
-
-def score_in_threads(scorer: Scorer, cases: Iterable[tuple[str, str]]) -> Iterator[CaseScore]:
-    """Yield the score of each case, in order; threads compute a few ahead, as NumPy and zlib release the GIL."""
-    threads = usable_cores()
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: list[Future[CaseScore]] = []
-        left = iter(cases)
-        while True:
-            waiting += [pool.submit(scorer, case) for case in itertools.islice(left, 2 * threads - len(waiting))]
-            if not waiting:
-                return
-            yield waiting.pop(0).result()
 
 
 # -- metrics over the cases -------------------------------------------------------------------------------------------
