@@ -165,7 +165,9 @@ def _spread(masks, variance):
 
 
 def _agreement(samples, raters, variance):
-    """One minus the mean gap between the two sets' largest and smallest variances."""
+    """One minus the mean gap between the two sets' largest and smallest variances; not a number for one rater."""
+    if len(raters) < 2:
+        return math.nan
     max_s, min_s = _spread(samples, variance)
     max_y, min_y = _spread(raters, variance)
     return 1.0 - (abs(max_y - max_s) + abs(min_y - min_s)) / 2

@@ -1,8 +1,8 @@
 """The metrics of one case: its samples, in one folder or in several to compare, against its raters."""
 
+import contextlib
 import io
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
@@ -10,18 +10,16 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..data.case_reader import READING_RULES, CaseReader, DataConfig
 from ..data.files.case_files import find_cases
-from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
-from ..lidcloader import make_case
 from ..masks import fidelity, metrics, pictures
 from ..masks.fidelity import Truth
 from ..masks.pairs import Pairs
 from ..masks.postprocess import PostprocessConfig, binarise
-from ..sampling import store
 from ..sampling.config import postprocess_of
+from .drawn import CaseFiles, Drawn, Scored, check_same_raters
+from .table import PIXELS
 from .truth import case_truth, read_truth
 
 SAMPLES_SHOWN = 16  # on a case's sheet
@@ -37,7 +35,7 @@ MORE_FIGURES = {
     "ged_excess": "ged minus that of a perfect sampler ↓",
     "ged_unbiased_excess": "ged_unbiased minus that of a perfect sampler ↓",
     "ged_of_majority": "ged of a single answer for each case, the majority vote of its raters",
-    "rater_diversity": "mean distance between two different raters",
+    "rater_diversity": "mean distance between two different raters; of cases with several",
 }
 
 
@@ -100,49 +98,51 @@ class Scorer:
     """
 
     def __init__(self, config: EvaluateConfig, flags: Mapping[str, Any]):
-        self.config, self.flags = config, flags
+        self.config = config
         self.truth = read_truth(config.truth) if config.truth else None
-        self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}  # by the side of the images
-        self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
-        self.cases = find_cases(config.data_dir, one_set=True)
-        self.lock = threading.Lock()  # for both
+        self.files = CaseFiles(find_cases(config.data_dir, one_set=True), flags)
 
     def __call__(self, case: tuple[str, str]) -> CaseScore:
-        """The score of a case (name, folder)."""
-        score = CaseScore(case[0])
+        """The score of a case (name, folder).
+
+        ConfigError: the samples of the folders to compare were drawn for different raters' masks.
+        """
+        score, found = CaseScore(case[0]), []
         for folder in self.config.folders:
-            try:
-                self._score(score, case[1], folder)
-            except (DataError, OSError) as error:
-                score.faults.append(str(error))
+            with _as_fault(score):
+                found.append(self.files.samples_in(folder, score.name))
+        like = next((drawn for drawn in found if "image_size" in drawn.made_by), None)
+        first: Scored | None = None
+        for drawn in found:
+            with _as_fault(score):
+                scored = self.files.read(case, drawn, like)
+                first = first or scored
+                check_same_raters(score.name, first, scored)
+                self._score(score, scored)
         return score
 
     def notes(self, num_cases: int) -> list[str]:
         """Lines on what reading changed in the `num_cases` cases."""
-        return list(dict.fromkeys(note for reader in self.readers.values() for note in reader.notes(num_cases)))
+        return self.files.notes(num_cases)
 
-    def _score(self, score: CaseScore, case_folder: str, folder: str) -> None:
-        found = store.find_samples(folder, score.name, lambda: self._rule(folder))
-        if found is None:
-            raise DataError(f"no samples in {folder}")
-        samples, made_by = found
-        made_by = {**(store.spread(made_by) if "flags" in made_by else made_by), **self.flags}
-        image, raters = self._read(score.name, case_folder, folder, samples.shape[1:], made_by)
-        masks = binarise(samples, postprocess_of(made_by))
-        truth = self._truth(score.name, raters, made_by.get("pad", False))
-
+    def _score(self, score: CaseScore, case: Scored) -> None:
+        drawn, raters = case.drawn, case.raters
+        masks = binarise(drawn.samples, postprocess_of(drawn.made_by))
+        truth = self._truth(score.name, raters, case.data.pad)
         figures: dict[str, float] = {}
-        for count, scored in self._figures(score, folder, masks, raters, truth):
+        for count, scored in self._figures(score, drawn.folder, masks, raters, truth):
             figures |= {f"{name}_{count}": float(value) for name, value in scored.items()}
         if not figures:
             return
-        figures |= {"ged_of_majority": ged_of_majority(raters), "rater_diversity": float(metrics.diversity(raters))}
-        score.figures[folder] = figures
-        score.settings[folder] = settings_of(made_by, len(masks))
+        figures["ged_of_majority"] = ged_of_majority(raters)
+        if len(raters) > 1:
+            figures["rater_diversity"] = float(metrics.diversity(raters))
+        score.figures[drawn.folder] = figures
+        score.settings[drawn.folder] = settings_of(drawn)
         if self.config.report:
             file = io.BytesIO()
-            pictures.sheet(image, raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
-            score.pictures[folder] = file.getvalue()
+            pictures.sheet(case.image, raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
+            score.pictures[drawn.folder] = file.getvalue()
 
     def _figures(
         self,
@@ -166,52 +166,6 @@ class Scorer:
                 score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies, strict=True))
             yield count, scored
 
-    def _read(
-        self, name: str, case_folder: str, folder: str, shape: tuple[int, ...], made_by: Mapping[str, Any]
-    ) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
-        """What sheets show of a case's image, and its raters, at the samples' size.
-
-        DataError: the samples do not belong to this case.
-        """
-        known = {f.name: made_by[f.name] for f in fields(DataConfig) if f.name in made_by}
-        if known.get("intensity_range") is not None:
-            known["intensity_range"] = tuple(known["intensity_range"])
-        side = shape[0] if made_by.get("image_size") == shape[0] == shape[1] else None
-        data_config = DataConfig(**known)
-        reader = self._reader(side, data_config)
-        image, raters = reader.read(case_folder)
-        if raters.shape[1:] != shape:
-            raise DataError(
-                f"the samples in {folder} have {shape[1]}x{shape[0]} pixels, the raters' masks "
-                f"{raters.shape[2]}x{raters.shape[1]}"
-            )
-        if "image" in made_by and made_by["image"] != store.image_hash(make_case(name, image, raters)):
-            given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # these replace the stored ones
-            suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
-            rules = made_by.get("reading", 1)  # samples that store none are of version 1
-            read = "" if rules == READING_RULES else f" (reading rules {rules}, this program has {READING_RULES})"
-            raise DataError(
-                f"the samples in {folder} were drawn for a different image from the one in {case_folder}{read}; "
-                f"check {suspects}"
-            )
-        return pictures.shown_image(image, reader.colour), raters
-
-    def _reader(self, side: int | None, data_config: DataConfig) -> CaseReader:
-        """The reader of images of this side, which has surveyed all cases; faults of a case appear when it is read."""
-        with self.lock:
-            if (side, data_config) not in self.readers:
-                reader = self.readers[side, data_config] = CaseReader(side, config=data_config)
-                reader.faults_of(self.cases)
-            return self.readers[side, data_config]
-
-    def _rule(self, folder: str) -> MaskRule:
-        with self.lock:
-            if folder not in self.rules:
-                names, flags = [name for name, _ in self.cases], self.flags
-                threshold, merge = flags.get("label_threshold"), flags.get("merge_labels", False)
-                self.rules[folder] = store.foreign_rule(folder, names, threshold, merge)
-            return self.rules[folder]
-
     def _truth(self, name: str, raters: Bool[np.ndarray, "R H W"], pad: bool) -> Truth | None:
         if not self.truth:
             return None
@@ -225,12 +179,18 @@ class Scorer:
         return truth
 
 
-def settings_of(made_by: Mapping[str, Any], num_samples: int) -> dict[str, str]:
-    """{name: value} of how a case's samples were drawn and thresholded, for display.
+@contextlib.contextmanager
+def _as_fault(score: CaseScore) -> Iterator[None]:
+    """A context whose errors about files become faults of the case."""
+    try:
+        yield
+    except (DataError, OSError) as error:
+        score.faults.append(str(error))
 
-    made_by  what is stored with the samples, without what other programs do not store; flags of the evaluation replace
-             it
-    """
+
+def settings_of(case: Drawn) -> dict[str, str]:
+    """{name: value} of how a case's samples were drawn and thresholded, for display."""
+    made_by = case.made_by
     names = ("checkpoint", "weights", "sampler", "steps", "seed")
     drawn = {name: str(made_by.get(name, "not stored")) for name in names}
     postprocess, default = postprocess_of(made_by), PostprocessConfig()
@@ -239,7 +199,7 @@ def settings_of(made_by: Mapping[str, Any], num_samples: int) -> dict[str, str]:
         for f in fields(PostprocessConfig)
         if f.name == "threshold" or getattr(postprocess, f.name) != getattr(default, f.name)
     }
-    return {"samples per case": str(num_samples), **drawn, **finished}
+    return {"samples per case": str(len(case.samples)), PIXELS: case.size, **drawn, **finished}
 
 
 def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:

@@ -7,6 +7,7 @@ from typing import Literal, NotRequired, TypedDict
 from ..masks.fidelity import CalibrationPoint
 
 LETTERS = string.ascii_uppercase  # names of the folders of samples, if there are several
+PIXELS = "pixels"  # the setting that states the size at which samples and raters are compared
 
 
 class Interval(TypedDict):
@@ -41,11 +42,13 @@ class Summary(FolderSummary):
 
 
 def legend(summary: Summary) -> list[str]:
-    """A line for each folder of samples, with its letter and the number of cases."""
+    """A line for each folder of samples, with its letter; the first also has the number of cases, and their size."""
     names = [folder["samples"] for folder in (summary, *summary["compared"])]
     if len(names) > 1:
         names = [f"{letter}: {name}" for letter, name in zip(LETTERS, names, strict=False)]
     names[0] += f": {summary['cases']} of {summary['of']} cases"
+    if size := summary["settings"].get(PIXELS):
+        names[0] += f", scored at {size} pixels" if "x" in size else f", scored at {size.split()[0]} different sizes"
     return names
 
 

@@ -7,7 +7,8 @@ Arguments are masks, boolean arrays or tensors (other types must contain only 0 
 - The distance between masks is d = 1 - IoU.
 - All members of a set have equal weight; repeated masks count repeatedly, for samples and raters.
 - Self-pairs: the biased GED (the usual form) includes the distance of each mask to itself, the unbiased GED does not.
-  Diversity is a mean over pairs of distinct members; a single mask has diversity 0.
+  Diversity is a mean over pairs of distinct members; a single sample has diversity 0.
+- Of a single rater, the diversity is unknown, not 0: D_a is NaN. `all_figures` leaves out D_a, CI and the unbiased GED.
 - A majority is more than half of the masks: a tie is background.
 - All metrics depend on the number of samples M. Always report M, and compare at equal M only.
 """
@@ -108,9 +109,9 @@ def combined_sensitivity(samples: Samples, raters: Raters) -> Figure:
 
 
 def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice", pairs: Pairs | None = None) -> Figure:
-    """D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1].
+    """D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1]; NaN for a single rater.
 
-    Vmax and Vmin are the maximum and minimum of V over pairs of distinct members of a set, 0 for a single mask. The
+    Vmax and Vmin are the maximum and minimum of V over pairs of distinct members of a set, 0 for a single sample. The
     paper's term "variance" has two possible readings:
 
     variance  "dice": V = 1 - Dice; D_a ranges from 0.5 to 1 in practice. "pixels": V = variance over the pixels of the
@@ -122,15 +123,15 @@ def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice"
     if variance not in tables:
         raise ValueError(f"variance {variance}: choose one of {', '.join(tables)}")
     within_samples, _, within_raters = pairs.split(tables[variance]())
-    (high_S, low_S), (high_Y, low_Y) = _extremes(within_samples), _extremes(within_raters)
+    (high_S, low_S), (high_Y, low_Y) = _extremes(within_samples, 0.0), _extremes(within_raters, np.nan)
     return 1 - (np.abs(high_Y - high_S) + np.abs(low_Y - low_S)) / 2
 
 
-def _extremes(table: Float64[np.ndarray, "*batch N N"]) -> tuple[Figure, Figure]:
-    """The maximum and minimum off the diagonal, each [...]."""
+def _extremes(table: Float64[np.ndarray, "*batch N N"], alone: float) -> tuple[Figure, Figure]:
+    """The maximum and minimum off the diagonal, each [...]; `alone` for a set of a single mask."""
     count = table.shape[-1]
     if count == 1:
-        return np.zeros(table.shape[:-2]), np.zeros(table.shape[:-2])
+        return np.full(table.shape[:-2], alone), np.full(table.shape[:-2], alone)
     values = table[..., ~np.eye(count, dtype=bool)]
     return values.max(-1), values.min(-1)
 
@@ -246,10 +247,15 @@ FIGURES = {
     "brier": "mean squared difference between mean mask and raters' frequency ↓",
     "area": "agreement of the distributions of areas ↑",
 }
+# need the raters' diversity, which a single rater does not have
+OF_SEVERAL_RATERS = ("ci", "ci_harmonic", "ci_pixels", "agreement", "agreement_pixels")
 
 
 def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> dict[str, Figure]:
-    """{name: metric [...]} for all FIGURES; without ged_unbiased if a set has a single mask."""
+    """{name: metric [...]} for all FIGURES, without those that a single rater or a single sample leaves undefined.
+
+    For a single rater, these are ged_unbiased and OF_SEVERAL_RATERS; for a single sample, ged_unbiased.
+    """
     pairs = pairs or Pairs.of(samples, raters)
     biased = squared_ged(samples, raters, pairs=pairs)
     M, R = pairs.num_samples, pairs.common.shape[-1] - pairs.num_samples
@@ -277,7 +283,8 @@ def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) ->
     }
     if M > 1 and R > 1:
         figures["ged_unbiased"] = squared_ged(samples, raters, unbiased=True, pairs=pairs).total
-    return {name: figures[name] for name in FIGURES if name in figures}
+    left_out = () if R > 1 else OF_SEVERAL_RATERS
+    return {name: figures[name] for name in FIGURES if name in figures and name not in left_out}
 
 
 def split_count(name: str) -> tuple[str, int | None]:

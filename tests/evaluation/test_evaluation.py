@@ -95,6 +95,39 @@ def test_figures_at_several_counts(data, samples):
     assert not (samples / "report.html").exists()
 
 
+def test_a_single_rater_leaves_out_what_needs_two(data, samples, tmp_path):
+    """Its case counts for all other metrics, and each metric states how many cases it covers."""
+    fewer = tmp_path / "fewer"
+    shutil.copytree(data, fewer)
+    alone = names(data)[0]
+    for k in range(1, RATERS):
+        (fewer / alone / f"label{k}_.png").unlink()
+    undefined = {f"{name}_6" for name in ("ged_unbiased", *metrics.OF_SEVERAL_RATERS)} | {"rater_diversity"}
+    done = evaluate(fewer, samples, f"--out_dir={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    figures, rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["figures"], rows_of(tmp_path / "out")
+    assert {name for name, figure in figures.items() if figure["cases"] == CASES - 1} == undefined
+    assert {figure["cases"] for figure in figures.values()} == {CASES, CASES - 1}
+    for name in undefined:
+        assert rows[0]["case"] == alone and rows[0][name] == ""
+        assert figures[name]["mean"] == pytest.approx(np.mean([float(row[name]) for row in rows[1:]]))
+        (line,) = [line for line in done.stdout.splitlines() if line.split()[0] == name]
+        assert line.split()[-1] == str(CASES - 1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f">{CASES - 1}<" in page
+
+
+def test_a_set_of_single_raters_has_no_metric_of_several(data, samples, tmp_path):
+    single = tmp_path / "single"
+    shutil.copytree(data, single)
+    for path in [path for k in range(1, RATERS) for path in single.glob(f"*/label{k}_.png")]:
+        path.unlink()
+    done = evaluate(single, samples, f"--compare={shutil.copytree(samples, tmp_path / 'same')}")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((samples / "metrics.json").read_text())["figures"]
+    assert "ged_6" in figures and not {"ci_6", "agreement_6", "rater_diversity", "ged_unbiased_6"} & figures.keys()
+
+
 def test_the_bootstrap_interval_covers_as_often_as_it_says():
     rng = np.random.default_rng(0)
     intervals = [mean_and_interval(rng.exponential(size=60)) for _ in range(200)]
@@ -160,6 +193,57 @@ def test_folders_are_compared_in_pairs(data, samples, tmp_path):
     assert page.count("<figcaption>" + str(better)) == 4
     assert f"{names(data)[4]}: no samples in {better}" in done.stdout
     assert not (samples / "metrics.csv").exists()
+
+
+def own_samples(folder, data, size, pad=False, **flags):
+    """Samples as this program writes them, of images that are resized to a size."""
+    folder.mkdir()
+    made = {"image_size": size, "pad": pad, "grey": False, **flags}
+    for name in names(data):
+        np.savez(folder / f"{name}_samples.npz", samples=np.zeros((2, size, size), np.float32), flags=json.dumps(made))
+    return folder
+
+
+def test_folders_of_one_size_are_compared_at_that_size_and_it_is_named(data, tmp_path):
+    """Masks of another program, which stores no flags, are scored against the same raters' masks as ours."""
+    own, other = own_samples(tmp_path / "own", data, 16), tmp_path / "other"
+    for name in names(data):
+        write_masks(other, name, np.zeros((2, 16, 16), dtype=bool))
+    for first, second in ((own, other), (other, own)):
+        done = evaluate(data, first, f"--compare={second}", f"--out_dir={tmp_path / 'out'}", "--report=False")
+        assert done.returncode == 0, done.stderr
+        assert f"A: {first}: 5 of 5 cases, scored at 16x16 pixels" in done.stdout
+        summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        (compared,) = summary["compared"]
+        assert summary["settings"]["pixels"] == compared["settings"]["pixels"] == "16x16"
+        assert compared["figures"]["ged_2"] == summary["figures"]["ged_2"]  # all masks are empty
+
+
+def test_folders_of_different_sizes_are_refused(data, samples, tmp_path):
+    small, large = own_samples(tmp_path / "small", data, 16), own_samples(tmp_path / "large", data, 32)
+    for first, second in ((small, large), (samples, small), (large, samples)):
+        done = evaluate(data, first, f"--compare={second}", "--report=False")
+        assert_refused(done, "--compare: the samples of", str(first), str(second), "compare folders of one size")
+        assert not (first / "metrics.json").exists()
+    write_masks(tmp_path / "odd", names(data)[0], np.zeros((2, 7, SIZE), dtype=bool))  # the fault of one case
+    for name in names(data)[1:]:
+        write_masks(tmp_path / "odd", name, np.zeros((2, SIZE, SIZE), dtype=bool))
+    done = evaluate(data, samples, f"--compare={tmp_path / 'odd'}", "--report=False", "--counts=2")
+    assert done.returncode == 0 and "4 of 5 cases" in done.stdout and f"{SIZE}x7 pixels" in done.stdout
+
+
+def test_folders_drawn_with_different_data_flags_are_refused_where_the_raters_differ(data, tmp_path):
+    wide = tmp_path / "wide"
+    for name in names(data):
+        (wide / name).mkdir(parents=True)
+        for path in (data / name).glob("[il]*.png"):
+            picture = Image.open(path)
+            picture.crop((0, 4, SIZE, SIZE - 4)).save(wide / name / path.name)
+    stretched, padded = own_samples(tmp_path / "a", data, 16), own_samples(tmp_path / "b", data, 16, pad=True)
+    refused = evaluate(wide, stretched, f"--compare={padded}", "--report=False")
+    assert_refused(refused, f"{stretched} and {padded}", "different raters' masks", "--pad False and True", "draw both")
+    done = evaluate(data, stretched, f"--compare={padded}", "--report=False")  # squares are read alike
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_figure_is_compared_over_the_cases_that_have_it_in_every_folder(data, samples, tmp_path):
@@ -408,6 +492,7 @@ def test_page_names_how_the_samples_were_drawn(browser, data, tmp_path):
     settings = json.loads((tmp_path / "metrics.json").read_text())["settings"]
     assert settings == {
         "samples per case": "4",
+        "pixels": f"{SIZE}x{SIZE}",
         "checkpoint": "0123abcd",
         "weights": "ema",
         "sampler": "ddim",
@@ -483,7 +568,8 @@ def test_page_is_safe_with_any_name(browser, data, tmp_path):
     assert evaluate(odd, folder).returncode == 0
     page = browser.new_page()
     page.goto((folder / "report.html").as_uri())
-    assert shown(page) == [name] and page.locator("p").first.inner_text() == f"{folder}: 1 of 1 cases"
+    heading = f"{folder}: 1 of 1 cases, scored at {SIZE}x{SIZE} pixels"
+    assert shown(page) == [name] and page.locator("p").first.inner_text() == heading
     page.close()
 
 
