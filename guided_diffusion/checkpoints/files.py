@@ -4,12 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
 from ..system import storage
+from .diagnosis import why_unreadable
 from .format import MANIFEST, NEWEST, NUMBERED
 
 
@@ -34,7 +36,7 @@ def read_manifest(folder: str) -> list[dict[str, Any]]:
 
 
 def load_tensors(path: str, mapped: bool = False) -> object:
-    """The content of a file or blob, with tensors on the CPU. CheckpointError: missing, a folder, truncated or unsafe.
+    """The content of a file or blob, with tensors on the CPU. CheckpointError: missing, a folder, damaged or unsafe.
 
     mapped  memory-map a local file, so that only the tensors that are used are read; falls back to reading the whole
             file if it cannot be mapped
@@ -42,19 +44,29 @@ def load_tensors(path: str, mapped: bool = False) -> object:
     if not storage.exists(path):
         raise CheckpointError(f"{path}: no such checkpoint; train first, or correct the path")
     if storage.is_folder(path):
-        raise CheckpointError(f"{path}: is a folder; pass a file in it, e.g. {os.path.join(path, NEWEST)}")
-    if mapped and not storage.is_remote(path):
+        raise CheckpointError(f"{path}: is a folder; {_file_in(path)}")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _load(path, mapped and not storage.is_remote(path))
+    except Exception as error:  # on damaged files, torch.load raises any type of exception
+        raise CheckpointError(f"{path}: {why_unreadable(path, error)}") from error
+
+
+def _load(path: str, mapped: bool) -> object:
+    if mapped:
         with contextlib.suppress(Exception):  # on failure, the code below loads the file or reports the error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    try:
-        with storage.open_to_read(path) as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # on damaged files, torch.load raises any type of exception
-        lines = str(error).strip().splitlines()
-        reason = lines[0][:120] if lines else type(error).__name__
-        raise CheckpointError(
-            f"{path}: truncated, damaged or not a checkpoint ({reason}); use another checkpoint"
-        ) from error
+    with storage.open_to_read(path) as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _file_in(folder: str) -> str:
+    """Which file of a folder to pass."""
+    names = storage.names(folder)
+    checkpoints = [name for name in (NEWEST, *reversed(names)) if name in names and name.endswith(".pt")]
+    if not checkpoints:
+        return f"pass a checkpoint, e.g. the {NEWEST} that training writes; this folder has none"
+    return f"pass a file in it, e.g. {os.path.join(folder, checkpoints[0])}"
 
 
 def sha256(path: str) -> str:

@@ -7,17 +7,18 @@ from typing import Any
 from ..errors import CheckpointError
 from ..system import storage
 from .files import load_tensors, resolve
-from .format import FORMAT, PARTS, TO_SAMPLE, VERSION, Checkpoint, is_weights
+from .format import FORMAT, PARTS, TO_SAMPLE, VERSION, Checkpoint
 from .published import read_published
 
 
 def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Checkpoint:
     """The checkpoint at `path` (a file or blob), on the CPU.
 
-    Bare weights of the published code are loaded with the moving average and the optimizer in the same folder.
+    Bare weights of the published code are loaded with the moving average and the optimizer in the same folder, and
+    unwrapped as read_published describes.
 
     to_sample  omit what only training needs; of a local file, only the weights that are used are read
-    CheckpointError: missing, truncated, unsafe or of an unknown format.
+    CheckpointError: missing, damaged, unsafe or of an unknown format.
     """
     path = os.fspath(path)
     if reason := storage.unknown_store(path):
@@ -28,9 +29,7 @@ def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Ch
         _check_content(content, path)
         checkpoint = Checkpoint.from_content(content)
         return replace(checkpoint, optimizer=None, schedule_sampler=None) if to_sample else checkpoint
-    if is_weights(content) and any(key.endswith("time_embed.0.weight") for key in content):
-        return read_published(path, content, to_sample)
-    raise CheckpointError(f"{path}: not a checkpoint of this package or of the published code; use another file")
+    return read_published(path, content, to_sample)
 
 
 def refuse_newer_reading(checkpoint: Checkpoint, path: str, known: int) -> None:

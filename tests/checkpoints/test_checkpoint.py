@@ -57,6 +57,56 @@ def test_bare_state_dicts_of_the_published_code_load(tmp_path, prefix):
         assert torch.equal(a, b)
 
 
+def renamed(weights, prefix, inner=None):
+    """Weights with a prefix, on all names or, for `inner`, behind the first part of those that begin with it."""
+    if inner is None:
+        return {prefix + name: value for name, value in weights.items()}
+    return {name.replace(f"{inner}.", f"{inner}.{prefix}", 1): value for name, value in weights.items()}
+
+
+WRAPPED = {
+    "state_dict": lambda weights: {"state_dict": weights, "epoch": 3, "loss": 0.5},
+    "model": lambda weights: {"model": weights, "optimizer": {"state": {}, "param_groups": []}},
+    "compiled": lambda weights: renamed(weights, "_orig_mod."),
+    "compiled in part": lambda weights: renamed(weights, "_orig_mod.", "middle_block"),
+    "parallel and compiled": lambda weights: renamed(weights, "module._orig_mod."),
+    "compiled and parallel": lambda weights: renamed(weights, "_orig_mod.module."),
+    "wrapped and parallel": lambda weights: {"state_dict": renamed(weights, "module.")},
+    "wrapped and compiled": lambda weights: {"model": renamed(weights, "_orig_mod.")},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_weights_are_unwrapped(tmp_path, wrap):
+    model = published_model()
+    torch.save(wrap(model.state_dict()), tmp_path / "theirs.pt")
+    for to_sample in (False, True):
+        loaded = load_checkpoint(tmp_path / "theirs.pt", to_sample)
+        assert loaded.is_published and loaded.weights.keys() == {f"model.{name}" for name in model.state_dict()}
+    segmenter = load_segmenter(str(tmp_path / "theirs.pt"), PUBLISHED).segmenter
+    for a, b in zip(segmenter.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+UNCLEAR = {
+    "two entries": (lambda w: {"model": w, "ema": w}, "unclear.*'model' or 'ema'"),
+    "both wrappers": (lambda w: {"model": w, "state_dict": w}, "unclear.*'model' or 'state_dict'"),
+    "another entry": (lambda w: {"ema": w, "step": 3}, "unclear.*'ema'.*torch.save"),
+    "twice": (lambda w: {**w, **renamed(w, "module.")}, "occur twice"),
+    "another network": (lambda w: {"conv1.weight": w["out.2.weight"]}, "another network.*conv1.weight"),
+    "another network, wrapped": (lambda w: {"model": {"conv1.weight": w["out.2.weight"]}}, "not a checkpoint"),
+    "no weights": (lambda w: {"model": "resnet"}, "not a checkpoint"),
+    "empty": (lambda w: {}, "not a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("wrap, words", UNCLEAR.values(), ids=UNCLEAR)
+def test_weights_that_are_ambiguous_or_of_something_else_are_refused(tmp_path, wrap, words):
+    torch.save(wrap(published_model().state_dict()), tmp_path / "theirs.pt")
+    with pytest.raises(CheckpointError, match=f"theirs.pt: .*{words}"):
+        load_checkpoint(tmp_path / "theirs.pt")
+
+
 @pytest.mark.parametrize(
     "flags, word",
     [
