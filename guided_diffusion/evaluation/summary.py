@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ..data.files.case_files import find_cases
 from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
-from ..system import storage
+from ..system import folders, storage
 from ..system.progress import progress_bar
 from ..system.workers import map_in_threads
 from .case_figures import MORE_FIGURES, CaseScore, EvaluateConfig, Scorer, check_evaluate_config
@@ -42,7 +42,10 @@ def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection
         raise ConfigError(f"--compare names {len(config.compare)} folders; the maximum is {len(LETTERS) - 1}")
     cases = [case for case in find_cases(config.data_dir) if names is None or case[0] in names]
     out_dir = config.out_dir or config.samples
-    os.makedirs(out_dir, exist_ok=True)
+    if config.out_dir:
+        folders.check_writable(out_dir, "out_dir")
+    else:
+        folders.check_writable(out_dir, "samples", "pass another folder for the results as --out_dir")
 
     scorer, scores = Scorer(config, flags), []
     with open_report(config, out_dir) as report:
@@ -57,7 +60,7 @@ def evaluate(config: EvaluateConfig, flags: Mapping[str, Any], names: Collection
             *different_counts(config, scores),
             *unknown_cases(config, find_cases(config.data_dir)),
         ]
-        data_dir = os.path.relpath(config.data_dir, out_dir)  # both may move together
+        data_dir = folders.relative(config.data_dir, out_dir)  # both may move together
         summary = summarise(config, scores, notes, data_dir)
         write_csv(os.path.join(out_dir, "metrics.csv"), scores)
         storage.write_json(os.path.join(out_dir, "metrics.json"), summary)

@@ -38,7 +38,7 @@ class Summary(FolderSummary):
     compared: list[FolderSummary]  # the other folders
     faults: list[str]
     notes: list[str]
-    data_dir: str  # relative to the summary's own folder
+    data_dir: str  # relative to the summary's own folder; absolute on another drive
 
 
 def legend(summary: Summary) -> list[str]:

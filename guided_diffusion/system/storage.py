@@ -15,6 +15,7 @@ from types import ModuleType, TracebackType
 from typing import IO, Any
 
 from ..errors import ConfigError
+from .locks import FileLock
 
 LOCK = ".lock"  # file name of a FolderLock
 
@@ -146,8 +147,7 @@ def make_folder(path: str) -> None:
 class FolderLock:
     """Keeps other processes from writing to `folder`, until this process releases the lock or ends for any reason.
 
-    A POSIX record lock, which forked data loading processes do not inherit, even if they outlive this process. Blob
-    stores, file systems without locks and Windows are not locked.
+    Blob stores, and file systems without locks, are not locked.
 
     enabled  False: never lock, for the processes of a run that write nothing
     """
@@ -155,21 +155,23 @@ class FolderLock:
     def __init__(self, folder: str, enabled: bool = True) -> None:
         self.folder, self.enabled = folder, enabled and not is_remote(folder)
         self.file: IO[str] | None = None
+        self._lock: FileLock | None = None
 
     def take(self) -> None:
         """Acquire the lock, if the folder exists and this process does not hold it. OSError: another process does."""
         if not self.enabled or self.file or not os.path.isdir(self.folder):
             return
         file = open(os.path.join(self.folder, LOCK), "a+", encoding="utf-8")  # noqa: SIM115
-        if not _try_lock(file):
+        lock = FileLock(file)
+        if not lock.take():
             file.seek(0)
             holder = file.read(200).strip() or "still starting"
-            file.close()
+            lock.release()
             raise OSError(f"{self.folder}: in use by another run ({holder}); stop that run, or use another folder")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        self.file = file
+        self.file, self._lock = file, lock
 
     def __enter__(self) -> "FolderLock":
         return self
@@ -177,21 +179,8 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.file:
-            self.file.close()
-
-
-def _try_lock(file: IO[str]) -> bool:
-    """Lock an open file for this process, if locks are supported; False: another process holds the lock."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
-    return True
+        if self._lock:
+            self._lock.release()
 
 
 # -- reading and removing ---------------------------------------------------------------------------------------------

@@ -52,10 +52,13 @@ def _pool(
     """A pool as a context; its workers are forked in the context `no_stops`.
 
     A dead worker is noticed at once, because the executor waits for results and for the end of any worker.
+    Systems that cannot fork start a new interpreter for each worker, which is sent `prepare`.
     """
     others = set(multiprocessing.active_children())
-    fork = multiprocessing.get_context("fork")  # fast and safe here: workers need no further imports and no GPU
-    pool = ProcessPoolExecutor(processes, fork, initializer=_start_worker, initargs=(prepare,))
+    # Forking is fast, and safe here: workers need no further imports and no GPU
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(prepare,))
     workers: set[multiprocessing.process.BaseProcess] = set()
     try:
         try:
@@ -68,7 +71,8 @@ def _pool(
         pool.shutdown(wait=True)
         raise WorkerDied(_how_it_ended(workers)) from error
     except BaseException:
-        for worker in workers:
+        started_later = set(multiprocessing.active_children()) - others if method == "spawn" else set()
+        for worker in workers | started_later:
             worker.terminate()
         raise
     finally:
@@ -129,7 +133,10 @@ def _stops_held_back() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stops_blocked() -> Iterator[None]:
-    """A context that blocks stop signals for this thread and for the processes that it forks."""
+    """A context that blocks stop signals for this thread and for the processes that it forks, if the system can."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which does not fork either
+        yield
+        return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         yield
@@ -142,7 +149,8 @@ def _start_worker(prepare: Callable[[], object] | None) -> None:
     signal.set_wakeup_fd(-1)  # do not report signals of this process to the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # were blocked during the fork
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # were blocked during the fork
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     if prepare:
         prepare()
