@@ -15,11 +15,12 @@ from typing import Annotated, NoReturn
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
 from ..system import storage
+from ..system.folders import user_cache
 from .connection import PACKAGE, VisdomConfig, connect
 from .inspector import InspectConfig, Inspector
 
 BOOTSTRAP = "bootstrap/-/bootstrap-3.3.7.tgz"
-# Files of Visdom's page that its package does not include: path below its folder static -> (npm package, file in it)
+# Files of Visdom's page that its package does not include: path in the page's folder -> (npm package, file in it)
 ASSETS = {
     "js/jquery.min.js": ("jquery/-/jquery-3.7.1.tgz", "package/dist/jquery.min.js"),
     "js/plotly-plotly.min.js": ("plotly.js-dist-min/-/plotly.js-dist-min-2.35.2.tgz", "package/plotly.min.js"),
@@ -55,13 +56,33 @@ class ReplayConfig:
     file: Annotated[str, Flag("file written by --visdom_log", required=True)] = ""
 
 
-def static_folder() -> str:
-    """The folder of the installed Visdom's page. ConfigError: Visdom is not installed."""
+def static_folder(cache: str) -> str:
+    """The folder in `cache` with the page of the installed Visdom, whose own folder may be read-only.
+
+    Files that are missing there, or have another size, are copied from the package.
+    ConfigError: Visdom is not installed. DataError: the cache cannot be written to.
+    """
     try:
         import visdom
     except ImportError as error:
         raise ConfigError(PACKAGE) from error
-    return os.path.join(os.path.dirname(visdom.__file__), "static")
+    package = os.path.join(os.path.dirname(visdom.__file__), "static")
+    static = os.path.join(cache, f"visdom-{visdom.__version__}")
+    try:
+        for base, _, names in os.walk(package):
+            folder = os.path.normpath(os.path.join(static, os.path.relpath(base, package)))
+            os.makedirs(folder, exist_ok=True)
+            for name in names:
+                source, path = os.path.join(base, name), os.path.join(folder, name)
+                if not os.path.exists(path) or os.path.getsize(path) != os.path.getsize(source):
+                    with open(source, "rb") as file:
+                        storage.write_bytes(path, file.read(), sync=False)
+    except OSError as error:
+        raise DataError(
+            f"{static}: the page of Visdom cannot be kept there ({error.strerror or error}); set XDG_CACHE_HOME to a "
+            "folder that you can write to"
+        ) from error
+    return static
 
 
 def install_assets(static: str, folder: str = "", registry: str = REGISTRY) -> list[str]:
@@ -110,7 +131,8 @@ def serve(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
     username, password = environ.get("VISDOM_USERNAME", ""), environ.get("VISDOM_PASSWORD", "")
     if config.public and not (username and password):
         raise ConfigError("--public needs a login: set VISDOM_USERNAME and VISDOM_PASSWORD, or remove --public")
-    for name in install_assets(static_folder(), config.assets):
+    static = static_folder(user_cache(environ))
+    for name in install_assets(static, config.assets):
         print(f"installed {name}")
     from visdom.server.app import tornado_settings
     from visdom.server.run_server import start_server
@@ -124,7 +146,7 @@ def serve(config: ServeConfig, environ: Mapping[str, str] = os.environ) -> None:
         print(f"Visdom at http://localhost:{port} ({where}); stop with Ctrl-C", file=console, flush=True)
 
     # With autoreload, the server would restart and lose its windows whenever a source file changes
-    tornado_settings.update(autoreload=False, serve_traceback=False)
+    tornado_settings.update(autoreload=False, serve_traceback=False, static_path=static, template_path=static)
     logging.disable(logging.ERROR)  # it logs errors for optional scripts
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # hides Visdom's own greeting

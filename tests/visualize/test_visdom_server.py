@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import types
+import urllib.request
 
 import numpy as np
 import pytest
@@ -120,8 +121,74 @@ def test_a_server_watches_no_file_of_the_code(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(visualize, "install_assets", lambda *arguments: [])
     monkeypatch.setattr(visualize.logging, "disable", lambda level: None)
+    monkeypatch.setattr(visualize, "static_folder", lambda cache: str(tmp_path))
+    settings = pytest.importorskip("visdom.server.app").tornado_settings
+    monkeypatch.setattr("visdom.server.app.tornado_settings", dict(settings))
     assert "Visdom at http://localhost:8097" in command("serve", "--port=8097", f"--env_path={tmp_path}").stdout
     assert listened == [(8097, "127.0.0.1")] and not watched
+
+
+def test_the_page_is_served_from_the_users_cache_and_the_package_is_left_alone(tmp_path, browser):
+    """A copy of the package that nobody may write to, without the scripts that it lacks as it is installed."""
+    package, cache, given = tmp_path / "package", tmp_path / "cache", tmp_path / "given"
+    installed = os.path.dirname(visdom.__file__)
+    shutil.copytree(installed, package / "visdom", ignore=shutil.ignore_patterns("__pycache__"))
+    given.mkdir()
+    for name in visualize.ASSETS:
+        source = package / "visdom" / "static" / name
+        if not source.exists():
+            pytest.skip("the scripts of the page are not there")
+        source.rename(given / os.path.basename(name))
+    (package / "visdom" / "static" / "css" / "style.css").write_text("/* of the copy */")
+    before = tree(package)
+    for path in [package, *package.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    environ = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": f"{package}{os.pathsep}{ROOT}"}
+    server = Server(tmp_path / "kept", f"--assets={given}", environ={**environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    server.start()
+    try:
+        pages = cache / "ambiguous-segmentation" / f"visdom-{visdom.__version__}"
+        assert (pages / "css" / "style.css").read_text() == "/* of the copy */"
+        assert all((pages / name).exists() for name in visualize.ASSETS) and tree(package) == before
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/static/js/jquery.min.js") as answer:
+            assert answer.read() == (given / "jquery.min.js").read_bytes()
+        (pages / "js" / "jquery.min.js").write_text("window.ours = 1")  # what is served is what is in the cache
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/static/js/jquery.min.js") as answer:
+            assert answer.read() == b"window.ours = 1"
+        shutil.copy(given / "jquery.min.js", pages / "js" / "jquery.min.js")
+        with Windows(server.config("cached")) as windows:
+            windows.lines("loss", 0, {"mse": 1})
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.port}/env/cached")
+        page.wait_for_selector(".window", timeout=30_000)
+        page.close()
+    finally:
+        server.kill()
+        for path in [package, *package.rglob("*")]:
+            path.chmod(0o755)
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert_refused(command("serve"), str(tmp_path / "file"), "XDG_CACHE_HOME")
+
+
+def test_a_page_that_was_copied_in_part_is_completed(tmp_path):
+    static = visualize.static_folder(str(tmp_path))
+    own = os.path.join(os.path.dirname(visdom.__file__), "static", "index.html")
+    for damaged in ("", "cut"):
+        with open(os.path.join(static, "index.html"), "w") as file:
+            file.write(damaged)
+        assert visualize.static_folder(str(tmp_path)) == static
+        assert os.path.getsize(os.path.join(static, "index.html")) == os.path.getsize(own)
+    os.unlink(os.path.join(static, "index.html"))
+    visualize.static_folder(str(tmp_path))
+    assert os.path.exists(os.path.join(static, "index.html"))
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
