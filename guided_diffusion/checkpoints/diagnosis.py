@@ -11,7 +11,7 @@ from ..system import storage
 from ..system.device import is_out_of_memory
 
 NAMES_SHOWN = 3  # types and functions
-HEAD = 4096  # bytes at the beginning that tell the kind of a file
+HEAD = 4096  # bytes at the beginning, which identify the kind of a file
 AGAIN = "copy or download it again"
 UNPACK = "unpack it and pass the checkpoint in it"
 SAVE_WEIGHTS = "save only the weights, by torch.save(model.state_dict(), FILE)"

@@ -1,9 +1,10 @@
 """Locks on files that end with the process which holds them, by what the system offers."""
 
 import errno
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import filelock
+if TYPE_CHECKING:
+    import filelock
 
 
 class FileLock:
@@ -32,6 +33,8 @@ class FileLock:
 
     def _take_other(self) -> bool:
         """Acquire the lock of filelock. It locks a file of its own: of a locked one, Windows refuses even reading."""
+        import filelock
+
         if issubclass(filelock.FileLock, filelock.SoftFileLock):  # would outlive a process that is killed
             return True
         self.other = filelock.FileLock(f"{self.file.name}.held", timeout=0)

@@ -67,7 +67,7 @@ def static_folder(cache: str) -> str:
     except ImportError as error:
         raise ConfigError(PACKAGE) from error
     package = os.path.join(os.path.dirname(visdom.__file__), "static")
-    static = os.path.join(cache, f"visdom-{visdom.__version__}")
+    static = os.path.join(cache, f"visdom-{getattr(visdom, '__version__', 'unknown')}")
     try:
         for base, _, names in os.walk(package):
             folder = os.path.normpath(os.path.join(static, os.path.relpath(base, package)))

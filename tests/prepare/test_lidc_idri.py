@@ -89,11 +89,11 @@ RING = picture("""
 ................
 ................
 ..#######.......
-..#######.......
-..##...##.......
-..##...##.......
-..##...##.......
-..#######.......
+..#.....#.......
+..#.....#.......
+..#.....#.......
+..#.....#.......
+..#.....#.......
 ..#######.......
 ................
 ................
@@ -204,7 +204,7 @@ def test_filling_agrees_with_another_librarys_away_from_the_outlines(hole):
         for px, py in polygons[0][0]:
             assert not ours[py, px]  # points on the outline lie outside
         if hole:
-            assert all(ours[py, px] for px, py in polygons[1][0])  # and those on a hole's outside the hole
+            assert not any(ours[py, px] for px, py in polygons[1][0])  # and those on a hole's outside the nodule, too
             seen += ours[25, 25] == 0 and away[25, 25]
     assert seen > 50 or not hole
 
@@ -214,6 +214,82 @@ def test_outlines_of_the_phantoms_are_read_back_pixel_for_pixel():
         for mask in case.raters:
             outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in lidc_files.outlines_of(mask)]
             np.testing.assert_array_equal(draw(outlines, mask.shape), mask, err_msg=case.name)
+
+
+def contained(points, shape):
+    """Whether pixels that are not on a polygon are inside it, by the crossings of a ray just below their centres."""
+    y, x = np.indices(shape)
+    y, crossings = y + 1e-4, np.zeros(shape, dtype=int)
+    for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        if ay != by:
+            crossings += ((ay > y) != (by > y)) & (x < ax + (y - ay) / (by - ay) * (bx - ax))
+    return crossings % 2 == 1
+
+
+def pylidcs_mask(outlines, shape):
+    """What pylidc 0.2.3 draws: the inside of inclusions, then without that of exclusions, each without its points."""
+    mask = np.zeros(shape, dtype=bool)
+    for outline in sorted(outlines, key=lambda outline: not outline.inclusion):
+        inside = contained(outline.points, shape)
+        mask = mask | inside if outline.inclusion else mask & ~inside
+        mask[outline.points[:, 1], outline.points[:, 0]] = False
+    return mask
+
+
+def pixel_by_pixel(points):
+    """The points of a polygon's edges, as readers' outlines list them, each a neighbour of the one before."""
+    chain = []
+    for a, b in zip(points, np.roll(points, -1, axis=0), strict=True):
+        steps = max(abs(b - a).max(), 1)
+        chain += [np.round(a + (b - a) * k / steps).astype(int) for k in range(steps)]
+    return np.array(chain)
+
+
+def test_outlines_with_holes_are_filled_as_pylidc_fills_them():
+    rng, seen = np.random.default_rng(1), 0
+    for _ in range(100):
+        outer, hole = some_polygon(rng, 14, 22, (8, 30)), some_polygon(rng, 2, 9, (3, 12))
+        outlines = [Outline("", 0.0, pixel_by_pixel(outer), True), Outline("", 0.0, pixel_by_pixel(hole), False)]
+        expected = pylidcs_mask(outlines, (50, 50))
+        np.testing.assert_array_equal(draw(outlines, (50, 50)), expected)
+        np.testing.assert_array_equal(draw(outlines[::-1], (50, 50)), expected)
+        seen += expected.any() and not expected[25, 25]
+    assert seen > 50
+    whole = Outline("", 0.0, np.array([[2, 2], [9, 2], [9, 9], [2, 9]]), True)
+    assert not draw([Outline("", 0.0, whole.points, False), whole], (12, 12)).any()  # an exclusion of all of it
+
+
+def test_holes_of_every_shape_are_written_and_read_back():
+    rng = np.random.default_rng(2)
+    for size in range(1, 60):  # holes of one pixel, lines, and larger ones
+        mask = ndimage.binary_opening(rng.random((24, 24)) > size / 100, iterations=size % 2)
+        outlines = [Outline("", 0.0, points, inclusion) for inclusion, points in lidc_files.outlines_of(mask)]
+        np.testing.assert_array_equal(draw(outlines, mask.shape), mask)
+
+
+def test_outlines_without_an_inside_are_counted_and_named():
+    two, line = np.array([[3, 3], [4, 3]]), np.array([[3, 8], [6, 8], [4, 8]])
+    square = np.array([[10, 10], [11, 10], [11, 11], [10, 11]])  # its inside has no pixel
+    thin = [Outline("1.1", 0.0, points, True) for points in (two, line, square, two[:1])]
+    alone, part = (0, "n1", [thin[0]]), (1, "n2", [square_at(2, 2), *thin[1:]])
+    nodules, notes = find_nodules(SERIES, [reading_of(alone, part)])
+    assert len(nodules) == 1 and nodules[0].masks[0].sum() == 25
+    (note,) = notes
+    assert note.startswith("4 outlines of one or two points, or along a line, enclose no pixel: nodule ")
+    assert note.endswith("n1 of reader 1 at z 0, " + ", ".join(["n2 of reader 2 at z 0"] * 3))
+    _, (note,) = find_nodules(SERIES, [reading_of((0, "n1", thin * 3))])
+    assert note.startswith("12 outlines") and note.endswith("and 7 more")
+
+
+def test_an_outline_of_two_points_is_read(hand_drawn):
+    path = hand_drawn / "reading.xml"
+    tiny = "<edgeMap><xCoord>14</xCoord><yCoord>2</yCoord></edgeMap>"
+    path.write_text(path.read_text().replace(tiny, tiny + tiny.replace("14", "13")))
+    reading = read_xml(str(path))
+    assert reading.points == 0 and [a.nodule_id for a in reading.annotations][1] == "tiny"
+    series = read_series("9.8.7", find_series(hand_drawn / "dicom")["9.8.7"])
+    nodules, notes = find_nodules(series, [reading])
+    assert len(nodules) == 2 and any("1 outlines of one or two points" in n and "tiny of reader 1" in n for n in notes)
 
 
 def test_an_island_in_a_hole_stays():

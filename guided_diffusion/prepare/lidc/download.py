@@ -28,6 +28,8 @@ from .readings import Reading, read_xml
 
 CHUNK = 64  # headers per task of a process
 DONE = ".prepared"  # subfolder of OUT with a file for each finished series
+FILLING_RULES = 2  # version; increase it when the same outlines are filled differently, to prepare series again
+SERIES_NAMED = 3  # of those that yield no slice
 SHOWN = 20  # limit of reported notes, and of reported faults
 
 Argument = TypeVar("Argument")
@@ -74,7 +76,7 @@ class SeriesJob(NamedTuple):
 
 @dataclass
 class Outcome:
-    """The result of preparing one series, or all of them."""
+    """The result of preparing one series, or all of them; notes on single series follow those on the whole."""
 
     rows: list[ManifestRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -183,9 +185,21 @@ def _write_cases(config: PrepareConfig, jobs: Sequence[SeriesJob], pool: Executo
     split_of = assign_splits({job.patient for job in jobs}, config.seed, known)
     write_split(config.out, split_of, config.seed)  # before any case, so that an interruption cannot change the split
     waiting = [pool.submit(_prepare_series, job, config, split_of[job.patient]) for job in jobs]
-    for future in progress_bar(waiting, unit="series", delay=1):
-        outcome.add(future.result())
+    without: list[SeriesJob] = []
+    for job, future in zip(jobs, progress_bar(waiting, unit="series", delay=1), strict=True):
+        done = future.result()
+        outcome.add(done)
+        if not (done.rows or done.faults):
+            without.append(job)
+    if without:
+        outcome.notes.insert(0, f"{len(without)} series yield 0 slices: {_some_names(without)}")
     return split_of
+
+
+def _some_names(jobs: Sequence[SeriesJob]) -> str:
+    """The patients and UIDs of the first series; prepared.json has a note on each of them."""
+    names = [f"{job.patient}, series {job.uid}" for job in jobs[:SERIES_NAMED]]
+    return "; ".join(names) + (f"; and {len(jobs) - len(names)} more" if len(jobs) > len(names) else "")
 
 
 def _settings(config: PrepareConfig) -> dict[str, Any]:
@@ -198,10 +212,10 @@ def _settings(config: PrepareConfig) -> dict[str, Any]:
 
 
 def _source_hash(job: SeriesJob) -> str:
-    """A hash of the names and sizes of the series' files and XML files."""
+    """A hash of the names and sizes of the series' files and XML files, and of how outlines are filled."""
     paths = sorted([*job.files, *(reading.path for reading in job.readings)])
     sizes = [(os.path.basename(path), os.path.getsize(path)) for path in paths]
-    return hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((FILLING_RULES, sizes)).encode()).hexdigest()[:16]
 
 
 def _outcome_before(path: str, source: str, config: PrepareConfig) -> Outcome | None:
@@ -234,6 +248,8 @@ def _prepare_series(job: SeriesJob, config: PrepareConfig, split: str) -> Outcom
     except DataError as error:
         return Outcome(faults=[str(error)])
     outcome = _write_nodules(job, config, split, series, nodules)
+    if not (outcome.rows or outcome.faults):
+        outcome.notes.append("0 slices, " + ("all skipped" if outlines else "no reader drew an outline"))
     outcome.notes = [f"{job.patient}, series {job.uid}: {note}" for note in [*notes, *outcome.notes]]
     if not outcome.faults:  # with faults, the next run tries again
         storage.write_json(done, {"settings": _settings(config), "source": source, **asdict(outcome)})

@@ -1,7 +1,8 @@
 """Combines the outlines of several readers into the nodules of an LIDC-IDRI series.
 
 A reader's outline runs through the pixels just outside the nodule; only pixels strictly inside it belong to the nodule.
-An outline with inclusion FALSE cuts a hole by the same rule.
+An outline with inclusion FALSE cuts a hole. Its own pixels are outside the nodule, too, so they are cut together with
+those inside it, as in pylidc.
 """
 
 import itertools
@@ -17,6 +18,7 @@ from .dicom import Series
 from .readings import Annotation, Outline, Reading
 
 MOST_READERS = 4
+NAMES_SHOWN = 5  # of outlines, in a note
 PUBLISHED_SLICES = 15_096  # slices with an outline in the published versions of LIDC-IDRI
 
 
@@ -24,17 +26,18 @@ PUBLISHED_SLICES = 15_096  # slices with an outline in the published versions of
 
 
 class Filled(NamedTuple):
-    """The pixels inside an outline, [h, w] bool, and the position of their top-left corner."""
+    """The pixels strictly inside an outline and those on it, [h, w] bool, and the position of their top-left corner."""
 
     inside: np.ndarray
+    on_edge: np.ndarray
     x: int
     y: int
 
 
 def fill_inside(points: np.ndarray) -> Filled:
-    """The pixels strictly inside a closed polygon with integer points [N, 2], (x, y).
+    """The pixels strictly inside a closed polygon with integer points [N, 2], (x, y), and those on it.
 
-    Even-odd rule on pixel centres, in exact integer arithmetic; pixels on the polygon are outside.
+    Even-odd rule on pixel centres, in exact integer arithmetic.
     """
     points = np.asarray(points, dtype=np.int64)
     x_min, y_min = points.min(0)
@@ -52,7 +55,7 @@ def fill_inside(points: np.ndarray) -> Filled:
         on_edge |= (side == 0) & within
         if ay != by:  # a ray from the pixel to the right crosses edges that span its row, upper end included
             inside ^= ((ay > y) != (by > y)) & ((side > 0) == (by > ay))
-    return Filled(inside & ~on_edge, int(x_min), int(y_min))
+    return Filled(inside & ~on_edge, on_edge, int(x_min), int(y_min))
 
 
 def draw(outlines: Iterable[Outline], shape: tuple[int, int]) -> np.ndarray:
@@ -60,14 +63,19 @@ def draw(outlines: Iterable[Outline], shape: tuple[int, int]) -> np.ndarray:
 
     Larger outlines are drawn first, so that an exclusion cuts the surrounding area, and an inclusion in a hole remains.
     """
+    return _paint([(fill_inside(outline.points), outline.inclusion) for outline in outlines], shape)
+
+
+def _paint(areas: Iterable[tuple[Filled, bool]], shape: tuple[int, int]) -> np.ndarray:
+    """The mask of filled outlines, each with its inclusion; of two equal ones, the exclusion is drawn last."""
     mask = np.zeros(shape, dtype=bool)
-    filled = [(fill_inside(outline.points), outline.inclusion) for outline in outlines]
-    for (inside, x, y), inclusion in sorted(filled, key=lambda item: -int(item[0].inside.sum())):
+    for (inside, on_edge, x, y), inclusion in sorted(areas, key=lambda area: (-int(area[0].inside.sum()), not area[1])):
+        changed = inside if inclusion else inside | on_edge
         top, left = max(0, -y), max(0, -x)
         bottom, right = min(inside.shape[0], shape[0] - y), min(inside.shape[1], shape[1] - x)
         if top < bottom and left < right:
             part = mask[y + top : y + bottom, x + left : x + right]
-            part[inside[top:bottom, left:right]] = inclusion
+            part[changed[top:bottom, left:right]] = inclusion
     return mask
 
 
@@ -138,17 +146,26 @@ def _draw_annotations(series: Series, annotations: Sequence[tuple[int, Annotatio
     if by_location:
         notes.append("the readers' z positions match SliceLocation, not ImagePositionPatient")
     drawn, lost = [], 0
+    thin: list[str] = []  # names of outlines
     for reader, annotation in annotations:
-        by_slice: dict[int, list[Outline]] = {}
+        by_slice: dict[int, list[tuple[Filled, bool]]] = {}
         for outline in annotation.outlines:
-            index = series.slice_of(outline, heights)
+            index, filled = series.slice_of(outline, heights), fill_inside(outline.points)
             lost += index is None
+            if not filled.inside.any():
+                thin.append(f"{annotation.nodule_id} of reader {reader + 1} at z {outline.z:g}")
             if index is not None:
-                by_slice.setdefault(index, []).append(outline)
-        masks = {index: draw(outlines, series.shape) for index, outlines in by_slice.items()}
+                by_slice.setdefault(index, []).append((filled, outline.inclusion))
+        masks = {index: _paint(areas, series.shape) for index, areas in by_slice.items()}
         masks = {index: mask for index, mask in masks.items() if mask.any()}
         if masks:
             drawn.append(Drawing(reader, masks))
+    if thin:
+        more = f" and {len(thin) - NAMES_SHOWN} more" if len(thin) > NAMES_SHOWN else ""
+        notes.append(
+            f"{len(thin)} outlines of one or two points, or along a line, enclose no pixel: nodule "
+            f"{', '.join(thin[:NAMES_SHOWN])}{more}"
+        )
     if lost:
         notes.append(f"{lost} outlines do not match any slice of the series and are skipped")
     return drawn

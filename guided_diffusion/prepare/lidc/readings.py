@@ -17,11 +17,11 @@ MOST_SIDE = 4096  # pixels, limit of a slice's side
 
 @dataclass(frozen=True)
 class Outline:
-    """A closed outline on a slice."""
+    """A closed outline on a slice; of one or two points, it encloses no pixel."""
 
     sop_uid: str
     z: float  # mm
-    points: np.ndarray  # [N, 2] integers: x (column), y (row)
+    points: np.ndarray  # [N, 2] integers: x (column), y (row); at least one
     inclusion: bool
 
 
@@ -69,8 +69,8 @@ def read_xml(path: str) -> Reading | None:
                 if num_points == 1:
                     points += 1
                 elif num_points:
-                    areas = [outline for outline in outlines if len(outline.points) > 2]
-                    annotations.append(Annotation(reader, _text(nodule, "noduleID"), areas))
+                    drawn = [outline for outline in outlines if len(outline.points)]
+                    annotations.append(Annotation(reader, _text(nodule, "noduleID"), drawn))
         return Reading(path, _uid(series.text.strip()), len(sessions), annotations, points)
     except DataError:
         raise

@@ -34,10 +34,11 @@ class DrawnNodule(NamedTuple):
     rois: Sequence[Roi]
 
 
-def trace_outside(mask: np.ndarray) -> np.ndarray:
-    """The closed chain of pixels just outside a 4-connected mask without holes, [N, 2] (x, y), like LIDC's outlines.
+def trace(mask: np.ndarray, outside: bool) -> np.ndarray:
+    """The closed chain of pixels along the border of a 4-connected mask without holes, [N, 2] (x, y).
 
-    Walks clockwise along the edges of the mask's pixels and collects the pixel outside each edge.
+    Walks clockwise along the edges of the mask's pixels and collects the pixel outside or inside each edge. LIDC's
+    outlines run outside a nodule, and so inside a hole in it.
     """
     mask = np.pad(mask, 2)
     row, column = np.argwhere(mask)[0].tolist()
@@ -47,8 +48,9 @@ def trace_outside(mask: np.ndarray) -> np.ndarray:
     while (at, side) != start:
         start = start or (at, side)
         (ny, nx), (ty, tx) = normals[side], normals[(side + 1) % 4]
-        if not chain or chain[-1] != (at[1] + nx - 2, at[0] + ny - 2):
-            chain.append((at[1] + nx - 2, at[0] + ny - 2))
+        pixel = (at[1] + nx * outside - 2, at[0] + ny * outside - 2)
+        if not chain or chain[-1] != pixel:
+            chain.append(pixel)
         ahead, beyond = (at[0] + ty, at[1] + tx), (at[0] + ty + ny, at[1] + tx + nx)
         if not mask[ahead]:
             side = (side + 1) % 4
@@ -66,9 +68,9 @@ def outlines_of(mask: np.ndarray) -> list[Contour]:
     for k in range(1, count + 1):
         part = parts == k
         whole = ndimage.binary_fill_holes(part)
-        outlines.append(Contour(True, trace_outside(whole)))
+        outlines.append(Contour(True, trace(whole, outside=True)))
         holes, hole_count = ndimage.label(whole & ~part)
-        outlines += [Contour(False, trace_outside(holes == h)) for h in range(1, hole_count + 1)]
+        outlines += [Contour(False, trace(holes == h, outside=False)) for h in range(1, hole_count + 1)]
     return outlines
 
 
