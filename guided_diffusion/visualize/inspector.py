@@ -86,6 +86,7 @@ class Inspector:
             raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
         data_dir = config.data_dir or scored_on(config.samples)
         self.folders = dict(find_cases(data_dir)) if data_dir else {}
+        self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}
         self.figures = read_figures(config.samples)
         self.spread = {name: self._mean_variance(name) for name in names}
         self.order, self.names = "name", names
@@ -171,13 +172,20 @@ class Inspector:
             if (v := made_by.get(f.name)) is not None
         }
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
-        reader = CaseReader(side, config=DataConfig(**known), require_raters=False)
+        reader = self._reader(side, DataConfig(**known))
         image, raters = reader.read(self.folders[self.case])
         if image.shape[1:] != samples.shape[1:]:
             raise DataError(
                 f"{self.case}: samples have {samples.shape[1:]} pixels, the image {image.shape[1:]}; check --data_dir"
             )
         return pictures.shown_image(image, reader.colour), raters
+
+    def _reader(self, side: int | None, data_config: DataConfig) -> CaseReader:
+        """The reader of images of this side, which has surveyed all cases; faults of a case appear when it is read."""
+        if (side, data_config) not in self.readers:
+            reader = self.readers[side, data_config] = CaseReader(side, None, data_config, require_raters=False)
+            reader.faults_of(list(self.folders.items()))
+        return self.readers[side, data_config]
 
     # -- events -------------------------------------------------------------------------------------------------------
 
