@@ -81,8 +81,7 @@ def write_case(
     _remove_pictures(out_dir, case.id, len(masks))
     image = pictures.shown_image(case.image.numpy(), case.colour)
     if frames:
-        film = pictures.movie(image, frames)
-        storage.write_bytes(movie_path(out_dir, case.id), film)
+        storage.write_bytes(movie_path(out_dir, case.id), pictures.movie(image, frames))
     made = [pictures.to_grey(mask) for mask in masks]
     if finished_by["consensus"] != "none":
         made.append(pictures.to_grey(CONSENSUS[finished_by["consensus"]](masks)))
