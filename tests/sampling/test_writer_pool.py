@@ -153,7 +153,7 @@ def test_samples_survive_an_error_in_making_their_pictures(dataset, tmp_path, mo
     with monkeypatch.context() as broken, pytest.raises(MemoryError):
         broken.setattr(pictures, "sheet", lambda *args: (_ for _ in ()).throw(MemoryError))
         write(dataset[0])
-    np.testing.assert_array_equal(store.find_samples(str(tmp_path), dataset.ids[0])[0], soft(0, 3))
+    np.testing.assert_array_equal(store.find_samples(str(tmp_path), dataset.ids[0], lambda: None)[0], soft(0, 3))
     assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == []
     assert (tmp_path / f"{dataset.ids[0]}_sheet.png").exists()
 

@@ -198,7 +198,7 @@ def _may_be_classes(levels: Sequence[float]) -> bool:
 
 
 def _is_soft(values: Shaped[np.ndarray, "H W"], levels: np.ndarray) -> bool:
-    """Whether a label with more than two levels was interpolated, or is no mask: its levels cannot be classes."""
+    """Whether a label with more than two levels was interpolated, or is not a mask: its levels cannot be classes."""
     return bool(len(levels) > MOST_CLASSES or (levels % 1 != 0).any() or _on_ramps(values, levels) >= RAMP)
 
 
