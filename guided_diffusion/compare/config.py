@@ -3,6 +3,7 @@
 import os
 from typing import Annotated
 
+from ..data.names import PatientPattern, PatientTable
 from ..errors import ConfigError
 from ..flags.fields import Flag, config, each_once
 from ..flags.words import AUGMENTATIONS, parts_of
@@ -47,6 +48,8 @@ class CompareConfig:
     ] = None
     fast: Annotated[bool, Flag("sample with --fast where a preset would use every timestep")] = False
     truth: Annotated[str, Flag("truth.json of the scored cases, if they are phantoms", resume="free")] = ""
+    patient_pattern: PatientPattern = ""
+    patients: PatientTable = ""
     out_dir: Annotated[str, Flag("output folder", local=True, resume="free")] = "results/comparison"
     seed: Annotated[int, Flag("random seed of folds, weights and masks", at_least=0)] = 0
 

@@ -1,15 +1,13 @@
 """Training, validation and test cases of a comparison, fold by fold."""
 
-import csv
-import io
 import os
 
 import numpy as np
 
 from ..data.files.case_files import find_cases
-from ..data.names import SPLIT_NAMES, patient_of
+from ..data.names import PatientRule, patients_warning, place_of
 from ..errors import DataError
-from ..system import storage
+from ..prepare.splits import find_patients
 from .config import CompareConfig
 
 Cases = dict[str, str]  # {name: folder}
@@ -19,19 +17,22 @@ Split = dict[str, Cases]  # with keys "training", "validation" and "testing"
 def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
     """Return (the Split of each fold, lines to log). The result depends only on the cases' names and the seed.
 
-    Cases of one patient, according to manifest.csv or their names, stay together. A case without a known patient
-    counts as its own patient.
+    Cases of one patient, according to the flags, manifest.csv or their names, stay together. A case without a known
+    patient counts as its own patient.
 
-    DataError: too few cases for the folds, or cases or patients of test_dir are also in data_dir.
+    DataError: too few cases for the folds, cases or patients of test_dir are also in data_dir, or a rule of patients
+    that does not fit the cases.
     """
     cases = dict(find_cases(config.data_dir, one_set=True))
-    patients = find_patients(config.data_dir, cases)
+    rule = PatientRule.of(config)
+    patients = find_patients(config.data_dir, cases, rule)
     groups: dict[str, list[str]] = {}
     for name in cases:
         groups.setdefault(patients.get(name, name), []).append(name)
     order = [str(group) for group in np.random.default_rng(config.seed).permutation(sorted(groups))]
     lines = [f"{len(groups)} patients or single cases; the patient is known for {len(patients)} of {len(cases)} cases"]
-    tested = _tested(config, cases, patients)
+    lines += _lines_about(config.data_dir, cases, patients, rule)
+    tested = _tested(config, cases, patients, rule)
 
     splits: list[Split] = []
     folds = 1 if tested else config.folds
@@ -49,11 +50,20 @@ def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
     return splits, lines
 
 
+def _lines_about(directory: str, cases: Cases, patients: dict[str, str], rule: PatientRule) -> list[str]:
+    """Notes on the patients of the cases. DataError: the rule, given by a flag, does not fit the cases."""
+    within = {name: place_of(folder, directory)[1] for name, folder in cases.items()}
+    if rule.is_given:
+        return rule.check(within.values())
+    warning = patients_warning((within[name][-1], patients.get(name)) for name in cases)
+    return [warning] if warning else []
+
+
 def _cases_of(chosen: list[str], groups: dict[str, list[str]], cases: Cases) -> Cases:
     return {case: cases[case] for group in chosen for case in groups[group]}
 
 
-def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Cases:
+def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str], rule: PatientRule) -> Cases:
     """{case: folder} of test_dir; empty without test_dir. DataError: some are also in data_dir."""
     if not config.test_dir:
         return {}
@@ -63,27 +73,12 @@ def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str]) -> Ca
     }
     if same:
         raise DataError(f"{sorted(same)[0]} is in both --data_dir and --test_dir: training and test must not overlap")
-    if known := set(patients.values()) & set(find_patients(config.test_dir, tested).values()):
+    rule.check(place_of(folder, config.test_dir)[1] for folder in tested.values())
+    if known := set(patients.values()) & set(find_patients(config.test_dir, tested, rule).values()):
         raise DataError(
             f"patient {sorted(known)[0]} is in both --data_dir and --test_dir: training and test must not overlap"
         )
     return tested
-
-
-def find_patients(directory: str, cases: Cases) -> dict[str, str]:
-    """{case: patient} where known, from a manifest.csv in the folder or its parent, or from the case's name."""
-    listed: dict[str, str] = {}
-    for folder in (directory, os.path.dirname(os.path.abspath(directory))):
-        text = (storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"").decode(errors="replace")
-        for row in csv.DictReader(io.StringIO(text, newline="")):
-            listed.setdefault(row.get("case") or "", row.get("patient") or "")
-    patients = {}
-    for name, folder in cases.items():
-        within = os.path.relpath(folder, directory).split(os.sep)
-        within = within[1:] if within[0] in SPLIT_NAMES and len(within) > 1 else within
-        if patient := listed.get(os.path.basename(folder)) or patient_of(within):
-            patients[name] = patient
-    return patients
 
 
 def check_links(folder: str) -> None:

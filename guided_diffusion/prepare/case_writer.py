@@ -3,7 +3,6 @@
 import csv
 import io
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,13 +13,14 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from ..data.files.decoded import COLOURS, Decoded
+from ..data.names import BY_NAMES, PatientRule, normal, patients_warning
 from ..data.surveys.levels import Label
 from ..errors import DataError
 from ..system import storage
+from .case_names import longest_name, printable, safe_name, with_hash
 from .splits import write_split
 
 STAGE = ".unsplit"  # subfolder of OUT for cases that are not assigned to a split yet
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 ROUNDING = 1e-6  # beyond [0, 1], of floats
 
 
@@ -70,18 +70,20 @@ class RawCase:
     planes   {modality: image}; the modality is "" if there is one. An array is grey, [H, W], or in colour, [3, H, W]:
              uint8, uint16, or floats in [0, 1]
     raters   masks [H, W] bool, or labels, which become masks by the rule for all labels of the source
-    patient  all cases of a patient go to one split
+    patient  all cases of a patient go to one split; None: by `within`
     split    one of SPLITS, if the source defines it; None: assigned at random
     turned   files brought to the orientation of the image
+    within   names of its folders in the source, and its own name last, for the rule of patients; empty: its id alone
     """
 
     id: str
     planes: Mapping[str, np.ndarray | FileImage]
     raters: Sequence[np.ndarray] | Sequence[FileLabel] | np.ndarray
-    patient: str
+    patient: str | None = None
     split: str | None = None
     origin: Origin = Origin()
     turned: Sequence[str] = ()
+    within: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -100,30 +102,36 @@ class ManifestRow:
     width: int
     raters: int
     areas: str  # foreground pixels of each rater's mask
-
-
-def safe_name(name: str, source: str) -> str:
-    """`name`, if it is a safe file name. DataError: it is not, e.g. because it leads out of the folder."""
-    if not SAFE_NAME.fullmatch(name) or len(name) > 150:
-        raise DataError(f"{source}: {name[:80]!r} is not a valid file name; use letters, digits, _, - and .")
-    return name
+    original: str | None = None  # the name of the case in its source, if the file system cannot store it
 
 
 class CaseFolder:
     """Writes cases to OUT/SPLIT/CASE, each atomically, and finally OUT/manifest.csv and OUT/split.json.
 
     source   description of the source, for messages
+    rule     finds the patients of cases; if it is given by a flag, also of those whose patient the source names
     written  names of the cases written so far
     """
 
-    def __init__(self, out: str, source: str) -> None:
-        self.out, self.source = out, source
+    def __init__(self, out: str, source: str, rule: PatientRule = BY_NAMES) -> None:
+        self.out, self.source, self.rule = out, source, rule
         self.written: set[str] = set()
         storage.make_folder(out)
+        self._longest = longest_name(out)
+        self._places: dict[str, Sequence[str]] = {}  # {case: its folder names in the source}
+        self._known: dict[str, str | None] = {}  # {case: its patient, if it is known}
+
+    def name_of(self, case_id: str) -> str:
+        """The name under which a case is written. DataError: it leads out of the folder."""
+        return safe_name(case_id, self.source, self._longest)
 
     def write(self, case: RawCase, split: str) -> ManifestRow:
         """Write a case of arrays to a split; returns its row of the manifest. DataError: invalid names or arrays."""
-        name = safe_name(case.id, self.source)
+        name = self.name_of(case.id)
+        if name in self.written:
+            raise DataError(f"{self.source}: two cases are named {name}; rename one")
+        if os.path.lexists(os.path.join(self.out, split, name)) and name.casefold() in map(str.casefold, self.written):
+            name = with_hash(name, name, self._longest)  # the file system does not distinguish upper and lower case
         height, width = self.size_of(case)
         folder = os.path.join(self.out, split, name)
         aside = os.path.join(self.out, f".{name}.writing")
@@ -131,24 +139,38 @@ class CaseFolder:
         os.makedirs(aside)
         try:
             for k, (modality, plane) in enumerate(case.planes.items()):
-                title = f"image_{name}" if len(case.planes) == 1 else f"image{k}_{safe_name(modality, self.source)}"
+                title = f"image_{name}" if len(case.planes) == 1 else f"image{k}_{self.name_of(modality)}"
                 write_picture(os.path.join(aside, f"{title}.png"), np.asarray(plane))
             areas = _write_masks(aside, case.raters)
         except DataError as error:
             shutil.rmtree(aside)
-            raise DataError(f"{self.source}: {case.id}: {error}") from error
+            raise DataError(f"{self.source}: {printable(case.id)}: {error}") from error
         _replace_folder(aside, folder)
         self.written.add(name)
         return ManifestRow(
             case=name,
             split=split,
-            patient=case.patient,
+            patient=self._patient(case, name),
             **asdict(case.origin),
             height=height,
             width=width,
             raters=len(case.raters),
             areas=areas,
+            original=None if name == normal(case.id) else printable(case.id),
         )
+
+    def _patient(self, case: RawCase, name: str) -> str:
+        """The patient of a case that is written as `name`; the name itself, if the patient is unknown."""
+        within = self._places[name] = case.within or (case.id,)
+        by_rule = self.rule.patient(within) if self.rule.is_given or case.patient is None else None
+        self._known[name] = by_rule or case.patient
+        return printable(by_rule or case.patient or name)
+
+    def check_patients(self, rows: Sequence[ManifestRow]) -> list[str]:
+        """Check the rule of patients with written cases; returns notes. DataError: it does not fit them."""
+        notes = [f"note: {note}" for note in self.rule.check(self._places[row.case] for row in rows)]
+        warning = None if self.rule.is_given else patients_warning((row.case, self._known[row.case]) for row in rows)
+        return [*notes, warning] if warning else notes
 
     def add_masks(self, row: ManifestRow, masks: Sequence[np.ndarray]) -> ManifestRow:
         """Write the masks [H, W] bool of a case that was written without; returns its row of the manifest."""
@@ -167,6 +189,16 @@ class CaseFolder:
                 "all must have the same two-dimensional shape"
             )
         return shape[0], shape[1]
+
+    def notes(self, rows: Iterable[ManifestRow]) -> list[str]:
+        """A line about cases with other names than in the source, if there are any."""
+        changed = [row for row in rows if row.original is not None]
+        if not changed:
+            return []
+        return [
+            f"note: {len(changed)} cases have names that some file systems cannot store, e.g. {changed[0].original!r}, "
+            f"written as {changed[0].case}; manifest.csv has them in the column original"
+        ]
 
     def remove(self, row: ManifestRow) -> None:
         """Remove a written case."""

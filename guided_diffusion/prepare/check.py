@@ -9,6 +9,7 @@ import numpy as np
 
 from ..data.case_reader import CaseReader, DataConfig
 from ..data.files.case_files import find_cases, list_files
+from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import resize
 from ..errors import DataError
 from ..flags.fields import Flag, config
@@ -33,6 +34,8 @@ class CheckConfig:
     sheet: Annotated[
         str, Flag("PNG to write, with up to 16 of the cases and their raters; empty: none", local=True)
     ] = ""
+    patient_pattern: PatientPattern = ""
+    patients: PatientTable = ""
 
 
 def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[str], None] = print) -> int:
@@ -41,7 +44,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     checked = CheckedCases(config, data_config)
     faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
     faults += checked.read(folders)
-    of_split, notes = split_faults(config.data_dir, [folder for _, folder in folders])
+    of_split, notes = split_faults(config.data_dir, folders, PatientRule.of(config))
     faults += of_split
 
     report_contents(checked.contents, len(folders), report)

@@ -5,12 +5,12 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..data.names import PATIENT_RULE, SPLIT_NAMES, SPLITS, patient_of
+from ..data.names import BY_NAMES, PATIENT_RULE, SPLITS, PatientRule, normal, patients_warning, place_of
 from ..errors import DataError
 from ..system import storage
 
@@ -23,38 +23,58 @@ class Placed(NamedTuple):
     split: str
 
 
-def split_faults(data_dir: str, folders: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_faults(
+    data_dir: str, cases: Sequence[tuple[str, str]], rule: PatientRule = BY_NAMES
+) -> tuple[list[str], list[str]]:
     """Check the splits by manifest.csv, or by case names without one, and by split.json; returns faults and notes.
 
-    folders  folders of the cases below data_dir
+    cases  (name, folder) of all cases below data_dir
+    rule   of the patients; if it is given by a flag, it takes the place of the manifest's patients
     """
     faults: list[str] = []
     notes: list[str] = []
     drawn: dict[str, str] = {}
     try:
-        drawn, _ = read_split(data_dir)
+        drawn = {normal(patient): split for patient, split in read_split(data_dir)[0].items()}
     except DataError as error:
         faults.append(str(error))
+    folders = [folder for _, folder in cases]
     content = storage.read_bytes(os.path.join(data_dir, "manifest.csv"))
-    if content is None:
-        placed = _placed_by_names(data_dir, folders, notes)
+    placed = [] if content is None else _placed_by_manifest(data_dir, _text(content), folders, faults)
+    if rule.is_given:
+        try:
+            notes += rule.check([place_of(folder, data_dir)[1] for folder in folders])
+        except DataError as error:
+            faults.append(str(error))
     else:
-        placed = _placed_by_manifest(data_dir, content.decode(errors="replace"), folders, faults)
+        patients = find_patients(data_dir, dict(cases))
+        own = [(place_of(folder, data_dir)[1][-1], patients.get(name)) for name, folder in cases]
+        notes += [warning] if (warning := patients_warning(own)) else []
+    if content is None or rule.is_given:
+        placed = _placed_by_rule(data_dir, folders, rule, notes)
+    return [*faults, *_faults_of_patients(data_dir, placed, drawn)], notes
+
+
+def _faults_of_patients(data_dir: str, placed: Iterable[Placed], drawn: Mapping[str, str]) -> Iterator[str]:
+    """A fault for each case in another split than its patient has in `drawn`, and each patient in several splits."""
     sides = collections.defaultdict(set)
     for patient, case, split in placed:
         sides[patient].add(split)
         if drawn.get(patient, split) != split:
-            faults.append(
+            yield (
                 f"{data_dir}/split.json: patient {patient} is in {drawn[patient]}, but case {case} is in {split}; "
                 f"move the case to {drawn[patient]}"
             )
     for patient, where in sorted(sides.items()):
         if len(where) > 1:
-            faults.append(
+            yield (
                 f"{data_dir}: patient {patient} is in {' and '.join(sorted(where))}; "
                 "move all cases of a patient to one split"
             )
-    return faults, notes
+
+
+def _text(content: bytes) -> str:
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def _placed_by_manifest(data_dir: str, text: str, folders: Sequence[str], faults: list[str]) -> list[Placed]:
@@ -62,51 +82,73 @@ def _placed_by_manifest(data_dir: str, text: str, folders: Sequence[str], faults
     path = os.path.join(data_dir, "manifest.csv")
     placed: list[Placed] = []
     listed = set()
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     if missing := [name for name in ("case", "split", "patient") if name not in (reader.fieldnames or ())]:
         faults.append(f"{path}: the column {missing[0]} is missing; restore or remove the file")
         return placed
+    existing = {split: _folders_in(os.path.join(data_dir, split)) for split in SPLITS}
     for row in reader:
-        case, split = row["case"] or "", row["split"] or ""
+        case, split = normal(row["case"] or ""), row["split"] or ""
         listed.add(case)
-        found = [name for name in SPLITS if os.path.isdir(os.path.join(data_dir, name, case or "-"))]
+        found = [name for name in SPLITS if case in existing[name]]
         if not found:
             faults.append(f"{path}: case {case} of {split} has no folder; restore the folder, or remove the row")
         elif found != [split]:
             faults.append(f"{path}: case {case} is in {', '.join(found)}, not in {split}; move it back")
-        placed += [Placed(row["patient"] or "", case, name) for name in found]
+        placed += [Placed(normal(row["patient"] or ""), case, name) for name in found]
     faults += [
         f"{folder}: not listed in {path}; add a row, or remove the case"
         for folder in folders
-        if os.path.basename(folder) not in listed
+        if normal(os.path.basename(folder)) not in listed
     ]
     return placed
 
 
-def _placed_by_names(data_dir: str, folders: Sequence[str], notes: list[str]) -> list[Placed]:
-    """The cases whose names contain the patient, if there are several splits; a note states the rule."""
-    where = []
-    for folder in folders:
-        split, *within = os.path.relpath(folder, data_dir).split(os.sep)
-        if split in SPLIT_NAMES and within:
-            where.append((SPLIT_NAMES[split], within))
-    if len({split for split, _ in where}) < 2:
+def _folders_in(folder: str) -> set[str]:
+    """The names of the folders in `folder`, composed (NFC)."""
+    if not os.path.isdir(folder):
+        return set()
+    return {normal(name) for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name))}
+
+
+def _placed_by_rule(data_dir: str, folders: Sequence[str], rule: PatientRule, notes: list[str]) -> list[Placed]:
+    """The cases of known patients, if there are several splits; a note states the rule."""
+    places = [(split, within) for split, within in (place_of(folder, data_dir) for folder in folders) if split]
+    if len({split for split, _ in places}) < 2:
         return []
-    known = []
-    for split, within in where:
-        if patient := patient_of(within):
-            known.append(Placed(patient, within[-1], split))
+    known = [Placed(patient, within[-1], split) for split, within in places if (patient := rule.patient(within))]
+    if rule.is_given:
+        return known
     if known:
         patients = {one.patient for one in known}
         notes.append(
             f"no manifest.csv: found {len(patients)} patients by the names of {len(known)} cases ({PATIENT_RULE})"
         )
-    if len(known) < len(where):
+    if len(known) < len(places):
         notes.append(
-            f"no manifest.csv, and the names of {len(where) - len(known)} cases do not contain a patient: "
+            f"no manifest.csv, and the names of {len(places) - len(known)} cases do not contain a patient: "
             "cannot check whether a patient is in two splits"
         )
     return known
+
+
+def find_patients(directory: str, cases: Mapping[str, str], rule: PatientRule = BY_NAMES) -> dict[str, str]:
+    """{case: patient} where known: by the flags; else by manifest.csv in the folder or its parent, or by name.
+
+    cases  {name: folder}
+    """
+    listed: dict[str, str] = {}
+    for folder in (directory, os.path.dirname(os.path.abspath(directory))):
+        text = _text(storage.read_bytes(os.path.join(folder, "manifest.csv")) or b"")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            listed.setdefault(normal(row.get("case") or ""), normal(row.get("patient") or ""))
+    patients = {}
+    for name, folder in cases.items():
+        _, within = place_of(folder, directory)
+        by_manifest = None if rule.is_given else listed.get(normal(os.path.basename(folder)))
+        if patient := by_manifest or rule.patient(within):
+            patients[name] = patient
+    return patients
 
 
 def assign_splits(patients: Iterable[str], seed: int, known: Mapping[str, str] | None = None) -> dict[str, str]:
