@@ -1,7 +1,6 @@
 """From the LIDC-IDRI download to cases, by the script: what comes out, what is reported, and how it ends."""
 
 import csv
-import dataclasses
 import json
 import os
 import pathlib
@@ -64,7 +63,7 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
             float(row["z"]) == -100 + 2.5 * int(row["slice"])
             and row["sop_uid"] == f"{row['series']}.{int(row['slice']) + 1}"
         )
-        made = cases[2 * int(row["patient"][-3:]) + int(row["slice"])]
+        made = cases[2 * int(row["patient"][-4:]) - 2 + int(row["slice"])]
         case = tmp_path / "out" / row["split"] / row["case"]
         got = np.stack([read_label(str(case / f"label{k}_.png")) for k in range(4)])
         drawn = made.raters.any(0)
@@ -94,7 +93,7 @@ def test_an_interrupted_run_resumes_and_other_settings_are_refused(download, tmp
     assert whole.returncode == 0, whole.stderr
     few = tmp_path / "few"
     shutil.copytree(folder, few)
-    for patient in ("patient003", "patient004"):
+    for patient in ("LIDC-IDRI-0004", "LIDC-IDRI-0005"):
         shutil.rmtree(few / "dicom" / patient)
     assert "2 series named in the XML files are missing in" in prepare(few, out).stdout
     first = {path: path.stat().st_mtime_ns for path in out.rglob("image_*.png")}
@@ -142,15 +141,15 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     both = tmp_path / "both"
     shutil.copytree(folder, both)
     other = make_cases(2, seed=8, size=64, num_raters=4)
-    write_lidc(tmp_path / "more", [dataclasses.replace(case, patient="patient900") for case in other], size=96)
+    write_lidc(tmp_path / "more", other, size=96)
     import pydicom
 
-    for path in (tmp_path / "more" / "dicom" / "patient900").iterdir():  # another series of the first patient
+    for path in (tmp_path / "more" / "dicom" / "LIDC-IDRI-0001").iterdir():  # another series of the first patient
         data = pydicom.dcmread(path)
-        data.PatientID, data.SeriesInstanceUID = "patient000", "1.2.826.0.1.3680043.8.498.77"
+        data.PatientID, data.SeriesInstanceUID = "LIDC-IDRI-0001", "1.2.826.0.1.3680043.8.498.77"
         data.save_as(both / "dicom" / f"more{path.name}")
     text = (
-        (tmp_path / "more" / "xml" / "patient900.xml")
+        (tmp_path / "more" / "xml" / "LIDC-IDRI-0001.xml")
         .read_text()
         .replace("498.1</SeriesInstanceUid>", "498.77</SeriesInstanceUid>")
     )
@@ -158,7 +157,7 @@ def test_min_raters_and_two_series_of_a_patient(download, tmp_path):
     done = prepare(both, tmp_path / "out", "--min_raters=3")
     assert done.returncode == 0, done.stderr
     rows = manifest_of(tmp_path / "out")
-    own = [row for row in rows if row["patient"] == "patient000"]
+    own = [row for row in rows if row["patient"] == "LIDC-IDRI-0001"]
     assert len({row["series"] for row in own}) == 2 and len({row["split"] for row in own}) == 1
     assert len({row["case"].split("_")[1] for row in own}) == 2 and len({row["case"] for row in rows}) == len(rows)
     expected = sum(case.raters.any((1, 2)).sum() >= 3 for case in [*cases, *other])
@@ -197,19 +196,15 @@ def test_broken_files_are_reported_and_the_others_prepared(download, tmp_path):
     folder, _ = download
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
-    path = broken / "dicom" / "patient001" / "000.dcm"
+    path = broken / "dicom" / "LIDC-IDRI-0002" / "000.dcm"
     path.write_bytes(path.read_bytes()[:-5000])
     (broken / "xml" / "bad.xml").write_text("<LidcReadMessage>")
     done = prepare(broken, tmp_path / "out")
     assert done.returncode == 1, done.stderr
     assert f"fault: {path}: its pixels cannot be read" in done.stdout and "bad.xml" in done.stdout
-    assert {row["patient"] for row in manifest_of(tmp_path / "out")} >= {
-        "patient000",
-        "patient002",
-        "patient003",
-        "patient004",
-    }
-    shutil.copy(folder / "dicom" / "patient001" / "000.dcm", path)  # mended, it is prepared
+    patients = {row["patient"] for row in manifest_of(tmp_path / "out")}
+    assert patients >= {f"LIDC-IDRI-{number:04d}" for number in (1, 3, 4, 5)}
+    shutil.copy(folder / "dicom" / "LIDC-IDRI-0002" / "000.dcm", path)  # mended, it is prepared
     done = prepare(broken, tmp_path / "out")
     assert len(manifest_of(tmp_path / "out")) == 10 and str(path) not in done.stdout
 

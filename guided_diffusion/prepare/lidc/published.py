@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.names import SPLIT_NAMES
+from ...data.names import SPLIT_NAMES, public_id
 from ...errors import DataError
 from ..case_writer import Origin, RawCase
 from ..formats import safe_pickle
@@ -30,10 +30,11 @@ def lidc_pickle(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
     content = safe_pickle.load(config.src)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{config.src}: not a dict of cases; use data_lidc.pickle")
-    yield (
-        "the file names series but not patients, so it is split by series: two series of a patient may end up in "
-        "different splits"
-    )
+    if not all(public_id(str(key)) for key in content):
+        yield (
+            "the file names series but not patients, so it is split by series: two series of a patient may end up in "
+            "different splits; pass --patients to name the patients"
+        )
     yield from each(content.items(), partial(_pickled_case, config.src))
 
 
@@ -50,7 +51,7 @@ def _pickled_case(path: str, item: tuple[object, Any]) -> Iterator[RawCase]:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(f"{source}: image, masks and series_uid are required ({error})") from error
-    yield RawCase(str(key), {"": image}, masks, series, origin=Origin(series=series))
+    yield RawCase(str(key), {"": image}, masks, public_id(str(key)) or series, origin=Origin(series=series))
 
 
 def lidc_hdf5(config: ConvertConfig) -> Iterator[RawCase | DataError | str]:
@@ -150,5 +151,5 @@ def _crop(config: ConvertConfig, split: str, patient: str, file: str) -> Iterato
         raise DataError(f"{os.path.join(labels, stem)}_l0.png: no mask found for {os.path.join(images, file)}")
     paths = [os.path.join(labels, masks[reader]) for reader in sorted(masks)]
     planes, raters, turned = read_pictures(os.path.join(images, file), paths)
-    name = re.sub(r"[^A-Za-z0-9_.\-]", "_", f"{patient}_{stem}")
-    yield RawCase(name, planes, raters, patient, SPLIT_NAMES[split], Origin(slice=stem), turned)
+    origin, within = Origin(slice=stem), (patient, stem)
+    yield RawCase(f"{patient}_{stem}", planes, raters, patient, SPLIT_NAMES[split], origin, turned, within)

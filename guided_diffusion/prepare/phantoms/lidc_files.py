@@ -144,14 +144,15 @@ def write_lidc(
 ) -> None:
     """Write DICOM series to OUT/dicom and XML files to OUT/xml, with one series per patient and one slice per case.
 
-    The case is in the centre of the slice, surrounded by air; `size` is increased if a case is larger.
+    The patients are LIDC-IDRI-0001, LIDC-IDRI-0002, ... in the order of their names. The case is in the centre of the slice, surrounded by air; `size` is increased if a case is larger.
 
     window   black and white in Hounsfield units
     spacing  mm between rows and columns
     """
     size = max(size, *(len(case.grey) for case in cases))
     os.makedirs(os.path.join(out, "xml"), exist_ok=True)
-    for number, (patient, own) in enumerate(by_patient(cases).items()):
+    for number, own in enumerate(by_patient(cases).values()):
+        patient = f"LIDC-IDRI-{number + 1:04d}"
         series_uid = f"1.2.826.0.1.3680043.8.498.{number + 1}"
         folder = os.path.join(out, "dicom", patient)
         os.makedirs(folder, exist_ok=True)
