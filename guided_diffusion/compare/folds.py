@@ -20,11 +20,11 @@ def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
     Cases of one patient, according to the flags, manifest.csv or their names, stay together. A case without a known
     patient counts as its own patient.
 
-    DataError: too few cases for the folds, cases or patients of test_dir are also in data_dir, or a rule of patients
-    that does not fit the cases.
+    DataError: too few cases for the folds, cases or patients of test_dir are also in data_dir, or flags of patients
+    that do not fit the cases. ConfigError: these flags contradict each other.
     """
-    cases = dict(find_cases(config.data_dir, one_set=True))
     rule = PatientRule.of(config)
+    cases = dict(find_cases(config.data_dir, one_set=True))
     patients = find_patients(config.data_dir, cases, rule)
     groups: dict[str, list[str]] = {}
     for name in cases:

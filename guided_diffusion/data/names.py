@@ -55,7 +55,7 @@ GENERIC = re.compile(
 # Folders that collect patients
 COLLECTION = re.compile(
     r"(?i)(?:site|cent(?:er|re)|hospital|vendor|scanner|fold|batch|part|group|cohort|class|set|visit|session)"
-    r"(?:[ _-]?(?:\d+|[a-z]))?|" + SIDE
+    r"(?:[ _-]?(?:\d{1,2}|[a-z]))?|" + SIDE
 )
 
 

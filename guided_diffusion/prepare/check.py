@@ -39,12 +39,16 @@ class CheckConfig:
 
 
 def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[str], None] = print) -> int:
-    """Report every fault with its file, and statistics of the cases. Returns the number of faults."""
+    """Report every fault with its file, and statistics of the cases. Returns the number of faults.
+
+    ConfigError or DataError: the flags of patients cannot be used, or there are no cases.
+    """
+    rule = PatientRule.of(config)
     folders = find_cases(config.data_dir)
     checked = CheckedCases(config, data_config)
     faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
     faults += checked.read(folders)
-    of_split, notes = split_faults(config.data_dir, folders, PatientRule.of(config))
+    of_split, notes = split_faults(config.data_dir, folders, rule)
     faults += of_split
 
     report_contents(checked.contents, len(folders), report)

@@ -77,6 +77,31 @@ def test_folds_test_every_case_once_and_never_split_a_patient(patients):
     assert split_cases(CompareConfig(data_dir=str(patients), folds=4, seed=1))[0] != splits
 
 
+def test_flags_name_the_patients_of_folds(patients, tmp_path):
+    """By the manifest four, by the flags six: cases k and k + 6 of one."""
+    table = ["case,patient", *(f"case{k:02d},{k % 6}" for k in range(12))]
+    (tmp_path / "patients.csv").write_text("\n".join(table))
+    for flags in ({"patients": str(tmp_path / "patients.csv")}, {"patient_pattern": r"case\d(\d)"}):
+        splits, lines = split_cases(CompareConfig(data_dir=str(patients), folds=3, **flags))
+        assert "12 of 12" in lines[0] and len(lines) == 1
+        if "patients" in flags:
+            assert "6 patients" in lines[0]
+            for split in splits:
+                sides = [{int(name[-2:]) % 6 for name in split[part]} for part in ("training", "validation", "testing")]
+                assert len(set.union(*sides)) == sum(map(len, sides)) == 6
+    with pytest.raises(DataError, match="--patient_pattern P: matches none of 12 cases, e.g. case00"):
+        split_cases(CompareConfig(data_dir=str(patients), patient_pattern="P"))
+    (tmp_path / "patients.csv").write_text("\n".join(table[:-1]))
+    with pytest.raises(DataError, match="lacks 1 of 12 cases, e.g. case11"):
+        split_cases(CompareConfig(data_dir=str(patients), patients=str(tmp_path / "patients.csv")))
+
+
+def test_a_comparison_warns_of_cases_that_count_as_patients(patients, tmp_path):
+    (tmp_path / "manifest.csv").unlink()
+    _, lines = split_cases(CompareConfig(data_dir=str(patients)))
+    assert "for 0 of 12" in lines[0] and "each case counts as a patient of its own" in lines[1]
+
+
 def test_what_is_scored_is_not_trained_on(patients, tmp_path):
     with pytest.raises(DataError, match="case00 is in both --data_dir and --test_dir"):
         split_cases(CompareConfig(data_dir=str(patients), test_dir=str(patients)))

@@ -173,6 +173,58 @@ def test_patients_in_two_splits_are_found_by_names_where_there_is_no_manifest(sp
         assert f"patient {patient} is in testing and training; move all" in done.stdout
 
 
+def test_the_patients_are_those_of_the_flags(split, tmp_path):
+    """training0 and training1 are of training-patient0 by the manifest, training1 and testing1 of 1 by the pattern."""
+    done = check(split, r"--patient_pattern=(\d)$")
+    assert done.returncode == 1 and "2 faults" in done.stdout
+    for patient in "01":
+        assert f"fault: {split}: patient {patient} is in testing and training; move all" in done.stdout
+    assert "4 of 6 cases; each of the others" in check(split, "--patient_pattern=(training.)").stdout
+    done = check(split, "--patient_pattern=x(.)")
+    assert done.returncode == 1 and "fault: --patient_pattern x(.): matches none of 6 cases" in done.stdout
+    (split / "manifest.csv").unlink()
+    cases = [*(f"training{k}" for k in range(4)), "testing0", "testing1"]
+    rows = [f"{case},{'one' if case.endswith('0') else case}" for case in cases]
+    (tmp_path / "patients.csv").write_text("\n".join(["case,patient", *rows]))
+    done = check(split, f"--patients={tmp_path / 'patients.csv'}")
+    assert done.returncode == 1 and "1 faults" in done.stdout
+    assert (
+        f"fault: {split}: patient one is in testing and training" in done.stdout and "by the names" not in done.stdout
+    )
+    (tmp_path / "patients.csv").write_text("\n".join(["case,patient", *rows[:-2]]))
+    done = check(split, f"--patients={tmp_path / 'patients.csv'}")
+    assert "patients.csv: lacks 2 of 6 cases, e.g. testing0" in done.stdout and "1 faults" in done.stdout
+    assert_refused(check(split, "--patient_pattern=["), "--patient_pattern [", "not a regular expression")
+
+
+def test_cases_with_names_alike_that_count_as_patients_are_warned_of(split):
+    warning = "each case counts as a patient of its own; if several cases belong to one patient, pass --patient_pattern"
+    assert "warning" not in check(split).stdout and "warning" not in check(split / "training").stdout
+    manifest = (split / "manifest.csv").read_text()
+    (split / "manifest.csv").unlink()
+    for folder in (split, split / "training"):
+        done = check(folder)
+        assert done.returncode == 0 and warning in done.stdout and "no faults" in done.stdout
+    rows = [line.split(",") for line in manifest.splitlines()[1:]]
+    own = ["case,split,patient,areas", *(f"{case},{name},{case},1" for case, name, _, _ in rows)]
+    (split / "manifest.csv").write_text("\n".join(own))
+    assert warning in check(split).stdout
+    assert warning not in check(split, r"--patient_pattern=(\w+\d)").stdout
+    for case in (split / "training").iterdir():
+        case.rename(case.with_name(f"anna_s{case.name[-1]}"))
+    (split / "manifest.csv").unlink()
+    assert "warning: all 4 cases count as cases of one patient, anna" in check(split / "training").stdout
+
+
+def test_names_in_either_form_of_unicode_are_the_same(split):
+    """Composed in the manifest, decomposed on disk."""
+    (split / "training" / "training0").rename(split / "training" / "Mu\u0308ller, (0)")
+    text = (split / "manifest.csv").read_text().replace("training0,", '"M\u00fcller, (0)",')
+    (split / "manifest.csv").write_text("\ufeff" + text, encoding="utf-8")
+    done = check(split)
+    assert done.returncode == 0 and "no faults" in done.stdout, done.stdout
+
+
 def test_folders_and_rows_of_the_manifest_that_lack_each_other_are_reported(split):
     shutil.rmtree(split / "training" / "training1")
     shutil.copytree(split / "training" / "training0", split / "testing" / "stranger")

@@ -9,6 +9,7 @@ from guided_diffusion.errors import DataError
 from guided_diffusion.prepare.lidc.crops import Square, crop, to_window
 from guided_diffusion.prepare.lidc.dicom import Series, find_series, read_series
 from guided_diffusion.prepare.lidc.idri import draw, find_nodules
+from guided_diffusion.prepare.lidc.patients import patients_of_series
 from guided_diffusion.prepare.lidc.readings import Annotation, Outline, Reading, read_xml
 from guided_diffusion.prepare.phantoms import lidc_files
 from guided_diffusion.prepare.phantoms.files import make_cases
@@ -493,3 +494,35 @@ def test_xml_that_would_expand_or_read_files_is_refused_by_name(hand_drawn, tmp_
         path.write_text(text)
         with pytest.raises(DataError, match=f"{name}.xml"):
             read_xml(str(path))
+
+
+# -- patients ---------------------------------------------------------------------------------------------------------
+
+
+def test_ids_become_pseudonyms_that_stay_when_patients_are_added():
+    files = dict.fromkeys("abcdef", "download/0001/x.dcm")
+    ids = {"a": "Müller^Hans", "b": "4711", "c": "Müller^Hans ", "d": ""}
+    first = patients_of_series(ids, files, {})
+    assert sorted(set(first.values())) == ["patient001", "patient002", "patient003"]
+    assert first["a"] == first["c"] and first == patients_of_series(dict(reversed(ids.items())), files, {})
+    more = patients_of_series({**ids, "e": "0815", "f": "4711"}, files, first)
+    assert more == {**first, "e": "patient004", "f": first["b"]}
+    few = patients_of_series({"b": "4711", "e": "0815"}, files, first)  # others are known, but not there
+    assert few == {"b": first["b"], "e": "patient004"}
+    assert patients_of_series(ids, files, first, keep_ids=True) == {**ids, "d": "d"}
+
+
+def test_public_ids_of_lidc_stay_whether_in_the_file_or_the_path():
+    ids = {"a": "LIDC-IDRI-0007", "b": "anonymous", "c": "anonymous", "d": "", "e": "LIDC-IDRI-0007 Müller"}
+    files = {"a": "x/1.dcm", "b": "x/LIDC-IDRI-0009/1.dcm", "c": "x/2.dcm", "d": "LIDC-IDRI-0007/1.dcm", "e": "x"}
+    found = patients_of_series(ids, files, {})
+    assert found == {
+        "a": "LIDC-IDRI-0007",
+        "b": "LIDC-IDRI-0009",
+        "c": "LIDC-IDRI-0009",
+        "d": "LIDC-IDRI-0007",
+        "e": "patient001",
+    }
+    ids, files = dict.fromkeys("abc", "anonymous"), {"a": "LIDC-IDRI-0001/x", "b": "LIDC-IDRI-0002/x", "c": "x"}
+    found = patients_of_series(ids, files, {})
+    assert found == {"a": "LIDC-IDRI-0001", "b": "LIDC-IDRI-0002", "c": "patient001"}

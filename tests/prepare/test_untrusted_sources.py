@@ -60,16 +60,30 @@ def test_pickles_of_arrays_and_plain_containers_open_whatever_the_protocol(tmp_p
             safe_pickle.load(tmp_path / "bad.pickle")
 
 
-@pytest.mark.parametrize("key", ["../escaped", "/tmp/escaped", "a/b", "..", "", "x" * 200, ".hidden"])
-def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, key):
+def convert_key(tmp_path, key):
     with open(tmp_path / "x.pickle", "wb") as file:
         pickle.dump({key: {"image": np.zeros((8, 8)), "masks": [np.zeros((8, 8))], "series_uid": "1"}}, file)
-    done = convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "deep" / "out")
-    assert_refused(done, "x.pickle", "is not a valid file name")
-    assert not list(tmp_path.rglob("*escaped*")) and sorted(path.name for path in tmp_path.iterdir()) == [
-        "deep",
-        "x.pickle",
-    ]
+    return convert("lidc-pickle", tmp_path / "x.pickle", tmp_path / "deep" / "out")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../escaped", "/tmp/escaped", "a/../../escaped", "..", ".", "", "..\\escaped", "C:\\escaped", "\\\\host\\escaped"],
+)
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, key):
+    assert_refused(convert_key(tmp_path, key), "x.pickle", "is not a valid file name")
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "x.pickle"]
+
+
+@pytest.mark.parametrize("key", ["a/b", "a\\b", ".hidden", "x" * 300, "...", "a\x00b", "~/x", "a\nb", "\udc80"])
+def test_other_names_stay_within_the_folder(tmp_path, key):
+    done = convert_key(tmp_path, key)
+    assert done.returncode == 0, done.stderr
+    (case,) = (tmp_path / "deep" / "out" / "training").iterdir()
+    assert {path.name for path in case.iterdir()} == {f"image_{case.name}.png", "label0_.png"}
+    assert not case.name.startswith(".") and not set("/\\\0\n") & set(case.name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "x.pickle"]
 
 
 def test_a_file_that_grows_enormously_when_opened_is_refused_by_name(tmp_path):

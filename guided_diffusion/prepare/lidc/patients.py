@@ -24,20 +24,21 @@ def patients_of_series(
     """
     if keep_ids:
         return {uid: patient_id or uid for uid, patient_id in ids.items()}
+    patients: dict[str, str] = {}
     groups: dict[str, list[str]] = {}
     for uid, patient_id in sorted(ids.items()):
         groups.setdefault(patient_id.strip() or uid, []).append(uid)
-    patients: dict[str, str] = {}
-    used = [int(match[1]) for patient in known.values() if (match := PSEUDONYM.fullmatch(patient))]
-    last = max(used, default=0)
+        if match := PUBLIC.fullmatch(patient_id.strip()) or PUBLIC.search(files[uid]):
+            patients[uid] = match[0]
+    last = max((int(match[1]) for match in map(PSEUDONYM.fullmatch, known.values()) if match), default=0)
     for patient_id in sorted(groups, key=_hash):
-        uids = groups[patient_id]
-        public = [match[0] for uid in uids if (match := PUBLIC.fullmatch(patient_id) or PUBLIC.search(files[uid]))]
-        before = [known[uid] for uid in uids if uid in known]
-        if not (public or before):
+        others = [uid for uid in groups[patient_id] if uid not in patients]
+        public = {patients[uid] for uid in groups[patient_id] if uid in patients}
+        before = [known[uid] for uid in others if uid in known]
+        own = [*(public if len(public) == 1 else ()), *before]  # of several public IDs, none is known to be theirs
+        if others and not own:
             last += 1
-        patient = [*public, *before, f"patient{last:03d}"][0]
-        patients |= dict.fromkeys(uids, patient)
+        patients |= dict.fromkeys(others, [*own, f"patient{last:03d}"][0])
     return patients
 
 

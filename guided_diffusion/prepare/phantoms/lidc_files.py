@@ -144,7 +144,8 @@ def write_lidc(
 ) -> None:
     """Write DICOM series to OUT/dicom and XML files to OUT/xml, with one series per patient and one slice per case.
 
-    The patients are LIDC-IDRI-0001, LIDC-IDRI-0002, ... in the order of their names. The case is in the centre of the slice, surrounded by air; `size` is increased if a case is larger.
+    The patients are LIDC-IDRI-0001, LIDC-IDRI-0002, ... in the order of their names. The case is in the centre of the
+    slice, surrounded by air; `size` is increased if a case is larger.
 
     window   black and white in Hounsfield units
     spacing  mm between rows and columns
