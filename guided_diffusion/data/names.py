@@ -181,7 +181,7 @@ class PatientRule:
             return next((self.table[name] for name in names if name in self.table), None)
         if self.pattern:
             match = re.search(self.pattern, normal("/".join(within)))
-            return (match[1] if match.re.groups else match[0]) or None if match else None
+            return match[min(1, match.re.groups)] or None if match else None
         return patient_of(within)
 
     def check(self, cases: Iterable[Sequence[str]]) -> list[str]:
