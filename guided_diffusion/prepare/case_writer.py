@@ -195,9 +195,10 @@ class CaseFolder:
         changed = [row for row in rows if row.original is not None]
         if not changed:
             return []
+        first = changed[0]
         return [
-            f"note: {len(changed)} cases have names that some file systems cannot store, e.g. {changed[0].original!r}, "
-            f"written as {changed[0].case}; manifest.csv has them in the column original"
+            f"note: names of cases that some file systems cannot store: {len(changed)}, e.g. {first.original}, written "
+            f"as {first.case}; manifest.csv has them in the column original"
         ]
 
     def remove(self, row: ManifestRow) -> None:

@@ -85,7 +85,7 @@ def test_the_manifest_and_the_split_have_the_names_and_the_originals(tmp_path):
     split = json.loads((tmp_path / "split.json").read_text())["patients"]["training"]
     assert set(split) == {row["patient"] for row in found.values()} >= {"von Müller, (0)", "von a?b"}
     (note,) = out.notes(rows)
-    assert note.startswith("note: 3 cases") and "'a?b', written as a_b_" in note and out.notes(rows[:1]) == []
+    assert "cannot store: 3, e.g. a?b, written as a_b_" in note and out.notes(rows[:1]) == []
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path):
