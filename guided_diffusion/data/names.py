@@ -253,7 +253,8 @@ def patients_warning(cases: Iterable[tuple[str, str | None]]) -> str | None:
     kinds = collections.Counter(re.sub(r"\d+", "0", name) for name, _ in cases)
     if known or not kinds or max(kinds.values()) < max(2, len(cases) / 2):
         return None
+    shown = re.sub(r"\d", "#", min(name for name, _ in cases))
     return (
-        f"warning: {len(cases)} cases with names like {cases[0][0]}: each case counts as a patient of its own; "
+        f"warning: {len(cases)} cases with names like {shown}: each case counts as a patient of its own; "
         f"if several cases belong to one patient, {REMEDY}"
     )

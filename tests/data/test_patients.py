@@ -132,7 +132,7 @@ def test_both_flags_contradict_each_other(tmp_path):
 
 def test_sets_whose_patients_are_doubtful_are_warned_of():
     numbered = [(f"img_{k:03d}", None) for k in range(9)]
-    assert "9 cases with names like img_000: each case counts as a patient of its own" in patients_warning(numbered)
+    assert "9 cases with names like img_###: each case counts as a patient of its own" in patients_warning(numbered)
     assert "each case" in patients_warning([(name, name) for name, _ in numbered])
     assert patients_warning([(name, f"P{k}") for k, (name, _) in enumerate(numbered)]) is None
     assert patients_warning([("anna", None), ("bert", None), ("carla", None)]) is None

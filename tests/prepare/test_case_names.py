@@ -134,7 +134,7 @@ def test_the_patient_is_that_of_the_flags_the_source_or_the_names(tmp_path):
     rows = [out.write(case, "training") for case in cases]
     assert [row.patient for row in rows] == ["P1", "P2", "P3", "img_4"] and out.check_patients(rows) == []
     (warning,) = CaseFolder.check_patients(out, rows[3:] * 3)
-    assert warning.startswith("warning: 3 cases with names like img_4: each case counts as a patient")
+    assert warning.startswith("warning: 3 cases with names like img_#: each case counts as a patient")
     out = CaseFolder(str(tmp_path / "pattern"), "x", PatientRule(r"P(\d)"))
     rows = [out.write(case, "training") for case in cases]
     assert [row.patient for row in rows] == ["7", "2", "3", "img_4"]
