@@ -25,8 +25,11 @@ def test_loads(real_data, name):
 
 def test_lidc_labels_are_jpeg_some_empty_and_swollen_without_the_threshold(real_data):
     folder = real_data / "lidc" / "training"
-    half, zero = (LIDCDataset(folder, image_channels=1, config=DataConfig(label_threshold=level)) for level in (None, 0))
-    assert f"{sum(len(case.raters) for case in half)} labels with lossy compression (JPEG)" in half.notes[0]
+    half, zero = (
+        LIDCDataset(folder, image_channels=1, config=DataConfig(label_threshold=level)) for level in (None, 0)
+    )
+    count = sum(len(half[k].raters) for k in range(len(half)))
+    assert f"{count} labels with lossy compression (JPEG)" in half.notes[0]
     areas, swollen = (torch.stack([data[i].raters.sum((1, 2)) for i in range(len(data))]) for data in (half, zero))
     assert (areas == 0).sum() == 13
     assert (swollen / areas)[areas > 0].median().item() == pytest.approx(1.6, abs=0.1)

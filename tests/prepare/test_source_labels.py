@@ -175,7 +175,8 @@ def test_jpeg_with_classes_or_lost_levels_is_refused(tmp_path):
     for name, label in (("classes", CLASSES * 85), ("lost", DISC.astype(np.uint8))):
         write_folders(tmp_path / name, [[]])
         Image.fromarray(label).save(tmp_path / name / "c0" / "mask0.jpg", quality=95)
-    assert_refused(convert("folders", tmp_path / "classes", tmp_path / "out"), "a JPEG with values near 0 (", "85 (517 pixels)")
+    done = convert("folders", tmp_path / "classes", tmp_path / "out")
+    assert_refused(done, "a JPEG with values near 0 (", "85 (517 pixels)")
     assert_refused(convert("folders", tmp_path / "lost", tmp_path / "out"), "nowhere reaches half of full scale")
 
 
