@@ -1,20 +1,19 @@
-"""Converters for challenge data sets and folders of pictures; see `converters` for their interface."""
+"""Converters for challenge data sets; see `converters` for their interface."""
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
 from ...errors import DataError
 from ...system.storage import walk
-from ..case_writer import Origin, RawCase, safe_name
+from ..case_writer import RawCase, safe_name
 from .config import ConvertConfig
-from .foreign_files import PICTURE, each, folders_with, pages_of, read_pictures, scaled
+from .foreign_files import each, folders_with, scaled
 from .volumes import modalities_first, on_one_grid, read_volume, slices
 
-MASK = re.compile(r"(?<![a-z])(mask|label|seg|gt|rater|expert|annot)|mask", re.IGNORECASE)
 BRATS = ("flair", "t1", "t1ce", "t2")
 MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of each modality
 MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(?:\.gz)?", re.IGNORECASE)
@@ -118,42 +117,3 @@ def _ms_visit(config: ConvertConfig, item: tuple[str, Mapping[str, list[str]]]) 
     images = {name: scaled(volume.array, volume.file) for name, volume in zip(chosen, volumes, strict=False)}
     case = RawCase(stem, {}, [], stem.split("_")[0], turned=turned)
     return slices(case, images, volumes[len(chosen) :], config.axis)
-
-
-def folders(config: ConvertConfig) -> Iterator[RawCase | DataError]:
-    """Folders with one picture and several masks, recognised by name (mask, label, seg, gt, rater, expert).
-
-    Each page of pictures with several pages is a case.
-    """
-    return each(walk(config.src), partial(_pictures_of, config))
-
-
-def _pictures_of(config: ConvertConfig, item: tuple[str, list[str], list[str]]) -> Iterator[RawCase | DataError]:
-    base, _, files = item
-    pictures = [file for file in files if PICTURE.search(file)]
-    masks = [file for file in pictures if MASK.search(file)]
-    images = [file for file in pictures if not MASK.search(file)]
-    if not masks or not images:
-        return
-    if len(images) > 1:
-        raise DataError(
-            f"{base}: {len(images)} pictures that are not named as masks, e.g. {images[0]} and {images[1]}; keep one"
-        )
-    name = os.path.relpath(base, config.src).replace(os.sep, "-")
-    name = os.path.basename(os.path.abspath(base)) if name == "." else name
-    image, *others = (os.path.join(base, file) for file in (*images, *sorted(masks, key=_in_natural_order)))
-    pages = pages_of(image, others)
-    yield from each([None] if pages == 1 else range(pages), partial(_picture_case, name, image, others))
-
-
-def _picture_case(name: str, image: str, masks: Sequence[str], page: int | None) -> Iterator[RawCase]:
-    planes, raters, turned = read_pictures(image, masks, page)
-    if page is None:
-        yield RawCase(name, planes, raters, name, turned=turned)
-    else:
-        yield RawCase(f"{name}_z{page:03d}", planes, raters, name, origin=Origin(slice=page), turned=turned)
-
-
-def _in_natural_order(name: str) -> list[int | str]:
-    """A sort key that puts rater10 after rater9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
+from ...errors import ConfigError
 from ...flags.fields import Flag, config
+from ...flags.rules import one_of
 
 
 @config()
@@ -33,6 +35,36 @@ class ConvertConfig:
         ),
     ] = None
     merge_labels: Annotated[bool, Flag("treat every nonzero class of a mask as foreground")] = False
-    structure: Annotated[str, Flag("level of the only structure to convert, a number or #rrggbb; empty: all")] = ""
+    structure: Annotated[
+        str,
+        Flag(
+            "the only structure to convert: a level, a number or #rrggbb; or, for folders, NAME in the names of masks "
+            "or in dataset.json; empty: all"
+        ),
+    ] = ""
+    images: Annotated[
+        str,
+        Flag(
+            "folders: PATTERN of the paths of images below --src, e.g. scans/{patient}/{case}.*; fields are {case}, "
+            "{patient} and {modality}, * is any text; empty: known layouts"
+        ),
+    ] = ""
+    masks: Annotated[
+        str,
+        Flag(
+            "folders: PATTERN of the paths of masks, e.g. outlines/{rater}/{case}.*; fields are {case}, {patient}, "
+            "{rater} and {structure}; empty: known layouts"
+        ),
+    ] = ""
     grey: Annotated[bool, Flag("convert images in colour to grey (luminance)")] = False
     seed: Annotated[int, Flag("seed of the random split by patient, if the source has no split", at_least=0)] = 0
+
+
+def check_level_stands_alone(config: ConvertConfig) -> None:
+    """ConfigError: another flag on levels is given beside the level of --structure."""
+    for flag, is_given in (
+        ("merge_labels", config.merge_labels),
+        ("label_threshold", config.label_threshold is not None),
+    ):
+        if is_given:
+            raise ConfigError(one_of("structure", flag))

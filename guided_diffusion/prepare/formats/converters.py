@@ -1,21 +1,25 @@
 """Converts published data sets to folders of cases; docs/data.md describes their sources.
 
 A converter takes a ConvertConfig and yields a `RawCase` per case, a DataError that names the file for each broken case,
-and notes to report as text. It raises a DataError if the whole source is unusable.
+and notes to report as text. Before its cases it may yield `Facts` about the source. It raises a DataError if the whole
+source is unusable.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 
 from ...data.case_reader import DataConfig
+from ...data.files.dataset_json import write_dataset_file
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError, first_lines
-from ...flags.rules import one_of
 from ..case_writer import CaseFolder, ManifestRow
+from ..layouts.folders import folders
+from ..layouts.patterns import check_patterns
 from ..lidc import published
 from ..splits import assign_splits, read_split
 from . import challenge_sets
-from .config import ConvertConfig
+from .config import ConvertConfig, check_level_stands_alone
+from .facts import Facts, dataset_file
 from .staging import Stage, Staged
 
 FORMATS = {
@@ -25,7 +29,7 @@ FORMATS = {
     "qubiq": challenge_sets.qubiq,
     "brats": challenge_sets.brats,
     "ms-mri": challenge_sets.ms_mri,
-    "folders": challenge_sets.folders,
+    "folders": folders,
 }
 KEPT_TOGETHER = {"lidc-pickle": "series"}  # unit of the split, for formats without patients
 
@@ -38,14 +42,14 @@ def check_convert_config(name: str, config: ConvertConfig) -> None:
         raise DataError(f"{config.src}: no such file or folder (--src)")
     if os.path.exists(os.path.join(config.out, "manifest.csv")):
         raise ConfigError(f"--out {config.out} already contains converted cases: use a new folder")
-    if config.structure and DataConfig(structure=config.structure).level is None:
+    check_patterns(config.images, config.masks)
+    if config.images and name != "folders":
+        raise ConfigError(f"--images and --masks describe sources of the format folders, not {name}")
+    is_level = DataConfig(structure=config.structure).level is not None
+    if config.structure and not is_level and name != "folders":
         raise ConfigError(f"--structure {config.structure}: a level is required, a number or a colour #rrggbb")
-    for flag, is_given in (
-        ("merge_labels", config.merge_labels),
-        ("label_threshold", config.label_threshold is not None),
-    ):
-        if config.structure and is_given:
-            raise ConfigError(one_of("structure", flag))
+    if is_level:
+        check_level_stands_alone(config)
 
 
 def convert(
@@ -69,6 +73,7 @@ def convert(
         split_of = _split(config, stage.cases, known)
         rows = [out.move(case.row, split_of[case.row.patient]) for case in stage.cases]
         out.finish(rows, split_of, config.seed)
+        write_dataset_file(config.out, dataset_file(name, config, stage.facts, stage.modalities))
     finally:
         stage.close()
     for line in stage.notes():
@@ -77,6 +82,12 @@ def convert(
     few = f"; skipped {stage.skipped} with too few raters (--min_raters)" if stage.skipped else ""
     groups = KEPT_TOGETHER.get(name, "patients")
     report(f"{len(rows)} cases of {len(split_of)} {groups} in {config.out}: {counts}{few}")
+    if len(split_of) == 1 and len(rows) > 1:
+        patient = rows[0].patient
+        report(
+            f"warning: all cases are of one patient, {patient}, and so in one split; if {patient} is a folder of "
+            f"several patients, use it as --src"
+        )
     for fault in faults:
         report(f"fault: {fault}")
     return rows, faults
@@ -88,6 +99,9 @@ def _stage(name: str, stage: Stage, report: Callable[[str], None]) -> list[str]:
     for case in FORMATS[name](stage.config):
         if isinstance(case, str):
             report(f"note: {case}")
+            continue
+        if isinstance(case, Facts):
+            stage.facts = case
             continue
         if isinstance(case, DataError):
             faults.append(str(case))
@@ -106,7 +120,13 @@ def _settle(stage: Stage, faults: list[str]) -> list[str]:
     try:
         return stage.settle()
     except DataError as error:
-        raise DataError("\n".join(first_lines([*str(error).splitlines(), *faults]))) from error
+        lines = str(error).splitlines()
+        dataset = stage.facts.dataset
+        if dataset and len(dataset.structures) > 1:
+            lines.append(
+                f"{dataset.path}: names the levels {dataset.in_words()}; --structure {dataset.structures[0]} takes one"
+            )
+        raise DataError("\n".join(first_lines([*lines, *faults]))) from error
 
 
 def _why_nothing_is_left(name: str, config: ConvertConfig, faults: list[str], skipped: int) -> str:

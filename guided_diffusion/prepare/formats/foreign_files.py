@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -96,12 +96,17 @@ class Pictures(NamedTuple):
 
 
 def read_pictures(image: str, masks: Sequence[str], page: int | None = None) -> Pictures:
-    """Read an image file and the files of its masks.
+    """Read an image file and the files of its masks; see `read_images`."""
+    return read_images({"": image}, masks, page)
+
+
+def read_images(images: Mapping[str, str], masks: Sequence[str], page: int | None = None) -> Pictures:
+    """Read the image files of a case, {modality: file}, and the files of its masks.
 
     page  of all files; None: they must have a single one
     DataError: a file is unreadable or no mask, or the files lie on different grids.
     """
-    decoded = {file: read_file(file, page) for file in (image, *masks)}
+    decoded = {file: read_file(file, page) for file in (*images.values(), *masks)}
     brought, faults = on_one_grid(decoded)
     if faults:
         more = f" (and {len(faults) - 1} other files)" if len(faults) > 1 else ""
@@ -109,7 +114,7 @@ def read_pictures(image: str, masks: Sequence[str], page: int | None = None) -> 
     title = {file: file if page is None else f"{file}, page {page + 1}" for file in decoded}
     raters = [FileLabel(title[file], label_of(title[file], decoded[file])) for file in masks]
     turned = [title[file] for file, one in decoded.items() if one.turned or file in brought]
-    return Pictures({"": FileImage(title[image], decoded[image])}, raters, turned)
+    return Pictures({name: FileImage(title[file], decoded[file]) for name, file in images.items()}, raters, turned)
 
 
 def pages_of(image: str, masks: Sequence[str]) -> int:

@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from ...data.case_reader import DataConfig
-from ...data.files.decoded import COLOURS, Decoded, to_grey
+from ...data.files.decoded import COLOURS, Decoded, to_grey, to_unit
 from ...data.surveys.changes import Changes
 from ...data.surveys.levels import Label, LevelSurvey, MaskRule
 from ...errors import NAMES_SHOWN, DataError
 from ..case_writer import STAGE, CaseFolder, FileImage, FileLabel, ManifestRow, RawCase
-from .config import ConvertConfig
+from .config import ConvertConfig, check_level_stands_alone
+from .facts import Facts
 from .foreign_files import label_values, scaled
 
 NO_VALUES = np.empty((0, 0), dtype=np.uint8)
@@ -80,6 +81,8 @@ class Stage:
     changes  what reading changed
     cases    those staged so far
     skipped  number of cases with too few raters
+    facts    what is known of the source
+    modalities  the names of those of each case
     """
 
     def __init__(self, config: ConvertConfig, out: CaseFolder) -> None:
@@ -87,6 +90,8 @@ class Stage:
         self.levels, self.changes = LevelSurvey(), Changes()
         self.cases: list[Staged] = []
         self.skipped = 0
+        self.facts = Facts()
+        self.modalities: set[tuple[str, ...]] = set()
         self._aside = Aside(out.out)
         self._surveyed: set[str] = set()
         self._turned: set[str] = set()
@@ -102,6 +107,7 @@ class Stage:
         turned = [file for file in case.turned if file not in self._turned]
         self._turned.update(turned)
         self.changes.add_files(turned, ())
+        self.modalities.add(tuple(case.planes))
         self.cases.append(Staged(row, case.split, [self._put_aside(rater) for rater in raters]))
 
     def _rater(self, case: RawCase, k: int) -> FileLabel | Bool[np.ndarray, "H W"]:
@@ -130,7 +136,8 @@ class Stage:
         if self.config.grey and len(decoded.planes) == COLOURS:
             self.changes.add_files((), [file] if decoded.in_colour else [])
             decoded = replace(decoded, planes=to_grey(decoded.planes))
-        planes = in_full_scale(file, decoded)
+        dataset = self.facts.dataset
+        planes = in_full_scale(file, decoded, dataset.intensity_range if dataset else None)
         return planes if len(planes) == COLOURS else planes[0]
 
     def _put_aside(self, rater: FileLabel | Bool[np.ndarray, "H W"]) -> StagedLabel:
@@ -151,8 +158,7 @@ class Stage:
 
         DataError: the labels are not masks; one line per fault.
         """
-        config = self.config
-        level = DataConfig(structure=config.structure).level
+        config, level = self.config, self._level()
         rule = self.levels.rule(config.label_threshold, config.merge_labels, level)
         kept = []
         for case in self.cases:
@@ -167,6 +173,16 @@ class Stage:
             kept.append(case._replace(row=self.out.add_masks(case.row, masks)))
         self.cases = kept
         return list(_faults_of_files(rule))
+
+    def _level(self) -> float | None:
+        """The level of --structure; None: it is a name in the paths of masks, or not given."""
+        config, dataset = self.config, self.facts.dataset
+        level = DataConfig(structure=config.structure).level
+        if level is None and dataset and config.structure in dataset.structures:
+            level = dataset.level_of(config.structure)
+            if level is not None:
+                check_level_stands_alone(config)
+        return level
 
     def _masks(self, case: Staged, rule: MaskRule) -> list[Bool[np.ndarray, "H W"]] | None:
         """The masks of a case; None: the rule refuses one of its labels."""
@@ -184,9 +200,16 @@ class Stage:
             yield line if line.startswith("warning: ") else f"note: {line}"
 
 
-def in_full_scale(file: str, decoded: Decoded) -> Shaped[np.ndarray, "C H W"]:
-    """The planes of an image as uint8 or uint16; floats in [0, 1], by its range, if its type has no full scale."""
+def in_full_scale(
+    file: str, decoded: Decoded, intensity_range: tuple[float, float] | None = None
+) -> Shaped[np.ndarray, "C H W"]:
+    """The planes of an image as uint8 or uint16; floats in [0, 1] if its type has no full scale, by its own range.
+
+    intensity_range  (low, high) becomes (0, 1); None: as above
+    """
     scale = decoded.full_scale
+    if intensity_range:
+        return to_unit(decoded.planes, scale, intensity_range)
     if scale is None:
         return scaled(decoded.planes, file)
     if scale <= 255:

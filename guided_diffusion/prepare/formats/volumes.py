@@ -41,6 +41,16 @@ def read_volume(file: str) -> Volume:
     return Volume(file, real_numbers(file, array), grid)
 
 
+def is_volume(file: str) -> bool:
+    """Whether a file is NIfTI with three axes; False if it cannot be read, which reading it reports."""
+    if not file.lower().endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        return sum(length > 1 for length in _shape_in_header(file)) > 2
+    except Exception:  # nibabel is missing, or on damaged files raises any type of exception
+        return False
+
+
 def _shape_in_header(file: str) -> tuple[int, ...]:
     """The shape of a NIfTI file, with axes of length 1."""
     import nibabel

@@ -1,0 +1,217 @@
+"""The converter of folders of pictures, in any of the known layouts or in one that --images and --masks describe."""
+
+import collections
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from ...data.case_reader import DataConfig
+from ...data.files.dataset_json import FILE, DatasetFile, read_one
+from ...data.files.decoded import to_unit
+from ...data.names import patient_of
+from ...errors import DataError, first_lines
+from ..case_writer import Origin, RawCase
+from ..formats.config import ConvertConfig
+from ..formats.facts import Facts
+from ..formats.foreign_files import each, pages_of, read_images
+from ..formats.volumes import is_volume, on_one_grid, read_volume, slices
+from .beside import beside
+from .drawing import nothing_usable
+from .found import Case, Found, image_folder
+from .listing import Listing, list_source
+from .naming import Named, in_order, name_masks
+from .patterns import by_patterns
+from .words import shown
+
+UNSAFE = re.compile(r"[^\w.\-]+|^[.\-]+")
+
+
+class Files(NamedTuple):
+    """The files of a case.
+
+    images  {modality: path}
+    """
+
+    id: str
+    patient: str
+    split: str | None
+    images: dict[str, str]
+    masks: list[str]
+
+
+def folders(config: ConvertConfig) -> Iterator[RawCase | DataError | str | Facts]:
+    """Folders of pictures; docs/data.md draws the layouts.
+
+    Each page of pictures with several pages is a case, and each slice of a volume.
+    """
+    listing = list_source(config.src)
+    yield from listing.faults
+    dataset = read_one(os.path.join(config.src, FILE))
+    found = find_layout(listing, config)
+    masks, notes = name_masks(found, _structure_in_names(config, found, dataset))
+    yield _facts(config, masks, dataset)
+    yield from notes
+    yield _summary(found, masks)
+    yield from _passed_over(listing, found, masks)
+    yield from map(DataError, found.faults)
+    channels = _channels(found, masks)
+    items = sorted(_by_case(masks).items(), key=lambda item: item[1][0].mask.file.within)
+    names = _ids([case for case, _ in items])
+    for case, of_case in items:
+        try:
+            files = _files(case, names[case], found, of_case, _modalities(channels, dataset))
+        except DataError as error:
+            yield error
+            continue
+        yield from each([files], partial(_raw_cases, config, dataset.intensity_range if dataset else None))
+
+
+def find_layout(listing: Listing, config: ConvertConfig) -> Found:
+    """The images and masks of a source. DataError: no layout fits, or two do."""
+    if config.images:
+        return by_patterns(listing, config.images, config.masks)
+    first = image_folder(listing)
+    used = {mask.file.path for mask in first.masks}
+    used |= {file.path for files in first.images.values() for file in files.values()} if used else set()
+    rest = [file for file in listing.pictures if file.path not in used]
+    second = beside(replace(listing, pictures=rest))
+    if first.masks and second.masks:
+        one, two = (f"{f.layout} ({len(f.masks)} masks, e.g. {f.masks[0].file.within})" for f in (first, second))
+        raise DataError(f"{listing.src}: two layouts fit: {one}; {two}; choose one with --images and --masks")
+    for found in (first, second, beside(listing, bare=True)):
+        if found.masks:
+            return found
+    if second.faults:
+        raise DataError("\n".join(first_lines(second.faults)))
+    elsewhere = next((file for file in listing.pictures if file.role != "image"), None)
+    reason = ""
+    if first.images and elsewhere:
+        image = next(iter(next(iter(first.images.values())).values()))
+        reason = f": no mask has the name of an image; e.g. {image.within} and {elsewhere.within}"
+    raise DataError(nothing_usable(listing, reason))
+
+
+# -- structures and raters --------------------------------------------------------------------------------------------
+
+
+def _structure_in_names(config: ConvertConfig, found: Found, dataset: DatasetFile | None) -> str:
+    """--structure, if it is a name in the paths of masks; empty: none is given, or it is a level of the labels."""
+    if DataConfig(structure=config.structure).level is not None:
+        return ""
+    if dataset and config.structure in dataset.structures:
+        try:
+            name_masks(found)
+            return ""
+        except DataError:  # the names of masks have structures, too
+            pass
+    return config.structure
+
+
+def _facts(config: ConvertConfig, masks: Sequence[Named], dataset: DatasetFile | None) -> Facts:
+    raters = [mask.rater for mask in in_order(masks)]
+    distinct = tuple(dict.fromkeys(raters))
+    of_cases = [[mask.rater for mask in in_order(named)] for named in _by_case(masks).values()]
+    same = all(names == list(distinct[: len(names)]) for names in of_cases)
+    structure = masks[0].structure
+    if dataset and structure:  # its labels are not those of these files
+        dataset = replace(dataset, labels={})
+    known = distinct if same and all(distinct) else ()
+    return Facts(dataset, known, structure or ("" if config.structure[:1] in "#0123456789" else config.structure))
+
+
+def _summary(found: Found, masks: Sequence[Named]) -> str:
+    """A line on the layout, and on the masks by rater."""
+    counts = collections.Counter(mask.rater for mask in in_order(masks))
+    raters = [f"{name or 'no name'} {count}" for name, count in counts.items()]
+    structure = f", structure {masks[0].structure}" if masks[0].structure else ""
+    return f"layout {found.layout}; masks by rater: {shown(raters, 10)}{structure}"
+
+
+def _passed_over(listing: Listing, found: Found, masks: Sequence[Named]) -> Iterator[str]:
+    """Notes that count the files that are not used."""
+    cases = {mask.mask.case for mask in masks}
+    unlabelled = [files for case, files in found.images.items() if case not in cases]
+    without = [file for files in unlabelled for file in files.values()]
+    if without:
+        noun = "image without masks is" if len(without) == 1 else "images without masks are"
+        yield f"{len(without)} {noun} passed over, e.g. {without[0].within}"
+    used = {mask.mask.file.path for mask in masks}
+    used |= {file.path for files in found.images.values() for file in files.values()}
+    yield from listing.passed_over(used)
+
+
+def _by_case(masks: Sequence[Named]) -> dict[Case, list[Named]]:
+    cases: dict[Case, list[Named]] = {}
+    for mask in masks:
+        cases.setdefault(mask.mask.case, []).append(mask)
+    return cases
+
+
+# -- the files of a case ----------------------------------------------------------------------------------------------
+
+
+def _ids(cases: Sequence[Case]) -> dict[Case, str]:
+    """The name of each case; those in several splits begin with their split."""
+    names = {case: "-".join((*case.folders, case.name)) for case in cases}
+    counts = collections.Counter(names.values())
+    return {c: f"{c.split}-{name}" if counts[name] > 1 and c.split else name for c, name in names.items()}
+
+
+def _channels(found: Found, masks: Sequence[Named]) -> list[str]:
+    """The channels of most cases."""
+    counts = collections.Counter(tuple(sorted(found.images[case])) for case in _by_case(masks))
+    (most, _), *_ = sorted(counts.items(), key=lambda item: (-item[1], -len(item[0])))
+    return list(most)
+
+
+def _modalities(channels: Sequence[str], dataset: DatasetFile | None) -> dict[str, str]:
+    """{channel: modality}, by the names in the source's dataset.json if it has them."""
+    names = dataset.channel_names if dataset else ()
+    if len(channels) == 1:
+        return {channels[0]: ""}
+    if len(names) != len(channels):
+        return {channel: f"c{int(channel)}" if channel.isdecimal() else channel for channel in channels}
+    safe = [UNSAFE.sub("_", name) for name in names]
+    unique = [name if safe.count(name) == 1 else f"{name}_{k}" for k, name in enumerate(safe)]
+    return dict(zip(channels, unique, strict=True))
+
+
+def _files(case: Case, name: str, found: Found, masks: Sequence[Named], modalities: Mapping[str, str]) -> Files:
+    images = found.images[case]
+    if set(images) != set(modalities):
+        missing = sorted(set(modalities) - set(images))
+        which = f"no channel {missing[0]}" if missing else f"a channel {sorted(set(images) - set(modalities))[0]}"
+        first = next(iter(images.values()))
+        raise DataError(f"{first.path}: has {which}; give all cases the channels {', '.join(modalities)}")
+    files: dict[str, str] = {}
+    for mask in in_order(masks):
+        other = files.setdefault(mask.rater, mask.mask.file.path)
+        if other != mask.mask.file.path:
+            raise DataError(f"{mask.mask.file.path}: {os.path.basename(other)} is by the same rater; remove one")
+    patient = patient_of((*case.folders, case.name)) or name
+    paths = {modalities[channel]: images[channel].path for channel in sorted(images)}
+    return Files(name, patient, case.split, paths, list(files.values()))
+
+
+def _raw_cases(config: ConvertConfig, scale: tuple[float, float] | None, files: Files) -> Iterator[RawCase]:
+    """The cases in the files of one: one for each page or slice."""
+    case = RawCase(files.id, {}, [], files.patient, files.split)
+    if any(is_volume(path) for path in (*files.images.values(), *files.masks)):
+        volumes, turned = on_one_grid([read_volume(path) for path in (*files.images.values(), *files.masks)])
+        images = zip(files.images, volumes, strict=False)
+        planes = {modality: to_unit(volume.array[None], None, scale)[0] for modality, volume in images}
+        yield from slices(replace(case, turned=turned), planes, volumes[len(files.images) :], config.axis)
+        return
+    first, *others = (*files.images.values(), *files.masks)
+    pages = pages_of(first, others)
+    for page in [None] if pages == 1 else range(pages):
+        yield from each([page], partial(_page, case, files))  # type: ignore[misc]
+
+
+def _page(case: RawCase, files: Files, page: int | None) -> Iterator[RawCase]:
+    planes, raters, turned = read_images(files.images, files.masks, page)
+    case = replace(case, planes=planes, raters=raters, turned=turned)
+    yield case if page is None else replace(case, id=f"{case.id}_z{page:03d}", origin=Origin(slice=page))

@@ -1,0 +1,231 @@
+"""The structure and the rater of each mask, by the words of its path; what is not clear is refused."""
+
+import collections
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ...data.files.case_files import ENDING
+from ...errors import DataError
+from .found import Found, FoundMask
+from .listing import SourceFile
+from .words import SEPARATORS, Meaning, folder_of, in_natural_order, meaning_of, shown
+
+Words = tuple[str, ...]
+
+
+class Named(NamedTuple):
+    """A mask with the names of its structure and its rater; empty: its path names none."""
+
+    mask: FoundMask
+    structure: str
+    rater: str
+
+
+class Read(NamedTuple):
+    """A mask, and what the words of its folders and of its name mean."""
+
+    mask: FoundMask
+    folders: Meaning
+    name: Meaning
+
+    @property
+    def rater(self) -> Words:
+        """All words that name a rater."""
+        return self.folders.rater + self.name.rater
+
+    @property
+    def structure(self) -> Words:
+        """All words that name a structure."""
+        return self.folders.structure + self.name.structure
+
+    @property
+    def unknown(self) -> Words:
+        """All words of unknown meaning."""
+        return self.folders.unknown + self.name.unknown
+
+
+def name_masks(found: Found, structure: str = "") -> tuple[list[Named], list[str]]:
+    """The masks of all cases, of one structure, and notes.
+
+    structure  --structure NAME; empty: the only one
+    DataError: several structures, words that may be raters or structures, or two layouts.
+    """
+    if any(mask.rater is not None or mask.structure is not None for mask in found.masks):
+        return one_structure([Named(m, m.structure or "", m.rater or "") for m in found.masks], structure), []
+    masks = [_read(mask) for mask in found.masks]
+    apart = [read for read in masks if read.folders.apart or read.name.apart]
+    notes = []
+    if apart and len(apart) < len(masks):
+        masks = [read for read in masks if not (read.folders.apart or read.name.apart)]
+        notes.append(
+            f"{len(apart)} masks of no single rater (a consensus, predictions or overlays) are passed over, e.g. "
+            f"{apart[0].mask.file.within}"
+        )
+    masks = _sort_unknown(found, masks)
+    named = _named(masks)
+    chosen = one_structure(named, structure)
+    paths = {name.mask.file.path for name in chosen}
+    _refuse_two_forms([read for read in masks if read.mask.file.path in paths])
+    return chosen, notes
+
+
+def _read(mask: FoundMask) -> Read:
+    parts = [meaning_of(words) for words in mask.folders]
+    joined = Meaning(*(tuple(word for part in parts for word in part[k]) for k in range(len(Meaning._fields))))
+    return Read(mask, joined, meaning_of(mask.words))
+
+
+# -- words of unknown meaning -----------------------------------------------------------------------------------------
+
+
+def _sort_unknown(found: Found, masks: Sequence[Read]) -> list[Read]:
+    """Decide whether words of unknown meaning name raters or structures: the one that all other words do not name.
+
+    Words that all masks have carry no information.
+    DataError: it may be either.
+    """
+    constant = set(masks[0].unknown).intersection(*(read.unknown for read in masks)) if masks else set()
+    masks = [_without(read, constant) for read in masks]
+    unclear = [read for read in masks if read.unknown]
+    if not unclear:
+        return masks
+    has_rater = all(read.rater for read in unclear)
+    has_structure = all(read.structure for read in unclear)
+    if has_rater == has_structure:
+        raise DataError(_unclear(found, unclear))
+    return [_with_unknown(read, "structure" if has_rater else "rater") for read in masks]
+
+
+def _without(read: Read, words: Iterable[str]) -> Read:
+    left = [
+        part._replace(unknown=tuple(word for word in part.unknown if word not in words))
+        for part in (read.folders, read.name)
+    ]
+    return read._replace(folders=left[0], name=left[1])
+
+
+def _with_unknown(read: Read, kind: str) -> Read:
+    left = [
+        part._replace(unknown=(), **{kind: getattr(part, kind) + part.unknown}) for part in (read.folders, read.name)
+    ]
+    return read._replace(folders=left[0], name=left[1])
+
+
+def _unclear(found: Found, unclear: Sequence[Read]) -> str:
+    """What to do about words that may name raters or structures."""
+    words = list(dict.fromkeys(" ".join(read.unknown) for read in unclear))
+    first = unclear[0]
+    image = next(iter(found.images[first.mask.case].values()))
+    images, (raters, structures) = image_pattern(first.mask, image), mask_patterns(first.mask, first.unknown[0])
+    return (
+        f"{first.mask.file.path}: {shown(words)} may name raters or structures; for raters add --images '{images}' "
+        f"--masks '{raters}', for structures --images '{images}' --masks '{structures}' --structure {first.unknown[0]}"
+    )
+
+
+def image_pattern(mask: FoundMask, image: SourceFile) -> str:
+    """A pattern for the images of a source, from one of them."""
+    return _pattern(image, mask, image.stem)
+
+
+def mask_patterns(mask: FoundMask, word: str) -> tuple[str, str]:
+    """Patterns for the masks of a source, where `word` is the name of a rater, or of a structure."""
+    name = mask.case.name
+    return tuple(_pattern(mask.file, mask, name, word, field) for field in ("rater", "structure"))  # type: ignore[return-value]
+
+
+def _pattern(file: SourceFile, mask: FoundMask, name: str, word: str = "", field: str = "") -> str:
+    """The path of a file with {case} for `name`, {field} for `word`, and {patient} or * for folders of its case."""
+    *folders, _ = file.within.split("/")
+    parts = []
+    for folder in folders:
+        if folder == mask.case.name and name not in file.stem:
+            folder = "{case}"
+        elif folder in mask.case.folders:
+            folder = "{patient}" if folder == mask.case.folders[0] else "*"
+        elif folder_of(folder).split:
+            folder = "*"
+        parts.append(_with_field(folder, word, field))
+    stem = file.stem if "{case}" in parts else file.stem.replace(name, "{case}", 1)
+    stem = _with_field(stem, word, field)
+    if name not in file.stem and "{case}" not in parts:
+        stem = "{case}*" if not field else "{case}_{" + field + "}"
+    return "/".join([*parts, stem]) + (".*" if ENDING.search(file.within) else "")
+
+
+def _with_field(text: str, word: str, field: str) -> str:
+    if not word:
+        return text
+    ends = rf"(?:^|(?<={SEPARATORS.pattern[:-1]})){re.escape(word)}(?=$|{SEPARATORS.pattern[:-1]})"
+    return re.sub(ends, "{" + field + "}", text, count=1)
+
+
+# -- structures and raters --------------------------------------------------------------------------------------------
+
+
+def _named(masks: Sequence[Read]) -> list[Named]:
+    structures = _joined([(read.folders.structure, read.name.structure) for read in masks])
+    raters = _joined([(read.folders.rater, read.name.rater) for read in masks])
+    return [Named(read.mask, s, r) for read, s, r in zip(masks, structures, raters, strict=True)]
+
+
+def _joined(pairs: Sequence[tuple[Words, Words]]) -> list[str]:
+    """A name for each pair of the words of folders and of a name: one part if it distinguishes as many as both."""
+    distinct = set(pairs)
+    for k in (0, 1):
+        if all(pair[k] for pair in distinct) and len({pair[k] for pair in distinct}) == len(distinct):
+            return ["_".join(pair[k]) for pair in pairs]
+    return ["_".join((*pair[0], *pair[1])) for pair in pairs]
+
+
+def one_structure(named: Sequence[Named], structure: str) -> list[Named]:
+    """The masks of one structure. DataError: there are several, or none of this name."""
+    counts = collections.Counter(mask.structure for mask in named)
+    if structure:
+        chosen = [mask for mask in named if _is_named(mask.structure, structure)]
+        if len({mask.structure for mask in chosen}) > 1:
+            chosen = [mask for mask in chosen if mask.structure.lower() == structure.lower()]
+        if not chosen:
+            raise DataError(f"--structure {structure}: no masks of this name; those found are {_listed(counts)}")
+        return chosen
+    if len(counts) > 1:
+        example = next(mask for mask in named if mask.structure)
+        raise DataError(
+            f"{example.mask.file.path}: the masks are of several structures: {_listed(counts)}; convert one with "
+            f"--structure {example.structure} (if these are raters, name them by {{rater}} in --masks)"
+        )
+    return list(named)
+
+
+def _is_named(name: str, structure: str) -> bool:
+    return structure.lower() in (name.lower(), *name.lower().split("_"))
+
+
+def _listed(counts: collections.Counter[str]) -> str:
+    return ", ".join(f"{name or 'without a name'} ({count} masks)" for name, count in sorted(counts.items()))
+
+
+def _refuse_two_forms(masks: Sequence[Read]) -> None:
+    """DataError: the paths of masks have two forms, such as masks/ID.* beside masks/RATER/ID.*."""
+    forms: dict[str, list[Read]] = collections.defaultdict(list)
+    for read in masks:
+        forms[_form(read)].append(read)
+    if len(forms) > 1:
+        (one, first), (two, second), *_ = sorted(forms.items(), key=lambda item: -len(item[1]))
+        raise DataError(
+            f"two layouts fit: {one} ({len(first)} masks, e.g. {first[0].mask.file.within}) and {two} "
+            f"({len(second)} masks, e.g. {second[0].mask.file.within}); choose one with --images and --masks"
+        )
+
+
+def _form(read: Read) -> str:
+    """The form of a mask's path, such as masks/RATER/ID.*."""
+    in_masks = any(folder.role == "mask" and not folder.words for folder in read.mask.file.meanings)
+    rater = "RATER/" if read.folders.rater else ""
+    return f"{'masks/' if in_masks else ''}{rater}ID{'_RATER' if read.name.rater else ''}.*"
+
+
+def in_order(masks: Iterable[Named]) -> list[Named]:
+    """Masks in the natural order of their raters."""
+    return sorted(masks, key=lambda mask: in_natural_order(mask.rater))
