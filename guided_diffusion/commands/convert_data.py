@@ -2,7 +2,8 @@
 
     python scripts/convert_data.py FORMAT --src SOURCE --out data/NAME
 
-FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md describes them.
+FORMAT is lidc-pickle, lidc-hdf5, lidc-crops, qubiq, brats, ms-mri or folders; docs/data.md describes them. `folders`
+takes folders of pictures in many layouts, and any other with --images PATTERN --masks PATTERN.
 Broken cases are reported and skipped; the exit status is then 1.
 """
 

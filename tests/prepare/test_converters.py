@@ -268,3 +268,25 @@ def test_refusals(tmp_path):
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert [f"training{k:02d}_01 has no pd file" in done.stderr for k in range(1, 7)] == [True] * 6
     assert_refused(convert("ms-mri", tmp_path / "ms", tmp_path / "out", "--axis=3"), "--axis 3")
+
+
+def test_every_conversion_writes_a_dataset_file(tmp_path):
+    for name in ("lidc-pickle", "brats", "qubiq", "folders"):
+        (tmp_path / name).mkdir()
+        ROUND_TRIPS[name][0](tmp_path / name)
+        assert convert(name, tmp_path / name / "x", tmp_path / name / "out").returncode == 0
+    stored = {
+        name: json.loads((tmp_path / name / "out" / "dataset.json").read_text())
+        for name in ("lidc-pickle", "brats", "qubiq", "folders")
+    }
+    assert all(one["labels"] == {"background": 0, "foreground": 1} for one in stored.values())
+    assert stored["brats"]["channel_names"] == {"0": "flair", "1": "t1", "2": "t1ce", "3": "t2"}
+    assert stored["lidc-pickle"]["licence"] == "CC BY 3.0" and "LIDC-IDRI" in stored["lidc-pickle"]["source"]
+    assert stored["folders"] == {
+        "name": "out",
+        "channel_names": {"0": "image"},
+        "labels": {"background": 0, "foreground": 1},
+        "raters": ["expert0", "expert1", "expert2", "expert3"],
+        "source": "x",
+    }
+    assert "raters" not in stored["qubiq"]

@@ -1,6 +1,5 @@
 """Layouts of folders of pictures as users have them: cases, raters, structures and splits, by the paths alone."""
 
-import csv
 import json
 
 import numpy as np
@@ -414,6 +413,8 @@ def test_classes_of_nnunet_are_refused_and_chosen_by_name(labels, tmp_path):
         convert("folders", src, tmp_path / "2", "--structure=tumour", "--merge_labels"), "structure", "merge_labels"
     )
     assert_refused(convert("folders", src, tmp_path / "2", "--structure=spleen"), "--structure spleen")
+    assert convert("folders", src, tmp_path / "3", "--structure=1").returncode == 0
+    assert json.loads((tmp_path / "3" / "dataset.json").read_text())["labels"] == {"background": 0, "liver": 1}
 
 
 def test_volumes_of_nnunet_are_cut_into_slices(tmp_path):
@@ -475,16 +476,7 @@ def test_meaning_of_folders(name, role, split, words):
     assert folder_of(name)[:3] == (role, split, words)
 
 
-def test_manifest_lists_the_raters_of_each_case(tmp_path):
-    src = source(tmp_path, images_of("images/ID.png"), masks_of("masks/r1/ID.png", "masks/r2/ID.png"))
-    convert("folders", src, tmp_path / "out")
-    with open(tmp_path / "out" / "manifest.csv") as file:
-        assert {row["raters"] for row in csv.DictReader(file)} == {"2"}
-    stored = json.loads((tmp_path / "out" / "dataset.json").read_text())
-    assert stored == {
-        "name": "out",
-        "channel_names": {"0": "image"},
-        "labels": {"background": 0, "foreground": 1},
-        "raters": ["r1", "r2"],
-        "source": "x",
-    }
+def test_a_single_patient_is_reported(tmp_path):
+    src = source(tmp_path, ["p/images/a.png", "p/images/b.png"], {"p/masks/a.png": 0, "p/masks/b.png": 1})
+    done = convert("folders", src, tmp_path / "out")
+    assert "warning: all cases are of one patient, p, and so in one split" in done.stdout

@@ -17,8 +17,8 @@ class ConvertConfig:
     axis: Annotated[
         int | None,
         Flag(
-            "qubiq, ms-mri: axis of slices or modalities in the files, 0 to 2; auto: the last, or the one that matches "
-            "the masks",
+            "qubiq, ms-mri, folders: axis of slices or modalities in the files, 0 to 2; auto: the last, or the one that "
+            "matches the masks",
             none="auto",
             at_least=0,
             at_most=2,

@@ -115,11 +115,15 @@ def _facts(config: ConvertConfig, masks: Sequence[Named], dataset: DatasetFile |
     distinct = tuple(dict.fromkeys(raters))
     of_cases = [[mask.rater for mask in in_order(named)] for named in _by_case(masks).values()]
     same = all(names == list(distinct[: len(names)]) for names in of_cases)
-    structure = masks[0].structure
+    known = distinct if same and all(distinct) else ()
+    structure, level = masks[0].structure, DataConfig(structure=config.structure).level
     if dataset and structure:  # its labels are not those of these files
         dataset = replace(dataset, labels={})
-    known = distinct if same and all(distinct) else ()
-    return Facts(dataset, known, structure or ("" if config.structure[:1] in "#0123456789" else config.structure))
+    elif level is None:
+        structure = structure or config.structure
+    elif dataset:
+        structure = next((name for name, levels in dataset.labels.items() if levels == (level,)), "")
+    return Facts(dataset, known, structure)
 
 
 def _summary(found: Found, masks: Sequence[Named]) -> str:

@@ -11,8 +11,8 @@ ORDINARY_FOLDERS = _words("original originals raw slices frames")  # of images, 
 MASK = _words(
     """
     mask masks label labels seg segs segm segmentation segmentations segmented gt gts groundtruth groundtruths ground
-    truth truths annotation annotations annotated annot anno annos manual manuals contour contours outline outlines target
-    targets binary delineation delineations
+    truth truths annotation annotations annotated annot anno annos manual manuals contour contours outline outlines
+    target targets binary delineation delineations
     """
 )
 RATER = _words(

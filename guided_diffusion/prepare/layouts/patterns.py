@@ -1,7 +1,7 @@
 """Layouts that the user describes: --images PATTERN --masks PATTERN."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...data.files.read import SUFFIXES
@@ -71,8 +71,7 @@ def by_patterns(listing: Listing, images: str, masks: str) -> Found:
     found = Found(f"--images {images} --masks {masks}")
     image_pattern, mask_pattern = compiled("images", images), compiled("masks", masks)
     named = {f: match for f in listing.pictures if (match := image_pattern.direct.fullmatch(f.within))}
-    known = {match["case"] for match in named.values()}
-    is_mask = {f for f, match in named.items() if _names_another(mask_pattern.given, f, match["case"], known)}
+    is_mask = _both(mask_pattern.given, named)
     named = {file: match for file, match in named.items() if file not in is_mask}
     if not named:
         raise DataError(_nothing(listing, "images", images))
@@ -112,10 +111,15 @@ def _add_images(found: Found, named: Mapping[SourceFile, re.Match[str]], by_pati
     return cases
 
 
-def _names_another(pattern: re.Pattern[str], file: SourceFile, own: str, cases: Collection[str]) -> bool:
-    """Whether a file that fits both patterns is a mask, because it fits that of masks with the name of another case."""
-    others = (name for name in _candidates(file.within) if name in cases and name != own)
-    return any(pattern.fullmatch(f"{name}\n{file.within}") for name in others)
+def _both(pattern: re.Pattern[str], named: Mapping[SourceFile, re.Match[str]]) -> set[SourceFile]:
+    """The files that fit the pattern of images and that of masks, and are masks: their case has another image."""
+    known = {match["case"] for match in named.values()}
+    cases: dict[SourceFile, list[str]] = {}
+    for file in named:
+        names = [name for name in _candidates(file.within) if name in known]
+        cases[file] = [name for name in names if pattern.fullmatch(f"{name}\n{file.within}")]
+    with_image = {match["case"] for file, match in named.items() if not cases[file]}
+    return {file for file, names in cases.items() if with_image.intersection(names)}
 
 
 def _add(found: Found, case: Case, channel: str, file: SourceFile) -> bool:
