@@ -189,6 +189,45 @@ def test_resampling_to_half_a_millimetre(download, tmp_path):
     assert seen >= 3
 
 
+SECRETS = ("Geheim", "G-4711", "19560317", "1956-03-17")
+
+
+def test_no_name_id_or_birth_date_leaves_the_files(download, tmp_path):
+    """Neither in names, tables, pages nor messages, also of broken files; --keep_ids asks for the IDs."""
+    import pydicom
+
+    own = tmp_path / "own"
+    shutil.copytree(download[0], own)
+    for k, folder in enumerate(sorted((own / "dicom").iterdir())):
+        for path in folder.iterdir():
+            data = pydicom.dcmread(path)
+            data.PatientID, data.PatientName, data.PatientBirthDate = f"G-4711-{k // 2}", "Geheim^Egon", "19560317"
+            data.save_as(path)
+        folder.rename(folder.with_name(f"scan{k}"))
+    (own / "dicom" / "scan4" / "001.dcm").write_bytes((own / "dicom" / "scan4" / "001.dcm").read_bytes()[:-5000])
+    out, few = tmp_path / "out", tmp_path / "few"
+    shutil.copytree(own, few)
+    shutil.rmtree(few / "dicom" / "scan0")
+    texts = []
+    for source in (few, own):
+        done = prepare(source, out)
+        assert done.returncode == 1 and "001.dcm: its pixels cannot be read" in done.stdout
+        texts += [done.stdout, done.stderr]
+    done = call_script("check_data", out, f"--sheet={tmp_path / 'sheet.png'}")
+    texts += [done.stdout, done.stderr]
+    for path in out.rglob("*"):
+        texts += [str(path), path.read_bytes().decode("latin-1") if path.is_file() else ""]
+    assert not [secret for secret in SECRETS for text in texts if secret in text]
+    rows = manifest_of(out)
+    assert {row["patient"] for row in rows} == {"patient001", "patient002", "patient003"}
+    patient_of = {row["series"][-1]: row["patient"] for row in rows}
+    assert patient_of["1"] == patient_of["2"] != patient_of["3"] == patient_of["4"]
+    assert all(row["case"].startswith(f"{row['patient']}_") for row in rows)
+    assert_refused(prepare(own, out, "--keep_ids=True"), str(out), "--keep_ids")
+    assert prepare(own, tmp_path / "kept", "--keep_ids=True").returncode == 1
+    assert {row["patient"] for row in manifest_of(tmp_path / "kept")} == {f"G-4711-{k}" for k in range(3)}
+
+
 # -- untrusted and broken ---------------------------------------------------------------------------------------------
 
 

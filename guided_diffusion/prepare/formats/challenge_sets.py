@@ -9,7 +9,7 @@ from functools import partial
 
 from ...errors import DataError
 from ...system.storage import walk
-from ..case_writer import RawCase, safe_name
+from ..case_writer import RawCase
 from .config import ConvertConfig
 from .foreign_files import each, folders_with, scaled
 from .volumes import modalities_first, on_one_grid, read_volume, slices
@@ -25,7 +25,8 @@ def qubiq(config: ConvertConfig) -> Iterator[RawCase | DataError]:
 
 
 def _qubiq_case(config: ConvertConfig, folder: str) -> Iterator[RawCase]:
-    name = safe_name(os.path.relpath(folder, config.src).replace(os.sep, "-"), config.src)
+    within = tuple(os.path.relpath(folder, config.src).split(os.sep))
+    name = "-".join(within)
     mask_name = re.compile(rf"task{config.task:02d}_seg(\d+)\.nii(\.gz)?")
     files = [(int(match[1]), file) for file in os.listdir(folder) if (match := mask_name.fullmatch(file))]
     if not files:
@@ -37,7 +38,7 @@ def _qubiq_case(config: ConvertConfig, folder: str) -> Iterator[RawCase]:
         image = modalities_first(image, masks[0], config.axis)
     (image, *masks), turned = on_one_grid([image, *masks])
     images = {f"m{k}": scaled(plane, image.file) for k, plane in enumerate(image.array)} if stacked else {}
-    case = RawCase(name, {}, [], name, turned=turned)
+    case = RawCase(name, {}, [], name, turned=turned, within=within)
     return slices(case, images or {"": scaled(image.array, image.file)}, masks, config.axis)
 
 

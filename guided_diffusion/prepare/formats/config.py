@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from ...data.names import PatientPattern, PatientTable
 from ...errors import ConfigError
 from ...flags.fields import Flag, config
 from ...flags.rules import one_of
@@ -17,8 +18,8 @@ class ConvertConfig:
     axis: Annotated[
         int | None,
         Flag(
-            "qubiq, ms-mri, folders: axis of slices or modalities in the files, 0 to 2; auto: the last, or the one that "
-            "matches the masks",
+            "qubiq, ms-mri, folders: axis of slices or modalities in the files, 0 to 2; auto: the last, or the one "
+            "that matches the masks",
             none="auto",
             at_least=0,
             at_most=2,
@@ -57,6 +58,8 @@ class ConvertConfig:
         ),
     ] = ""
     grey: Annotated[bool, Flag("convert images in colour to grey (luminance)")] = False
+    patient_pattern: PatientPattern = ""
+    patients: PatientTable = ""
     seed: Annotated[int, Flag("seed of the random split by patient, if the source has no split", at_least=0)] = 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...data.case_reader import DataConfig
 from ...data.files.dataset_json import write_dataset_file
-from ...data.names import SPLITS
+from ...data.names import SPLITS, PatientRule, normal
 from ...errors import ConfigError, DataError, first_lines
 from ..case_writer import CaseFolder, ManifestRow
 from ..layouts.folders import folders
@@ -62,7 +62,7 @@ def convert(
     """
     check_convert_config(name, config)
     known, _ = read_split(config.out)
-    out = CaseFolder(config.out, config.src)
+    out = CaseFolder(config.out, config.src, PatientRule.of(config))
     stage = Stage(config, out)
     try:
         faults = _stage(name, stage, report)
@@ -70,17 +70,18 @@ def convert(
             faults += _settle(stage, faults)
         if not stage.cases:
             raise DataError(_why_nothing_is_left(name, config, faults, stage.skipped))
+        notes = out.check_patients([case.row for case in stage.cases])
         split_of = _split(config, stage.cases, known)
         rows = [out.move(case.row, split_of[case.row.patient]) for case in stage.cases]
         out.finish(rows, split_of, config.seed)
         write_dataset_file(config.out, dataset_file(name, config, stage.facts, stage.modalities))
     finally:
         stage.close()
-    for line in stage.notes():
+    for line in (*stage.notes(), *out.notes(rows), *notes):
         report(line)
     counts = ", ".join(f"{split} {sum(row.split == split for row in rows)}" for split in SPLITS)
     few = f"; skipped {stage.skipped} with too few raters (--min_raters)" if stage.skipped else ""
-    groups = KEPT_TOGETHER.get(name, "patients")
+    groups = "patients" if out.rule.is_given else KEPT_TOGETHER.get(name, "patients")
     report(f"{len(rows)} cases of {len(split_of)} {groups} in {config.out}: {counts}{few}")
     if len(split_of) == 1 and len(rows) > 1:
         patient = rows[0].patient
@@ -106,7 +107,7 @@ def _stage(name: str, stage: Stage, report: Callable[[str], None]) -> list[str]:
         if isinstance(case, DataError):
             faults.append(str(case))
             continue
-        if case.id in stage.out.written:
+        if normal(case.id) in stage.out.written:
             raise DataError(f"{stage.config.src}: two cases are named {case.id}; rename one")
         try:
             stage.add(case)

@@ -32,11 +32,12 @@ UNSAFE = re.compile(r"[^\w.\-]+|^[.\-]+")
 class Files(NamedTuple):
     """The files of a case.
 
+    within  names of its folders in the source, and its own name last
     images  {modality: path}
     """
 
     id: str
-    patient: str
+    within: tuple[str, ...]
     split: str | None
     images: dict[str, str]
     masks: list[str]
@@ -195,22 +196,26 @@ def _files(case: Case, name: str, found: Found, masks: Sequence[Named], modaliti
         other = files.setdefault(mask.rater, mask.mask.file.path)
         if other != mask.mask.file.path:
             raise DataError(f"{mask.mask.file.path}: {os.path.basename(other)} is by the same rater; remove one")
-    patient = patient_of((*case.folders, case.name)) or name
     paths = {modalities[channel]: images[channel].path for channel in sorted(images)}
-    return Files(name, patient, case.split, paths, list(files.values()))
+    return Files(name, (*case.folders, case.name), case.split, paths, list(files.values()))
 
 
 def _raw_cases(config: ConvertConfig, scale: tuple[float, float] | None, files: Files) -> Iterator[RawCase]:
     """The cases in the files of one: one for each page or slice."""
-    case = RawCase(files.id, {}, [], files.patient, files.split)
+    case = RawCase(files.id, {}, [], split=files.split, within=files.within)
+    patient = patient_of(files.within) or files.id  # of all pages or slices
     if any(is_volume(path) for path in (*files.images.values(), *files.masks)):
         volumes, turned = on_one_grid([read_volume(path) for path in (*files.images.values(), *files.masks)])
         images = zip(files.images, volumes, strict=False)
         planes = {modality: to_unit(volume.array[None], None, scale)[0] for modality, volume in images}
-        yield from slices(replace(case, turned=turned), planes, volumes[len(files.images) :], config.axis)
+        yield from slices(
+            replace(case, patient=patient, turned=turned), planes, volumes[len(files.images) :], config.axis
+        )
         return
     first, *others = (*files.images.values(), *files.masks)
     pages = pages_of(first, others)
+    if pages > 1:
+        case = replace(case, patient=patient)
     for page in [None] if pages == 1 else range(pages):
         yield from each([page], partial(_page, case, files))  # type: ignore[misc]
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class Series:
     """The slices of a CT series, sorted by ascending z, one per z position."""
 
     uid: str
-    patient: str
+    patient_id: str  # of the DICOM files, not to be shown; empty: unknown
     spacing: tuple[float, float]  # mm between rows, between columns
     shape: tuple[int, int]  # rows, columns
     files: list[str]
@@ -217,7 +218,7 @@ def _read_series(uid: str, files: Sequence[str], drawn: Collection[str]) -> Seri
         )
     return Series(
         uid=uid,
-        patient=str(first.get("PatientID", "") or uid),
+        patient_id=_patient_id(first),
         spacing=(spacing[0], spacing[1]),
         shape=shape,
         files=[one.path for one in kept],
@@ -227,6 +228,15 @@ def _read_series(uid: str, files: Sequence[str], drawn: Collection[str]) -> Seri
         locations=[one.location for one in kept],
         dropped=dropped,
     )
+
+
+def _patient_id(header: Any) -> str:
+    """The PatientID; empty if it is missing or invalid. Messages of pydicom are dropped, because they may quote it."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return str(header.get("PatientID", "") or "")
+    except Exception:
+        return ""
 
 
 def _read_slice(uid: str, path: str, notes: list[str]) -> _Slice:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -24,8 +24,10 @@ from ..splits import assign_splits, read_split, write_split
 from . import idri
 from .crops import Square, crop, crop_mask, to_window
 from .dicom import Series, find_series, read_series
+from .patients import patients_of_series
 from .readings import Reading, read_xml
 
+PATIENTS = "patients.json"  # file in DONE: {series UID: patient}
 CHUNK = 64  # headers per task of a process
 DONE = ".prepared"  # subfolder of OUT with a file for each finished series
 FILLING_RULES = 2  # version; increase it when the same outlines are filled differently, to prepare series again
@@ -55,6 +57,9 @@ class PrepareConfig:
         int, Flag("skip slices on which fewer readers drew", at_least=1, at_most=idri.MOST_READERS)
     ] = 1
     processes: Annotated[int | None, Flag("series in parallel; auto: one per core", none="auto", at_least=1)] = None
+    keep_ids: Annotated[
+        bool, Flag("name patients by the IDs of the DICOM files, not by pseudonyms; LIDC-IDRI-NNNN stays in any case")
+    ] = False
     seed: Annotated[int, Flag("seed of the random split by patient", at_least=0)] = 0
 
 
@@ -100,7 +105,7 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tup
     readings = _readings(config.xml or config.dicom, outcome.faults)
     with worker_pool(config.processes or usable_cores()) as pool:
         files = find_series(config.dicom, partial(_spread, pool), outcome.faults)
-        jobs = _jobs(readings, files, pool, outcome.faults)
+        jobs = _jobs(config, readings, files, pool, outcome.faults)
         if not jobs:
             problem = f"{config.dicom}: contains none of the {len(readings)} CT series named in the XML files"
             raise DataError("; ".join([problem, *outcome.faults[:1]]))
@@ -155,25 +160,33 @@ def _spread(pool: Executor, function: Callable[[Argument], Result], arguments: S
 
 
 def _jobs(
-    readings: Mapping[str, list[Reading]], files: Mapping[str, list[str]], pool: Executor, faults: list[str]
+    config: PrepareConfig,
+    readings: Mapping[str, list[Reading]],
+    files: Mapping[str, list[str]],
+    pool: Executor,
+    faults: list[str],
 ) -> list[SeriesJob]:
     """The series that have both readings and files, sorted by patient; reads one header of each."""
-    jobs: list[SeriesJob] = []
     uids = sorted(readings.keys() & files.keys())
-    patients = _spread(pool, _patient_of, [(uid, files[uid][0]) for uid in uids])
-    for uid, patient in zip(uids, patients, strict=True):
-        if isinstance(patient, DataError):
-            faults.append(str(patient))
-        else:
-            jobs.append(SeriesJob(patient, uid, files[uid], readings[uid]))
+    found = dict(zip(uids, _spread(pool, _patient_id_of, [(uid, files[uid][0]) for uid in uids]), strict=True))
+    faults += [str(error) for error in found.values() if isinstance(error, DataError)]
+    ids = {uid: patient_id for uid, patient_id in found.items() if isinstance(patient_id, str)}
+    paths = {uid: os.path.relpath(files[uid][0], config.dicom) for uid in ids}
+    path = os.path.join(config.out, DONE, PATIENTS)
+    known = {} if config.keep_ids else json.loads(storage.read_bytes(path) or b"{}")
+    patients = patients_of_series(ids, paths, known, config.keep_ids)
+    if patients and not config.keep_ids:
+        storage.make_folder(os.path.dirname(path))
+        storage.write_json(path, {**known, **patients})
+    jobs = [SeriesJob(patients[uid], uid, files[uid], readings[uid]) for uid in ids]
     return sorted(jobs, key=lambda job: (job.patient, job.uid))
 
 
-def _patient_of(series: tuple[str, str]) -> str | DataError:
-    """The patient of (UID of a series, one of its files), or the reason why it is unusable."""
+def _patient_id_of(series: tuple[str, str]) -> str | DataError:
+    """The patient ID of (UID of a series, one of its files), or the reason why it is unusable."""
     uid, path = series
     try:
-        return read_series(uid, [path]).patient
+        return read_series(uid, [path]).patient_id
     except DataError as error:
         return error
 
@@ -240,6 +253,8 @@ def _prepare_series(job: SeriesJob, config: PrepareConfig, split: str) -> Outcom
     """Write the cases of a series, and store the result in DONE for later runs."""
     done, source = os.path.join(config.out, DONE, f"{job.uid}.json"), _source_hash(job)
     if before := _outcome_before(done, source, config):
+        if any(row.patient != job.patient for row in before.rows):
+            raise ConfigError(f"{config.out} was prepared with another --keep_ids: use the same, or another --out")
         return before
     try:
         outlines = [o for reading in job.readings for annotation in reading.annotations for o in annotation.outlines]
@@ -275,6 +290,7 @@ def _write_nodules(
                     skipped += 1
                     continue
                 case = _case(series, index, raters, square, f"{stem}_n{k + 1}", config)
+                case = replace(case, patient=job.patient)
                 outcome.rows.append(out.write(case, split))
             except DataError as error:
                 outcome.faults.append(str(error))
@@ -292,4 +308,4 @@ def _case(
     low, high = config.window
     grey = to_window(crop(series.hounsfield(index), square, low), low, high)
     origin = Origin(series.uid, index, series.z[index], series.sop_uids[index], nodule)
-    return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, series.patient, origin=origin)
+    return RawCase(f"{nodule}_z{index:03d}", {"": grey}, raters, origin=origin)
