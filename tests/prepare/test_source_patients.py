@@ -65,7 +65,7 @@ def test_a_pattern_or_a_table_names_the_patients(tmp_path):
     for k in range(6):
         put_case(tmp_path / "src" / f"img_{k:03d}")
     _, text = patients_in(tmp_path)
-    assert "warning: 6 cases with names like img_000: each case counts as a patient of its own" in text
+    assert "warning: 6 cases with names like img_###: each case counts as a patient of its own" in text
     (tmp_path / "out").rename(tmp_path / "first")
     assert_refused(convert(tmp_path, "--patient_pattern=P(.)"), "--patient_pattern P(.)", "matches none of 6 cases")
     rows = ["case,patient", *(f"img_{k:03d}.png,Müller {k % 3}" for k in range(6))]
