@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from ..flags import command_line
-from ..prepare.lidc.download import PrepareConfig, prepare
+from ..prepare.lidc.config import PrepareConfig
+from ..prepare.lidc.download import prepare
 
 
 def main(argv: Sequence[str] | None = None) -> None:

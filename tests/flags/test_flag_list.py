@@ -42,7 +42,7 @@ CLASSES = {
     "ReplayConfig": "guided_diffusion.visualize.server",
     "CheckConfig": "guided_diffusion.prepare.check",
     "ConvertConfig": "guided_diffusion.prepare.formats.converters",
-    "PrepareConfig": "guided_diffusion.prepare.lidc.download",
+    "PrepareConfig": "guided_diffusion.prepare.lidc.config",
     "PackConfig": "guided_diffusion.commands.pack_data",
     "PhantomConfig": "guided_diffusion.commands.make_phantom",
     "RetiredFlags": "guided_diffusion.flags.retired",

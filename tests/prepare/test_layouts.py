@@ -477,6 +477,7 @@ def test_meaning_of_folders(name, role, split, words):
 
 
 def test_a_single_patient_is_reported(tmp_path):
-    src = source(tmp_path, ["p/images/a.png", "p/images/b.png"], {"p/masks/a.png": 0, "p/masks/b.png": 1})
+    images = [f"eye7/images/{name}.png" for name in "abc"]
+    src = source(tmp_path, images, {image.replace("images", "masks"): 0 for image in images})
     done = convert("folders", src, tmp_path / "out")
-    assert "warning: all cases are of one patient, p, and so in one split" in done.stdout
+    assert "warning: all 3 cases count as cases of one patient, eye7" in done.stdout

@@ -253,23 +253,22 @@ def test_series_without_a_slice_are_counted_and_named(download, tmp_path):
     some = tmp_path / "some"
     shutil.copytree(folder, some)
     reading = re.compile(r"<unblindedReadNodule>.*?</unblindedReadNodule>", re.DOTALL)
-    empty, two_points = some / "xml" / "patient001.xml", some / "xml" / "patient003.xml"
+    empty, two_points = some / "xml" / "LIDC-IDRI-0002.xml", some / "xml" / "LIDC-IDRI-0004.xml"
     empty.write_text(reading.sub("", empty.read_text()))
     edges = re.compile(r"(<inclusion>TRUE</inclusion>(?:<edgeMap>.*?</edgeMap>){2}).*?</roi>")
     two_points.write_text(edges.sub(r"\1</roi>", two_points.read_text()))
     done = prepare(some, tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    uids = {
-        name: f"{name}, series 1.2.826.0.1.3680043.8.498.{int(name[-1]) + 1}" for name in ("patient001", "patient003")
-    }
-    assert f"note: 2 series yield 0 slices: {uids['patient001']}; {uids['patient003']}\n" in done.stdout
+    names = ("LIDC-IDRI-0002", "LIDC-IDRI-0004")
+    uids = {name: f"{name}, series 1.2.826.0.1.3680043.8.498.{int(name[-1])}" for name in names}
+    assert f"note: 2 series yield 0 slices: {uids[names[0]]}; {uids[names[1]]}\n" in done.stdout
     notes = json.loads((tmp_path / "out" / "prepared.json").read_text())["notes"]
-    assert f"{uids['patient001']}: 0 slices, no reader drew an outline" in notes
-    assert f"{uids['patient003']}: 0 slices, all skipped" in notes
-    assert any(note.startswith(uids["patient003"]) and "outlines of one or two points" in note for note in notes)
+    assert f"{uids[names[0]]}: 0 slices, no reader drew an outline" in notes
+    assert f"{uids[names[1]]}: 0 slices, all skipped" in notes
+    assert any(note.startswith(uids[names[1]]) and "outlines of one or two points" in note for note in notes)
     again = prepare(some, tmp_path / "out")  # the notes of finished series are kept
     assert again.stdout == done.stdout
-    assert {row["patient"] for row in manifest_of(tmp_path / "out")} == {"patient000", "patient002", "patient004"}
+    assert {row["patient"] for row in manifest_of(tmp_path / "out")} == {f"LIDC-IDRI-000{k}" for k in (1, 3, 5)}
 
 
 @pytest.mark.parametrize(

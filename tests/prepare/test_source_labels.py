@@ -259,7 +259,7 @@ def test_masks_that_are_all_empty_are_reported(tmp_path):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (["--structure=cup"], "--structure cup: a level is required"),
+        (["--structure=cup"], "--structure cup: no masks of this name"),
         (["--structure=1", "--merge_labels=True"], "--structure and --merge_labels contradict"),
         (["--structure=1", "--label_threshold=0.5"], "--structure and --label_threshold contradict"),
     ],

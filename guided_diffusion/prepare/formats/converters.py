@@ -83,12 +83,6 @@ def convert(
     few = f"; skipped {stage.skipped} with too few raters (--min_raters)" if stage.skipped else ""
     groups = "patients" if out.rule.is_given else KEPT_TOGETHER.get(name, "patients")
     report(f"{len(rows)} cases of {len(split_of)} {groups} in {config.out}: {counts}{few}")
-    if len(split_of) == 1 and len(rows) > 1:
-        patient = rows[0].patient
-        report(
-            f"warning: all cases are of one patient, {patient}, and so in one split; if {patient} is a folder of "
-            f"several patients, use it as --src"
-        )
     for fault in faults:
         report(f"fault: {fault}")
     return rows, faults

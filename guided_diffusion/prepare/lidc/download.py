@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
-from ...flags.fields import Flag, config, lower_first
 from ...system import storage
 from ...system.progress import progress_bar
 from ...system.storage import walk
@@ -22,6 +21,7 @@ from ...system.workers import usable_cores, worker_pool
 from ..case_writer import CaseFolder, ManifestRow, Origin, RawCase
 from ..splits import assign_splits, read_split, write_split
 from . import idri
+from .config import PrepareConfig, check_prepare_config
 from .crops import Square, crop, crop_mask, to_window
 from .dicom import Series, find_series, read_series
 from .patients import patients_of_series
@@ -36,38 +36,6 @@ SHOWN = 20  # limit of reported notes, and of reported faults
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-
-
-@config()
-class PrepareConfig:
-    """Input, output and options of the LIDC-IDRI preparation."""
-
-    dicom: Annotated[str, Flag("folder of the CT series, searched recursively", required=True)] = ""
-    xml: Annotated[str, Flag("folder of the readers' XML files, searched recursively; empty: --dicom")] = ""
-    out: Annotated[str, Flag("output folder of cases", required=True, local=True)] = ""
-    window: Annotated[
-        tuple[float, ...], Flag("LO,HI in Hounsfield units, mapped to black and white", check=lower_first)
-    ] = (-1000.0, 400.0)
-    pixel_mm: Annotated[
-        float | None,
-        Flag("pixel size of the crops, mm; none: that of the scanner", none="none", at_least=0.05, at_most=10),
-    ] = 0.5
-    crop: Annotated[int, Flag("side of the crops, pixels", at_least=8)] = 128
-    min_raters: Annotated[
-        int, Flag("skip slices on which fewer readers drew", at_least=1, at_most=idri.MOST_READERS)
-    ] = 1
-    processes: Annotated[int | None, Flag("series in parallel; auto: one per core", none="auto", at_least=1)] = None
-    keep_ids: Annotated[
-        bool, Flag("name patients by the IDs of the DICOM files, not by pseudonyms; LIDC-IDRI-NNNN stays in any case")
-    ] = False
-    seed: Annotated[int, Flag("seed of the random split by patient", at_least=0)] = 0
-
-
-def check_prepare_config(config: PrepareConfig) -> None:
-    """DataError: an input folder does not exist."""
-    for folder in (config.dicom, config.xml or config.dicom):
-        if not os.path.isdir(folder):
-            raise DataError(f"{folder}: no such folder")
 
 
 class SeriesJob(NamedTuple):
