@@ -16,9 +16,19 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from .data.case_cache import MemoryStore, SetFacts, check_planes, decode, hash_cases, open_cache, open_pack
+from .data.case_cache import (
+    MemoryStore,
+    SetFacts,
+    check_planes,
+    decode,
+    find_labelled,
+    hash_cases,
+    open_cache,
+    open_pack,
+)
 from .data.case_reader import CaseReader, DataConfig
-from .data.files.case_files import find_cases, find_inputs, is_image
+from .data.files.case_files import find_inputs, is_image
+from .data.files.passed_over import printable
 from .errors import DataError
 
 
@@ -38,8 +48,8 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     image_size      resize all cases to this square size, labels stay binary; None: keep each case's size
     image_channels  repeat the plane of a set with one plane per case to this many channels; other sets must have
                     exactly this many planes, one per modality or three in colour. "auto" or None: the planes as stored
-    require_raters  a case without labels is an error. False: its raters are empty, and `directory` may also be a
-                    picture, or contain pictures without a folder of their own
+    require_raters  a case without labels is an error, or skipped if the config says so. False: its raters are empty,
+                    and `directory` may also be a picture, or contain pictures without a folder of their own
     cache_dir       decode the cases once, into a memory-mapped file in this folder, named after a hash of the cases;
                     None or a read-only folder: keep decoded cases in memory, up to CACHE_BYTES
 
@@ -59,16 +69,18 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.directory = str(directory)
         self.image_channels = None if image_channels == "auto" else image_channels
         self.fingerprint: str | None = None
+        self._found: list[str] = []  # lines of the search for cases
         self.reader = CaseReader(image_size, self.image_channels, config, require_raters)
         self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
         if os.path.isfile(self.directory) and not is_image(self.directory):
+            self.folders = []
             packed, self.facts = open_pack(self.directory, self.reader)
             self.ids, self.fingerprint, self._arrays = packed.ids, packed.header["fingerprint"], packed.arrays
             return
         if require_raters:
-            self.folders = find_cases(self.directory, one_set=True)
+            self.folders = find_labelled(self.directory, config, self._found.append, one_set=True)
         else:
-            self.folders = find_inputs(self.directory, self.image_channels)
+            self.folders = find_inputs(self.directory, self.image_channels, self._found.append)
         self.ids = [name for name, _ in self.folders]
         if cache_dir is not None:
             self.fingerprint = hash_cases(self.folders, self.reader.settings)
@@ -81,14 +93,14 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
             store.keep(index, arrays)
         self.facts, self._arrays = SetFacts.of(self.reader, len(self)), store.arrays
         if cache_dir is not None:
-            self.notes.append(
+            self._found.append(
                 f"{cache_dir} is read-only: each process decodes the cases and keeps them in memory (--cache_dir)"
             )
 
     @property
     def notes(self) -> list[str]:
-        """What reading changed, and what is unusual about the cases, one line each."""
-        return self.facts.notes
+        """What was passed over, what reading changed, and what is unusual about the cases, one line each."""
+        return [printable(note) for note in (*self._found, *self.facts.notes)]
 
     @property
     def num_planes(self) -> int:
@@ -109,6 +121,11 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     def departures(self) -> Sequence[str]:
         """What version 1 of the reading rules would have read differently in these cases, as phrases."""
         return self.facts.departures
+
+    @property
+    def real_folders(self) -> set[str]:
+        """The folders of the cases, without links; empty for a packed file."""
+        return {os.path.realpath(folder) for _, folder in self.folders}
 
     def former_fingerprint(self) -> str | None:
         """The fingerprint as version 1 of the reading rules computed it; None without a cache."""

@@ -10,6 +10,7 @@ samples. docs/metrics.md defines the metrics. To compare several folders, with p
 
 from collections.abc import Sequence
 
+from ..data.case_cache import find_labelled
 from ..data.case_reader import DataConfig
 from ..evaluation.case_figures import EvaluateConfig
 from ..evaluation.summary import evaluate
@@ -22,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     with command_line.one_line_errors():
         flags = command_line.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
-        evaluate(flags[EvaluateConfig], pick_flags(flags.given, PostprocessConfig, DataConfig))
+        config, names = flags[EvaluateConfig], None
+        if flags[DataConfig].skip_unlabelled:
+            names = {name for name, _ in find_labelled(config.data_dir, flags[DataConfig], print, one_set=True)}
+        evaluate(config, pick_flags(flags.given, PostprocessConfig, DataConfig), names)
 
 
 if __name__ == "__main__":

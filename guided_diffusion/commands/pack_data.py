@@ -14,7 +14,7 @@ from ..data.names import SPLITS
 from ..errors import DataError
 from ..flags import command_line
 from ..flags.fields import Flag, config
-from ..system import storage
+from ..system import folders
 
 
 @config()
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not os.path.isdir(config.data_dir):
             raise DataError(f"{config.data_dir}: no such folder (--data_dir)")
         splits = [split for split in SPLITS if os.path.isdir(os.path.join(config.data_dir, split))]
-        storage.make_folder(config.out)
+        folders.check_writable(config.out, "out")
         for name in splits or [os.path.basename(os.path.abspath(config.data_dir))]:
             path = os.path.join(config.out, f"{name}.pack")
             for line in pack_folder(

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from .. import script_util
 from ..checkpoints.files import fingerprint
 from ..data.case_reader import DataConfig
+from ..data.files.case_files import is_image, list_files
 from ..dist_util import Processes
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..evaluation.case_figures import EvaluateConfig
 from ..evaluation.summary import evaluate
 from ..flags import command_line
@@ -33,11 +34,12 @@ from ..methods.registry import METHODS, MODEL_CONFIGS, PRESETS, MethodConfig
 from ..sampling import store
 from ..sampling.config import SampleConfig, finish, identity
 from ..sampling.draw import draw_ensembles
+from ..sampling.names import check_names
 from ..sampling.protocol import Segmenter
 from ..sampling.samplers import SamplerConfig
 from ..sampling.watch import ChainWatch
 from ..sampling.writer_pool import CaseWriter
-from ..system import device, threads
+from ..system import device, folders, threads
 from ..system.device import ComputeConfig
 from ..system.progress import progress_bar
 from ..system.workers import usable_cores
@@ -71,10 +73,8 @@ class Model:
 def check_flags(config: SampleConfig) -> None:
     """ConfigError: the flags are invalid, whatever the files contain."""
     if config.evaluate and os.path.isfile(config.data_dir):
-        raise ConfigError(
-            f"--evaluate needs a folder of cases, and --data_dir {config.data_dir} is a file: "
-            "score the samples with segmentation_evaluate.py"
-        )
+        remedy = "remove it" if is_image(config.data_dir) else "score the samples with segmentation_evaluate.py"
+        raise ConfigError(f"--evaluate needs a folder of cases, and --data_dir {config.data_dir} is a file: {remedy}")
 
 
 def load_model(flags: Configs) -> Model:
@@ -116,6 +116,18 @@ def settle_threads(
     image = torch.zeros(size, *model.image_shape)
     with torch.inference_mode():
         return [threads.settle_by_time(lambda: one_call(image), usable_cores())]
+
+
+def scored_cases(dataset: LIDCDataset, chosen: Sequence[int]) -> tuple[list[str], list[str]]:
+    """The names of the chosen cases that have labels, and lines to report. DataError: none has any."""
+    with_labels = [index for index in chosen if list_files(dataset.folders[index][1]).labels]
+    if not with_labels:
+        raise DataError(
+            f"{dataset.directory}: none of the cases has labels, which --evaluate needs: remove it, or add labels"
+        )
+    without = len(chosen) - len(with_labels)
+    lines = [f"{without} of {len(chosen)} cases have no labels and are not scored"] if without else []
+    return [dataset.ids[index] for index in with_labels], lines
 
 
 def draw(
@@ -206,17 +218,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()
         threads.share_cores(processes.local_size)
-        os.makedirs(config.out_dir, exist_ok=True)
-
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
+        scored, lines = scored_cases(dataset, chosen) if config.evaluate else ([], [])
+        folders.check_writable(config.out_dir, "out_dir")
+        lines += check_names(config.out_dir, [dataset.ids[index] for index in chosen])
+        for line in lines if processes.is_main else ():
+            tqdm.write(line)
         draw(model, dataset, mine, flags, processes, fingerprint(config.model_path))
         if config.evaluate:
             with processes:
                 processes.barrier()
             if processes.is_main:
-                names = {dataset.ids[index] for index in chosen}
-                evaluate(EvaluateConfig(config.data_dir, config.out_dir), {}, names)
+                evaluate(EvaluateConfig(config.data_dir, config.out_dir), {}, scored)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ from ..data.augmentation import check_augment
 from ..data.case_cache import default_cache_dir
 from ..data.case_reader import DataConfig
 from ..dist_util import Processes
+from ..errors import DataError
 from ..flags import command_line
 from ..flags.configs import Configs, default_flags
 from ..flags.rules import check_rules
 from ..lidcloader import LIDCDataset
 from ..methods.registry import MODEL_CONFIGS, PRESETS
 from ..sampling.samplers import SamplerConfig
-from ..system import storage
+from ..system import folders, storage
 from ..system.device import ComputeConfig, check_compiler, out_of_memory_as_error
 from ..train_util import Trainer
 from ..training.config import TrainConfig, check_log_dir, check_num_cases, check_processes
@@ -89,6 +90,21 @@ def check_dataset(config: TrainConfig, dataset: LIDCDataset, world_size: int) ->
     dataset.check_trainable()
 
 
+def check_validation(dataset: LIDCDataset, eval_dataset: LIDCDataset) -> None:
+    """DataError: some of the cases to validate on, found by links, are also trained on; all of them may be."""
+    trained, validated = dataset.real_folders, eval_dataset.real_folders
+    if trained != validated and (shared := sorted(trained & validated)):
+        raise DataError(
+            f"{len(shared)} of the {len(validated)} cases of --eval_data_dir are also in --data_dir, e.g. {shared[0]}: "
+            "validate on other cases"
+        )
+
+
+def notes_of(dataset: LIDCDataset | None) -> list[str]:
+    """Lines to log on the cases to validate on."""
+    return [f"validation cases: {note}" for note in dataset.notes] if dataset is not None else []
+
+
 def warnings_of(start: Start, dataset: LIDCDataset) -> list[str]:
     """Lines to log where a run starts from another run's checkpoint, whose cases were read by older rules."""
     if start.checkpoint is None or start.own:
@@ -131,7 +147,9 @@ def train(configs: Configs) -> None:
     check_dataset(config, dataset, processes.world_size)
     check_cases(start, flags, dataset)
     eval_dataset = open_dataset(configs, eval_dir) if eval_dir else None
-    storage.make_folder(config.log_dir)
+    if eval_dataset is not None:
+        check_validation(dataset, eval_dataset)
+    folders.check_writable(config.log_dir, "log_dir")
     lock.take()
 
     remedy = "use a smaller --microbatch, --use_checkpoint True or --amp bf16"
@@ -143,7 +161,7 @@ def train(configs: Configs) -> None:
         windows = open_windows(configs[VisdomConfig], processes.is_main, lambda line: logger.info(line))
         header = run_header(configs, processes.device)
         logger = open_logger(segmenter, config, processes, start, validator, header)
-        for line in (*lines, *warnings_of(start, dataset)):
+        for line in (*lines, *warnings_of(start, dataset), *notes_of(eval_dataset)):
             logger.info(line)
         parts = (segmenter, dataset, config, processes, flags, start)
         trainer = Trainer(*parts, validator=validator, how=how, logger=logger, windows=windows)

@@ -4,7 +4,8 @@ import os
 
 import numpy as np
 
-from ..data.files.case_files import find_cases
+from ..data.case_cache import find_labelled
+from ..data.case_reader import DataConfig
 from ..data.names import PatientRule, patients_warning, place_of
 from ..errors import DataError
 from ..prepare.splits import find_patients
@@ -14,25 +15,27 @@ Cases = dict[str, str]  # {name: folder}
 Split = dict[str, Cases]  # with keys "training", "validation" and "testing"
 
 
-def split_cases(config: CompareConfig) -> tuple[list[Split], list[str]]:
+def split_cases(config: CompareConfig, reading: DataConfig = DataConfig()) -> tuple[list[Split], list[str]]:
     """Return (the Split of each fold, lines to log). The result depends only on the cases' names and the seed.
 
     Cases of one patient, according to the flags, manifest.csv or their names, stay together. A case without a known
     patient counts as its own patient.
 
+    reading  whether it skips cases without labels
+
     DataError: too few cases for the folds, cases or patients of test_dir are also in data_dir, or flags of patients
     that do not fit the cases. ConfigError: these flags contradict each other.
     """
-    rule = PatientRule.of(config)
-    cases = dict(find_cases(config.data_dir, one_set=True))
+    rule, lines = PatientRule.of(config), list[str]()
+    cases = dict(find_labelled(config.data_dir, reading, lines.append, one_set=True))
     patients = find_patients(config.data_dir, cases, rule)
     groups: dict[str, list[str]] = {}
     for name in cases:
         groups.setdefault(patients.get(name, name), []).append(name)
     order = [str(group) for group in np.random.default_rng(config.seed).permutation(sorted(groups))]
-    lines = [f"{len(groups)} patients or single cases; the patient is known for {len(patients)} of {len(cases)} cases"]
+    lines += [f"{len(groups)} patients or single cases; the patient is known for {len(patients)} of {len(cases)} cases"]
     lines += _lines_about(config.data_dir, cases, patients, rule)
-    tested = _tested(config, cases, patients, rule)
+    tested = _tested(config, reading, cases, patients, rule)
 
     splits: list[Split] = []
     folds = 1 if tested else config.folds
@@ -63,11 +66,13 @@ def _cases_of(chosen: list[str], groups: dict[str, list[str]], cases: Cases) -> 
     return {case: cases[case] for group in chosen for case in groups[group]}
 
 
-def _tested(config: CompareConfig, cases: Cases, patients: dict[str, str], rule: PatientRule) -> Cases:
+def _tested(
+    config: CompareConfig, reading: DataConfig, cases: Cases, patients: dict[str, str], rule: PatientRule
+) -> Cases:
     """{case: folder} of test_dir; empty without test_dir. DataError: some are also in data_dir."""
     if not config.test_dir:
         return {}
-    tested = dict(find_cases(config.test_dir, one_set=True))
+    tested = dict(find_labelled(config.test_dir, reading, lambda line: None, one_set=True))
     same = {os.path.realpath(folder) for folder in cases.values()} & {
         os.path.realpath(folder) for folder in tested.values()
     }

@@ -19,7 +19,7 @@ from ..flags.retired import without_constants
 from ..flags.rules import check_rules
 from ..lidcloader import LIDCDataset
 from ..sampling.samplers import SamplerConfig
-from ..system import storage
+from ..system import folders, storage
 from ..system.workers import sigterm_as_interrupt
 from ..training.config import TrainConfig, check_num_cases
 from ..unet import UNetConfig
@@ -68,10 +68,10 @@ class Comparison:
         config, data = self.config, os.path.join(self.config.out_dir, "data")
         if config.truth:
             read_truth(config.truth)
-        splits, lines = split_cases(config)
+        splits, lines = split_cases(config, DataConfig(skip_unlabelled=self.flags.get("skip_unlabelled", False)))
         self.check_methods(splits)
         check_links(data)
-        storage.make_folder(config.out_dir)
+        folders.check_writable(config.out_dir, "out_dir")
         lock.take()
         self.refuse_other_settings(splits)
         link_cases(splits, data)

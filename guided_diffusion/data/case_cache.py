@@ -16,7 +16,7 @@ from ..flags.fields import flag_fields
 from ..flags.retired import current_flags
 from ..system.storage import StrPath
 from .case_reader import READING_RULES, CaseReader, DataConfig
-from .files.case_files import IMAGE, LABEL, find_cases
+from .files.case_files import IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
 from .surveys.changes import RESIZED
 
@@ -111,14 +111,26 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def hash_cases(folders: Folders, settings: Sequence[Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of all cases (names and files) and of the settings used to read them."""
+    """16 hexadecimal digits of the SHA-256 of all cases (names and files) and of the settings used to read them.
+
+    Files that cannot be opened are left out.
+    """
     digest = hashlib.sha256(repr(settings).encode())
     for name, folder in folders:
         digest.update(repr(name).encode())
-        for file in sorted(file for file in os.listdir(folder) if IMAGE.match(file) or LABEL.match(file)):
-            with open(os.path.join(folder, file), "rb") as opened:
-                digest.update(f"{file}:{hashlib.sha256(opened.read()).hexdigest()}".encode())
+        with contextlib.suppress(OSError):  # reading the case names the fault
+            for file in _hashed_files(folder):
+                with open(os.path.join(folder, file), "rb") as opened:
+                    content = hashlib.sha256(opened.read()).hexdigest()
+                digest.update(f"{file}:{content}".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
+
+
+def _hashed_files(place: str) -> list[str]:
+    """The names of the files of a case; for a bare picture, an empty name."""
+    if os.path.isfile(place):
+        return [""]
+    return sorted(file for file in os.listdir(place) if IMAGE.match(file) or LABEL.match(file))
 
 
 def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders: Folders) -> PackedCases | None:
@@ -145,8 +157,9 @@ def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders
     return PackedCases(path)
 
 
-def _header(fingerprint: str, reader: CaseReader, num_cases: int) -> dict[str, Any]:
+def _header(fingerprint: str, reader: CaseReader, num_cases: int, found: Sequence[str] = ()) -> dict[str, Any]:
     facts = asdict(SetFacts.of(reader, num_cases))
+    facts["notes"] = [*found, *facts["notes"]]
     return {"fingerprint": fingerprint, "notes": facts["notes"], "set": facts}
 
 
@@ -233,7 +246,18 @@ def pack_folder(
 
     DataError: lists all broken cases.
     """
-    reader, folders = CaseReader(image_size, None, config), find_cases(directory)
+    reader, lines = CaseReader(image_size, None, config), list[str]()
+    folders = find_labelled(directory, config, lines.append)
     fingerprint, rules = hash_cases(folders, reader.settings), flags_from_configs(config)
-    write_pack(path, decode(reader, folders), lambda: {**_header(fingerprint, reader, len(folders)), "rules": rules})
-    return reader.notes(len(folders))
+
+    def header() -> dict[str, Any]:
+        return {**_header(fingerprint, reader, len(folders), lines), "rules": rules}
+
+    write_pack(path, decode(reader, folders), header)
+    return [*lines, *reader.notes(len(folders))]
+
+
+def find_labelled(directory: str, config: DataConfig, report: Report, one_set: bool = False) -> Places:
+    """The cases below `directory`, without those that the config skips; see find_cases for `report` and `one_set`."""
+    folders = find_cases(directory, one_set, report)
+    return skip_unlabelled(directory, folders, report) if config.skip_unlabelled else folders

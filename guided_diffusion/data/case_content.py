@@ -41,9 +41,12 @@ def decode_case(folder: str, structure: str = "", grey: bool = False, require_ra
     require_raters  a case without labels is broken
     """
     image_files, label_files, faults = list_files(folder, structure)
-    if not label_files and require_raters:
+    if image_files and not label_files and require_raters:
         name = f"label0_{structure}" if structure else "label0_*"
-        faults.append(f"{folder}: no label; add a mask per rater, named {name}.png, {name.replace('0', '1')}.png, ...")
+        faults.append(
+            f"{folder}: no label; add a mask per rater, named {name}.png, {name.replace('0', '1')}.png, ..., or skip "
+            "it with --skip_unlabelled True"
+        )
     decoded = read_each([*image_files, *label_files], read_file, faults)
     turned = [file for file, one in decoded.items() if one.turned]
     brought, grid_faults = on_one_grid(decoded)

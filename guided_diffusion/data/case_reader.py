@@ -51,6 +51,9 @@ class DataConfig:
             decodes=True,
         ),
     ] = ""
+    skip_unlabelled: Annotated[
+        bool, Flag("skip cases without labels where labels are needed (False: an error)", resume="free")
+    ] = False
     grey: Annotated[bool, Flag("convert images in colour to grey (luminance)", sampling="free", decodes=True)] = False
     intensity_range: Annotated[
         tuple[float, ...] | None,
@@ -117,7 +120,8 @@ class CaseReader:
     @property
     def settings(self) -> list[Any]:
         """The settings that affect the result of reading, as plain values."""
-        return [self.image_size, self.require_raters, dataclasses.astuple(self.config)]
+        names = [field.name for field in dataclasses.fields(self.config) if field.name != "skip_unlabelled"]
+        return [self.image_size, self.require_raters, tuple(getattr(self.config, name) for name in names)]
 
     @property
     def former_settings(self) -> list[Any]:

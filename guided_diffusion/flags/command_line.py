@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
@@ -80,7 +81,23 @@ def _parser(classes: Sequence[type], description: str | None, presets: Presets |
 def _add_flag(group: argparse._ArgumentGroup, field: FlagField) -> None:
     bare: dict[str, Any] = {"nargs": "?", "const": "True"} if field.kind in (bool, bool | None) else {}
     text = f"{field.flag.help}{choices_in_words(field)} [{field.show(field.default)}]".replace("%", "%%")
-    group.add_argument(f"--{field.name}", help=text, metavar=field.name.upper(), **bare)
+    forms = reversed(field.forms)
+    group.add_argument(*forms, dest=field.name, action=StoreOneForm, help=text, metavar=field.name.upper(), **bare)
+
+
+class StoreOneForm(argparse.Action):
+    """Stores the last value of a flag. ConfigError: the flag is passed in its long and in its short form."""
+
+    passed: str | None = None  # the first form in the command
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Store `values`, passed as the form `option`."""
+        self.passed = self.passed or option
+        if option != self.passed:
+            raise ConfigError(f"{self.passed} and {option} are the same flag: use only one of them")
+        setattr(namespace, self.dest, values)
 
 
 def choices_in_words(field: FlagField) -> str:
@@ -104,7 +121,7 @@ def _check_required(configs: Configs) -> None:
     """ConfigError: a required flag is missing."""
     for name, field in flag_fields(*configs.classes).items():
         if field.flag.required and not configs.values[name]:
-            raise ConfigError(f"--{name} is missing: {field.flag.help}")
+            raise ConfigError(f"{' or '.join(field.forms)} is missing: {field.flag.help}")
 
 
 @contextlib.contextmanager
@@ -114,6 +131,8 @@ def one_line_errors(program: str | None = None) -> Iterator[None]:
     program  program name in the message; None: the name of the running script
     """
     program = program or os.path.basename(sys.argv[0])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is; names may not be printable in this terminal
     try:
         yield
     except (ConfigError, DataError, CheckpointError, OSError) as error:

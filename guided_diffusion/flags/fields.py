@@ -26,6 +26,7 @@ class Flag:
     """The properties of a flag besides its name, type and default.
 
     help         its meaning, with the unit
+    short        a letter: -X on the command line is another form of the flag
     none         the word for None on the command line; -1 and an empty value mean the same
     choices      allowed values; for a list, allowed items
     at_least, above, at_most, below, multiple_of
@@ -45,6 +46,7 @@ class Flag:
     """
 
     help: str
+    short: str = ""
     none: str | None = None
     choices: tuple[str, ...] = ()
     at_least: float | None = None
@@ -72,6 +74,11 @@ class FlagField:
     kind: Any
     default: Any
     flag: Flag
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """How the flag is written on the command line: --NAME and, if it has one, its short form."""
+        return (f"--{self.name}", *([f"-{self.flag.short}"] if self.flag.short else []))
 
     def parse(self, value: object) -> Any:
         """The typed value, from text or from a typed value. ConfigError: it cannot be parsed."""

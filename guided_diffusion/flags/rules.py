@@ -5,6 +5,7 @@ parameter `given` is the set of flags that the user passed, without those of a p
 """
 
 import inspect
+import os
 from collections.abc import Callable
 
 from ..errors import ConfigError
@@ -226,6 +227,34 @@ def spacing_needs_steps(fast: bool, spacing: str, steps: int | None, given: set[
 def steps_are_set_once(steps: int | None, timestep_respacing: str, given: set[str]) -> Complaint:
     if steps and timestep_respacing and {"steps", "timestep_respacing"} <= given:
         return one_of("steps", "timestep_respacing")
+    return None
+
+
+# -- cases ------------------------------------------------------------------------------------------------------------
+
+
+@rule
+def validation_cases_are_others(data_dir: str, eval_data_dir: str) -> Complaint:
+    return nested("data_dir", data_dir, "eval_data_dir", eval_data_dir)
+
+
+@rule
+def scored_cases_are_others(data_dir: str, test_dir: str) -> Complaint:
+    return nested("data_dir", data_dir, "test_dir", test_dir)
+
+
+def nested(name: str, folder: str, other_name: str, other: str) -> Complaint:
+    """The complaint about a folder of cases inside another, whose cases would be in both; equal ones are accepted."""
+    if not folder or not other:
+        return None
+    pairs = ((name, folder, other_name, other), (other_name, other, name, folder))
+    for outer_name, outer, inner_name, inner in pairs:
+        real, within = os.path.realpath(outer), os.path.realpath(inner)
+        if within != real and within.startswith(os.path.join(real, "")) and not os.path.isfile(inner):
+            return (
+                f"--{inner_name} {inner} is inside --{outer_name} {outer}, so its cases would be in both: "
+                "use two folders side by side"
+            )
     return None
 
 

@@ -2,25 +2,30 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from ..data.case_reader import READING_RULES
+from ..data.case_reader import READING_RULES, DataConfig
 from ..errors import ConfigError, DataError
 from ..flags.configs import Flags, configs_from_flags
 from ..flags.fields import Flag, config
+from ..flags.retired import current_flags
 from ..masks.postprocess import PostprocessConfig
 
 if TYPE_CHECKING:  # it imports torch
     from .samplers import SamplerConfig
+
+T = TypeVar("T")
 
 
 @config()
 class SampleConfig:
     """What to sample, and where to write it."""
 
-    data_dir: Annotated[str, Flag("folder of cases to segment", required=True)] = ""
+    data_dir: Annotated[
+        str, Flag("images to segment: a picture, a folder of pictures, or a folder of cases", short="i", required=True)
+    ] = ""
     model_path: Annotated[str, Flag("checkpoint to sample from", required=True)] = ""
-    out_dir: Annotated[str, Flag("output folder", local=True)] = "results/samples"
+    out_dir: Annotated[str, Flag("output folder", short="o", local=True)] = "results/samples"
     num_ensemble: Annotated[int, Flag("masks per case", at_least=1)] = 5
     num_samples: Annotated[
         int | None, Flag("number of cases to segment, in order of their names", none="all", at_least=1)
@@ -85,7 +90,33 @@ def finish(config: SampleConfig, postprocess: PostprocessConfig) -> dict[str, An
 
 def postprocess_of(made_by: Flags) -> PostprocessConfig:
     """The `PostprocessConfig` that a case was written with. DataError: the stored settings are invalid."""
+    return _config_of(made_by, PostprocessConfig)
+
+
+def data_config_of(made_by: Flags) -> DataConfig:
+    """The `DataConfig` that a case was drawn with; the defaults for what is not stored.
+
+    made_by  as stored with the samples, or flat as from store.spread, where given flags may replace stored ones
+    DataError: the stored settings are invalid.
+    """
+    return _config_of(flags_of(made_by) if "flags" in made_by else made_by, DataConfig)
+
+
+def flags_of(made_by: Flags) -> dict[str, Any]:
+    """The flags {name: JSON-like value} stored with samples, in the terms of this version.
+
+    DataError: the entry `flags` is not from this program.
+    """
     try:
-        return configs_from_flags(made_by, PostprocessConfig)[PostprocessConfig]
+        return current_flags(json.loads(made_by["flags"]))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"samples with an entry `flags` of another program ({error}); rename that entry") from error
+
+
+def _config_of(flags: Flags, cls: type[T]) -> T:
+    try:
+        return configs_from_flags(flags, cls)[cls]
     except ConfigError as error:
-        raise DataError(f"samples with invalid stored flags ({error}); draw them again") from error
+        raise DataError(
+            f"samples with invalid stored flags ({error}); draw them again, or remove flags that replace stored ones"
+        ) from error

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import io
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,11 +17,11 @@ from ..data.files.read import read_file
 from ..data.surveys.levels import LevelSurvey, MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.configs import differences
-from ..flags.retired import current_flags
 from ..masks import pictures
 from ..masks.postprocess import CONSENSUS, binarise
 from ..system import storage
-from .config import SampleConfig, postprocess_of
+from .config import SampleConfig, flags_of, postprocess_of
+from .names import consensus_path, mask_path, movie_path, samples_path, sheet_path, stem_of
 from .writer_pool import PackedArrays
 
 if TYPE_CHECKING:  # it imports torch
@@ -75,7 +74,8 @@ def write_case(
     frames       of the movie of the first mask, [[H, W]]; None: do not write a movie
     """
     path = samples_path(out_dir, case.id)
-    stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case))
+    name = {} if stem_of(case.id) == case.id else {"case": case.id}
+    stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case), **name)
     stored.write(path, sync=os.path.exists(path))  # an old finished file must not survive beside new pictures
     masks = binarise(samples, postprocess_of(finished_by))
     _remove_pictures(out_dir, case.id, len(masks))
@@ -131,31 +131,6 @@ def _pictures_whole(out_dir: str, case_id: str, count: int, consensus: str) -> b
         return checksums == [zlib.crc32(storage.read_bytes(path) or b"") for path in paths]
     except OSError:  # e.g. an unreadable disk sector
         return False
-
-
-def mask_path(out_dir: str, case_id: str, k: int) -> str:
-    """Path of a case's k-th mask."""
-    return os.path.join(out_dir, f"{case_id}_output{k}.png")
-
-
-def consensus_path(out_dir: str, case_id: str) -> str:
-    """Path of a case's consensus."""
-    return os.path.join(out_dir, f"{case_id}_consensus.png")
-
-
-def sheet_path(out_dir: str, case_id: str) -> str:
-    """Path of a case's picture sheet."""
-    return os.path.join(out_dir, f"{case_id}_sheet.png")
-
-
-def movie_path(out_dir: str, case_id: str) -> str:
-    """Path of the movie of a case's first mask."""
-    return os.path.join(out_dir, f"{case_id}_movie.gif")
-
-
-def samples_path(out_dir: str, case_id: str) -> str:
-    """Path of a case's raw samples."""
-    return os.path.join(out_dir, f"{case_id}_samples.npz")
 
 
 def read_case(path: str) -> tuple[Samples, Made]:
@@ -228,11 +203,7 @@ def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tup
 
 def spread(made_by: Made) -> Made:
     """Flatten a case's settings: each stored flag becomes an entry. DataError: `flags` is not from this program."""
-    try:
-        flags = current_flags(json.loads(made_by["flags"]))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"samples with an entry `flags` of another program ({error}); rename that entry") from error
-    return {**flags, **{name: value for name, value in made_by.items() if name != "flags"}}
+    return {**flags_of(made_by), **{name: value for name, value in made_by.items() if name != "flags"}}
 
 
 def unfinished(

@@ -18,6 +18,7 @@ DEMO = {"results/demo/savedmodel.pt", "results/demo/samples"}  # what `make demo
 DOWNLOADS = ("LIDC-IDRI", "tcia-lidc-xml", "data_lidc.pickle", "QUBIQ", "REAL", "SRC")  # what a user fetches
 INPUTS = ("data_dir", "eval_data_dir", "test_dir", "model_path", "resume_checkpoint", "samples", "compare", "truth")
 INPUTS += ("dicom", "xml", "src")
+SHORT = {"-i": "--data_dir", "-o": "--out_dir"}
 
 
 class Parsed(Exception):
@@ -46,7 +47,8 @@ def check_flags(path, arguments, monkeypatch):
 def flag_values(arguments):
     """{flag: value} of the words of a command; a flag without a value has ""."""
     values = {}
-    for word, after in pairwise([*arguments, "--"]):
+    words = [SHORT.get(word, word) for word in arguments]
+    for word, after in pairwise([*words, "--"]):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
             values[name] = value if equals or after.startswith("--") else after
@@ -181,7 +183,7 @@ def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch)
         ran.append(name)
     assert {name: ran.count(name) for name in set(ran)} == {
         "segmentation_train": 4,
-        "segmentation_sample": 4,
+        "segmentation_sample": 5,
         "segmentation_evaluate": 2,
         "make_phantom": 3,
         "check_data": 1,

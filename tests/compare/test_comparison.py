@@ -16,6 +16,7 @@ from guided_diffusion.compare.config import CompareConfig, check_folders
 from guided_diffusion.compare.folds import find_patients, link_cases, split_cases
 from guided_diffusion.compare.page import as_rows
 from guided_diffusion.compare.stages import Comparison
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.data.files.case_files import find_cases
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.command_line import GAVE_UP
@@ -100,6 +101,14 @@ def test_a_comparison_warns_of_cases_that_count_as_patients(patients, tmp_path):
     (tmp_path / "manifest.csv").unlink()
     _, lines = split_cases(CompareConfig(data_dir=str(patients)))
     assert "for 0 of 12" in lines[0] and "each case counts as a patient of its own" in lines[1]
+
+
+def test_cases_without_labels_are_skipped_if_the_flag_says_so(patients):
+    for k in range(1, 12):
+        (patients / f"case{k:02d}" / "label0_.png").touch()
+    splits, lines = split_cases(CompareConfig(data_dir=str(patients), folds=4), DataConfig(skip_unlabelled=True))
+    assert "skipped 1 of 12 cases" in lines[0] and "11 of 11" in lines[1]
+    assert "case00" not in {name for split in splits for part in split.values() for name in part}
 
 
 def test_what_is_scored_is_not_trained_on(patients, tmp_path):

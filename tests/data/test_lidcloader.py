@@ -132,7 +132,8 @@ def test_the_same_fault_in_many_cases_is_one_line_with_the_flag_that_mends_it(tm
     assert str(error.value).splitlines() == [
         f"{tmp_path}/damaged/label0_.png, {tmp_path}/damaged/label1_.png: "
         "cannot be read (cannot identify image file); replace or remove it",
-        f"{tmp_path}/unlabelled: no label; add a mask per rater, named label0_*.png, label1_*.png, ...",
+        f"{tmp_path}/unlabelled: no label; add a mask per rater, named label0_*.png, label1_*.png, ..., "
+        "or skip it with --skip_unlabelled True",
         f"{tmp_path}/case00/label0_.png and 39 other labels: the labels have 4 levels: 0 (3,080 pixels), "
         "1 (40 pixels), 2 (480 pixels), 255 (240 pixels); if they are classes, --merge_labels True "
         "treats all but 0 as foreground, --structure LEVEL takes one",

@@ -71,7 +71,12 @@ def classes():
 
 def test_the_flags_are_those_of_the_list():
     listed = dict(line.split(": ", 1) for line in (ROOT / "tests/flags/flags.txt").read_text().splitlines())
-    assert {name: " ".join(flag_fields(cls)) for name, cls in classes().items()} == listed
+    assert {name: " ".join(map(forms, flag_fields(cls).values())) for name, cls in classes().items()} == listed
+
+
+def forms(field):
+    """NAME, or NAME|-X of a flag with a short form."""
+    return "|".join([field.name, *field.forms[1:]])
 
 
 def test_every_config_of_a_command_is_listed():
@@ -98,6 +103,7 @@ def test_the_page_of_flags_has_every_flag_with_its_default():
     rows = re.findall(r"^\| `--(\w+)` \| (\S+) \| .+ \|$", text, re.MULTILINE)
     for name, cls in classes().items():
         for field in flag_fields(cls).values():
+            assert all(f"`{short}`" in text for short in field.forms[1:]), field.name
             default = "required" if field.flag.required else f"`{field.show(field.default)}`"
             if field.flag.retired:
                 assert f"`--{field.name}" in text, field.name

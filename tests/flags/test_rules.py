@@ -132,6 +132,18 @@ CASES = {
         {"timestep_respacing": "20", "steps": 5},
         "--steps and --timestep_respacing contradict",
     ),
+    "validation_cases_are_others": (
+        TRAIN,
+        {"data_dir": "cases/a", "eval_data_dir": "cases/ab"},
+        {"data_dir": "cases", "eval_data_dir": "./cases/a"},
+        "--eval_data_dir ./cases/a is inside --data_dir cases",
+    ),
+    "scored_cases_are_others": (
+        COMPARE,
+        {"budget_images": 8, "data_dir": "cases/a", "test_dir": "cases/b"},
+        {"budget_images": 8, "data_dir": "cases/a", "test_dir": "cases"},
+        "--data_dir cases/a is inside --test_dir cases",
+    ),
     "one_budget": (
         COMPARE,
         {"budget_images": 8},

@@ -29,6 +29,7 @@ from guided_diffusion.sampling.config import SampleConfig
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.sampling.writer_pool import CaseWriter
 from guided_diffusion.system import device as compute
+from guided_diffusion.system import folders
 
 ONE_LEVEL = {"image_size": 8, "channel_mult": "1", "attention_resolutions": "8"}
 
@@ -329,8 +330,11 @@ def assert_disk_full(done, name):
     assert name in last and ("File too large" in last or "No space left" in last), last
 
 
-def test_a_full_disk_is_reported(cases, model, tmp_path):
-    """A limit on the size of files stands for it."""
+@pytest.mark.parametrize("later", [False, True])
+def test_a_full_disk_is_reported(cases, model, tmp_path, monkeypatch, later):
+    """A limit on the size of files stands for it; `later`: there was room when the folder was tried."""
+    if later:
+        monkeypatch.setattr(folders, "check_writable", lambda *args: None)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
@@ -338,7 +342,10 @@ def test_a_full_disk_is_reported(cases, model, tmp_path):
         done = sample(cases, model, tmp_path, "--steps=2", "--num_samples=1")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_disk_full(done, "phantom0000_samples.npz")
+    if later:
+        assert_disk_full(done, "phantom0000_samples.npz")
+    else:
+        assert_refused(done, f"--out_dir {tmp_path}: cannot be written to")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,16 +3,18 @@
 import collections
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ...errors import DataError
+from ...errors import DataError, first_lines
 from ...system.storage import walk
 from ..names import SPLIT_NAMES
 from .decoded import Decoded
+from .passed_over import BESIDE_CASES, case_name, count_by_ending, is_broken_link, is_output, printable
 from .read import SUFFIXES
 
 IMAGE = re.compile(rf"image.*{SUFFIXES}$", re.IGNORECASE)
+NUMBERED = re.compile(rf"image[ _-]?\d+{SUFFIXES}$", re.IGNORECASE)
 FORMATS = ("png", "jpg", "tif", "bmp", "gif", "webp", "npy", "nii", "nii.gz")
 ENDING = re.compile(rf"{SUFFIXES}$", re.IGNORECASE)
 UNREAD_LABEL = re.compile(rf"label(\d.*|.*{SUFFIXES})$", re.IGNORECASE)
@@ -28,18 +30,22 @@ class CaseFiles(NamedTuple):
 
 
 Places = list[tuple[str, str]]  # the name of each case, and its folder or, for a bare picture, its file
+Report = Callable[[str], object]  # called with a line of text
 
 
-def find_cases(directory: str, one_set: bool = False) -> Places:
+def find_cases(directory: str, one_set: bool = False, report: Report = lambda line: None) -> Places:
     """(name, folder) of every folder at or below `directory` that contains an image or a label, sorted by name.
 
-    Follows links to folders, but visits each folder once.
+    Follows links to folders, but visits each folder once. Folders that cannot be listed and links that lead nowhere are
+    cases too; reading them names the fault.
 
     one_set  refuse a directory that contains splits, such as training and testing
+    report   called with a line about files that are passed over
     """
-    cases = _named(directory, _walk_cases(directory, loose=False))
+    search = Search(directory, report)
+    cases = search.named(search.places())
     if not cases:
-        raise DataError(f"{directory}: no cases found; expected CASE/image*.png and CASE/label0_*.png")
+        raise DataError(f"{directory}: no cases found; expected CASE/image*.png and CASE/label0_*.png{search.others}")
     if one_set:
         refuse_splits(directory, cases)
     return cases
@@ -50,23 +56,26 @@ def is_image(file: str) -> bool:
     return ENDING.search(file) is not None
 
 
-def find_inputs(path: str, planes: int | None = None) -> Places:
+def find_inputs(path: str, planes: int | None = None, report: Report = lambda line: None) -> Places:
     """The cases at `path` to segment: a picture, pictures in folders, or folders of cases with or without labels.
 
-    A folder of pictures named image* is a case, except `path` itself: there they are one case only if the network takes
-    one plane of each.
+    A folder of pictures named image* is a case, with exceptions: at `path` itself they are one case only if the network
+    takes one plane of each; and so are numbered ones (image1, image2, ...) in any folder without labels.
 
     planes  of the network's input
-    DataError: there are none, two have the same name, or the folder contains splits.
+    report  called with a line about files that are passed over
+    DataError: there are none, some have the same name, or the folder contains splits.
     """
     if os.path.isfile(path):
         if not is_image(path):
             raise DataError(f"{path}: not a picture of a known format ({', '.join(FORMATS)})")
-        return [(ENDING.sub("", os.path.basename(path)), path)]
-    cases = _named(path, _walk_cases(path, loose=True, planes=planes))
+        return [(case_name(ENDING.sub("", os.path.basename(path))), path)]
+    search = Search(path, report, loose=True, planes=planes)
+    cases = search.named(search.places())
     if not cases:
         raise DataError(
             f"{path}: no pictures and no cases found; expected pictures ({', '.join(FORMATS)}), or CASE/image*.png"
+            f"{search.others}"
         )
     refuse_splits(path, cases)
     return cases
@@ -83,35 +92,97 @@ def refuse_splits(directory: str, cases: Places) -> None:
         )
 
 
-def _walk_cases(directory: str, loose: bool, planes: int | None = None) -> Iterator[str]:
-    """Yield the folders of cases and, with `loose`, the pictures that belong to no case."""
-    if not os.path.isdir(directory):
-        what = "a file, not a folder of cases" if os.path.isfile(directory) else "no such folder of cases"
-        raise DataError(f"{directory}: {what}")
-    unreadable: list[OSError] = []
-    for folder, subfolders, files in walk(directory, unreadable.append):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # such as partially written cases
-        images = [file for file in files if IMAGE.match(file)]
-        labels = [file for file in files if LABEL.match(file)]
-        flat = loose and folder == directory and not labels and len(images) > 1 and len(images) != planes
-        if (images or labels) and not flat:
-            yield folder
-        elif loose:
-            yield from (os.path.join(folder, file) for file in sorted(files) if ENDING.search(file) and file[0] != ".")
-    yield from (str(error.filename) for error in unreadable)  # reading them names the fault
+def skip_unlabelled(directory: str, cases: Places, report: Report) -> Places:
+    """The cases that have labels; reports the others. A case whose labels are not read stays, so that it is named.
+
+    DataError: no case has labels.
+    """
+    skipped = []
+    for name, folder in cases:
+        images, labels, faults = list_files(folder)
+        if images and not labels and not faults:
+            skipped.append(name)
+    if len(skipped) == len(cases):
+        raise DataError(f"{directory}: none of the {len(cases)} cases has labels (--skip_unlabelled)")
+    if skipped:
+        report(f"skipped {len(skipped)} of {len(cases)} cases, without labels (--skip_unlabelled), e.g. {skipped[0]}")
+    left = set(skipped)
+    return [case for case in cases if case[0] not in left]
 
 
-def _named(directory: str, places: Iterable[str]) -> Places:
-    """The places with the names of their cases, sorted by name. DataError: two cases have the same name."""
-    cases: dict[str, str] = {}
-    for place in places:
-        relative = os.path.relpath(place, directory)
-        name = os.path.basename(os.path.abspath(place)) if relative == "." else relative.replace(os.sep, "-")
-        name = name if os.path.isdir(place) else ENDING.sub("", name)
-        if name in cases:
-            raise DataError(f"{place}: has the same case name, {name}, as {cases[name]}; rename one of them")
-        cases[name] = place
-    return sorted(cases.items())
+class Search:
+    """Finds cases at or below a directory.
+
+    report       called with lines about what is passed over and renamed
+    loose        pictures that belong to no case are cases too
+    planes       of the network's input
+    passed_over  files that are not read, relative to the directory
+    """
+
+    def __init__(self, directory: str, report: Report, loose: bool = False, planes: int | None = None) -> None:
+        if not os.path.isdir(directory):
+            what = "no such file or folder" if loose else "no such folder of cases"
+            what = "a file, not a folder of cases" if os.path.isfile(directory) else what
+            raise DataError(f"{directory}: {what}")
+        self.directory, self.report, self.loose, self.planes = directory, report, loose, planes
+        self.passed_over: list[str] = []
+
+    @property
+    def others(self) -> str:
+        """The end of a message that there are no cases: what there is instead."""
+        return f"; there are {count_by_ending(self.passed_over)}" if self.passed_over else ""
+
+    def places(self) -> Iterator[str]:
+        """Yield the folders of cases and, with `loose`, the pictures that belong to no case."""
+        unreadable: list[OSError] = []
+        for folder, subfolders, files in walk(self.directory, unreadable.append):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # such as partially written cases
+            shown = [file for file in files if not file.startswith(".")]
+            own = [file for file in shown if not is_output(file, files)]
+            images = [file for file in own if IMAGE.match(file)]
+            labels = [file for file in own if LABEL.match(file)]
+            taken = {*images, *labels}
+            if self._is_case(folder, images, labels):
+                yield folder
+                taken |= {file for file in own if UNREAD_LABEL.match(file)}
+            elif self.loose:
+                taken = {file for file in own if ENDING.search(file)}
+                yield from (os.path.join(folder, file) for file in own if file in taken)
+            for file in shown:
+                path = os.path.join(folder, file)
+                if file not in taken and is_broken_link(path):
+                    yield path
+                elif file not in taken and not BESIDE_CASES.fullmatch(file):
+                    self.passed_over.append(os.path.relpath(path, self.directory))
+        yield from (str(error.filename) for error in unreadable)  # reading them names the fault
+
+    def _is_case(self, folder: str, images: Sequence[str], labels: Sequence[str]) -> bool:
+        """Whether a folder with these files is a case, and not a folder of pictures."""
+        if labels or not self.loose or len(images) < 2 or len(images) == self.planes:
+            return bool(images or labels)
+        return folder != self.directory and not all(NUMBERED.match(image) for image in images)
+
+    def named(self, places: Iterable[str]) -> Places:
+        """The places with the names of their cases, sorted by name. DataError: some cases have the same name."""
+        cases: dict[str, str] = {}
+        faults, renamed = [], []
+        for place in places:
+            relative = os.path.relpath(place, self.directory)
+            name = os.path.basename(os.path.abspath(place)) if relative == "." else relative.replace(os.sep, "-")
+            name = name if os.path.isdir(place) else ENDING.sub("", name)
+            if (safe := case_name(name)) != name:
+                renamed.append(f"{printable(name)} is called {safe}")
+            if safe in cases:
+                faults.append(f"{place}: has the same case name, {safe}, as {cases[safe]}; rename one of them")
+            cases[safe] = place
+        if faults:
+            raise DataError("\n".join(first_lines(faults)))
+        if renamed:
+            self.report(f"renamed cases with characters that cannot be printed, {len(renamed)}: e.g. {renamed[0]}")
+        if cases and self.passed_over:
+            noun = "file" if len(self.passed_over) == 1 else "files"
+            self.report(f"passed over {len(self.passed_over)} {noun}: {count_by_ending(self.passed_over)}")
+        return sorted(cases.items())
 
 
 def list_files(folder: str, structure: str = "") -> CaseFiles:
@@ -127,9 +198,8 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
     try:
         files = sorted(os.listdir(folder))
     except OSError as error:
-        return CaseFiles(
-            [], [], [f"{folder}: cannot be listed ({error.strerror}); change its permissions or remove it"]
-        )
+        return CaseFiles([], [], [_unlisted(folder, error)])
+    files = [file for file in files if not is_output(file, files)]
     images = [os.path.join(folder, file) for file in files if IMAGE.match(file)]
     faults = [] if images else [f"{folder}: no image; add one named image*.png, .jpg, .tif, .npy or .nii.gz"]
     faults += _repeated_images(folder, images)
@@ -153,6 +223,13 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
             f"{folder}: label{min(missing)}_* is missing, but label{max(labels)}_* exists; number the raters from 0"
         )
     return CaseFiles(images, [labels[rater] for rater in sorted(labels)], faults)
+
+
+def _unlisted(place: str, error: OSError) -> str:
+    """The fault of a place that is not a file and cannot be listed."""
+    if is_broken_link(place):
+        return f"{place}: a link to {os.readlink(place)} that leads nowhere ({error.strerror}); repair or remove it"
+    return f"{place}: cannot be listed ({error.strerror}); change its permissions or remove it"
 
 
 def _repeated_images(folder: str, images: Sequence[str]) -> list[str]:
