@@ -28,6 +28,7 @@ from .data.case_cache import (
 )
 from .data.case_reader import CaseReader, DataConfig
 from .data.files.case_files import find_inputs, is_image
+from .data.files.dataset_json import read_dataset_file, with_level
 from .data.files.passed_over import printable
 from .errors import DataError
 
@@ -70,9 +71,11 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.image_channels = None if image_channels == "auto" else image_channels
         self.fingerprint: str | None = None
         self._found: list[str] = []  # lines of the search for cases
-        self.reader = CaseReader(image_size, self.image_channels, config, require_raters)
+        is_packed = os.path.isfile(self.directory) and not is_image(self.directory)
+        own = config if is_packed else with_level(config, read_dataset_file(self.directory))
+        self.reader = CaseReader(image_size, self.image_channels, own, require_raters)
         self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
-        if os.path.isfile(self.directory) and not is_image(self.directory):
+        if is_packed:
             self.folders = []
             packed, self.facts = open_pack(self.directory, self.reader)
             self.ids, self.fingerprint, self._arrays = packed.ids, packed.header["fingerprint"], packed.arrays

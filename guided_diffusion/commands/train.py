@@ -7,7 +7,6 @@ On several GPUs, with the paper's flags:
     torchrun --nproc_per_node=2 scripts/segmentation_train.py --preset cimd --data_dir data/training
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from .. import script_util
 from ..data.augmentation import check_augment
 from ..data.case_cache import default_cache_dir
 from ..data.case_reader import DataConfig
+from ..data.files.dataset_json import read_dataset_file, with_intensity_range
 from ..dist_util import Processes
 from ..errors import DataError
 from ..flags import command_line
@@ -53,8 +53,16 @@ def flags_to_store(configs: Configs) -> dict[str, Any]:
     """{name: JSON-like value} of all flags, as stored in checkpoints."""
     config, flags = configs[TrainConfig], configs.flags()
     if not storage.is_remote(config.log_dir):
-        flags["data_dir"] = os.path.relpath(config.data_dir, config.log_dir)  # so that both can be moved together
+        flags["data_dir"] = folders.relative(config.data_dir, config.log_dir)  # so that both can be moved together
     return flags
+
+
+def with_default_range(configs: Configs) -> Configs:
+    """The configs with the intensity range of dataset.json, unless the flag is given."""
+    if "intensity_range" in configs.given or not configs[TrainConfig].data_dir:
+        return configs
+    data = with_intensity_range(configs[DataConfig], read_dataset_file(configs[TrainConfig].data_dir))
+    return configs.replace(intensity_range=data.intensity_range)
 
 
 def find_checkpoint(configs: Configs, world_size: int) -> Start:
@@ -134,6 +142,7 @@ def train(configs: Configs) -> None:
     All checks that can fail run before the processes connect.
     """
     config, how = configs[TrainConfig], configs[ComputeConfig]
+    configs = with_default_range(configs)
     processes = Processes()
     check_processes(config, processes.world_size)
     lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)

@@ -14,9 +14,11 @@ from ..errors import DataError, first_lines, group_faults, split_fault
 from ..flags.configs import differences, flags_from_configs
 from ..flags.fields import flag_fields
 from ..flags.retired import current_flags
+from ..system.folders import user_cache
 from ..system.storage import StrPath
 from .case_reader import READING_RULES, CaseReader, DataConfig
 from .files.case_files import IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
+from .files.dataset_json import read_dataset_file, with_intensity_range, with_level
 from .packed import ImageArray, PackedCases, RatersArray, write_pack
 from .surveys.changes import RESIZED
 
@@ -107,7 +109,7 @@ class SetFacts:
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> str:
     """The folder ambiguous-segmentation in the user's cache folder."""
-    return os.path.join(environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ambiguous-segmentation")
+    return user_cache(environ)
 
 
 def hash_cases(folders: Folders, settings: Sequence[Any]) -> str:
@@ -246,7 +248,9 @@ def pack_folder(
 
     DataError: lists all broken cases.
     """
-    reader, lines = CaseReader(image_size, None, config), list[str]()
+    file, lines = read_dataset_file(directory), list[str]()
+    config = with_intensity_range(config, file)
+    reader = CaseReader(image_size, None, with_level(config, file))
     folders = find_labelled(directory, config, lines.append)
     fingerprint, rules = hash_cases(folders, reader.settings), flags_from_configs(config)
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..data.files.case_files import find_cases
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
 from ..masks import fidelity, metrics, pictures
@@ -100,7 +99,7 @@ class Scorer:
     def __init__(self, config: EvaluateConfig, flags: Mapping[str, Any]):
         self.config = config
         self.truth = read_truth(config.truth) if config.truth else None
-        self.files = CaseFiles(find_cases(config.data_dir, one_set=True), flags)
+        self.files = CaseFiles(config.data_dir, flags)
 
     def __call__(self, case: tuple[str, str]) -> CaseScore:
         """The score of a case (name, folder).

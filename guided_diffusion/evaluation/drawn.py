@@ -1,7 +1,7 @@
 """Reads a case and its samples in each folder, so that all folders are scored against the same raters' masks."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -9,11 +9,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from ..data.case_reader import READING_RULES, CaseReader, DataConfig
+from ..data.files.case_files import find_cases
+from ..data.files.dataset_json import read_dataset_file, with_level
 from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
 from ..lidcloader import make_case
 from ..masks import pictures
 from ..sampling import store
+from ..sampling.config import data_config_of
 
 LABEL_FLAGS = {"label_threshold", "merge_labels", "structure"}  # may differ from those that the samples were drawn with
 
@@ -43,12 +46,13 @@ class Scored(NamedTuple):
 class CaseFiles:
     """Reads the cases of a set and their samples; may be called from several threads.
 
-    cases  (name, folder) of each case of the set
-    flags  the flags of the evaluation, which replace those stored with the samples
+    data_dir  the folder of the set
+    flags     the flags of the evaluation, which replace those stored with the samples
     """
 
-    def __init__(self, cases: Sequence[tuple[str, str]], flags: Mapping[str, Any]) -> None:
-        self.cases, self.flags = cases, flags
+    def __init__(self, data_dir: str, flags: Mapping[str, Any]) -> None:
+        self.cases, self.flags = find_cases(data_dir, one_set=True), flags
+        self.dataset = read_dataset_file(data_dir)
         self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}  # by the side of the images
         self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
         self.lock = threading.Lock()  # for both
@@ -77,7 +81,7 @@ class CaseFiles:
         made_by, shape = drawn.made_by, drawn.samples.shape[1:]
         if like is not None and "image_size" not in made_by and like.samples.shape[1:] == shape:
             made_by = {**like.made_by, **made_by}
-        data = _data_config(made_by)
+        data = with_level(data_config_of(made_by), self.dataset)
         side = shape[0] if made_by.get("image_size") == shape[0] == shape[1] else None
         reader = self._reader(side, data)
         image, raters = reader.read(case_folder)
@@ -113,14 +117,6 @@ class CaseFiles:
                 names = [name for name, _ in self.cases]
                 self.rules[folder] = store.foreign_rule(folder, names, threshold, merge)
             return self.rules[folder]
-
-
-def _data_config(made_by: Mapping[str, Any]) -> DataConfig:
-    """How the case of these samples is read; flags that are not stored have their defaults."""
-    known = {f.name: made_by[f.name] for f in fields(DataConfig) if f.name in made_by}
-    if known.get("intensity_range") is not None:
-        known["intensity_range"] = tuple(known["intensity_range"])
-    return DataConfig(**known)
 
 
 def check_same_raters(case: str, first: Scored, other: Scored) -> None:

@@ -1,6 +1,7 @@
 """Checks a folder of cases in one pass: reports every fault, and what the folder contains."""
 
 import collections
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..data.case_reader import CaseReader, DataConfig
 from ..data.files.case_files import find_cases, list_files
+from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file, with_intensity_range, with_level
 from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import resize
 from ..errors import DataError
@@ -48,6 +50,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     checked = CheckedCases(config, data_config)
     faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
     faults += checked.read(folders)
+    faults += checked.dataset_faults()
     of_split, notes = split_faults(config.data_dir, folders, rule)
     faults += of_split
 
@@ -76,6 +79,8 @@ class CheckedCases:
 
     def __init__(self, config: CheckConfig, data_config: DataConfig) -> None:
         self.config = config
+        file = _dataset_file(config.data_dir)
+        data_config = with_level(with_intensity_range(data_config, file), file)
         self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
         self.contents: dict[str, Contents] = collections.defaultdict(Contents)
         self.sheet: list[list[pictures.Tile]] = []
@@ -104,11 +109,25 @@ class CheckedCases:
                 self.sheet.append(case_tiles(name, image, raters, reader.colour))
         return faults
 
+    def dataset_faults(self) -> list[str]:
+        """What contradicts the cases that can be read in dataset.json."""
+        modalities = () if self.reader.images.single else self.reader.images.modalities
+        raters = max((max(one.raters) for one in self.contents.values()), default=0)
+        planes = self.reader.num_planes if self.contents else 0
+        return dataset_faults(self.config.data_dir, modalities, planes, self.reader.levels.levels, raters)
+
     def lines(self, num_cases: int) -> Iterator[str]:
         """The levels of the labels, and what reading changed."""
         yield from level_lines(self.reader.levels)
         yield from self.reader.notes(num_cases)
         yield from self.fitted.notes(num_cases)
+
+
+def _dataset_file(directory: str) -> DatasetFile | None:
+    """The dataset.json of a folder; None also if it is damaged, which dataset_faults reports."""
+    with contextlib.suppress(DataError):
+        return read_dataset_file(directory)
+    return None
 
 
 def report_contents(contents: Mapping[str, Contents], num_cases: int, report: Callable[[str], None]) -> None:

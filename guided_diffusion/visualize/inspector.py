@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from html import escape
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from ..flags.fields import Flag, config
 from ..masks import pictures
 from ..masks.postprocess import PostprocessConfig, binarise, variance_map
 from ..sampling import store
-from ..sampling.config import postprocess_of
+from ..sampling.config import data_config_of, postprocess_of
 from ..system import storage
 from .connection import Client, send_picture
 
@@ -165,14 +165,8 @@ class Inspector:
         """Image and raters, read with the samples' settings; for an unknown case the samples' mean and no raters."""
         if self.case not in self.folders:
             return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
-        made_by = store.spread(made_by) if "flags" in made_by else made_by
-        known: dict[str, Any] = {
-            f.name: tuple(v) if isinstance(v, list) else v
-            for f in fields(DataConfig)
-            if (v := made_by.get(f.name)) is not None
-        }
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
-        reader = self._reader(side, DataConfig(**known))
+        reader = self._reader(side, data_config_of(made_by))
         image, raters = reader.read(self.folders[self.case])
         if image.shape[1:] != samples.shape[1:]:
             raise DataError(

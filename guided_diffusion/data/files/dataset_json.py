@@ -189,9 +189,15 @@ def write_dataset_file(directory: str, file: DatasetFile) -> None:
 
 
 class Reading(Protocol):
-    """A config with the flags that dataset.json has defaults for, such as DataConfig."""
+    """A config with the flags that dataset.json gives values or meanings, such as DataConfig."""
 
-    intensity_range: tuple[float, ...] | None
+    @property
+    def intensity_range(self) -> tuple[float, ...] | None:
+        """The values that become 0 and 1."""
+
+    @property
+    def structure(self) -> str:
+        """The name or the level of the only structure to read."""
 
 
 Config = TypeVar("Config", bound=Reading)
@@ -202,6 +208,17 @@ def with_intensity_range(config: Config, file: DatasetFile | None) -> Config:
     if file is None or file.intensity_range is None or config.intensity_range is not None:
         return config
     return dataclasses.replace(config, intensity_range=file.intensity_range)  # type: ignore[type-var]
+
+
+def with_level(config: Config, file: DatasetFile | None) -> Config:
+    """`config` with the level of a structure that dataset.json names, in place of the name.
+
+    DataError: the structure has several levels.
+    """
+    if file is None or config.structure not in file.structures:
+        return config
+    level = file.level_of(config.structure)
+    return dataclasses.replace(config, structure="" if level is None else f"{level:g}")  # type: ignore[type-var]
 
 
 def dataset_faults(
