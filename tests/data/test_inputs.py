@@ -281,3 +281,9 @@ def test_a_label_that_is_not_read_is_not_skipped(partly_labelled):
 def test_all_cases_cannot_be_skipped(tmp_path):
     put_case(tmp_path / "c0")
     assert "none of the 1 cases has labels" in refusal(tmp_path, skip_unlabelled=True)
+
+
+def test_a_picture_named_image_among_others_is_one_of_them(tmp_path):
+    for name in ("image_2.png", "scan.png"):
+        put(tmp_path / name, GREY)
+    assert [name for name, _ in find_inputs(str(tmp_path), 1)] == ["image_2", "scan"]

@@ -60,7 +60,8 @@ def find_inputs(path: str, planes: int | None = None, report: Report = lambda li
     """The cases at `path` to segment: a picture, pictures in folders, or folders of cases with or without labels.
 
     A folder of pictures named image* is a case, with exceptions: at `path` itself they are one case only if the network
-    takes one plane of each; and so are numbered ones (image1, image2, ...) in any folder without labels.
+    takes one plane of each and there are no other pictures; and so are numbered ones (image1, image2, ...) in any
+    folder without labels.
 
     planes  of the network's input
     report  called with a line about files that are passed over
@@ -142,7 +143,8 @@ class Search:
             images = [file for file in own if IMAGE.match(file)]
             labels = [file for file in own if LABEL.match(file)]
             taken = {*images, *labels}
-            if self._is_case(folder, images, labels):
+            others = sum(is_image(file) for file in own) - len(images) - len(labels)
+            if self._is_case(folder, images, labels, others):
                 yield folder
                 taken |= {file for file in own if UNREAD_LABEL.match(file)}
             elif self.loose:
@@ -156,8 +158,10 @@ class Search:
                     self.passed_over.append(os.path.relpath(path, self.directory))
         yield from (str(error.filename) for error in unreadable)  # reading them names the fault
 
-    def _is_case(self, folder: str, images: Sequence[str], labels: Sequence[str]) -> bool:
-        """Whether a folder with these files is a case, and not a folder of pictures."""
+    def _is_case(self, folder: str, images: Sequence[str], labels: Sequence[str], others: int) -> bool:
+        """Whether a folder with these files, and a number of other pictures, is a case and not a folder of pictures."""
+        if self.loose and folder == self.directory and not labels and others:
+            return False
         if labels or not self.loose or len(images) < 2 or len(images) == self.planes:
             return bool(images or labels)
         return folder != self.directory and not all(NUMBERED.match(image) for image in images)
