@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from ..data.files.case_files import find_cases
 from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
+from ..sampling.names import stem_of
 from ..system import folders, storage
 from ..system.progress import progress_bar
 from ..system.workers import map_in_threads
@@ -201,7 +202,7 @@ def _numbers_of_samples(folder: str, scores: Iterable[CaseScore]) -> collections
 
 def unknown_cases(config: EvaluateConfig, cases: Iterable[tuple[str, str]]) -> list[str]:
     """A note for each folder with samples of cases that are not among these."""
-    known, notes = {name for name, _ in cases}, []
+    known, notes = {stem_of(name) for name, _ in cases}, []
     for folder in config.folders:
         named = {
             match[1]

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import numpy as np
 
+from ..data.case_cache import find_labelled
 from ..data.case_reader import CaseReader, DataConfig
-from ..data.files.case_files import find_cases, list_files
+from ..data.files.case_files import list_files
 from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file, with_intensity_range, with_level
 from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import resize
@@ -46,7 +47,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     ConfigError or DataError: the flags of patients cannot be used, or there are no cases.
     """
     rule = PatientRule.of(config)
-    folders = find_cases(config.data_dir)
+    folders = find_labelled(config.data_dir, data_config, report)
     checked = CheckedCases(config, data_config)
     faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
     faults += checked.read(folders)

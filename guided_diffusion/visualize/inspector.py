@@ -163,11 +163,12 @@ class Inspector:
         self, samples: Shaped[np.ndarray, "M H W"], made_by: Mapping[str, Any]
     ) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
         """Image and raters, read with the samples' settings; for an unknown case the samples' mean and no raters."""
-        if self.case not in self.folders:
+        name = made_by.get("case", self.case)  # stored where the names of files are shortened
+        if name not in self.folders:
             return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
         side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
         reader = self._reader(side, data_config_of(made_by))
-        image, raters = reader.read(self.folders[self.case])
+        image, raters = reader.read(self.folders[name])
         if image.shape[1:] != samples.shape[1:]:
             raise DataError(
                 f"{self.case}: samples have {samples.shape[1:]} pixels, the image {image.shape[1:]}; check --data_dir"
