@@ -81,6 +81,10 @@ LAYOUTS = {
     "a folder per case": ("ID/scan.png", ["ID/mask0.png", "ID/mask1.png"]),
     "one structure beside": ("ID.png", ["ID_seg_disc_1.png", "ID_seg_disc_2.png"]),
     "a word in all masks": ("ID.png", ["ID_final_expert1.png", "ID_final_expert2.png"]),
+    "masks in a folder per case": ("ID/scan.png", ["ID/masks/reader1.png", "ID/masks/reader2.png"]),
+    "raters in folders per case": ("ID/scan.png", ["ID/reader1/mask.png", "ID/reader2/mask.png"]),
+    "the layout of the loader": ("ID/image_0.png", ["ID/label0_.png", "ID/label1_.png"]),
+    "raters before numbers": ("image_ID.png", ["mask1_ID.png", "mask2_ID.png"]),
     "any name for images": ("CT/ID.png", ["reader1/ID.png", "reader2/ID.png"]),
     "images above masks": ("ID.png", ["masks/ID_r1.png", "masks/ID_r2.png"]),
     "masks in folders of cases": ("s/ID/ID.png", ["s/ID/masks/ID_1.png", "s/ID/masks/ID_2.png"]),
@@ -164,6 +168,21 @@ def test_drive_as_it_is_distributed(tmp_path):
         "01_test": "testing",
     }
     assert "passed over 3 files: 3 .gif (e.g. test/mask/01_test_mask.gif)" in done.stdout
+
+
+def test_images_of_a_folder_are_modalities_if_their_names_say_so(tmp_path):
+    src = tmp_path / "x"
+    for i in ("a", "b"):
+        put(src, f"{i}/{i}_flair.png")
+        put(src, f"{i}/{i}_t1ce.png", GREY // 2)
+        put(src, f"{i}/{i}_seg.png", DISC)
+    assert convert("folders", src, tmp_path / "out").returncode == 0
+    for case in read(tmp_path / "out")[0].values():
+        np.testing.assert_allclose(case.image.numpy(), np.stack([GREY, GREY // 2]) / 255, atol=1e-6)
+    assert json.loads((tmp_path / "out" / "dataset.json").read_text())["channel_names"] == {"0": "flair", "1": "t1ce"}
+    put(src, "b/overview.png")
+    done = convert("folders", src, tmp_path / "2")
+    assert done.returncode == 1 and "b: 3 pictures that are not named as masks" in done.stdout
 
 
 def test_raters_may_differ_between_cases(tmp_path):
@@ -446,9 +465,9 @@ def test_the_range_of_a_source_is_applied(tmp_path):
 
 
 def test_words_of_names():
-    assert words_of("eye0_seg_disc_1") == ["eye0", "seg", "disc", "1"]
-    assert words_of("mask0") == ["mask", "0"] and words_of("benign (3)_mask") == ["benign", "3", "mask"]
-    assert words_of("z--105.0_c0") == ["z", "-105", "0", "c0"]
+    assert words_of("eye0_seg_disc_1") == ("eye0", "seg", "disc", "1")
+    assert words_of("mask0") == ("mask", "0") and words_of("benign (3)_mask") == ("benign", "3", "mask")
+    assert words_of("z--105.0_c0") == ("z", "-105", "0", "c0")
     assert meaning_of(["expert", "smith", "optic", "disc"])[:2] == (("expert", "smith"), ("optic", "disc"))
     assert meaning_of(["class", "2", "r1"])[:2] == (("r1",), ("class", "2"))
     assert meaning_of(["t1"]).unknown == ("t1",)

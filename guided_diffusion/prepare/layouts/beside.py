@@ -2,10 +2,11 @@
 
 import collections
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .found import Case, Found, FoundMask
+from .known import MODALITY
 from .listing import Listing, SourceFile
 from .matching import Key, key_of, parse
 from .words import kind_of, words_of
@@ -34,6 +35,11 @@ def beside(listing: Listing, bare: bool = False) -> Found:
     for file in listing.pictures:
         folders[file.folders].append(file)
     sorted_out = {name: _by_role(files, bare) for name, files in folders.items()}
+    for file in listing.pictures:
+        home = sorted_out.get(_home(file))
+        if home and len(home.images) == 1 and _home(file) != file.folders:
+            home.masks.append(file)
+            sorted_out.pop(file.folders, None)
     with_both = [pictures for pictures in sorted_out.values() if pictures.images and pictures.masks]
     several = any(len(pictures.images) > 1 and _fits(pictures) for pictures in with_both)
     for pictures in with_both:
@@ -43,17 +49,25 @@ def beside(listing: Listing, bare: bool = False) -> Found:
     return found
 
 
+def _home(file: SourceFile) -> tuple[str, ...]:
+    """The folder above those of masks that contain a file, such as CASE of CASE/masks/reader1.png."""
+    roles = [folder.role for folder in file.meanings]
+    place = roles.index("mask", file.shared) if "mask" in roles[file.shared :] else len(roles)
+    return file.folders[:place]
+
+
 def _by_role(files: Sequence[SourceFile], bare: bool) -> Pictures:
     """The images and the masks of a folder, by their names."""
-    masks = [file for file in files if MASK.search(file.stem)]
     images = [file for file in files if not MASK.search(file.stem)]
-    if not images:  # such as seg1 and seg1_mask
-        images = _roots(masks)
-    elif more := _derived(images, bare and not masks) or _structures(images, masks):
-        masks += more
-        images = [file for file in images if file not in more]
-    masks = [file for file in masks if file not in images]
-    return Pictures(images, masks)
+    masks = [file for file in files if MASK.search(file.stem)]
+    if images:
+        more = _derived(images, bare and not masks) or _structures(images, masks)
+        is_image = {file.path for file in images} - {file.path for file in more}
+    else:  # such as seg1 and seg1_mask
+        more = []
+        is_image = {file.path for file in _roots(masks)}
+    is_mask = {file.path for file in (*masks, *more)} - is_image
+    return Pictures([f for f in files if f.path in is_image], [f for f in files if f.path in is_mask])
 
 
 def _roots(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -108,28 +122,66 @@ def _add(found: Found, pictures: Pictures, several: bool) -> None:
     """Add the cases of a folder."""
     images, keys = pictures.images, _keys(pictures.images)
     if len(images) > 1 and not _fits(pictures):
-        folder = images[0].path[: -len(images[0].within.rsplit("/", 1)[-1])].rstrip("/\\")
-        found.faults.append(
-            f"{folder}: {len(images)} pictures that are not named as masks, e.g. {_base(images[0])} and "
-            f"{_base(images[1])}; keep one"
-        )
+        _add_modalities(found, pictures)
         return
     for mask in pictures.masks:
-        parsed = parse(mask.stem, keys)
-        candidates = keys[parsed.key] if parsed else images
-        if len(candidates) > 1:
-            spelled = [image for image in candidates if image.stem in mask.stem]
-            candidates = sorted(spelled, key=lambda image: -len(image.stem))[:1] if parsed else []
-        if not candidates:
+        image, words = _image_of(mask, images, keys)
+        if image is None:
             continue
-        image = candidates[0]
         case = _case(image, several)
-        words = parsed.words if parsed else tuple(_words_apart(mask.stem, image))
-        same = found.images.setdefault(case, {"": image})[""]
-        if same is not image:
+        same = found.images.setdefault(case, {"": image}).get("", image)
+        if same is image:
+            found.masks.append(FoundMask(case, mask, _below(mask), words))
+        else:
             found.faults.append(f"{image.path}: has the same name as {same.within}; remove one")
-            continue
-        found.masks.append(FoundMask(case, mask, (), words))
+
+
+def _below(mask: SourceFile) -> tuple[tuple[str, ...], ...]:
+    """The words of the folders between the image and its mask."""
+    names = zip(mask.folders, mask.meanings, strict=True)
+    inner = list(names)[len(_home(mask)) :]
+    words = [meaning.words if meaning.role == "mask" else words_of(name) for name, meaning in inner]
+    return tuple(filter(None, words))
+
+
+def _image_of(
+    mask: SourceFile, images: Sequence[SourceFile], keys: Mapping[Key, Sequence[SourceFile]]
+) -> tuple[SourceFile | None, tuple[str, ...]]:
+    """The image that a mask belongs to, and the other words in the name of the mask; None: there is none."""
+    if len(images) == 1:
+        return images[0], _words_apart(mask.stem, images[0])
+    parsed = parse(mask.stem, keys)
+    if not parsed:
+        return None, ()
+    candidates = keys[parsed.key]
+    if len(candidates) > 1:
+        candidates = [image for image in candidates if image.stem in mask.stem]
+    return max(candidates, key=lambda image: len(image.stem), default=None), parsed.words
+
+
+def _add_modalities(found: Found, pictures: Pictures) -> None:
+    """Add a folder of several images, which are the modalities of a case if their names say so."""
+    first, second, *_ = pictures.images
+    modalities = {_modality(image): image for image in pictures.images}
+    if len(modalities) < len(pictures.images) or "" in modalities:
+        folder = first.path[: -len(_base(first))].rstrip("/\\")
+        found.faults.append(
+            f"{folder}: {len(pictures.images)} pictures that are not named as masks, e.g. {_base(first)} and "
+            f"{_base(second)}; keep one, or describe the layout by --images and --masks"
+        )
+        return
+    case = _case(first, several=False)
+    found.images[case] = modalities
+    found.masks += [FoundMask(case, mask, (), _words_apart(mask.stem, first)) for mask in pictures.masks]
+
+
+def _modality(image: SourceFile) -> str:
+    """The modality in the name of an image, such as flair or image_t1; empty if it names none."""
+    words = words_of(image.stem)
+    named = [word for word in words if word.lower() in MODALITY]
+    if words[0].lower() == "image":
+        return "_".join(words[1:])
+    return "_".join(named)
 
 
 def _base(file: SourceFile) -> str:
@@ -146,9 +198,19 @@ def _case(image: SourceFile, several: bool) -> Case:
     return Case(image.split, image.plain, image.stem)
 
 
-def _words_apart(stem: str, image: SourceFile) -> Iterator[str]:
-    """The words in the name of a mask that neither its image nor its folder has."""
-    known = {word.lower() for name in (image.stem, *image.folders[-1:]) for word in words_of(name)}
-    for word in words_of(stem):
-        if word.lower() not in known or kind_of(word) in ("number", "structure"):
-            yield word
+def _words_apart(stem: str, image: SourceFile) -> tuple[str, ...]:
+    """The words in the name of a mask that name neither its image nor its folder."""
+    words = words_of(stem)
+    names = [words_of(name) for name in (image.stem, *image.folders[-1:])]
+    for name in names:
+        count = len(name)
+        if len(words) > count and _lower(words[:count]) == _lower(name):
+            words = words[count:]
+        elif len(words) > count and _lower(words[-count:]) == _lower(name):
+            words = words[:-count]
+    known = {word.lower() for name in names for word in name}
+    return tuple(word for word in words if word.lower() not in known or kind_of(word) != "unknown")
+
+
+def _lower(words: Sequence[str]) -> list[str]:
+    return [word.lower() for word in words]

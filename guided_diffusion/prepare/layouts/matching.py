@@ -1,17 +1,20 @@
 """Finds the image that a mask belongs to by the words in their names."""
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from functools import lru_cache
+from typing import NamedTuple
 
+from .known import MASK
 from .words import is_clear, kind_of, words_of
 
 MOST_AROUND = 4  # words before the name of the image, and words of that name at the end, in the name of a mask
-
-Image = TypeVar("Image")
+GLUED_FIRST = re.compile(r"([^\W\d_]+)\d+[\s_\-.]")  # mask1_ID
 Key = tuple[str, ...]
 
 
+@lru_cache(maxsize=2**16)
 def key_of(stem: str) -> Key:
     """The words that identify an image: those of its name, without "image" and splits unless there are no others."""
     words = tuple(word.lower() for word in words_of(stem))
@@ -34,15 +37,19 @@ def parse(stem: str, keys: Mapping[Key, object]) -> Parsed | None:
     if own in keys:
         return Parsed(own, ())
     words = words_of(stem)
-    found = [option for option in _options(words) if option.key in keys]
+    glued = GLUED_FIRST.match(stem)
+    found = [o for o in _options(words, 2 if glued and glued[1].lower() in MASK else 0) if o.key in keys]
     return max(found, key=lambda option: len(option.key), default=None)
 
 
-def _options(words: Sequence[str]) -> Iterator[Parsed]:
-    """All ways to read the words, those with fewer of them around the name first."""
+def _options(words: Sequence[str], known: int) -> Iterator[Parsed]:
+    """All ways to read the words, those with fewer of them around the name first.
+
+    known  number of the first words that cannot be part of the name of the image
+    """
     n = len(words)
     for tail, lead in itertools.product(range(min(MOST_AROUND, n)), range(min(MOST_AROUND, n))):
-        if not is_clear(words[:lead]):
+        if lead != known and not is_clear(words[:lead]):
             continue
         for end in range(n - tail, lead, -1):
             extra = (*words[:lead], *words[end : n - tail])

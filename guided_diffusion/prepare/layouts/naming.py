@@ -126,31 +126,29 @@ def _unclear(found: Found, unclear: Sequence[Read]) -> str:
 
 def image_pattern(mask: FoundMask, image: SourceFile) -> str:
     """A pattern for the images of a source, from one of them."""
-    return _pattern(image, mask, image.stem)
+    return _pattern(image, mask)
 
 
 def mask_patterns(mask: FoundMask, word: str) -> tuple[str, str]:
     """Patterns for the masks of a source, where `word` is the name of a rater, or of a structure."""
-    name = mask.case.name
-    return tuple(_pattern(mask.file, mask, name, word, field) for field in ("rater", "structure"))  # type: ignore[return-value]
+    return _pattern(mask.file, mask, word, "rater"), _pattern(mask.file, mask, word, "structure")
 
 
-def _pattern(file: SourceFile, mask: FoundMask, name: str, word: str = "", field: str = "") -> str:
-    """The path of a file with {case} for `name`, {field} for `word`, and {patient} or * for folders of its case."""
+def _pattern(file: SourceFile, mask: FoundMask, word: str = "", field: str = "") -> str:
+    """The path of a file with {case}, {field} for `word`, and {patient} or * for other folders of its case."""
     *folders, _ = file.within.split("/")
-    parts = []
+    name, parts = mask.case.name, []
     for folder in folders:
-        if folder == mask.case.name and name not in file.stem:
+        if folder == name:
             folder = "{case}"
         elif folder in mask.case.folders:
             folder = "{patient}" if folder == mask.case.folders[0] else "*"
         elif folder_of(folder).split:
             folder = "*"
         parts.append(_with_field(folder, word, field))
-    stem = file.stem if "{case}" in parts else file.stem.replace(name, "{case}", 1)
-    stem = _with_field(stem, word, field)
-    if name not in file.stem and "{case}" not in parts:
-        stem = "{case}*" if not field else "{case}_{" + field + "}"
+    stem = _with_field(file.stem.replace(name, "{case}", 1), word, field)
+    if "{case}" not in (*parts, stem) and "{case}" not in stem:
+        stem = "{case}_{" + field + "}" if field else "{case}*"
     return "/".join([*parts, stem]) + (".*" if ENDING.search(file.within) else "")
 
 

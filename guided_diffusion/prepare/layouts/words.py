@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from ...data.names import SPLIT_NAMES
@@ -14,23 +15,31 @@ NNUNET_SPLITS = {"tr": "training", "va": "validation", "ts": "testing"}
 ENUMERATION = re.compile(r"^(\d{1,2}|[A-Za-z])[.)]\s*(?=\D)")  # "2. Masks", "a) Training"
 SEPARATORS = re.compile(r"[\s_\-.,;+&()\[\]]+")
 SIGN, MINUS = re.compile(r"(?<=[_\-\s=])-(?=\d)"), "\N{MINUS SIGN}"  # z--105.0
+CAMEL = re.compile(r"[A-Z]?[^\WA-Z_]+|[A-Z]+(?![a-z])|[^A-Za-z]+")  # leftMask
+KNOWN = IMAGE | MASK | RATER | STRUCTURE
 GLUED = re.compile(r"([^\W\d_]+)(\d+)")
 RATER_TOKEN = re.compile(r"\d+(st|nd|rd|th)[a-z]*|[a-km-qs-z]\d*|[lr]\d+|\d+")  # 1st, 2ndHO, A, a2, 07
 
 
-def words_of(name: str) -> list[str]:
+@lru_cache(maxsize=2**16)
+def words_of(name: str) -> tuple[str, ...]:
     """The words of a name, and the number after a known word: "mask0_leftLung (2)" -> mask, 0, leftLung, 2."""
-    words = []
+    words: list[str] = []
     for word in SEPARATORS.split(SIGN.sub(MINUS, name)):
         word = word.replace(MINUS, "-")
+        parts = [] if NNUNET.fullmatch(word) or word[:1].isdigit() else CAMEL.findall(word)
+        if len(parts) > 1 and any(part.lower() in KNOWN for part in parts):
+            words += parts
+            continue
         glued = GLUED.fullmatch(word)
         if glued and glued[1].lower() in (IMAGE | MASK | STRUCTURE) - NUMBERED and word.lower() not in MODALITY:
             words += [glued[1], glued[2]]
         elif word:
             words.append(word)
-    return words
+    return tuple(words)
 
 
+@lru_cache(maxsize=2**16)
 def kind_of(word: str) -> Kind:
     """What a word in the name of a mask means."""
     low = word.lower()
@@ -118,6 +127,7 @@ class Folder(NamedTuple):
     neutral: bool = False
 
 
+@lru_cache(maxsize=2**16)
 def folder_of(name: str) -> Folder:
     """The meaning of a folder's name, such as images, Training-400, labelsTr_expert1, 1st_manual."""
     words = words_of(ENUMERATION.sub("", name))
