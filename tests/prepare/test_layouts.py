@@ -361,6 +361,8 @@ def test_a_folder_that_cannot_be_listed_is_a_fault(tmp_path, monkeypatch):
     monkeypatch.setattr("guided_diffusion.prepare.layouts.listing.walk", walk)
     (fault,) = list_source(str(src)).faults
     assert "closed: cannot be listed (Permission denied)" in str(fault)
+    done = convert("folders", src, tmp_path / "out")
+    assert done.returncode == 2 and "closed: cannot be listed" in done.stderr
 
 
 # -- nnU-Net ----------------------------------------------------------------------------------------------------------

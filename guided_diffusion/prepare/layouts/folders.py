@@ -51,8 +51,11 @@ def folders(config: ConvertConfig) -> Iterator[RawCase | DataError | str | Facts
     listing = list_source(config.src)
     yield from listing.faults
     dataset = read_one(os.path.join(config.src, FILE))
-    found = find_layout(listing, config)
-    masks, notes = name_masks(found, _structure_in_names(config, found, dataset))
+    try:
+        found = find_layout(listing, config)
+        masks, notes = name_masks(found, _structure_in_names(config, found, dataset))
+    except DataError as error:
+        raise DataError("\n".join([str(error), *map(str, listing.faults)])) from error
     yield _facts(config, masks, dataset)
     yield from notes
     yield _summary(found, masks)
