@@ -180,6 +180,15 @@ def test_images_of_a_folder_are_modalities_if_their_names_say_so(tmp_path):
     for case in read(tmp_path / "out")[0].values():
         np.testing.assert_allclose(case.image.numpy(), np.stack([GREY, GREY // 2]) / 255, atol=1e-6)
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["channel_names"] == {"0": "flair", "1": "t1ce"}
+    (src / "a" / "a_flair.png").rename(src / "a" / "a_FLAIR.png")
+    for i in ("c", "d", "e"):
+        put(src, f"{i}/{i}_flair.png")
+        put(src, f"{i}/{i}_seg.png", DISC)
+        if i != "c":
+            put(src, f"{i}/{i}_t1ce.png")
+    done = convert("folders", src, tmp_path / "other")
+    assert done.returncode == 1 and "c/c_flair.png: the modalities of this case are flair, but those" in done.stdout
+    assert "a/a_FLAIR.png: the modalities of this case are FLAIR, t1ce, but those of most cases are fl" in done.stdout
     put(src, "b/overview.png")
     done = convert("folders", src, tmp_path / "2")
     assert done.returncode == 1 and "b: 3 pictures that are not named as masks" in done.stdout
@@ -411,7 +420,7 @@ def test_a_missing_channel_is_a_fault(tmp_path):
     src = nnunet(tmp_path)
     (src / "imagesTr" / "p7_0001.png").unlink()
     done = convert("folders", src, tmp_path / "out")
-    assert done.returncode == 1 and "p7_0000.png: has no channel 0001" in done.stdout
+    assert done.returncode == 1 and "of this case are 0000, but those of most cases are 0000, 0001" in done.stdout
     assert sorted(read(tmp_path / "out")[0]) == ["p10", "p8"]
 
 

@@ -44,6 +44,9 @@ def beside(listing: Listing, bare: bool = False) -> Found:
     several = any(len(pictures.images) > 1 and _fits(pictures) for pictures in with_both)
     for pictures in with_both:
         _add(found, pictures, several)
+    if any(set(files) != {""} for files in found.images.values()):  # those of a single image are modalities, too
+        for case, files in found.images.items():
+            found.images[case] = {name or _modality(image): image for name, image in files.items()}
     if several:
         found.layout = "ID.*, and its masks ID_RATER.* beside it"
     return found

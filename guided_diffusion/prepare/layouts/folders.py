@@ -190,10 +190,11 @@ def _modalities(channels: Sequence[str], dataset: DatasetFile | None) -> dict[st
 def _files(case: Case, name: str, found: Found, masks: Sequence[Named], modalities: Mapping[str, str]) -> Files:
     images = found.images[case]
     if set(images) != set(modalities):
-        missing = sorted(set(modalities) - set(images))
-        which = f"no channel {missing[0]}" if missing else f"a channel {sorted(set(images) - set(modalities))[0]}"
         first = next(iter(images.values()))
-        raise DataError(f"{first.path}: has {which}; give all cases the channels {', '.join(modalities)}")
+        raise DataError(
+            f"{first.path}: the modalities of this case are {', '.join(sorted(images)) or 'without a name'}, but those "
+            f"of most cases are {', '.join(modalities)}; give all cases the same"
+        )
     files: dict[str, str] = {}
     for mask in in_order(masks):
         other = files.setdefault(mask.rater, mask.mask.file.path)
