@@ -77,6 +77,8 @@ def test_the_phantoms_come_back_as_they_were(download, tmp_path):
         assert abs(image.astype(int) - grey).max() <= 1  # Hounsfield units are whole numbers
     for split_name in ("training", "validation", "testing"):
         assert len(LIDCDataset(tmp_path / "out" / split_name, 64)) > 0
+    about = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert about["licence"] == "CC BY 3.0" and about["labels"] == {"background": 0, "nodule": 1}
     stored = json.loads((tmp_path / "out" / "prepared.json").read_text())
     assert (
         stored["settings"] == {"window": [-1000.0, 400.0], "pixel_mm": None, "crop": 64, "min_raters": 1, "seed": 0}

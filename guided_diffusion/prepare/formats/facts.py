@@ -5,9 +5,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ...data.files.dataset_json import DatasetFile
+from ..lidc.config import LICENCE, SOURCE
 from .config import ConvertConfig
 
-LIDC = ("LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX", "CC BY 3.0")
+LIDC = (SOURCE, LICENCE)
 PUBLISHED = {  # {format: (source, licence)}
     "lidc-pickle": LIDC,
     "lidc-hdf5": LIDC,

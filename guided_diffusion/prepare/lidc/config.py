@@ -7,6 +7,8 @@ from ...errors import DataError
 from ...flags.fields import Flag, config, lower_first
 from .idri import MOST_READERS
 
+SOURCE, LICENCE = "LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX", "CC BY 3.0"
+
 
 @config()
 class PrepareConfig:

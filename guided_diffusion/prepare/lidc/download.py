@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ...data.files.dataset_json import DatasetFile, write_dataset_file
 from ...data.names import SPLITS
 from ...errors import ConfigError, DataError
 from ...system import storage
@@ -21,7 +22,7 @@ from ...system.workers import usable_cores, worker_pool
 from ..case_writer import CaseFolder, ManifestRow, Origin, RawCase
 from ..splits import assign_splits, read_split, write_split
 from . import idri
-from .config import PrepareConfig, check_prepare_config
+from .config import LICENCE, SOURCE, PrepareConfig, check_prepare_config
 from .crops import Square, crop, crop_mask, to_window
 from .dicom import Series, find_series, read_series
 from .patients import patients_of_series
@@ -79,6 +80,9 @@ def prepare(config: PrepareConfig, report: Callable[[str], None] = print) -> tup
             raise DataError("; ".join([problem, *outcome.faults[:1]]))
         split_of = _write_cases(config, jobs, pool, outcome)
     CaseFolder(config.out, config.dicom).finish(outcome.rows, split_of, config.seed)
+    name = os.path.basename(os.path.abspath(config.out))
+    about = DatasetFile(name=name, channel_names=("CT",), labels={"nodule": (1,)}, licence=LICENCE, source=SOURCE)
+    write_dataset_file(config.out, about)
     content = {"settings": _settings(config), "notes": outcome.notes, "faults": outcome.faults}
     storage.write_json(os.path.join(config.out, "prepared.json"), content)
 
