@@ -110,7 +110,7 @@ def test_what_the_file_is_and_what_to_do(tmp_path, monkeypatch, content, words):
         with pytest.raises(CheckpointError, match=f"savedmodel.pt: .*{words}") as refused:
             load_checkpoint(path, to_sample)
         message = str(refused.value)
-        assert "\n" not in message and len(message) < 300 and "; " in message
+        assert "\n" not in message and len(message) - len(str(path)) < 250 and "; " in message
         for foreign in ("weights_only", "Traceback", "invalid load key", "PytorchStreamReader", "Unpickl"):
             assert foreign not in message
     assert not (tmp_path / "owned").exists()

@@ -74,6 +74,8 @@ def read_dataset_file(directory: str) -> DatasetFile | None:
     Of a file, such as a packed one, the folder that contains it counts. None: there is none.
     DataError: it is damaged, or contradicts itself, or both places have one and they differ.
     """
+    if storage.is_remote(directory):  # cases are read from local folders only
+        return None
     folder = os.path.dirname(directory) or "." if os.path.isfile(directory) else directory
     places = [folder]
     if os.path.basename(os.path.normpath(folder)).lower() in SPLIT_NAMES:
