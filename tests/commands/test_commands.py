@@ -469,9 +469,7 @@ def test_bad_cases(cases, trained, tmp_path):
         assert not out.exists()
     foreign = tmp_path / "foreign.pt"
     torch.save({"weights": torch.zeros(1)}, foreign)
-    assert_refused(
-        sample(cases, trained, out, f"--model_path={foreign}"), str(foreign), "not a checkpoint of this package"
-    )
+    assert_refused(sample(cases, trained, out, f"--model_path={foreign}"), str(foreign), "weights of another network")
     assert not out.exists()
 
 
