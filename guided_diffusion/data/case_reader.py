@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float32
 from ..errors import ConfigError, DataError, Fault, first_lines, group_faults, split_fault
 from ..flags.fields import Flag, config, lower_first
 from ..system.progress import progress_bar
-from ..system.workers import map_in_threads
 from .case_content import CaseContent, decode_case, read_each
 from .files.decoded import COLOURS, to_unit
 from .files.label import colour_level
@@ -165,8 +164,8 @@ class CaseReader:
         """As `survey`, but returns the faults."""
         faults, room = [], KEPT_BYTES
         bar = progress_bar(cases, desc="reading cases", unit="case", delay=3, leave=False)
-        decoded = map_in_threads(self._decode, [folder for _, folder in cases])
-        for (name, folder), content in zip(bar, decoded, strict=True):
+        for name, folder in bar:
+            content = self._decode(folder)
             self._record(name, folder, content)
             if content.faults:
                 faults += [split_fault(name, folder, line) for line in content.faults]

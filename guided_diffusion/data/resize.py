@@ -93,8 +93,7 @@ def _enlarged(small: Bool[np.ndarray, "R side side"], shape: tuple[int, ...]) ->
     """The pixels of images of this shape, at least as large, that overlap a foreground pixel of `small`."""
     side = small.shape[1]
     if not any(n % side for n in shape):
-        pixel = (len(small), side, shape[0] // side, side, shape[1] // side)
-        return np.broadcast_to(small[:, :, None, :, None], pixel).reshape(-1, *shape)
+        return small.repeat(shape[1] // side, axis=2).repeat(shape[0] // side, axis=1)
     first, last = ([(np.arange(n) * side + end * (side - 1)) // n for n in shape] for end in (0, 1))
-    tall = small[:, first[0]] | small[:, last[0]]
-    return tall[:, :, first[1]] | tall[:, :, last[1]]
+    wide = small[:, :, first[1]] | small[:, :, last[1]]
+    return wide[:, first[0]] | wide[:, last[0]]
