@@ -76,7 +76,7 @@ def _lost_lesions(
 
 def _unreached(masks: Bool[np.ndarray, "R H W"], reached: Bool[np.ndarray, "R H W"]) -> Bool[np.ndarray, "R H W"]:
     """The lesions of masks without a pixel in `reached`, by growing what is reached within the masks."""
-    while True:
+    while (reached != masks).any():
         tall = reached.copy()
         tall[:, 1:] |= reached[:, :-1]
         tall[:, :-1] |= reached[:, 1:]
@@ -85,8 +85,9 @@ def _unreached(masks: Bool[np.ndarray, "R H W"], reached: Bool[np.ndarray, "R H 
         grown[:, :, :-1] |= tall[:, :, 1:]
         grown &= masks
         if (grown == reached).all():
-            return masks & ~reached
+            break
         reached = grown
+    return masks & ~reached
 
 
 def _enlarged(small: Bool[np.ndarray, "R side side"], shape: tuple[int, ...]) -> Bool[np.ndarray, "R H W"]:
