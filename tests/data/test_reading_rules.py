@@ -133,3 +133,10 @@ def test_pages_of_a_picture_that_pillow_does_not_open_are_counted(folder):
         LIDCDataset(folder, image_channels="auto")
     tifffile.imwrite(folder / "a" / "image.tif", pages[0], photometric="rgb")
     assert LIDCDataset(folder, image_channels="auto")[0].image.shape == (3, 16, 16)
+
+
+def test_labels_of_another_structure_are_not_taken_in_place_of_the_named_one(folder):
+    (folder / "a" / "label0_.png").rename(folder / "a" / "label0_disc.png")
+    assert LIDCDataset(folder, config=DataConfig(structure="disc"))[0].raters.sum() == (MASK > 0).sum()
+    with pytest.raises(DataError, match=r"no label; add a mask per rater, named label0_cup\.png"):
+        LIDCDataset(folder, config=DataConfig(structure="cup"))

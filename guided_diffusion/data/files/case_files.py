@@ -195,7 +195,7 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
     Faults: a folder that cannot be listed, a missing image, two labels of one rater, a gap in the numbers of raters,
     and labels that are not read.
 
-    structure  of a rater's labels label0_NAME.*, use the one with this name if any label has it
+    structure  use the labels label0_NAME.* of this name only; empty: all labels
     """
     if os.path.isfile(folder):
         return CaseFiles([folder], [], [])
@@ -214,9 +214,8 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
         if UNREAD_LABEL.match(file) and not LABEL.match(file)
     ]
     found = [(int(match[1]), match[2] or "", file) for file in files if (match := LABEL.match(file))]
-    named = [row for row in found if structure and row[1] == structure]
     labels: dict[int, str] = {}
-    for rater, _, file in named or found:
+    for rater, _, file in [row for row in found if structure in ("", row[1])]:
         if rater in labels:
             first = os.path.basename(labels[rater])
             remedy = "remove one, or take one structure with --structure NAME (label0_NAME.png)"
