@@ -14,7 +14,6 @@ import torch
 
 from .. import script_util
 from ..data.augmentation import check_augment
-from ..data.case_cache import default_cache_dir
 from ..data.case_reader import DataConfig
 from ..data.files.dataset_json import read_dataset_file, with_intensity_range
 from ..dist_util import Processes
@@ -85,7 +84,7 @@ def open_cases(configs: Configs, start: Start) -> tuple[Configs, LIDCDataset]:
 
 def open_dataset(configs: Configs, folder: str) -> LIDCDataset:
     """The cases of a folder as the network takes them. DataError: some are broken, or their planes do not fit."""
-    unet, cache = configs[UNetConfig], configs[TrainConfig].cache_dir or default_cache_dir()
+    unet, cache = configs[UNetConfig], configs[TrainConfig].cache_dir or folders.user_cache()
     dataset = LIDCDataset(folder, unet.image_size, unet.image_channels, configs[DataConfig], cache_dir=cache)
     script_util.check_planes(configs, dataset)
     return dataset

@@ -14,7 +14,6 @@ from ..errors import DataError, first_lines, group_faults, split_fault
 from ..flags.configs import differences, flags_from_configs
 from ..flags.fields import flag_fields
 from ..flags.retired import current_flags
-from ..system.folders import user_cache
 from ..system.storage import StrPath
 from .case_reader import READING_RULES, CaseReader, DataConfig
 from .files.case_files import IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
@@ -105,11 +104,6 @@ class SetFacts:
 
 
 # -- the cache of decoded cases ---------------------------------------------------------------------------------------
-
-
-def default_cache_dir(environ: Mapping[str, str] = os.environ) -> str:
-    """The folder ambiguous-segmentation in the user's cache folder."""
-    return user_cache(environ)
 
 
 def hash_cases(folders: Folders, settings: Sequence[Any]) -> str:

@@ -16,6 +16,7 @@ from guided_diffusion.data.packed import PackedCases, write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.prepare.phantoms import phantom
+from guided_diffusion.system import folders
 
 
 def some_cases(rng, count=7):
@@ -195,5 +196,5 @@ def test_processes_that_start_together_decode_once(ranks, cases, tmp_path):
 
 
 def test_the_default_cache_is_the_users():
-    assert case_store.default_cache_dir({"XDG_CACHE_HOME": "/x"}) == "/x/ambiguous-segmentation"
-    assert case_store.default_cache_dir({}) == os.path.expanduser("~/.cache/ambiguous-segmentation")
+    assert folders.user_cache({"XDG_CACHE_HOME": "/x"}) == "/x/ambiguous-segmentation"
+    assert folders.user_cache({}) == os.path.expanduser("~/.cache/ambiguous-segmentation")

@@ -244,12 +244,15 @@ STRUCTURES = {
 }
 
 
-@pytest.mark.parametrize("layout", STRUCTURES)
-@pytest.mark.parametrize("words", [("cup", "disc"), ("optic_cup", "optic_disc"), ("task01", "task02")])
+WORDS = [("cup", "disc"), ("optic_cup", "optic_disc"), ("task01", "task02")]
+UNCLEAR = ("folders per case", WORDS[2])  # task011.png: the number of the rater would be part of the structure
+
+
+@pytest.mark.parametrize(
+    "layout, words", [(one, words) for one in STRUCTURES for words in WORDS if (one, words) != UNCLEAR]
+)
 def test_structures_are_refused_or_chosen_and_never_raters(layout, words, tmp_path):
     image, mask = STRUCTURES[layout]
-    if layout == "folders per case" and words[0] == "task01":
-        pytest.skip("the number would be part of the structure")
     names = [mask.format(word, rater) for word in words for rater in (1, 2, 3)]
     src = source(tmp_path, images_of(image, IDS), masks_of(*names, ids=IDS))
     refused = convert("folders", src, tmp_path / "no")
