@@ -36,11 +36,11 @@ def measure(config):
     """{"at_infinity", "diversity", "points": [{"N", "theory", mean_and_interval of the measured GED}]}."""
     measured, constants = {}, []
     for name, folder in find_cases(config.data_dir):
-        found = store.find_samples(config.samples, name)
+        found = store.find_samples(config.samples, name, lambda: store.foreign_rule(config.samples, [name]))
         if found is None:
             continue
         masks = binarise(found[0], postprocess_of(found[1]))
-        raters = CaseReader(masks.shape[-1]).read(folder)[1]
+        raters = CaseReader(masks.shape[1:]).read(folder).raters
         half = len(masks) // 2
         count = 1
         while count <= half:

@@ -25,7 +25,7 @@ from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.pictures import COLUMNS, Tile, grid, map_tiles, mask_tiles
 from guided_diffusion.masks.postprocess import binarise
-from guided_diffusion.sampling.store import find_samples
+from guided_diffusion.sampling.store import find_samples, foreign_rule
 
 
 @config()
@@ -38,7 +38,7 @@ class PlotConfig:
 
 def rows_of(case, folder):
     """Two rows of tiles: image, raters' outlines and masks; mean, samples' outlines and masks."""
-    found = find_samples(folder, case.id)
+    found = find_samples(folder, case.id, lambda: foreign_rule(folder, [case.id]))
     if found is None:
         raise DataError(f"{folder}: no samples of {case.id}")
     image, raters, samples = case.image[0].numpy(), case.raters.numpy() > 0.5, binarise(found[0])

@@ -17,7 +17,7 @@ from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.pictures import grid
 from guided_diffusion.masks.postprocess import binarise
-from guided_diffusion.sampling.store import find_samples
+from guided_diffusion.sampling.store import find_samples, foreign_rule
 
 
 @config()
@@ -34,7 +34,7 @@ def rows_of(case, folders, num_shown):
     image, blank = case.image[0].numpy(), np.ones(case.image.shape[1:])
     rows = [[("image", image), *((f"rater {k}", mask) for k, mask in enumerate(case.raters.numpy()[:num_shown]))]]
     for folder in folders:
-        found = find_samples(folder, case.id)
+        found = find_samples(folder, case.id, lambda: foreign_rule(folder, [case.id]))
         if found is None:
             raise DataError(f"{folder}: no samples of {case.id}")
         method = os.path.basename(os.path.dirname(os.path.abspath(folder)))

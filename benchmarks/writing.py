@@ -22,6 +22,7 @@ from scipy import ndimage
 
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config
+from guided_diffusion.data.geometry import CaseArrays
 from guided_diffusion.lidcloader import make_case
 from guided_diffusion.masks import pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise
@@ -67,7 +68,7 @@ def one_case(name, side):
     image = ndimage.gaussian_filter(rng.random((side, side)), 1)
     image = ((image - image.min()) / np.ptp(image)).astype(np.float32)
     raters = StandIn(4, side).masks[:, 0].numpy() > 0.5
-    return make_case(name, image[None], raters, image_channels=4)
+    return make_case(name, CaseArrays(image[None], raters), image_channels=4)
 
 
 def write_synced(out_dir, case, samples, drawn_by, finished_by):

@@ -7,14 +7,14 @@ Every folder below the directory that contains an image is a case, named after i
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .data.case_cache import (
     MemoryStore,
@@ -30,7 +30,10 @@ from .data.case_reader import CaseReader, DataConfig
 from .data.files.case_files import find_inputs, is_image
 from .data.files.dataset_json import read_dataset_file, with_level
 from .data.files.passed_over import printable
+from .data.geometry import CaseArrays, Geometry
+from .data.stream import Batch, collate
 from .errors import DataError
+from .flags.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,24 @@ class Case:
     image: Float[Tensor, "C H W"]  # float32 in [0, 1]
     raters: Float[Tensor, "R H W"]  # float32, 0 or 1; R may be 0 if raters are not required
     colour: bool = False  # the first three channels are red, green and blue
+    geometry: Geometry | None = None  # the way back to its own size; None: unknown
+
+
+class Store(Protocol):
+    """Decoded cases, by index."""
+
+    def arrays(self, index: int, /) -> CaseArrays:
+        """The pixels of a case."""
+
+    def own_arrays(self, index: int, /) -> CaseArrays:
+        """Its pixels at its own size."""
 
 
 class LIDCDataset(torch.utils.data.Dataset[Case]):
     """The cases below `directory`, or in a file written by pack_data.py; each item is a `Case`.
 
-    image_size      resize all cases to this square size, labels stay binary; None: keep each case's size
+    image_size      resize all cases to this size, a number for a square or (H, W), labels stay binary; None: keep each
+                    case's size
     image_channels  repeat the plane of a set with one plane per case to this many channels; other sets must have
                     exactly this many planes, one per modality or three in colour. "auto" or None: the planes as stored
     require_raters  a case without labels is an error, or skipped if the config says so. False: its raters are empty,
@@ -61,7 +76,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        image_size: int | None = None,
+        image_size: Size | None = None,
         image_channels: int | Literal["auto"] | None = 4,
         config: DataConfig = DataConfig(),
         require_raters: bool = True,
@@ -74,11 +89,11 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         is_packed = os.path.isfile(self.directory) and not is_image(self.directory)
         own = config if is_packed else with_level(config, read_dataset_file(self.directory))
         self.reader = CaseReader(image_size, self.image_channels, own, require_raters)
-        self._arrays: Callable[[int], tuple[np.ndarray, np.ndarray]]
+        self._store: Store
         if is_packed:
             self.folders = []
             packed, self.facts = open_pack(self.directory, self.reader)
-            self.ids, self.fingerprint, self._arrays = packed.ids, packed.header["fingerprint"], packed.arrays
+            self.ids, self.fingerprint, self._store = packed.ids, packed.header["fingerprint"], packed
             return
         if require_raters:
             self.folders = find_labelled(self.directory, config, self._found.append, one_set=True)
@@ -89,12 +104,12 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
             self.fingerprint = hash_cases(self.folders, self.reader.settings)
             if pack := open_cache(cache_dir, self.fingerprint, self.reader, self.folders):
                 check_planes(self.directory, pack, self.reader)
-                self.facts, self._arrays = SetFacts.from_header(pack), pack.arrays
+                self.facts, self._store = SetFacts.from_header(pack), pack
                 return
         store = MemoryStore(self.reader, self.folders)
-        for index, (_, *arrays) in enumerate(decode(self.reader, self.folders)):
-            store.keep(index, arrays)
-        self.facts, self._arrays = SetFacts.of(self.reader, len(self)), store.arrays
+        for index, (_, case) in enumerate(decode(self.reader, self.folders)):
+            store.keep(index, case)
+        self.facts, self._store = SetFacts.of(self.reader, len(self)), store
         if cache_dir is not None:
             self._found.append(
                 f"{cache_dir} is read-only: each process decodes the cases and keeps them in memory (--cache_dir)"
@@ -146,20 +161,26 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
 
     def __getitem__(self, index: int) -> Case:
         """The case at `index`; cases are sorted by name."""
-        image, raters = self._arrays(index)
-        return make_case(self.ids[index], image, raters, self.image_channels, self.colour)
+        return make_case(self.ids[index], self._store.arrays(index), self.image_channels, self.colour)
+
+    def own_arrays(self, index: int) -> CaseArrays:
+        """The pixels of the case at `index` at its own size; of a file packed at another size, from that."""
+        return self._store.own_arrays(index)
 
 
-def make_case(
-    name: str,
-    image: Float[np.ndarray, "planes H W"],
-    raters: Shaped[np.ndarray, "R H W"],
-    image_channels: int | None = None,
-    colour: bool = False,
-) -> Case:
-    """A `Case` from the arrays of a CaseReader; a single plane is repeated to `image_channels`, if given.
+def make_case(name: str, arrays: CaseArrays, image_channels: int | None = None, colour: bool = False) -> Case:
+    """A `Case` from its pixels; a single plane is repeated to `image_channels`, if given.
 
     colour  the first three planes are red, green and blue
     """
-    shown = torch.from_numpy(image).expand(image_channels or len(image), -1, -1)
-    return Case(name, shown, torch.from_numpy(raters).float(), colour)
+    planes = torch.from_numpy(arrays.image)
+    shown = planes.expand(image_channels or len(planes), -1, -1)
+    return Case(name, shown, torch.from_numpy(arrays.raters).float(), colour, arrays.geometry)
+
+
+def _collate(cases: Sequence[Case], *, collate_fn_map: object = None) -> Batch:
+    return collate(cases)
+
+
+# So that a plain DataLoader makes a Batch of cases, which may have different numbers of raters
+default_collate_fn_map[Case] = _collate

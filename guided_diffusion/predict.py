@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 
 from . import script_util
+from .data.geometry import CaseArrays
 from .distribution import EncoderConfig
 from .errors import ConfigError, DataError
 from .flags.configs import Configs, configs_from_flags, parse_flags
@@ -100,7 +101,8 @@ class Predictor:
             self._compiled_size = size = self._compiled_size or batch_size
             config = replace(config, batch_size=size)
         sampler = script_util.choose_sampler(configs, self.configs, self.stored)
-        case = make_case(name, self._planes(image), np.zeros((0, 1, 1), dtype=bool), self.configs[UNetConfig].channels)
+        arrays = CaseArrays(self._planes(image), np.zeros((0, 1, 1), dtype=bool))
+        case = make_case(name, arrays, self.configs[UNetConfig].channels)
         ((_, samples),) = draw_ensembles(
             self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled
         )

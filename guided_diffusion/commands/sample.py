@@ -67,7 +67,7 @@ class Model:
     def image_shape(self) -> tuple[int, int, int]:
         """[C, H, W]."""
         unet = self.configs[UNetConfig]
-        return unet.channels, unet.image_size, unet.image_size
+        return unet.channels, *unet.size
 
 
 def check_flags(config: SampleConfig) -> None:
@@ -193,11 +193,12 @@ def draw_left(
         open_windows(flags[VisdomConfig], processes.is_main, tqdm.write) as windows,
     ):
         watch = ChainWatch(model.segmenter.num_timesteps, config.movie, windows, flags[PostprocessConfig])
-        drawn = replace(config, batch_size=size)
+        drawn, index_of = replace(config, batch_size=size), {dataset.ids[index]: index for index in left}
         for case, samples in draw_ensembles(
             model.segmenter, dataset, left, drawn, model.sampler, bar.update, even=how.compile, watch=watch
         ):
-            writer(case, samples, frames=watch.case_done(case, samples))
+            own = partial(dataset.own_arrays, index_of[case.id])
+            writer(case, samples, frames=watch.case_done(case, samples), own=own)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from ..errors import DataError, first_lines, group_faults, split_fault
 from ..flags.configs import differences, flags_from_configs
 from ..flags.fields import flag_fields
 from ..flags.retired import current_flags
+from ..flags.sizes import Size, as_size
 from ..system.storage import StrPath
 from .case_reader import READING_RULES, CaseReader, DataConfig
 from .files.case_files import IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
 from .files.dataset_json import read_dataset_file, with_intensity_range, with_level
-from .packed import ImageArray, PackedCases, RatersArray, write_pack
+from .geometry import CaseArrays
+from .packed import PackedCases, write_pack
 from .surveys.changes import RESIZED
 
 CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
@@ -32,23 +32,29 @@ class MemoryStore:
 
     def __init__(self, reader: CaseReader, folders: Folders) -> None:
         self.reader, self.folders, self.room = reader, folders, CACHE_BYTES
-        self.kept: dict[int, tuple[ImageArray, RatersArray]] = {}
+        self.kept: dict[int, CaseArrays] = {}
 
-    def keep(self, index: int, arrays: Sequence[np.ndarray]) -> None:
-        """Keep image and raters of case number `index`, if they fit."""
-        image, raters = arrays
-        size = image.nbytes + raters.nbytes
+    def keep(self, index: int, case: CaseArrays) -> None:
+        """Keep the pixels of case number `index`, if they fit."""
+        size = case.image.nbytes + case.raters.nbytes
         if size <= self.room:
-            self.kept[index] = image, raters
+            self.kept[index] = case
             self.room -= size
 
-    def arrays(self, index: int) -> tuple[ImageArray, RatersArray]:
-        """Image and raters of case number `index`."""
+    def arrays(self, index: int) -> CaseArrays:
+        """The pixels of case number `index`."""
         return self.kept.get(index) or self.reader.read(self.folders[index][1])
 
+    def own_arrays(self, index: int) -> CaseArrays:
+        """As `arrays`, at the case's own size; from its files, if the network sees other pixels."""
+        case = self.kept.get(index)
+        if case and case.geometry and not case.geometry.changes_pixels:
+            return case
+        return self.reader.read_own(self.folders[index][1])
 
-def decode(reader: CaseReader, folders: Folders) -> Iterator[tuple[str, ImageArray, RatersArray]]:
-    """Survey the cases, then yield (name, image, raters) of each.
+
+def decode(reader: CaseReader, folders: Folders) -> Iterator[tuple[str, CaseArrays]]:
+    """Survey the cases, then yield (name, pixels) of each.
 
     DataError: lists all broken cases, one line per distinct fault.
     """
@@ -56,12 +62,12 @@ def decode(reader: CaseReader, folders: Folders) -> Iterator[tuple[str, ImageArr
     faults = []
     for name, folder in folders:
         try:
-            image, raters = reader.read(folder)
+            case = reader.read(folder)
         except DataError as error:
             faults += [split_fault(name, folder, line) for line in str(error).splitlines()]
             continue
-        reader.changes.masks.add(raters)
-        yield name, image, raters
+        reader.changes.masks.add(case.raters)
+        yield name, case
     if faults:
         raise DataError("\n".join(first_lines(group_faults(faults))))
 
@@ -187,9 +193,13 @@ class FittedCases:
     def __init__(self, pack: PackedCases, reader: CaseReader) -> None:
         self.pack, self.reader, self.ids, self.header = pack, reader, pack.ids, pack.header
 
-    def arrays(self, index: int) -> tuple[ImageArray, RatersArray]:
-        """Image and raters of case number `index`. DataError: the case is damaged."""
-        return self.reader.fit(self.ids[index], *self.pack.arrays(index))
+    def arrays(self, index: int) -> CaseArrays:
+        """The pixels of case number `index`. DataError: the case is damaged."""
+        return self.reader.fit(self.ids[index], self.pack.arrays(index))
+
+    def own_arrays(self, index: int) -> CaseArrays:
+        """As `arrays`, at the case's own size as far as it is known."""
+        return self.pack.own_arrays(index)
 
 
 def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases, SetFacts]:
@@ -208,7 +218,7 @@ def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases,
     check_planes(path, pack, reader)
     facts = SetFacts.from_header(pack)
     sizes = {entry.id: (entry.height, entry.width) for entry in pack.entries}
-    if reader.image_size is None or set(sizes.values()) == {(reader.image_size, reader.image_size)}:
+    if reader.image_size is None or set(sizes.values()) == {as_size(reader.image_size)}:
         return pack, facts
     for case, size in sizes.items():  # records or refuses sizes without reading pixels
         reader.check_size(case, size)
@@ -236,7 +246,7 @@ def decoding_flags() -> list[str]:
 
 
 def pack_folder(
-    directory: str, path: str, image_size: int | None = None, config: DataConfig = DataConfig()
+    directory: str, path: str, image_size: Size | None = None, config: DataConfig = DataConfig()
 ) -> list[str]:
     """Write the cases below `directory` to the file `path`; returns lines to print.
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
 
 from ..errors import ConfigError, DataError, Fault, first_lines, group_faults, split_fault
 from ..flags.fields import Flag, config, lower_first
+from ..flags.sizes import Size, as_size, show_size
 from ..system.progress import progress_bar
 from .case_content import CaseContent, decode_case, read_each
 from .files.decoded import COLOURS, to_unit
 from .files.label import colour_level
-from .packed import ImageArray, RatersArray
-from .resize import pad_to, resize, resize_and_count
+from .geometry import CaseArrays, Geometry, fit
+from .resize import canvas
 from .surveys.changes import Changes, sizes_in_words
 from .surveys.channels import ImageSurvey
 from .surveys.levels import LevelSurvey, MaskRule
@@ -91,7 +91,7 @@ class DataConfig:
 class CaseReader:
     """Reads a set of cases: first `survey`, which looks at all files, then `read` for each case.
 
-    image_size      resize cases to this square size, labels stay binary; None: keep their size
+    image_size      resize cases to this size, labels stay binary; None: keep their size
     image_channels  required number of planes, unless every case has a single one; None: any
     require_raters  a case without labels is an error (False: its raters are empty)
 
@@ -102,7 +102,7 @@ class CaseReader:
 
     def __init__(
         self,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         image_channels: int | None = None,
         config: DataConfig = DataConfig(),
         require_raters: bool = True,
@@ -208,12 +208,16 @@ class CaseReader:
 
     # -- one case -----------------------------------------------------------------------------------------------------
 
-    def read(self, folder: str) -> tuple[ImageArray, RatersArray]:
-        """The image of a case in [0, 1], with the planes of all modalities, and the masks of its raters.
+    def read(self, folder: str) -> CaseArrays:
+        """The case in `folder` at image_size: its image, with the planes of all modalities, and its raters' masks.
 
         Without a survey before, the case is a set of its own.
         DataError: the case is broken; one line per fault.
         """
+        return self.fit(folder, self.read_own(folder))
+
+    def read_own(self, folder: str) -> CaseArrays:
+        """As `read`, at the case's own size."""
         if refusal := self._unlike_others.get(self.images.cases.get(folder, "")) or self._refusal:
             raise DataError(refusal)
         if self._rule is None:
@@ -230,36 +234,33 @@ class CaseReader:
         pairs = zip(content.images.values(), self.planes, strict=True)
         planes = [to_unit(d.planes[:count], d.full_scale, self.config.intensity_range) for d, count in pairs]
         image = np.concatenate(planes)
-        raters = np.stack(masks) if masks else np.zeros((0, *image.shape[1:]), dtype=bool)
-        return self.fit(folder, image, raters)
+        size = image.shape[1], image.shape[2]
+        raters = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
+        file, first = next(iter(content.images.items()))
+        geometry = Geometry(os.path.basename(file), size, size, size, first.orientation, first.nifti)
+        return CaseArrays(image, raters, geometry)
 
-    def fit(
-        self, name: str, image: ImageArray, raters: RatersArray
-    ) -> tuple[Float32[np.ndarray, "C h w"], Bool[np.ndarray, "R h w"]]:
-        """Pad and resize image and raters to `image_size`, as the config allows."""
-        side = self.image_size
-        if side is None or image.shape[1:] == (side, side):
-            return image, raters
-        self.check_size(name, (image.shape[1], image.shape[2]))
-        if self.config.pad:
-            square = max(*image.shape[1:], side)
-            image, raters = pad_to(image, square), pad_to(raters, square)
-        if image.shape[1:] != (side, side):
-            image = np.stack([resize(plane, side) for plane in image])
-            raters, kept = resize_and_count(raters, side)
-            if kept:
-                self.changes.kept[name] = kept
-        return image, raters
+    def fit(self, name: str, case: CaseArrays) -> CaseArrays:
+        """Pad and resize a case to `image_size`, as the config allows."""
+        if self.image_size is None or case.size == as_size(self.image_size):
+            return case
+        self.check_size(name, case.size)
+        fitted, kept = fit(case, as_size(self.image_size), self.config.pad)
+        if kept:
+            self.changes.kept[name] = kept
+        return fitted
 
     def check_size(self, name: str, size: tuple[int, int]) -> None:
         """Record a case whose size (height, width) differs from image_size. DataError: it must not be resized."""
-        side = self.image_size
-        if side is None or size == (side, side):
+        if self.image_size is None or size == as_size(self.image_size):
             return
-        if not self.config.resize and (max(size) > side or not self.config.pad):
-            remedy = "or --pad True" if max(size) <= side else f"or --image_size {max(size)}"
+        network = as_size(self.image_size)
+        fits = size[0] <= network[0] and size[1] <= network[1]
+        if not self.config.resize and not (fits and self.config.pad):
+            needed = canvas(size, network) if self.config.pad else size
+            remedy = "or --pad True" if fits else f"or --image_size {show_size(needed)}"
             raise DataError(
-                f"{name}: {size[1]}x{size[0]} pixels, but --image_size {side} and --resize False: "
+                f"{name}: {size[1]}x{size[0]} pixels, but --image_size {show_size(network)} and --resize False: "
                 f"use --resize True, {remedy}"
             )
         self.changes.sizes[name] = size
@@ -267,13 +268,15 @@ class CaseReader:
     def notes(self, num_cases: int) -> list[str]:
         """The changes made to the `num_cases` cases read, and what is unusual about them, one line each."""
         notes, sizes = [], self.changes.sizes.values()
-        if sizes:
+        if sizes and self.image_size is not None:
+            height, width = as_size(self.image_size)
             notes.append(
                 f"{len(sizes)} of {num_cases} cases are {'padded' if self.config.pad else 'resized'} to "
-                f"{self.image_size}x{self.image_size} (--image_size); their sizes are {sizes_in_words(sizes)}"
+                f"{width}x{height} (--image_size); their sizes are {sizes_in_words(sizes)}"
             )
-            if any(h != w for h, w in sizes) and not self.config.pad:
-                notes.append("some of them are not square and are stretched; --pad True keeps their aspect ratio")
+            if any(h * width != w * height for h, w in sizes) and not self.config.pad:
+                shape = "square" if height == width else "of this aspect ratio"
+                notes.append(f"some of them are not {shape} and are stretched; --pad True keeps their aspect ratio")
         return [*notes, *self.changes.notes(self.levels)]
 
 

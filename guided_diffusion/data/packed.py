@@ -1,8 +1,8 @@
 """Decoded cases in one memory-mapped file, which opens instantly for any number of cases and is read on demand.
 
 cases     each at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], one bit per pixel
-header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...]}, and further entries: fingerprint, notes,
-          rules
+header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...], geometry: [that of each case, see
+          Geometry.as_json, or null, ...]}, and further entries: fingerprint, notes, rules
 end       CRC-32 and length of the header (8 bytes each, little-endian), and MAGIC
 """
 
@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32
 
 from ..errors import DataError
 from ..system import storage
+from .geometry import CaseArrays, Geometry, bring_back
 
 MAGIC = b"AMBISEG2"
 TAIL = 16 + len(MAGIC)
-
-ImageArray = Float32[np.ndarray, "C H W"]
-RatersArray = Bool[np.ndarray, "R H W"]
 
 
 class Entry(NamedTuple):
@@ -46,26 +43,26 @@ class Entry(NamedTuple):
         return self.offset + self.image_bytes + -(-self.raters * self.height * self.width // 8)
 
 
-def write_pack(
-    path: str, cases: Iterable[tuple[str, ImageArray, RatersArray]], header: Callable[[], dict[str, Any]]
-) -> None:
+def write_pack(path: str, cases: Iterable[tuple[str, CaseArrays]], header: Callable[[], dict[str, Any]]) -> None:
     """Write cases to the file `path` atomically.
 
-    cases   (id, image, raters) of each
+    cases   (id, pixels) of each
     header  () -> dict of further JSON-like values for the header, called after all cases are written
     """
 
     def write(file: IO[bytes]) -> None:
         entries: list[Entry] = []
+        geometries: list[dict[str, Any] | None] = []
         offset = 0
-        for case_id, image, raters in cases:
+        for case_id, (image, raters, geometry) in cases:
             data = np.ascontiguousarray(image, dtype=np.float32).tobytes() + np.packbits(raters).tobytes()
             height, width = image.shape[1:]
             entries.append(Entry(case_id, len(image), len(raters), height, width, offset, zlib.crc32(data)))
+            geometries.append(geometry.as_json() if geometry else None)
             filled = data + bytes(-len(data) % 4)
             file.write(filled)
             offset += len(filled)
-        text = json.dumps({**header(), "cases": entries}).encode()
+        text = json.dumps({**header(), "cases": entries, "geometry": geometries}).encode()
         file.write(text + zlib.crc32(text).to_bytes(8, "little") + len(text).to_bytes(8, "little") + MAGIC)
 
     storage.write_atomically(path, write)
@@ -74,8 +71,9 @@ def write_pack(
 class PackedCases:
     """The cases in a file written by `write_pack`.
 
-    header   the header without the entries
-    entries  one per case
+    header      the header without entries and geometry
+    entries     one per case
+    geometries  one per case; None: unknown
 
     DataError: not such a file, truncated, or a damaged header; a damaged case is reported when it is read.
     """
@@ -85,6 +83,7 @@ class PackedCases:
         try:
             self._map()
             self.header, self.entries = self._read_header()
+            self.geometries = self.header.pop("geometry", [None] * len(self.entries))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a readable file of packed cases ({error}); pack them again") from error
         self.ids = [entry.id for entry in self.entries]
@@ -116,8 +115,8 @@ class PackedCases:
     def __len__(self) -> int:
         return len(self.entries)
 
-    def arrays(self, index: int) -> tuple[ImageArray, RatersArray]:
-        """Image and raters of case number `index`, as copies. DataError: the case is damaged."""
+    def arrays(self, index: int) -> CaseArrays:
+        """The pixels of case number `index`, as copies. DataError: the case is damaged."""
         entry = self.entries[index]
         data = self.bytes[entry.offset : entry.end]
         if zlib.crc32(data.data) != entry.checksum:
@@ -127,7 +126,13 @@ class PackedCases:
         pixels, bits = data[: entry.image_bytes], data[entry.image_bytes :]
         image = pixels.view(np.float32).reshape(entry.channels, entry.height, entry.width)
         masks = np.unpackbits(bits, count=entry.raters * entry.height * entry.width)
-        return np.array(image), masks.reshape(entry.raters, entry.height, entry.width).view(bool)
+        raters = masks.reshape(entry.raters, entry.height, entry.width).view(bool)
+        geometry = self.geometries[index]
+        return CaseArrays(np.array(image), raters, None if geometry is None else Geometry.from_json(geometry))
+
+    def own_arrays(self, index: int) -> CaseArrays:
+        """As `arrays`, at the case's own size as far as it is known."""
+        return bring_back(self.arrays(index))
 
     def is_sound(self) -> bool:
         """Whether the checksums of all cases match.

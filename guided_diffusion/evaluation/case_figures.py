@@ -17,7 +17,7 @@ from ..masks.fidelity import Truth
 from ..masks.pairs import Pairs
 from ..masks.postprocess import PostprocessConfig, binarise
 from ..sampling.config import postprocess_of
-from .drawn import CaseFiles, Drawn, Scored, check_same_raters
+from .drawn import CaseFiles, Scored, check_same_raters
 from .table import PIXELS
 from .truth import case_truth, read_truth
 
@@ -126,7 +126,7 @@ class Scorer:
 
     def _score(self, score: CaseScore, case: Scored) -> None:
         drawn, raters = case.drawn, case.raters
-        masks = binarise(drawn.samples, postprocess_of(drawn.made_by))
+        masks = binarise(drawn.samples, postprocess_of(drawn.made_by), case.bring_back)
         truth = self._truth(score.name, raters, case.data.pad)
         figures: dict[str, float] = {}
         for count, scored in self._figures(score, drawn.folder, masks, raters, truth):
@@ -137,7 +137,7 @@ class Scorer:
         if len(raters) > 1:
             figures["rater_diversity"] = float(metrics.diversity(raters))
         score.figures[drawn.folder] = figures
-        score.settings[drawn.folder] = settings_of(drawn)
+        score.settings[drawn.folder] = settings_of(case)
         if self.config.report:
             file = io.BytesIO()
             pictures.sheet(case.image, raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
@@ -170,7 +170,7 @@ class Scorer:
             return None
         if name not in self.truth:
             raise DataError(f"{self.config.truth} does not contain this case")
-        truth = case_truth(self.truth[name], raters.shape[1:], pad)
+        truth = case_truth(self.truth[name], (raters.shape[1], raters.shape[2]), pad)
         if (fidelity.assign_modes(raters, truth.modes, MODE_IOU) == fidelity.IMPLAUSIBLE).any():
             raise DataError(
                 f"a rater's mask matches no mode in {self.config.truth}; check that --truth belongs to these cases"
@@ -187,18 +187,18 @@ def _as_fault(score: CaseScore) -> Iterator[None]:
         score.faults.append(str(error))
 
 
-def settings_of(case: Drawn) -> dict[str, str]:
+def settings_of(case: Scored) -> dict[str, str]:
     """{name: value} of how a case's samples were drawn and thresholded, for display."""
-    made_by = case.made_by
+    made_by = case.drawn.made_by
     names = ("checkpoint", "weights", "sampler", "steps", "seed")
     drawn = {name: str(made_by.get(name, "not stored")) for name in names}
     postprocess, default = postprocess_of(made_by), PostprocessConfig()
     finished = {
         f.name.replace("_", " "): str(getattr(postprocess, f.name))
         for f in fields(PostprocessConfig)
-        if f.name == "threshold" or getattr(postprocess, f.name) != getattr(default, f.name)
+        if f.name in ("threshold", "output_size") or getattr(postprocess, f.name) != getattr(default, f.name)
     }
-    return {"samples per case": str(len(case.samples)), PIXELS: case.size, **drawn, **finished}
+    return {"samples per case": str(len(case.drawn.samples)), PIXELS: case.size, **drawn, **finished}
 
 
 def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:

@@ -1,22 +1,23 @@
 """Reads a case and its samples in each folder, so that all folders are scored against the same raters' masks."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 from ..data.case_reader import READING_RULES, CaseReader, DataConfig
 from ..data.files.case_files import find_cases
 from ..data.files.dataset_json import read_dataset_file, with_level
+from ..data.geometry import fit
 from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
 from ..lidcloader import make_case
 from ..masks import pictures
 from ..sampling import store
-from ..sampling.config import data_config_of
+from ..sampling.config import data_config_of, network_size, postprocess_of
 
 LABEL_FLAGS = {"label_threshold", "merge_labels", "structure"}  # may differ from those that the samples were drawn with
 
@@ -35,12 +36,22 @@ class Drawn(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A case as it is read for the samples of one folder."""
+    """A case as it is read for the samples of one folder.
+
+    image, raters  at the size of the comparison
+    bring_back     brings a soft sample to this size; None: it has this size
+    """
 
     image: pictures.Shown
     raters: Bool[np.ndarray, "R H W"]
+    bring_back: Callable[[Shaped[np.ndarray, "H W"]], np.ndarray] | None
     drawn: Drawn
     data: DataConfig
+
+    @property
+    def size(self) -> str:
+        """Width x height in pixels."""
+        return f"{self.raters.shape[2]}x{self.raters.shape[1]}"
 
 
 class CaseFiles:
@@ -53,7 +64,7 @@ class CaseFiles:
     def __init__(self, data_dir: str, flags: Mapping[str, Any]) -> None:
         self.cases, self.flags = find_cases(data_dir, one_set=True), flags
         self.dataset = read_dataset_file(data_dir)
-        self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}  # by the side of the images
+        self.readers: dict[tuple[tuple[int, int] | None, DataConfig], CaseReader] = {}  # by the size of the images
         self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
         self.lock = threading.Lock()  # for both
 
@@ -71,27 +82,29 @@ class CaseFiles:
         return Drawn(folder, samples, {**stored, **self.flags})
 
     def read(self, case: tuple[str, str], drawn: Drawn, like: Drawn | None) -> Scored:
-        """A case (name, folder) at the size of its samples.
+        """A case (name, folder) at its own size, or with --output_size network at that of its samples.
 
         like  samples of this program, or None. Samples of another program, which store no flags, are scored as these if
               they have the same size
         DataError: the samples do not belong to this case.
         """
         name, case_folder = case
-        made_by, shape = drawn.made_by, drawn.samples.shape[1:]
-        if like is not None and "image_size" not in made_by and like.samples.shape[1:] == shape:
+        made_by, size = drawn.made_by, drawn.samples.shape[1:]
+        if like is not None and "image_size" not in made_by and like.samples.shape[1:] == size:
             made_by = {**like.made_by, **made_by}
         data = with_level(data_config_of(made_by), self.dataset)
-        side = shape[0] if made_by.get("image_size") == shape[0] == shape[1] else None
-        reader = self._reader(side, data)
-        image, raters = reader.read(case_folder)
-        if raters.shape[1:] != shape:
+        of_network = network_size(made_by) == size
+        at_own_size = postprocess_of(made_by).output_size == "own"
+        reader = self._reader(size if of_network and not at_own_size else None, data)
+        found = reader.read(case_folder)
+        seen = fit(found._replace(raters=found.raters[:0]), size, data.pad)[0] if of_network else found
+        if seen.size != size:
             raise DataError(
                 f"the samples in {drawn.folder} have {drawn.size} pixels, the raters' masks "
-                f"{raters.shape[2]}x{raters.shape[1]}"
+                f"{found.size[1]}x{found.size[0]}"
             )
         of_image = drawn.made_by.get("image")
-        if of_image is not None and of_image != store.image_hash(make_case(name, image, raters)):
+        if of_image is not None and of_image != store.image_hash(make_case(name, seen)):
             given = [f.name for f in fields(DataConfig) if f.name in self.flags]  # these replace the stored ones
             suspects = " or ".join(f"--{name}" for name in ("data_dir", *given))
             rules = made_by.get("reading", 1)  # samples that store none are of version 1
@@ -100,15 +113,16 @@ class CaseFiles:
                 f"the samples in {drawn.folder} were drawn for a different image from the one in {case_folder}{read}; "
                 f"check {suspects}"
             )
-        return Scored(pictures.shown_image(image, reader.colour), raters, drawn, data)
+        back = seen.geometry.bring_back if seen.geometry and found.size != size else None
+        return Scored(pictures.shown_image(found.image, reader.colour), found.raters, back, drawn, data)
 
-    def _reader(self, side: int | None, data_config: DataConfig) -> CaseReader:
-        """The reader of images of this side, which has surveyed all cases; faults of a case appear when it is read."""
+    def _reader(self, size: tuple[int, int] | None, data_config: DataConfig) -> CaseReader:
+        """The reader of images of this size, which has surveyed all cases; faults of a case appear when it is read."""
         with self.lock:
-            if (side, data_config) not in self.readers:
-                reader = self.readers[side, data_config] = CaseReader(side, config=data_config)
+            if (size, data_config) not in self.readers:
+                reader = self.readers[size, data_config] = CaseReader(size, config=data_config)
                 reader.faults_of(self.cases)
-            return self.readers[side, data_config]
+            return self.readers[size, data_config]
 
     def _rule(self, folder: str) -> MaskRule:
         with self.lock:
@@ -124,10 +138,10 @@ def check_same_raters(case: str, first: Scored, other: Scored) -> None:
     if np.array_equal(first.raters, other.raters):
         return
     a, b = first.drawn, other.drawn
-    if a.size != b.size:
+    if first.size != other.size:
         raise ConfigError(
-            f"--compare: the samples of {case} have {a.size} pixels in {a.folder} and {b.size} in {b.folder}, so their "
-            "metrics would be relative to different raters' masks; compare folders of one size"
+            f"--compare: the samples of {case} are scored at {first.size} pixels in {a.folder} and {other.size} in "
+            f"{b.folder}, so their metrics would be relative to different raters' masks; use --output_size own"
         )
     values = {f.name: (getattr(first.data, f.name), getattr(other.data, f.name)) for f in fields(DataConfig)}
     different = {name: pair for name, pair in values.items() if pair[0] != pair[1]}

@@ -7,7 +7,8 @@ from typing import Literal, NotRequired, TypedDict
 from ..masks.fidelity import CalibrationPoint
 
 LETTERS = string.ascii_uppercase  # names of the folders of samples, if there are several
-PIXELS = "pixels"  # the setting that states the size at which samples and raters are compared
+# Settings that state the size at which samples and raters are compared
+PIXELS, OUTPUT_SIZE = "pixels", "output size"
 
 
 class Interval(TypedDict):
@@ -49,6 +50,9 @@ def legend(summary: Summary) -> list[str]:
     names[0] += f": {summary['cases']} of {summary['of']} cases"
     if size := summary["settings"].get(PIXELS):
         names[0] += f", scored at {size} pixels" if "x" in size else f", scored at {size.split()[0]} different sizes"
+        names[0] += {"own": ", the cases' own size", "network": ", the network's size"}.get(
+            summary["settings"].get(OUTPUT_SIZE, ""), ""
+        )
     return names
 
 

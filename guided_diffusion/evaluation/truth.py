@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from ..data.resize import pad_to, resize_masks
+from ..data.resize import canvas, pad_to, resize_masks
 from ..data.surveys.levels import read_masks
 from ..errors import DataError
 from ..masks.fidelity import Truth
@@ -38,8 +38,8 @@ def read_truth(path: str) -> dict[str, dict[str, Mode]]:
         raise DataError(f"{path}: not a truth.json as make_phantom.py writes it (--truth): {error}") from error
 
 
-def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = False) -> Truth:
-    """The truth of one case of read_truth at `shape` (H, W).
+def case_truth(modes: Mapping[str, Mode], size: tuple[int, int], pad: bool = False) -> Truth:
+    """The truth of one case of read_truth at `size` (H, W).
 
     Masks of another size are resized, or padded and then resized with --pad, as labels are.
     DataError: no modes, masks that cannot be read or differ in size, or invalid probabilities.
@@ -54,8 +54,8 @@ def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = Fa
     probabilities = [mode.probability for mode in modes.values()]
     if min(probabilities) < 0:
         raise DataError("the probability of a mode is negative")
-    if masks.shape[1:] != shape:
-        masks = _resized(masks, shape, pad)
+    if masks.shape[1:] != size:
+        masks = _resized(masks, size, pad)
     different, inverse = np.unique(masks, axis=0, return_inverse=True)
     weights = np.bincount(inverse.ravel(), probabilities)
     if not np.isclose(weights.sum(), 1, atol=1e-3):
@@ -63,9 +63,7 @@ def case_truth(modes: Mapping[str, Mode], shape: tuple[int, ...], pad: bool = Fa
     return Truth(different, weights / weights.sum())
 
 
-def _resized(masks: Bool[np.ndarray, "K H0 W0"], shape: tuple[int, ...], pad: bool) -> Bool[np.ndarray, "K H W"]:
-    if shape[0] != shape[1]:
-        raise DataError(f"the samples have {shape} pixels, the modes {masks.shape[1:]}")
+def _resized(masks: Bool[np.ndarray, "K H0 W0"], size: tuple[int, int], pad: bool) -> Bool[np.ndarray, "K H W"]:
     if pad:
-        masks = pad_to(masks, max(*masks.shape[1:], shape[0]))
-    return masks if masks.shape[1:] == shape else resize_masks(masks, shape[0])
+        masks = pad_to(masks, canvas((masks.shape[1], masks.shape[2]), size))
+    return masks if masks.shape[1:] == size else resize_masks(masks, size)

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
+LARGEST_TILE = 1024  # pixels; larger pictures are reduced
 MARGIN, GAP = 6, 12  # pixels; GAP is the width of an empty column
 LABEL_SIZE, LABEL_HEIGHT = 13, 18  # pixels, of letters and line, on tiles of TILE; larger tiles scale them
 CHIP = (14, 9)  # width and height, pixels, of the coloured chip before a label
@@ -87,6 +88,19 @@ def _in_dash(outline: int, place: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray,
     return place // DASH % (outline // len(PALETTE) + 1) == 0
 
 
+def reduced(picture: Shown) -> Shown:
+    """The picture, by area averaging at most LARGEST_TILE high and wide; masks stay masks."""
+    height, width = picture.shape[-2:]
+    factor = LARGEST_TILE / max(height, width)
+    if factor >= 1:
+        return picture
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    planes = np.asarray(picture, dtype=np.float32).reshape(-1, height, width)
+    small = np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BOX)) for plane in planes])
+    small = small.reshape(*picture.shape[:-2], *small.shape[1:])
+    return small > 0.5 if picture.dtype == bool else small
+
+
 def enlargement(shape: tuple[int, ...]) -> int:
     """The whole factor by which pictures of `shape` (..., height, width) are enlarged on a sheet."""
     return max(1, TILE // max(shape[-2:]))
@@ -106,8 +120,10 @@ def sheet(
     raters     R may be 0
     masks      the samples
     num_shown  show the first `num_shown` samples only; mean, variance and entropy are those of all
+
+    Images larger than LARGEST_TILE are `reduced`.
     """
-    shown = masks[:num_shown]
+    shown, image = masks[:num_shown], reduced(image)
     some = "" if len(shown) == len(masks) else "first "
     rows = [
         [Tile("image", image), *map_tiles(masks)],
@@ -120,9 +136,9 @@ def sheet(
 def map_tiles(masks: Bool[np.ndarray, "M H W"]) -> list[Tile]:
     """Mean, variance and entropy of the samples at each pixel, each with its scale."""
     return [
-        Tile(f"mean of {_count(len(masks), 'sample')}", mean_mask(masks), scale=("0", "1")),
-        Tile("variance", 4 * variance_map(masks), scale=("0", "0.25")),
-        Tile("entropy", entropy_map(masks), scale=("0", "1 bit")),
+        Tile(f"mean of {_count(len(masks), 'sample')}", reduced(mean_mask(masks)), scale=("0", "1")),
+        Tile("variance", reduced(4 * variance_map(masks)), scale=("0", "0.25")),
+        Tile("entropy", reduced(entropy_map(masks)), scale=("0", "1 bit")),
     ]
 
 
@@ -133,16 +149,17 @@ def _count(number: int, noun: str) -> str:
 def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N H W"]) -> list[Tile]:
     """A tile with the outlines of all masks on the image, then a tile for each distinct mask; none without masks.
 
+    image  `reduced`; the masks need not be
     title  label of the first tile
     noun   what a mask is of, such as "rater"
     """
     if len(masks) == 0:
         return []
     groups = list(equal_masks(masks))
-    tiles = [Tile(title, outlines(image, [masks[group[0]] for group in groups], enlargement(image.shape)))]
-    for k, group in enumerate(groups):
-        mask = masks[group[0]]
-        empty = not mask.any()
+    distinct = [reduced(masks[group[0]]) for group in groups]
+    tiles = [Tile(title, outlines(image, distinct, enlargement(image.shape)))]
+    for k, (group, mask) in enumerate(zip(groups, distinct, strict=True)):
+        empty = not masks[group[0]].any()
         tiles.append(Tile(_mask_label(noun, group, empty), mask, outline=None if empty else k))
     return tiles
 
@@ -255,7 +272,8 @@ def movie(image: Shown, frames: Sequence[Plane]) -> bytes:
     image   in [0, 1], shown on the left
     frames  x_t from noise to the mask, on the scale on which masks are 0 and 1
     """
-    pages = [grid([[("image", image), (f"{k + 1} of {len(frames)}", frame)]]) for k, frame in enumerate(frames)]
+    image, count = reduced(image), len(frames)
+    pages = [grid([[("image", image), (f"{k + 1} of {count}", reduced(frame))]]) for k, frame in enumerate(frames)]
     pages += [pages[-1]] * 5  # the result stays visible for a while
     file = io.BytesIO()
     pages[0].save(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scipy  # its submodules load on first use
@@ -21,28 +21,39 @@ class PostprocessConfig:
 
     threshold: Annotated[float, Flag("pixels above this value belong to the mask", above=0, below=1)] = 0.5
     median_blur: Annotated[
-        int, Flag("side of the median filter on the masks, pixels; 1: none", at_least=1, check=odd)
+        int, Flag("side of the median filter on the masks, pixels of the network; 1: none", at_least=1, check=odd)
     ] = 1
     largest_component: Annotated[bool, Flag("keep only the largest connected component of each mask")] = False
     fill_holes: Annotated[bool, Flag("fill the holes of each mask")] = False
+    output_size: Annotated[
+        Literal["own", "network"],
+        Flag("size of masks, maps and figures: own, that of the case's image, or network, --image_size"),
+    ] = "own"
 
 
 # -- masks ------------------------------------------------------------------------------------------------------------
 
 
 def binarise(
-    samples: Shaped[Any, "*batch H W"], config: PostprocessConfig = PostprocessConfig()
-) -> Bool[np.ndarray, "*batch H W"]:
+    samples: Shaped[Any, "*batch H W"],
+    config: PostprocessConfig = PostprocessConfig(),
+    bring_back: Callable[[Shaped[np.ndarray, "H W"]], Float32[np.ndarray, "H0 W0"]] | None = None,
+) -> Bool[np.ndarray, "*batch H0 W0"]:
     """Convert soft samples, an array or a tensor, to masks.
 
-    Steps, in this order: median filter (commutes with the threshold, so it equals the median of the mask), threshold,
-    largest component, holes.
+    Steps, in this order: median filter (commutes with the threshold, so it equals the median of the mask), the way back
+    to the case's own size, threshold, largest component, holes.
+
+    bring_back  brings a soft sample to the case's own size; None: keep its size
     """
     samples = np.asarray(samples)
     if config.median_blur > 1:
         window = (1,) * (samples.ndim - 2) + (config.median_blur, config.median_blur)
         samples = scipy.ndimage.median_filter(samples.astype(np.float32), size=window, mode="nearest")
-    masks = samples > config.threshold
+    if bring_back:  # one by one, because soft samples of large images need much memory
+        masks = each(lambda sample: bring_back(sample) > config.threshold, samples)
+    else:
+        masks = samples > config.threshold
     if config.largest_component:
         masks = each(largest_component, masks)
     if config.fill_holes:
@@ -51,11 +62,12 @@ def binarise(
 
 
 def each(
-    function: Callable[[Bool[np.ndarray, "H W"]], Bool[np.ndarray, "H W"]], masks: Bool[np.ndarray, "*batch H W"]
-) -> Bool[np.ndarray, "*batch H W"]:
-    """Apply `function` to each mask."""
-    flat = masks.reshape(-1, *masks.shape[-2:])
-    return np.array([function(mask) for mask in flat], dtype=bool).reshape(masks.shape)
+    function: Callable[[Shaped[np.ndarray, "H W"]], Bool[np.ndarray, "H0 W0"]], planes: Shaped[np.ndarray, "*batch H W"]
+) -> Bool[np.ndarray, "*batch H0 W0"]:
+    """Apply `function` to each plane."""
+    flat = planes.reshape(-1, *planes.shape[-2:])
+    made = np.array([function(plane) for plane in flat], dtype=bool)
+    return made.reshape(*planes.shape[:-2], *made.shape[1:])
 
 
 def largest_component(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

@@ -94,16 +94,17 @@ class CheckedCases:
         shown = set(places.tolist()) if self.config.sheet else ()
         for k, (name, folder) in enumerate(progress_bar(sound, unit="case", delay=2, leave=False)):
             try:
-                image, raters = reader.read(folder)
+                case = reader.read(folder)
             except DataError:  # already among the faults
                 continue
+            image, raters, _ = case
             reader.changes.masks.add(raters)
             files = list_files(folder).images
             ranges = [reader.changes.ranges[file] for file in files]
             self.contents[_split_of(self.config.data_dir, folder)].add(image, raters, ranges, reader.colour)
             faults += grey_faults(files, ranges)
             try:
-                self.fitted.fit(folder, image, raters)
+                self.fitted.fit(folder, case)
             except DataError as error:
                 faults.append(str(error))
             if k in shown:
@@ -186,4 +187,4 @@ def _resized(picture: np.ndarray) -> np.ndarray:
     """A plane, or the planes of a colour image, at the size of a tile."""
     if picture.ndim == 3:
         return np.stack([_resized(plane) for plane in picture])
-    return resize(np.asarray(picture, dtype=np.float32), SHEET_SIDE)
+    return resize(np.asarray(picture, dtype=np.float32), (SHEET_SIDE, SHEET_SIDE))

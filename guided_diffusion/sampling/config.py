@@ -9,6 +9,7 @@ from ..errors import ConfigError, DataError
 from ..flags.configs import Flags, configs_from_flags
 from ..flags.fields import Flag, config
 from ..flags.retired import current_flags
+from ..flags.sizes import as_size
 from ..masks.postprocess import PostprocessConfig
 
 if TYPE_CHECKING:  # it imports torch
@@ -43,8 +44,11 @@ class SampleConfig:
     weights: Annotated[Literal["ema", "raw"], Flag("averaged weights, or those of the last step")] = "ema"
     consensus: Annotated[
         Literal["none", "mean", "majority", "staple"],
-        Flag("write ID_consensus.png, a consensus of the ensemble (mean: greyscale)"),
+        Flag("write ID_consensus, a consensus of the ensemble (mean: greyscale)"),
     ] = "none"
+    save_probabilities: Annotated[
+        bool, Flag("write ID_probability, the mean of the masks at each pixel: 16-bit PNG, or NIfTI from 0 to 1")
+    ] = False
     seed: Annotated[int, Flag("random seed; a mask depends only on seed, case and index")] = 0
     overwrite: Annotated[bool, Flag("resample finished cases")] = False
     movie: Annotated[bool, Flag("write ID_movie.gif, the sampling chain of each case's first mask")] = False
@@ -84,8 +88,9 @@ def identity(
 
 
 def finish(config: SampleConfig, postprocess: PostprocessConfig) -> dict[str, Any]:
-    """The settings of postprocessing and consensus, as plain values."""
-    return {**asdict(postprocess), "consensus": config.consensus}
+    """The settings of postprocessing and of the files written, as plain values."""
+    written = {"consensus": config.consensus, "save_probabilities": config.save_probabilities}
+    return {**asdict(postprocess), **written}
 
 
 def postprocess_of(made_by: Flags) -> PostprocessConfig:
@@ -100,6 +105,15 @@ def data_config_of(made_by: Flags) -> DataConfig:
     DataError: the stored settings are invalid.
     """
     return _config_of(flags_of(made_by) if "flags" in made_by else made_by, DataConfig)
+
+
+def network_size(made_by: Flags) -> tuple[int, int] | None:
+    """(H, W) of the network that drew a case; None: not stored.
+
+    made_by  flat, as from store.spread
+    """
+    size = made_by.get("image_size")
+    return None if size is None else as_size(tuple(size) if isinstance(size, list) else size)
 
 
 def flags_of(made_by: Flags) -> dict[str, Any]:

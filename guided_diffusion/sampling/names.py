@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from ..data.surveys.changes import count
 from ..errors import DataError, Fault, first_lines, group_faults
 
-PROBE = ".{}_output9999999.png.probing"  # as long as the longest name of a file, a temporary one
+PNG, NIFTI = ".png", ".nii.gz"  # endings of masks
+PROBE = ".{}_probability.nii.gz.probing"  # as long as the longest name of a file, a temporary one
 ALIKE = ".{}_output0.png.alike"
 MOST_BYTES = 255 - len(PROBE.format(""))  # of a stem, in UTF-8
 HASH, SHOWN = 12, 20  # hexadecimal digits of the hash; characters of a long name in a message
@@ -28,14 +29,19 @@ def stem_of(case_id: str) -> str:
     return f"{kept}-{hashlib.sha256(name).hexdigest()[:HASH]}"
 
 
-def mask_path(out_dir: str, case_id: str, k: int) -> str:
+def mask_path(out_dir: str, case_id: str, k: int, ending: str = PNG) -> str:
     """Path of a case's k-th mask."""
-    return os.path.join(out_dir, f"{stem_of(case_id)}_output{k}.png")
+    return os.path.join(out_dir, f"{stem_of(case_id)}_output{k}{ending}")
 
 
-def consensus_path(out_dir: str, case_id: str) -> str:
+def consensus_path(out_dir: str, case_id: str, ending: str = PNG) -> str:
     """Path of a case's consensus."""
-    return os.path.join(out_dir, f"{stem_of(case_id)}_consensus.png")
+    return os.path.join(out_dir, f"{stem_of(case_id)}_consensus{ending}")
+
+
+def probability_path(out_dir: str, case_id: str, ending: str = PNG) -> str:
+    """Path of the mean of a case's masks."""
+    return os.path.join(out_dir, f"{stem_of(case_id)}_probability{ending}")
 
 
 def sheet_path(out_dir: str, case_id: str) -> str:

@@ -2,26 +2,26 @@
 
 import contextlib
 import hashlib
-import io
+import json
 import os
-import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Shaped
-from PIL import Image
 
 from ..data.files.label import label_of
 from ..data.files.read import read_file
+from ..data.geometry import CaseArrays, Geometry, bring_back
 from ..data.surveys.levels import LevelSurvey, MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.configs import differences
-from ..masks import pictures
-from ..masks.postprocess import CONSENSUS, binarise
-from ..system import storage
+from ..masks.postprocess import binarise
+from . import outputs
 from .config import SampleConfig, flags_of, postprocess_of
-from .names import consensus_path, mask_path, movie_path, samples_path, sheet_path, stem_of
+from .names import NIFTI, PNG, mask_path, movie_path, samples_path, stem_of
+from .outputs import Made, are_whole, remove_others, shown_at, stale, write_movie, written_geometry
 from .writer_pool import PackedArrays
 
 if TYPE_CHECKING:  # it imports torch
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # it imports torch
 
 LARGEST_GAP = 64  # in the indices of a case's mask files, up to which a missing mask is detected
 
-Made = Mapping[str, Any]  # settings that a case's samples or files were made with, as plain values
 Samples = Shaped[np.ndarray, "M H W"]
 
 
@@ -43,6 +42,9 @@ class Cases(Protocol):
 
     def __getitem__(self, index: int) -> "Case":
         """The case at an index."""
+
+    def own_arrays(self, index: int) -> CaseArrays:
+        """Its pixels at its own size."""
 
 
 def image_hash(case: "Case") -> str:
@@ -59,6 +61,8 @@ def write_case(
     drawn_by: Made,
     finished_by: Made,
     frames: Sequence[np.ndarray] | None = None,
+    *,
+    own: Callable[[], CaseArrays] | None = None,
 ) -> None:
     """Write a case's raw samples, masks and sheet into `out_dir`.
 
@@ -72,65 +76,39 @@ def write_case(
     drawn_by     result of `identity`
     finished_by  result of `finish`
     frames       of the movie of the first mask, [[H, W]]; None: do not write a movie
+    own          () -> the case at its own size, if the network sees other pixels; None: it is computed from those
     """
-    path = samples_path(out_dir, case.id)
-    name = {} if stem_of(case.id) == case.id else {"case": case.id}
-    stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case), **name)
+    path, geometry = samples_path(out_dir, case.id), written_geometry(case.geometry, finished_by)
+    stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case), **_of_case(case))
     stored.write(path, sync=os.path.exists(path))  # an old finished file must not survive beside new pictures
-    masks = binarise(samples, postprocess_of(finished_by))
-    _remove_pictures(out_dir, case.id, len(masks))
-    image = pictures.shown_image(case.image.numpy(), case.colour)
+    masks = binarise(samples, postprocess_of(finished_by), geometry.bring_back if geometry else None)
+    remove_others(out_dir, case.id, outputs.paths(out_dir, case.id, len(masks), finished_by, geometry))
+    arrays = CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5, geometry)
+    if geometry and geometry.changes_pixels:
+        arrays = own() if own else bring_back(arrays)
+    shown = shown_at(arrays, case.colour)
     if frames:
-        storage.write_bytes(movie_path(out_dir, case.id), pictures.movie(image, frames))
-    made = [pictures.to_grey(mask) for mask in masks]
-    if finished_by["consensus"] != "none":
-        made.append(pictures.to_grey(CONSENSUS[finished_by["consensus"]](masks)))
-    made.append(pictures.sheet(image, case.raters.numpy() > 0.5, masks))
-    paths = _picture_paths(out_dir, case.id, len(masks), finished_by["consensus"])
-    checksums = [_write_picture(*pair) for pair in zip(paths, made, strict=True)]
+        at_size = [geometry.bring_back(frame) for frame in frames] if geometry else frames
+        write_movie(out_dir, case.id, shown[0], at_size)
+    checksums = outputs.write(out_dir, case.id, masks, shown, finished_by, geometry)
     stored.add(**finished_by, pictures=np.array(checksums, dtype=np.uint32))
     stored.write(path)
 
 
-def _remove_pictures(out_dir: str, case_id: str, count: int) -> None:
-    """Remove a case's consensus, and masks from index `count` on, last one first so that no gap remains."""
-    if os.path.exists(consensus_path(out_dir, case_id)):
-        os.unlink(consensus_path(out_dir, case_id))
-    end = count
-    while os.path.exists(mask_path(out_dir, case_id, end)):
-        end += 1
-    for k in reversed(range(count, end)):
-        os.unlink(mask_path(out_dir, case_id, k))
+def _of_case(case: "Case") -> dict[str, str]:
+    """The entries on a case itself: its geometry, and its name if that of the file is shortened."""
+    name = {} if stem_of(case.id) == case.id else {"case": case.id}
+    return name if case.geometry is None else {**name, "geometry": str(case.geometry)}
 
 
-def _picture_paths(out_dir: str, case_id: str, count: int, consensus: str) -> list[str]:
-    """Paths of the pictures of a case with `count` masks, in the order of their checksums."""
-    one = [] if consensus == "none" else [consensus_path(out_dir, case_id)]
-    return [*(mask_path(out_dir, case_id, k) for k in range(count)), *one, sheet_path(out_dir, case_id)]
-
-
-def _write_picture(path: str, picture: Image.Image) -> int:
-    """Write a PIL image without a disk sync. Returns the file's CRC-32."""
-    file = io.BytesIO()
-    level = 1 if picture.mode == "RGB" else 6  # zlib level; a higher one does not shrink sheets of noisy images
-    picture.save(file, format="PNG", compress_level=level)
-    storage.write_bytes(path, file.getbuffer(), sync=False)
-    return zlib.crc32(file.getbuffer())
-
-
-def _pictures_whole(out_dir: str, case_id: str, count: int, consensus: str) -> bool:
-    """Whether a finished case's pictures match the stored checksums; True if none are stored."""
-    with np.load(samples_path(out_dir, case_id), allow_pickle=False) as file:
-        if "pictures" not in file.files:  # older files: every picture was synced
-            return True
-        checksums = file["pictures"].tolist()
-    if os.path.exists(mask_path(out_dir, case_id, count)):
-        return False
-    paths = _picture_paths(out_dir, case_id, count, consensus)
+def geometry_of(made_by: Made) -> Geometry | None:
+    """The geometry stored with samples; None: older samples, or those of other programs. DataError: it is invalid."""
+    if "geometry" not in made_by:
+        return None
     try:
-        return checksums == [zlib.crc32(storage.read_bytes(path) or b"") for path in paths]
-    except OSError:  # e.g. an unreadable disk sector
-        return False
+        return Geometry.from_json(json.loads(made_by["geometry"]))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"samples with an invalid entry `geometry` ({error}); draw them again") from error
 
 
 def read_case(path: str) -> tuple[Samples, Made]:
@@ -166,13 +144,15 @@ def foreign_rule(folder: str, case_ids: Iterable[str], threshold: float | None =
     """
     survey = LevelSurvey()
     for case_id in case_ids:
-        k = 0
-        while not os.path.exists(samples_path(folder, case_id)) and os.path.exists(mask_path(folder, case_id, k)):
-            path = mask_path(folder, case_id, k)
+        for path in [] if os.path.exists(samples_path(folder, case_id)) else mask_files(folder, case_id):
             with contextlib.suppress(DataError):
                 survey.add(path, label_of(path, read_file(path)))
-            k += 1
     return survey.rule(threshold, merge)
+
+
+def mask_files(folder: str, case_id: str) -> list[str]:
+    """The masks ID_output0.png, ID_output1.png, ... of a case, or .nii.gz, up to the first that does not exist."""
+    return next((found for ending in (PNG, NIFTI) if (found := outputs.mask_paths(folder, case_id, ending))), [])
 
 
 def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tuple[Samples, Made] | None:
@@ -192,12 +172,14 @@ def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tup
             raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}; masks must be in 0 to 1")
         return samples, made_by
     masks: list[np.ndarray] = []
-    while os.path.exists(path := mask_path(folder, case_id, len(masks))):
+    for path in mask_files(folder, case_id):
         masks.append(rule().mask(path, label_of(path, read_file(path))))
         if masks[-1].shape != masks[0].shape:
-            raise DataError(f"{path}: {masks[-1].shape} pixels, but {case_id}_output0.png has {masks[0].shape}")
-    if any(os.path.exists(mask_path(folder, case_id, len(masks) + k)) for k in range(1, LARGEST_GAP)):
-        raise DataError(f"{path} is missing, but masks with higher indices exist")
+            first = os.path.basename(mask_files(folder, case_id)[0])
+            raise DataError(f"{path}: {masks[-1].shape} pixels, but {first} has {masks[0].shape}")
+    later = [mask_path(folder, case_id, len(masks) + k, end) for k in range(1, LARGEST_GAP) for end in (PNG, NIFTI)]
+    if any(map(os.path.exists, later)):
+        raise DataError(f"{mask_path(folder, case_id, len(masks))} is missing, but masks with higher indices exist")
     return (np.stack(masks), {}) if masks else None
 
 
@@ -241,17 +223,24 @@ def unfinished(
         _check_same(path, before, {**drawn_by, "image": image_hash(case)}, classes)
         if config.movie and not os.path.exists(movie):
             left.append(index)
-        elif not _is_finished(config.out_dir, case.id, len(samples), before, finished_by):
-            write_case(config.out_dir, case, samples, drawn_by, finished_by)
+        elif not _is_finished(config.out_dir, case, len(samples), before, finished_by):
+            write_case(config.out_dir, case, samples, drawn_by, finished_by, own=partial(dataset.own_arrays, index))
             on_rewrite(case.id)
     return left
 
 
-def _is_finished(out_dir: str, case_id: str, count: int, before: Made, finished_by: Made) -> bool:
-    """Whether the pictures of a drawn case with `count` masks are those of `finished_by`, all unchanged."""
-    if any(before.get(name) != value for name, value in finished_by.items()):
+def _is_finished(out_dir: str, case: "Case", count: int, before: Made, finished_by: Made) -> bool:
+    """Whether the files of a drawn case with `count` masks are those of `finished_by`, all unchanged."""
+    geometry = written_geometry(case.geometry, finished_by)
+    needed = finished_by if geometry is None else {**finished_by, "geometry": str(geometry)}
+    if any(before.get(name) != value for name, value in needed.items()):
         return False
-    return _pictures_whole(out_dir, case_id, count, finished_by["consensus"])
+    with np.load(samples_path(out_dir, case.id), allow_pickle=False) as file:
+        if "pictures" not in file.files:  # older files: every picture was synced
+            return True
+        checksums = file["pictures"].tolist()
+    places = outputs.paths(out_dir, case.id, count, finished_by, geometry)
+    return are_whole(places, checksums) and not stale(out_dir, case.id, places)
 
 
 def _read_whole(path: str) -> tuple[Samples, Made] | None:

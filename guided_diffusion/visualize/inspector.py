@@ -11,17 +11,18 @@ from html import escape
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from PIL import Image
 
 from ..data.case_reader import CaseReader, DataConfig
 from ..data.files.case_files import find_cases
+from ..data.geometry import CaseArrays, bring_back, fit
 from ..errors import DataError
 from ..flags.fields import Flag, config
 from ..masks import pictures
 from ..masks.postprocess import PostprocessConfig, binarise, variance_map
 from ..sampling import store
-from ..sampling.config import data_config_of, postprocess_of
+from ..sampling.config import data_config_of, network_size, postprocess_of
 from ..system import storage
 from .connection import Client, send_picture
 
@@ -86,7 +87,7 @@ class Inspector:
             raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
         data_dir = config.data_dir or scored_on(config.samples)
         self.folders = dict(find_cases(data_dir)) if data_dir else {}
-        self.readers: dict[tuple[int | None, DataConfig], CaseReader] = {}
+        self.readers: dict[DataConfig, CaseReader] = {}
         self.figures = read_figures(config.samples)
         self.spread = {name: self._mean_variance(name) for name in names}
         self.order, self.names = "name", names
@@ -96,7 +97,7 @@ class Inspector:
         return store.read_case(store.samples_path(self.config.samples, name))
 
     def _mean_variance(self, name: str) -> float | None:
-        """Mean of the variance map of a case's masks as written; None: its samples are unreadable."""
+        """Mean of the variance map of a case's masks at the network's size; None: its samples are unreadable."""
         try:
             samples, made_by = self._samples(name)
             return float(variance_map(binarise(samples, postprocess_of(made_by))).mean())
@@ -155,32 +156,37 @@ class Inspector:
     def page(self) -> Image.Image:
         """The case's sheet, with masks at the selected threshold and postprocessing as written."""
         samples, made_by = self._samples(self.case)
-        masks = binarise(samples, replace(postprocess_of(made_by), threshold=self.threshold))
-        image, raters = self._image(samples, made_by)
-        return pictures.sheet(image, raters, masks, MOST_SHOWN)
+        finish = replace(postprocess_of(made_by), threshold=self.threshold)
+        case, colour = self._case(samples, made_by)
+        geometry = case.geometry if finish.output_size == "own" else None
+        masks = binarise(samples, finish, geometry.bring_back if geometry else None)
+        shown = case if geometry else fit(case, (samples.shape[1], samples.shape[2]), data_config_of(made_by).pad)[0]
+        return pictures.sheet(pictures.shown_image(shown.image, colour), shown.raters, masks, MOST_SHOWN)
 
-    def _image(
-        self, samples: Shaped[np.ndarray, "M H W"], made_by: Mapping[str, Any]
-    ) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
-        """Image and raters, read with the samples' settings; for an unknown case the samples' mean and no raters."""
+    def _case(self, samples: Shaped[np.ndarray, "M H W"], made_by: Mapping[str, Any]) -> tuple[CaseArrays, bool]:
+        """The case at its own size, read with the samples' settings, and whether it is in colour.
+
+        For an unknown case, the samples' mean and no raters.
+        """
         name = made_by.get("case", self.case)  # stored where the names of files are shortened
+        size = samples.shape[1], samples.shape[2]
         if name not in self.folders:
-            return np.clip(samples.mean(0), 0, 1), np.zeros((0, *samples.shape[1:]), dtype=bool)
-        side = samples.shape[1] if samples.shape[1] == samples.shape[2] else None
-        reader = self._reader(side, data_config_of(made_by))
-        image, raters = reader.read(self.folders[name])
-        if image.shape[1:] != samples.shape[1:]:
-            raise DataError(
-                f"{self.case}: samples have {samples.shape[1:]} pixels, the image {image.shape[1:]}; check --data_dir"
-            )
-        return pictures.shown_image(image, reader.colour), raters
+            mean = np.clip(samples.mean(0, dtype=np.float32), 0, 1)[None]
+            return bring_back(CaseArrays(mean, np.zeros((0, *size), dtype=bool), store.geometry_of(made_by))), False
+        data = data_config_of(made_by)
+        reader = self._reader(data)
+        own = reader.read(self.folders[name])
+        if own.size != size and network_size(store.spread(made_by) if "flags" in made_by else made_by) != size:
+            raise DataError(f"{self.case}: samples have {size} pixels, the image {own.size}; check --data_dir")
+        fitted = fit(own._replace(raters=own.raters[:0]), size, data.pad)[0]
+        return own._replace(geometry=fitted.geometry), reader.colour
 
-    def _reader(self, side: int | None, data_config: DataConfig) -> CaseReader:
-        """The reader of images of this side, which has surveyed all cases; faults of a case appear when it is read."""
-        if (side, data_config) not in self.readers:
-            reader = self.readers[side, data_config] = CaseReader(side, None, data_config, require_raters=False)
+    def _reader(self, data_config: DataConfig) -> CaseReader:
+        """The reader, which has surveyed all cases; faults of a case appear when it is read."""
+        if data_config not in self.readers:
+            reader = self.readers[data_config] = CaseReader(None, None, data_config, require_raters=False)
             reader.faults_of(list(self.folders.items()))
-        return self.readers[side, data_config]
+        return self.readers[data_config]
 
     # -- events -------------------------------------------------------------------------------------------------------
 

@@ -212,19 +212,22 @@ def test_folders_of_one_size_are_compared_at_that_size_and_it_is_named(data, tmp
     for first, second in ((own, other), (other, own)):
         done = evaluate(data, first, f"--compare={second}", f"--out_dir={tmp_path / 'out'}", "--report=False")
         assert done.returncode == 0, done.stderr
-        assert f"A: {first}: 5 of 5 cases, scored at 16x16 pixels" in done.stdout
+        assert f"A: {first}: 5 of 5 cases, scored at {SIZE}x{SIZE} pixels, the cases' own size" in done.stdout
         summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
         (compared,) = summary["compared"]
-        assert summary["settings"]["pixels"] == compared["settings"]["pixels"] == "16x16"
+        assert summary["settings"]["pixels"] == compared["settings"]["pixels"] == f"{SIZE}x{SIZE}"
         assert compared["figures"]["ged_2"] == summary["figures"]["ged_2"]  # all masks are empty
 
 
-def test_folders_of_different_sizes_are_refused(data, samples, tmp_path):
+def test_folders_of_different_sizes_are_compared_at_the_cases_own_size_only(data, samples, tmp_path):
     small, large = own_samples(tmp_path / "small", data, 16), own_samples(tmp_path / "large", data, 32)
     for first, second in ((small, large), (samples, small), (large, samples)):
-        done = evaluate(data, first, f"--compare={second}", "--report=False")
-        assert_refused(done, "--compare: the samples of", str(first), str(second), "compare folders of one size")
+        done = evaluate(data, first, f"--compare={second}", "--report=False", "--output_size=network")
+        assert_refused(done, "--compare: the samples of", str(first), str(second), "use --output_size own")
         assert not (first / "metrics.json").exists()
+        done = evaluate(data, first, f"--compare={second}", "--report=False", "--counts=2")
+        assert done.returncode == 0, done.stderr
+        (first / "metrics.json").unlink()
     write_masks(tmp_path / "odd", names(data)[0], np.zeros((2, 7, SIZE), dtype=bool))  # the fault of one case
     for name in names(data)[1:]:
         write_masks(tmp_path / "odd", name, np.zeros((2, SIZE, SIZE), dtype=bool))
@@ -240,8 +243,10 @@ def test_folders_drawn_with_different_data_flags_are_refused_where_the_raters_di
             picture = Image.open(path)
             picture.crop((0, 4, SIZE, SIZE - 4)).save(wide / name / path.name)
     stretched, padded = own_samples(tmp_path / "a", data, 16), own_samples(tmp_path / "b", data, 16, pad=True)
-    refused = evaluate(wide, stretched, f"--compare={padded}", "--report=False")
+    refused = evaluate(wide, stretched, f"--compare={padded}", "--report=False", "--output_size=network")
     assert_refused(refused, f"{stretched} and {padded}", "different raters' masks", "--pad False and True", "draw both")
+    done = evaluate(wide, stretched, f"--compare={padded}", "--report=False")  # against the raters as in their files
+    assert done.returncode == 0, done.stderr
     done = evaluate(data, stretched, f"--compare={padded}", "--report=False")  # squares are read alike
     assert done.returncode == 0, done.stderr
 
@@ -499,6 +504,7 @@ def test_page_names_how_the_samples_were_drawn(browser, data, tmp_path):
         "steps": "20",
         "seed": f"{CASES} different values",
         "threshold": "0.4",
+        "output size": "own",
         "median blur": "3, default",
     }
     page = browser.new_page()
@@ -568,7 +574,7 @@ def test_page_is_safe_with_any_name(browser, data, tmp_path):
     assert evaluate(odd, folder).returncode == 0
     page = browser.new_page()
     page.goto((folder / "report.html").as_uri())
-    heading = f"{folder}: 1 of 1 cases, scored at {SIZE}x{SIZE} pixels"
+    heading = f"{folder}: 1 of 1 cases, scored at {SIZE}x{SIZE} pixels, the cases' own size"
     assert shown(page) == [name] and page.locator("p").first.inner_text() == heading
     page.close()
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from guided_diffusion.data.case_cache import pack_folder
 from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.geometry import CaseArrays
 from guided_diffusion.data.packed import write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
@@ -306,7 +307,7 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
         LIDCDataset(path, 8, config=DataConfig(resize=False))
     two = np.zeros((2, 16, 16), np.float32)
     rules = {"label_threshold": 0.5, "merge_labels": False, "intensity_range": None}
-    write_pack(path, [("a", two, two[:0] > 1)], lambda: {"rules": rules, "notes": [], "fingerprint": "x"})
+    write_pack(path, [("a", CaseArrays(two, two[:0] > 1))], lambda: {"rules": rules, "notes": [], "fingerprint": "x"})
     with pytest.raises(DataError, match="a has no rater masks"):
         LIDCDataset(path, 16, 2)
     with pytest.raises(DataError, match="the images have 2 planes, but --image_channels 4: add --image_channels 2"):
@@ -318,7 +319,7 @@ def test_rules_that_a_packed_file_was_not_made_by_are_refused(split, tmp_path):
         ({"notes": "x"}, "notes"),
         ({"fingerprint": 1}, "fingerprint"),
     ):
-        write_pack(path, [("a", two, two[:1] > 1)], lambda: {**header, **changed})
+        write_pack(path, [("a", CaseArrays(two, two[:1] > 1))], lambda: {**header, **changed})
         with pytest.raises(DataError, match=f"x.pack: not a file of pack_data.py .{word} is missing"):
             LIDCDataset(path, 16, 2)
     LIDCDataset(split / "training", 16, cache_dir=tmp_path / "cache")
@@ -342,7 +343,7 @@ def test_a_packed_file_is_opened_and_read_without_taking_its_size_in_memory(tmp_
     rules = {"label_threshold": 0.5, "merge_labels": False, "intensity_range": None}
     write_pack(
         path,
-        ((f"case{k:05d}", image, raters) for k in range(1500)),
+        ((f"case{k:05d}", CaseArrays(image, raters)) for k in range(1500)),
         lambda: {"rules": rules, "notes": [], "fingerprint": "x"},
     )
     assert os.path.getsize(path) > 100e6

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from guided_diffusion.data.case_reader import CaseReader, DataConfig
+from guided_diffusion.data.geometry import CaseArrays, Geometry
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.evaluation.case_figures import EvaluateConfig, Scorer
 from guided_diffusion.lidcloader import make_case
@@ -24,6 +25,7 @@ from guided_diffusion.visualize.inspector import InspectConfig, Inspector
 RED, GREEN = (200, 41, 37), (60, 107, 60)  # of one luminance
 IMAGE = np.repeat(np.array([RED, GREEN], np.float32).T[:, None] / 255, 8, axis=2).repeat(16, axis=1)  # [3, 16, 16]
 RATERS = np.zeros((2, 16, 16), bool)
+OWN = Geometry("image.png", (16, 16), (16, 16), (16, 16))
 RATERS[0, 2:9, 2:9] = RATERS[1, 4:12, 4:12] = True
 SAMPLES = RATERS.astype(np.float32)
 
@@ -39,14 +41,14 @@ def shows_colour(picture):
 @pytest.fixture(params=[True, False], ids=["colour", "three modalities"])
 def colour(request, monkeypatch):
     """Whether images are in colour; reading a case gives IMAGE."""
-    monkeypatch.setattr(CaseReader, "read", lambda self, folder: (IMAGE, RATERS))
+    monkeypatch.setattr(CaseReader, "read", lambda self, folder: CaseArrays(IMAGE, RATERS, OWN))
     monkeypatch.setattr(CaseReader, "colour", request.param, raising=False)
     return request.param
 
 
 @pytest.fixture
 def case(colour):
-    return make_case("case", IMAGE, RATERS, colour=colour)
+    return make_case("case", CaseArrays(IMAGE, RATERS, OWN), colour=colour)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_a_case_of_repeated_planes_looks_like_its_plane(tmp_path):
     plane = torch.rand(1, 16, 16).numpy()
     config = SampleConfig(out_dir=str(tmp_path))
     drawn_by, finished_by = identity(config, None, 1, "none", {}, ""), finish(config, PostprocessConfig())
-    store.write_case(str(tmp_path), make_case("case", plane, RATERS, 4), SAMPLES, drawn_by, finished_by)
+    store.write_case(str(tmp_path), make_case("case", CaseArrays(plane, RATERS), 4), SAMPLES, drawn_by, finished_by)
     expected = pictures.sheet(plane[0], RATERS, RATERS)
     with Image.open(tmp_path / "case_sheet.png") as sheet:
         np.testing.assert_array_equal(np.asarray(sheet), np.asarray(expected))

@@ -367,8 +367,9 @@ def test_masks_are_shown_as_they_were_written(odd):
     assert inspector.threshold == 0.3 and inspector.spread["<b>&"] == 0
     masks = binarise(samples, PostprocessConfig(threshold=0.3, median_blur=3))
     assert masks.any() and not masks[:, 14, 2].any()
-    image, raters = inspector._image(samples, {})
-    np.testing.assert_array_equal(np.asarray(inspector.page()), np.asarray(pictures.sheet(image, raters, masks)))
+    case, _ = inspector._case(samples, {})
+    expected = pictures.sheet(case.image[0], case.raters, masks)
+    np.testing.assert_array_equal(np.asarray(inspector.page()), np.asarray(expected))
 
 
 def test_figures_are_those_of_the_folder_and_not_of_what_it_was_compared_with(odd):

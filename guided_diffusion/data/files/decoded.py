@@ -7,6 +7,7 @@ from jaxtyping import Float64, Shaped, UInt8
 
 from ...errors import DataError
 from .grid import Grid
+from .nifti import NiftiFrame
 
 COLOURS = 3
 SHAPES = "a single slice, [H, W], or a colour image, [H, W, 3] or [3, H, W], is required"
@@ -17,13 +18,14 @@ LUMINANCE = np.array([19595, 38470, 7471], dtype=np.int64)  # of 65536, ITU-R BT
 class Decoded:
     """The content of an image file, upright.
 
-    planes      one, grey; or red, green and blue
-    full_scale  largest value of the type, 255 or 65535; None: the type has no fixed scale (NPY, NIfTI, 32-bit TIFF)
-    lossy       the compression changed the values
-    alpha       opacity; None: the file has none
-    indices     of a palette, which gives `planes`; None: no palette
-    grid        positions of the pixels; None: unknown
-    turned      by the orientation in its metadata
+    planes       one, grey; or red, green and blue
+    full_scale   largest value of the type, 255 or 65535; None: the type has no fixed scale (NPY, NIfTI, 32-bit TIFF)
+    lossy        the compression changed the values
+    alpha        opacity; None: the file has none
+    indices      of a palette, which gives `planes`; None: no palette
+    grid         positions of the pixels; None: unknown
+    orientation  of EXIF or TIFF, 1 to 8, by which the stored pixels were turned
+    nifti        how a NIfTI file places its array; None: another format
     """
 
     planes: Shaped[np.ndarray, "C H W"]
@@ -32,7 +34,13 @@ class Decoded:
     alpha: Shaped[np.ndarray, "H W"] | None = None
     indices: UInt8[np.ndarray, "H W"] | None = None
     grid: Grid | None = None
-    turned: bool = False
+    orientation: int = 1
+    nifti: NiftiFrame | None = None
+
+    @property
+    def turned(self) -> bool:
+        """Whether the orientation in its metadata turned it."""
+        return self.orientation != 1
 
     @property
     def in_colour(self) -> bool:

@@ -36,9 +36,9 @@ def read_picture(file: str, page: int | None = None) -> Decoded:
         if _is_reduced(picture, file, raw):
             return _read_deep(file, chosen, picture.getexif().get(ORIENTATION, 1))
         lossy = _is_lossy(picture, file)
-        turned = picture.getexif().get(ORIENTATION, 1) != 1
+        orientation = picture.getexif().get(ORIENTATION, 1)
         ImageOps.exif_transpose(picture, in_place=True)
-        return replace(_from_pillow(picture, raw, lossy), turned=turned)
+        return replace(_from_pillow(picture, raw, lossy), orientation=orientation)
 
 
 def num_pages(file: str) -> int:
@@ -182,7 +182,7 @@ def _read_deep(file: str, page: int, orientation: int) -> Decoded:
             if leaf.photometric == MIN_IS_WHITE and array.dtype.kind == "u":
                 array = np.iinfo(array.dtype).max - array
     decoded = _with_channels(file, upright(array if array.ndim > 2 else array[..., None], orientation))
-    return replace(decoded, turned=orientation != 1)
+    return replace(decoded, orientation=orientation)
 
 
 def upright(array: Shaped[np.ndarray, "H W S"], orientation: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def _decode(file: str, page: int | None) -> Decoded:
 
 
 def _decode_nifti(file: str) -> Decoded:
-    array, grid = read_nifti(file)
+    array, grid, frame = read_nifti(file)
     if array.ndim != 2:
         shape = "x".join(map(str, array.shape))
         raise DataError(
@@ -49,8 +49,8 @@ def _decode_nifti(file: str) -> Decoded:
     grid = grid and grid.transposed()  # [x, y] -> [row, column]
     if array.dtype.names:  # RGB24
         colours = np.stack([array[name] for name in array.dtype.names[:COLOURS]])
-        return Decoded(colours.transpose(0, 2, 1), 255, grid=grid)
-    return Decoded(numbers(file, array).T[None], None, grid=grid)
+        return Decoded(colours.transpose(0, 2, 1), 255, grid=grid, nifti=frame)
+    return Decoded(numbers(file, array).T[None], None, grid=grid, nifti=frame)
 
 
 def _reason(file: str, error: Exception) -> str:

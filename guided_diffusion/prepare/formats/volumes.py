@@ -30,7 +30,7 @@ class Volume:
 def read_volume(file: str) -> Volume:
     """The Volume in a NIfTI file, without axes of length 1. DataError: unreadable, huge, or not 2D or 3D."""
     try:
-        array, grid = read_nifti(file)
+        array, grid, _ = read_nifti(file)
         shape = _shape_in_header(file)
     except DataError:
         raise

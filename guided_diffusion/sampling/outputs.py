@@ -1,0 +1,128 @@
+"""Writes a case's masks, consensus, probabilities, sheet and movie. Does not need torch.
+
+Masks and maps have the size of the case's image, and its affine if it is NIfTI, or the network's size.
+"""
+
+import contextlib
+import io
+import itertools
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+from PIL import Image
+
+from ..data.files.nifti import nifti_bytes
+from ..data.geometry import CaseArrays, Geometry
+from ..masks import pictures
+from ..masks.postprocess import CONSENSUS, mean_mask
+from ..system import storage
+from .config import postprocess_of
+from .names import NIFTI, PNG, consensus_path, mask_path, movie_path, probability_path, sheet_path
+
+FULL_SCALE = 65535  # of a probability of 1, in PNG
+
+Made = Mapping[str, Any]  # settings that a case's samples or files were made with, as plain values
+
+
+def written_geometry(geometry: Geometry | None, finished_by: Made) -> Geometry | None:
+    """The geometry by which a case's files are written; None: at the network's size."""
+    return geometry if postprocess_of(finished_by).output_size == "own" else None
+
+
+def paths(out_dir: str, case_id: str, count: int, finished_by: Made, geometry: Geometry | None) -> list[str]:
+    """Paths of the files of a case with `count` masks, without the movie."""
+    ending = NIFTI if geometry and geometry.nifti else PNG
+    found = [mask_path(out_dir, case_id, k, ending) for k in range(count)]
+    if finished_by["consensus"] != "none":
+        found.append(consensus_path(out_dir, case_id, ending))
+    if finished_by["save_probabilities"]:
+        found.append(probability_path(out_dir, case_id, ending))
+    return [*found, sheet_path(out_dir, case_id)]
+
+
+def write(
+    out_dir: str,
+    case_id: str,
+    masks: Bool[np.ndarray, "M H W"],
+    shown: tuple[pictures.Shown, Bool[np.ndarray, "R H W"]],
+    finished_by: Made,
+    geometry: Geometry | None,
+) -> list[int]:
+    """Write the files of a case, without the movie and without a disk sync. Returns their CRC-32, in order of `paths`.
+
+    shown     image and raters at the size of the masks, for the sheet
+    geometry  from `written_geometry`
+    """
+    planes: list[np.ndarray] = list(masks)
+    if finished_by["consensus"] != "none":
+        planes.append(CONSENSUS[finished_by["consensus"]](masks))
+    contents = [_content(case_id, plane, geometry) for plane in planes]
+    if finished_by["save_probabilities"]:
+        contents.append(_content(case_id, mean_mask(masks), geometry, deep=True))
+    contents.append(_png(pictures.sheet(*shown, masks)))
+    places = paths(out_dir, case_id, len(masks), finished_by, geometry)
+    for path, content in zip(places, contents, strict=True):
+        storage.write_bytes(path, content, sync=False)
+    return [zlib.crc32(content) for content in contents]
+
+
+def write_movie(out_dir: str, case_id: str, image: pictures.Shown, frames: Sequence[np.ndarray]) -> None:
+    """Write the movie of a chain, synced to disk."""
+    storage.write_bytes(movie_path(out_dir, case_id), pictures.movie(image, frames))
+
+
+def shown_at(case: CaseArrays, colour: bool) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
+    """What a sheet shows of a case."""
+    return pictures.shown_image(case.image, colour), case.raters
+
+
+def are_whole(places: Sequence[str], checksums: Sequence[int]) -> bool:
+    """Whether the files have these checksums."""
+    try:
+        return list(checksums) == [zlib.crc32(storage.read_bytes(path) or b"") for path in places]
+    except OSError:  # e.g. an unreadable disk sector
+        return False
+
+
+def remove_others(out_dir: str, case_id: str, kept: Sequence[str]) -> None:
+    """Remove the files of a case that are not to be kept, masks from the last one, so that no gap remains."""
+    for path in stale(out_dir, case_id, kept):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def stale(out_dir: str, case_id: str, kept: Sequence[str]) -> list[str]:
+    """The existing files of a case, besides samples, sheet and movie, that are not to be kept."""
+    found: list[str] = []
+    for ending in (PNG, NIFTI):
+        found += reversed(mask_paths(out_dir, case_id, ending))
+        found += [where(out_dir, case_id, ending) for where in (consensus_path, probability_path)]
+    keep = set(kept)
+    return [path for path in found if path not in keep and os.path.exists(path)]
+
+
+def mask_paths(out_dir: str, case_id: str, ending: str) -> list[str]:
+    """The paths of a case's masks with this ending, up to the first one that does not exist."""
+    every = (mask_path(out_dir, case_id, k, ending) for k in itertools.count())
+    return list(itertools.takewhile(os.path.exists, every))
+
+
+def _content(case_id: str, plane: Shaped[np.ndarray, "H W"], geometry: Geometry | None, deep: bool = False) -> bytes:
+    """The content of the file of a mask, or of a plane from 0 to 1; as PNG, of 8 bits or, if `deep`, 16."""
+    if geometry and geometry.nifti:
+        stored = plane.astype(np.uint8 if plane.dtype == bool else np.float32)
+        return nifti_bytes(case_id, stored, geometry.nifti)
+    if deep:
+        return _png(Image.fromarray(np.round(plane * FULL_SCALE).astype(np.uint16)))
+    return _png(pictures.to_grey(plane))
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    level = 1 if picture.mode == "RGB" else 6  # zlib level; a higher one does not shrink sheets of noisy images
+    picture.save(file, format="PNG", compress_level=level)
+    return file.getvalue()
