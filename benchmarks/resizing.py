@@ -50,7 +50,7 @@ def by_bilinear(mask, side):
     return np.asarray(grey.resize((side, side), Image.Resampling.BILINEAR)) > 0.5
 
 
-RULES = {"this project": lambda mask, side: resize_masks(mask[None], side)[0], "bilinear": by_bilinear}
+RULES = {"this project": lambda mask, side: resize_masks(mask[None], (side, side))[0], "bilinear": by_bilinear}
 
 
 def figures(masks, side, resize):

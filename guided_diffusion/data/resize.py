@@ -11,31 +11,50 @@ from PIL import Image
 EIGHT = np.ones((3, 3), dtype=bool)  # neighbours of a pixel within a lesion
 
 
-def resize(plane: Float32[np.ndarray, "H W"], side: int) -> Float32[np.ndarray, "side side"]:
-    """Resize a plane to side x side pixels: bilinear interpolation, with antialiasing when it shrinks."""
-    return np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR))
+def resize(plane: Float32[np.ndarray, "h w"], size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
+    """Resize a plane to `size` (H, W): bilinear interpolation, with antialiasing when it shrinks."""
+    height, width = size
+    return np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def pad_to(planes: Shaped[np.ndarray, "N H W"], side: int) -> Shaped[np.ndarray, "N side side"]:
-    """Centre the planes in side x side pixels, padded with 0."""
-    before = [(side - length) // 2 for length in planes.shape[1:]]
-    around = [(b, side - length - b) for b, length in zip(before, planes.shape[1:], strict=True)]
+def canvas(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (height, width) that holds images of both `shape` and `size`, with the aspect ratio of `size`.
+
+    An image padded to it and then resized to `size` keeps its aspect ratio, up to the rounding of one side to a pixel.
+    """
+    (h, w), (H, W) = shape, size
+    if h <= H and w <= W:
+        return size
+    if h * W >= w * H:
+        return h, _rounded(h * W, H)
+    return _rounded(w * H, W), w
+
+
+def _rounded(a: int, b: int) -> int:
+    """The integer nearest to a / b."""
+    return (2 * a + b) // (2 * b)
+
+
+def pad_to(planes: Shaped[np.ndarray, "N h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "N H W"]:
+    """Centre the planes in `size` (H, W), padded with 0."""
+    before = [(side - length) // 2 for side, length in zip(size, planes.shape[1:], strict=True)]
+    around = [(b, side - length - b) for b, side, length in zip(before, size, planes.shape[1:], strict=True)]
     return np.pad(planes, [(0, 0), *around])
 
 
-def resize_masks(masks: Bool[np.ndarray, "R H W"], side: int) -> Bool[np.ndarray, "R side side"]:
-    """Resize the masks of a case to side x side pixels; see `resize_and_count`."""
-    return resize_and_count(masks, side)[0]
+def resize_masks(masks: Bool[np.ndarray, "R h w"], size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
+    """Resize the masks of a case to `size` (H, W); see `resize_and_count`."""
+    return resize_and_count(masks, size)[0]
 
 
-def resize_and_count(masks: Bool[np.ndarray, "R H W"], side: int) -> tuple[Bool[np.ndarray, "R side side"], int]:
+def resize_and_count(masks: Bool[np.ndarray, "R h w"], size: tuple[int, int]) -> tuple[Bool[np.ndarray, "R H W"], int]:
     """Resize the masks of a case by area, and count the lesions that would vanish.
 
     A pixel is foreground if more than half of its area is. A lesion, which is a connected part of a mask, that covers
     no such pixel keeps the one it covers most. That pixel is foreground in every mask that contains the lesion, so that
     nested masks remain nested.
     """
-    rows, columns = (overlaps(length, side) for length in masks.shape[1:])
+    rows, columns = _overlaps_of(masks, size)
     half = masks.shape[1] * masks.shape[2] / 2  # the size of a pixel, in the unit of `overlaps`
     resized = rows @ (masks.astype(np.float32) @ columns.T) > half
     lost = list(_lost_lesions(masks, resized))
@@ -43,6 +62,13 @@ def resize_and_count(masks: Bool[np.ndarray, "R H W"], side: int) -> tuple[Bool[
         around = (masks[:, *box] | ~lesion).all(axis=(1, 2))
         resized[around, *pixel] = True
     return resized, len(lost)
+
+
+def _overlaps_of(
+    masks: Bool[np.ndarray, "R h w"], size: tuple[int, int]
+) -> tuple[Float32[np.ndarray, "H h"], Float32[np.ndarray, "W w"]]:
+    """The overlaps of the rows and of the columns."""
+    return overlaps(masks.shape[1], size[0]), overlaps(masks.shape[2], size[1])
 
 
 @functools.lru_cache(maxsize=64)
@@ -59,13 +85,13 @@ def overlaps(length: int, side: int) -> Float32[np.ndarray, "{side} {length}"]:
 
 
 def _lost_lesions(
-    masks: Bool[np.ndarray, "R H W"], resized: Bool[np.ndarray, "R side side"]
-) -> Iterator[tuple[Bool[np.ndarray, "h w"], tuple[slice, slice], tuple[int, int]]]:
+    masks: Bool[np.ndarray, "R h w"], resized: Bool[np.ndarray, "R H W"]
+) -> Iterator[tuple[Bool[np.ndarray, "box_h box_w"], tuple[slice, slice], tuple[int, int]]]:
     """Yield each lesion that covers no foreground pixel of its resized mask: its pixels, box, most covered pixel."""
-    side = resized.shape[1]
-    if side >= max(masks.shape[1:]):
+    size = (resized.shape[1], resized.shape[2])
+    if all(side >= length for side, length in zip(size, masks.shape[1:], strict=True)):
         return
-    rows, columns = (overlaps(length, side) for length in masks.shape[1:])
+    rows, columns = _overlaps_of(masks, size)
     for mask in _unreached(masks, masks & _enlarged(resized, masks.shape[1:])):
         parts, _ = scipy.ndimage.label(mask, EIGHT) if mask.any() else (mask.astype(int), 0)
         for number, box in enumerate(scipy.ndimage.find_objects(parts), start=1):
@@ -90,11 +116,17 @@ def _unreached(masks: Bool[np.ndarray, "R H W"], reached: Bool[np.ndarray, "R H 
     return masks & ~reached
 
 
-def _enlarged(small: Bool[np.ndarray, "R side side"], shape: tuple[int, ...]) -> Bool[np.ndarray, "R H W"]:
-    """The pixels of images of this shape, at least as large, that overlap a foreground pixel of `small`."""
-    side = small.shape[1]
-    if not any(n % side for n in shape):
-        return small.repeat(shape[1] // side, axis=2).repeat(shape[0] // side, axis=1)
-    first, last = ([(np.arange(n) * side + end * (side - 1)) // n for n in shape] for end in (0, 1))
-    wide = small[:, :, first[1]] | small[:, :, last[1]]
-    return wide[:, first[0]] | wide[:, last[0]]
+def _enlarged(small: Bool[np.ndarray, "R H W"], shape: tuple[int, ...]) -> Bool[np.ndarray, "R h w"]:
+    """The pixels of images of this shape that overlap a foreground pixel of `small`."""
+    height, width = small.shape[1:]
+    if not shape[0] % height and not shape[1] % width:
+        return small.repeat(shape[1] // width, axis=2).repeat(shape[0] // height, axis=1)
+    return _spread(_spread(small, shape[1], axis=2), shape[0], axis=1)
+
+
+def _spread(small: Bool[np.ndarray, "R H W"], length: int, axis: int) -> Bool[np.ndarray, "R H_out W_out"]:
+    """Which of `length` parts of an axis overlap a foreground pixel."""
+    side, part = small.shape[axis], np.arange(length)
+    first, last = part * side // length, (part * side + side - 1) // length
+    start = small.take(first, axis) if length >= side else np.logical_or.reduceat(small, first, axis)
+    return start | small.take(last, axis)

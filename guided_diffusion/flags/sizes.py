@@ -1,14 +1,25 @@
-"""Sizes of images: a number for a square, or a pair H,W."""
+"""Sizes of images: one number for a square, or the pair H,W."""
 
 Size = int | tuple[int, int]  # the side of a square, or (height, width), pixels
+
+PIXELS = "pixels: one number for a square, or H,W (height, width)"
 
 
 def as_size(value: Size) -> tuple[int, int]:
     """(H, W) of a size."""
-    return (value, value) if isinstance(value, int) else value
+    if not isinstance(value, (tuple, list)):
+        return value, value
+    height, width = value
+    return height, width
+
+
+def simplest(value: Size) -> Size:
+    """The size as flags and checkpoints store it: one number for a square."""
+    height, width = as_size(value)
+    return height if height == width else (height, width)
 
 
 def show_size(size: tuple[int, int]) -> str:
-    """(H, W) in command-line syntax: "64" for a square, otherwise "H,W"."""
+    """(H, W) in command-line syntax: "64" for a square, otherwise "64,96"."""
     height, width = size
     return f"{height}" if height == width else f"{height},{width}"

@@ -16,6 +16,7 @@ from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import resize
 from ..errors import DataError
 from ..flags.fields import Flag, config
+from ..flags.sizes import PIXELS, Size
 from ..masks import pictures
 from ..system import storage
 from ..system.progress import progress_bar
@@ -32,7 +33,7 @@ class CheckConfig:
 
     data_dir: Annotated[str, Flag("folder of cases, with or without splits")] = ""
     image_size: Annotated[
-        int | None, Flag("report what resizing to this side changes, pixels; none: nothing", none="none", at_least=1)
+        Size | None, Flag(f"report what this size changes, {PIXELS}; none: nothing", none="none", at_least=1)
     ] = None
     sheet: Annotated[
         str, Flag("PNG to write, with up to 16 of the cases and their raters; empty: none", local=True)
