@@ -134,9 +134,9 @@ class Predictor:
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         """DataError: the network does not take images of this shape."""
-        side, channels = self.configs[UNetConfig].image_size, self.configs[UNetConfig].channels
-        single = [(side, side), (1, side, side)]
-        several = [(channels, side, side), *([(side, side, 3)] if channels == 3 else [])]
+        size, channels = self.configs[UNetConfig].size, self.configs[UNetConfig].channels
+        single = [size, (1, *size)]
+        several = [(channels, *size), *([(*size, 3)] if channels == 3 else [])]
         encoded = self.configs[EncoderConfig].encoder_channels
         accepted = [*([] if encoded > 1 else single), *(several if channels > 1 else [])]
         if shape in accepted:
