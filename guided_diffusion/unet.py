@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .flags.fields import Flag, config, nonempty
+from .flags.sizes import PIXELS, Size, as_size, show_size
 from .nn import Denoise, Downsample, Upsample, checkpoint, normalization, pointwise, timestep_embedding, zero_module
 
 Resample = type[Upsample] | type[Downsample]
 
 NUM_CLASSES = 2  # of the published --class_cond
-# Default channel multipliers per level, by image size
+EMBEDDING = 4  # channels of the timestep embedding, per channel of the first level
+# Default channel multipliers per level, by the longer side of the images
 DEFAULT_CHANNEL_MULT = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (1, 1, 2, 3, 4), 64: (1, 2, 3, 4)}
 
 
@@ -26,7 +28,7 @@ DEFAULT_CHANNEL_MULT = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 128: (
 class UNetConfig:
     """The U-Net."""
 
-    image_size: Annotated[int, Flag("side of the square image, pixels", group="", at_least=1)] = 64
+    image_size: Annotated[Size, Flag(f"size of the images, {PIXELS}", group="", at_least=1)] = 64
     image_channels: Annotated[
         int | Literal["auto"],
         Flag(
@@ -43,7 +45,7 @@ class UNetConfig:
         Flag("channel multiplier per level, e.g. 1,2,4; auto: by image size", none="auto", at_least=1, check=nonempty),
     ] = None
     attention_resolutions: Annotated[
-        tuple[int, ...], Flag("resolutions, in pixels, with self-attention", at_least=1)
+        tuple[int, ...], Flag("resolutions with self-attention, pixels of the longer side", at_least=1)
     ] = (16, 8)
     num_heads: Annotated[int, Flag("attention heads", at_least=1)] = 4
     num_heads_upsample: Annotated[
@@ -67,6 +69,11 @@ class UNetConfig:
     ] = False
 
     @property
+    def size(self) -> tuple[int, int]:
+        """(H, W), in pixels."""
+        return as_size(self.image_size)
+
+    @property
     def channels(self) -> int:
         """The number of image channels. ConfigError: it is auto, which only training knows."""
         if self.image_channels == "auto":
@@ -76,7 +83,7 @@ class UNetConfig:
     @property
     def multipliers(self) -> tuple[int, ...]:
         """The channel multiplier of each level. ConfigError: none given, and no default for this image size."""
-        size, multipliers = self.image_size, self.channel_mult or DEFAULT_CHANNEL_MULT.get(self.image_size)
+        size, multipliers = show_size(self.size), self.channel_mult or DEFAULT_CHANNEL_MULT.get(max(self.size))
         if multipliers is None:
             raise ConfigError(f"--image_size {size} has no default --channel_mult: pass one, e.g. --channel_mult 1,2,4")
         return multipliers
@@ -104,23 +111,21 @@ class ResBlock(nn.Module):
         self, in_channels: int, out_channels: int, config: UNetConfig, resample: Resample | None = None
     ) -> None:
         super().__init__()
-        self.use_checkpoint = config.use_checkpoint
-        self.use_scale_shift_norm = config.use_scale_shift_norm
+        self.use_checkpoint, self.use_scale_shift_norm = config.use_checkpoint, config.use_scale_shift_norm
         self.in_layers = nn.Sequential(
             normalization(in_channels), nn.SiLU(), nn.Conv2d(in_channels, out_channels, 3, padding=1)
         )
         self.h_upd = resample(in_channels, use_conv=False) if resample else nn.Identity()
         self.x_upd = resample(in_channels, use_conv=False) if resample else nn.Identity()
         modulations = 2 * out_channels if config.use_scale_shift_norm else out_channels
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_channels(config), modulations))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(EMBEDDING * config.num_channels, modulations))
         self.out_layers = nn.Sequential(
             normalization(out_channels),
             nn.SiLU(),
             nn.Dropout(config.dropout),
             zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
-        same = in_channels == out_channels
-        self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Float[Tensor, "B C_in H_in W_in"], emb: Float[Tensor, "#B E"]) -> Float[Tensor, "B C_out H W"]:
         """Transform `x`; `emb` has a single row if all timesteps are equal."""
@@ -185,7 +190,7 @@ class UNetModel(nn.Module):
         self.config = config
         self.autocast_dtype: torch.dtype | None = torch.float16 if config.use_fp16 else None
         check_unet(config)
-        emb_channels = embedding_channels(config)
+        emb_channels = EMBEDDING * config.num_channels
         self.time_embed = nn.Sequential(
             nn.Linear(config.num_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
         )
@@ -264,7 +269,7 @@ def build_output_blocks(skips: Sequence[int], config: UNetConfig) -> nn.ModuleLi
 def residual_block(in_channels: int, width: int, level: int, heads: int, config: UNetConfig) -> TimestepEmbedSequential:
     """A residual block, followed by attention if the level's resolution has it."""
     block = TimestepEmbedSequential(ResBlock(in_channels, width, config))
-    if 2**level in {config.image_size // resolution for resolution in config.attention_resolutions}:
+    if 2**level in {max(config.size) // resolution for resolution in config.attention_resolutions}:
         block.append(AttentionBlock(width, heads, config))
     return block
 
@@ -274,11 +279,6 @@ def resampling_layer(kind: Resample, channels: int, config: UNetConfig) -> nn.Mo
     if config.resblock_updown:
         return ResBlock(channels, channels, config, resample=kind)
     return kind(channels, use_conv=True)
-
-
-def embedding_channels(config: UNetConfig) -> int:
-    """Channels of the timestep embedding that the residual blocks receive."""
-    return 4 * config.num_channels
 
 
 def count_heads(channels: int, num_heads: int, config: UNetConfig) -> int:
@@ -293,8 +293,8 @@ def count_heads(channels: int, num_heads: int, config: UNetConfig) -> int:
 def check_unet(config: UNetConfig) -> None:
     """Raise a ConfigError that names the flag if the U-Net cannot be built."""
     halvings = len(config.multipliers) - 1
-    if config.image_size % 2**halvings:
+    if any(side % 2**halvings for side in config.size):
         raise ConfigError(
-            f"--image_size {config.image_size} cannot be halved {halvings} times for the {halvings + 1} levels of "
-            f"--channel_mult: use a multiple of {2**halvings}, or fewer levels"
+            f"--image_size {show_size(config.size)} cannot be halved {halvings} times for the {halvings + 1} levels of "
+            f"--channel_mult: use multiples of {2**halvings}, or fewer levels"
         )

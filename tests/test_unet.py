@@ -128,6 +128,14 @@ def test_default_levels(size, levels):
     assert UNetConfig(image_size=size).multipliers == levels
 
 
+@pytest.mark.parametrize(
+    "size, levels", [((64, 128), (1, 1, 2, 3, 4)), ((128, 96), (1, 1, 2, 3, 4)), ((32, 64), (1, 2, 3, 4))]
+)
+def test_default_levels_follow_the_longer_side(size, levels):
+    config = UNetConfig(image_size=size)
+    assert config.multipliers == levels and config.size == size and UNetConfig(image_size=64).size == (64, 64)
+
+
 def test_attends_where_the_resolution_is_asked_for_and_in_the_middle():
     model = UNetModel(UNetConfig(16, 1, 32, 1, (1, 1, 1), attention_resolutions=(8,), num_heads=1), 1)
     where = {
@@ -137,12 +145,24 @@ def test_attends_where_the_resolution_is_asked_for_and_in_the_middle():
     assert where == {"input_blocks.3", "middle_block", "output_blocks.2", "output_blocks.3"}
 
 
+@pytest.mark.parametrize("size", [(32, 16), (16, 32), (4, 32)])
+def test_resolutions_with_attention_are_those_of_the_longer_side(size):
+    model = UNetModel(UNetConfig(size, 1, 32, 1, (1, 1, 1), attention_resolutions=(16,), num_heads=1), 1)
+    square = UNetModel(UNetConfig(32, 1, 32, 1, (1, 1, 1), attention_resolutions=(16,), num_heads=1), 1)
+    assert model.state_dict().keys() == square.state_dict().keys()
+    assert model(torch.zeros(2, 2, *size), torch.tensor([3])).shape == (2, 1, *size)
+
+
 @pytest.mark.parametrize(
     "flags, word",
     [
         ({"num_channels": 48}, "num_channels"),
         ({"image_size": 15}, "image_size"),
+        *(({"image_size": size}, f"image_size {size} cannot be halved 1") for size in ("16,15", "15,16", "7,5")),
         ({"image_size": 48, "channel_mult": ""}, "channel_mult"),
+        ({"image_size": "48,64", "channel_mult": "1,1,1,1,1,1"}, "image_size 48,64 cannot be halved 5 times"),
+        ({"image_size": "48,40", "channel_mult": ""}, "image_size 48,40 has no default --channel_mult"),
+        ({"image_size": "16,16,1"}, "image_size 16,16,1: must be"),
         ({"num_heads": 5}, "num_heads"),
         ({"num_head_channels": 7}, "num_head_channels"),
         ({"num_head_channels": 0}, "num_head_channels"),

@@ -14,6 +14,7 @@ from ..data.names import SPLITS
 from ..errors import DataError
 from ..flags import command_line
 from ..flags.fields import Flag, config
+from ..flags.sizes import PIXELS, Size
 from ..system import folders
 
 
@@ -24,7 +25,7 @@ class PackConfig:
     data_dir: Annotated[str, Flag("folder of cases, with or without splits", required=True)] = ""
     out: Annotated[str, Flag("folder to write SPLIT.pack into", required=True, local=True)] = ""
     image_size: Annotated[
-        int | None, Flag("resize all cases to this size, pixels; none: keep their sizes", none="none", at_least=1)
+        Size | None, Flag(f"bring all cases to this size, {PIXELS}; none: keep their sizes", none="none", at_least=1)
     ] = None
 
 

@@ -161,7 +161,7 @@ def train(configs: Configs) -> None:
     lock.take()
 
     remedy = "use a smaller --microbatch, --use_checkpoint True or --amp bf16"
-    image_shape = (unet.channels, unet.image_size, unet.image_size)
+    image_shape = (unet.channels, *unet.size)
     with lock, out_of_memory_as_error(processes.device, remedy), processes:
         lines = settle_threads(segmenter, image_shape, config, how, processes, start)
         reading = reading_of(start, dataset)

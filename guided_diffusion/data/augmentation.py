@@ -23,8 +23,8 @@ NUM_DRAWS = COLOURS.stop
 # Maximum strength of each part
 TURN = math.pi / 9
 RESIZE = math.log(1.2)
-MOVE = 0.1  # of the image's side
-STRETCH = 0.05  # of the image's side, per control point
+MOVE = 0.1  # of the image's height and width
+STRETCH = 0.05  # of the image's height and width, per control point
 CONTRAST = math.log(1.3)
 BRIGHTNESS = 0.1
 GAMMA = math.log(1.5)
@@ -50,8 +50,8 @@ def check_augment(kind: str, colour: bool) -> None:
 
 
 def augment(
-    image: Float[Tensor, "B C N N"], masks: Float[Tensor, "B K N N"], kind: str, u: Float[Tensor, "B draws"]
-) -> tuple[Float[Tensor, "B C N N"], Float[Tensor, "B K N N"]]:
+    image: Float[Tensor, "B C H W"], masks: Float[Tensor, "B K H W"], kind: str, u: Float[Tensor, "B draws"]
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K H W"]]:
     """Augment images in [0, 1] and their masks, 0 or 1, with NUM_DRAWS uniform numbers in [0, 1) per image.
 
     kind  "none", or parts joined by +: mirror (left-right), flip (left-right and top-bottom), rotate (by multiples of
@@ -81,8 +81,8 @@ def augment(
 
 
 def change_symmetry(
-    pictures: Float[Tensor, "B C N N"], choices: Sequence[Symmetry], u: Float[Tensor, " B"]
-) -> Float[Tensor, "B C N N"]:
+    pictures: Float[Tensor, "B C H W"], choices: Sequence[Symmetry], u: Float[Tensor, " B"]
+) -> Float[Tensor, "B C H W"]:
     """Transform each picture by one of the choices of `symmetries`, selected uniformly by u in [0, 1)."""
     places = (u * len(choices)).long().clamp(max=len(choices) - 1)
     return torch.stack(
@@ -90,20 +90,22 @@ def change_symmetry(
     )
 
 
-def affine_grid(shape: Sequence[int], by: Float[Tensor, "B 4"]) -> Float[Tensor, "B N N 2"]:
+def affine_grid(shape: Sequence[int], by: Float[Tensor, "B 4"]) -> Float[Tensor, "B H W 2"]:
     """The sampling grid of random affine transforms: source x and y, in [-1, 1], of each pixel.
 
-    shape  of the pictures, [B, C, N, N]
+    shape  of the pictures, [B, C, H, W]
     by     factors in [-1, 1] of TURN, RESIZE, MOVE in x and MOVE in y
     """
     angle, size = by[:, 0] * TURN, torch.exp(by[:, 1] * RESIZE)
     cos, sin = angle.cos() / size, angle.sin() / size
-    shift = 2 * MOVE * by[:, 2:]  # in grid_sample's units, where a picture is 2 wide
-    theta = torch.stack([torch.stack([cos, -sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1)
+    shift = 2 * MOVE * by[:, 2:]  # in grid_sample's units, where a picture is 2 wide and 2 high
+    aspect = shape[2] / shape[3]  # a rotation is one in pixels
+    across, down = torch.stack([cos, -sin * aspect, shift[:, 0]], 1), torch.stack([sin / aspect, cos, shift[:, 1]], 1)
+    theta = torch.stack([across, down], 1)
     return F.affine_grid(theta, list(shape), align_corners=False)
 
 
-def displacement(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B N N 2"]:
+def displacement(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B H W 2"]:
     """The displacement to add to a sampling grid, interpolated from POINTS x POINTS control points.
 
     by  factors in [-1, 1] of STRETCH, in x for all points, then in y
@@ -114,7 +116,7 @@ def displacement(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[T
     return F.interpolate(points, size=shape[2:], mode="bicubic", align_corners=True).movedim(1, -1)
 
 
-def resample(pictures: Float[Tensor, "B C N N"], grid: Float[Tensor, "B N N 2"]) -> Float[Tensor, "B C N N"]:
+def resample(pictures: Float[Tensor, "B C H W"], grid: Float[Tensor, "B H W 2"]) -> Float[Tensor, "B C H W"]:
     """Sample pictures at the points of a grid, by bilinear interpolation."""
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
@@ -130,8 +132,8 @@ def change_contrast(image: Float[Tensor, "B C H W"], by: Float[Tensor, "B 2"]) -
     return ((image - mean) * contrast + mean + brightness).clamp(0, 1)
 
 
-def bias_field(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B 1 N N"]:
-    """A multiplicative bias field, as in MR (Sled et al. 1998, equation 1), for images of a shape [B, C, N, N].
+def bias_field(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[Tensor, "B 1 H W"]:
+    """A multiplicative bias field, as in MR (Sled et al. 1998, equation 1), for images of a shape [B, C, H, W].
 
     by  factors in [-1, 1] of BIAS, at each of the POINTS x POINTS control points
 

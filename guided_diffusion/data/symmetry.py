@@ -1,4 +1,7 @@
-"""The symmetries of the square: rotations by multiples of 90 degrees and reflections, and their inverses."""
+"""The symmetries of the square, rotations by multiples of 90 degrees and reflections, and their inverses.
+
+A picture that is not square has those without a quarter turn; --augment and --tta refuse rotate for it.
+"""
 
 import itertools
 from collections.abc import Collection
@@ -27,14 +30,14 @@ def symmetries(parts: Collection[str]) -> list[Symmetry]:
     return [Symmetry(*pair) for pair in itertools.product(turns, mirrored)]
 
 
-def turn_and_mirror(pictures: Shaped[Tensor, "*rest N N"], symmetry: Symmetry) -> Shaped[Tensor, "*rest N N"]:
+def turn_and_mirror(pictures: Shaped[Tensor, "*rest H W"], symmetry: Symmetry) -> Shaped[Tensor, "*rest H W"]:
     """Apply a symmetry to pictures."""
     turns, mirrored = symmetry
     turned = torch.rot90(pictures, turns, (-2, -1))
     return turned.flip(-1) if mirrored else turned
 
 
-def turn_back(pictures: Shaped[Tensor, "*rest N N"], symmetry: Symmetry) -> Shaped[Tensor, "*rest N N"]:
+def turn_back(pictures: Shaped[Tensor, "*rest H W"], symmetry: Symmetry) -> Shaped[Tensor, "*rest H W"]:
     """The inverse of `turn_and_mirror`."""
     turns, mirrored = symmetry
     return torch.rot90(pictures.flip(-1) if mirrored else pictures, -turns, (-2, -1))

@@ -16,9 +16,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 from ..errors import ConfigError
+from .sizes import Size, simplest
 
 Resume = Literal["fixed", "new run", "rounding", "free"]
 T = TypeVar("T")
+NOT_A_SIZE = "must be an integer, or two as H,W (height, width), e.g. 64,96"
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,10 @@ class FlagField:
             raise ConfigError(f"--{self.name} {self.show(value)}: {wrong}")
 
     def _wrong(self, value: Any) -> str | None:
-        flag, each = self.flag, "each " if isinstance(value, tuple) else ""
-        items = value if isinstance(value, tuple) else (value,)
+        several = isinstance(value, (tuple, list))
+        flag, each, items = self.flag, "each " if several else "", value if several else (value,)
+        if several and holds_size(self.kind) and len(items) != 2:
+            return NOT_A_SIZE
         if any(isinstance(item, float) and not math.isfinite(item) for item in items):
             return f"{each}must be a finite number"
         if any(isinstance(item, (int, float)) and not _in_range(flag, item) for item in items):
@@ -151,6 +155,8 @@ def _range_in_words(flag: Flag) -> str:
 def config(*, resume: Resume = "fixed", group: str = "") -> Callable[[type[T]], type[T]]:
     """Make a frozen dataclass of flags, whose constructor raises a ConfigError for values out of range.
 
+    A size with equal sides is stored as one number.
+
     resume, group  defaults for its flags
     """
 
@@ -159,7 +165,10 @@ def config(*, resume: Resume = "fixed", group: str = "") -> Callable[[type[T]], 
 
         def check(self: Any) -> None:
             for field in flag_fields(cls).values():
-                field.check(getattr(self, field.name))
+                value = getattr(self, field.name)
+                field.check(value)
+                if holds_size(field.kind) and value is not None:
+                    object.__setattr__(self, field.name, simplest(value))
             if own:
                 own(self)
 
@@ -194,15 +203,16 @@ def _flag_fields(classes: tuple[type, ...]) -> Mapping[str, FlagField]:
 def parse_value(field: FlagField, kind: Any, value: Any) -> Any:
     """A flag's value as `kind`, from text or from a typed value. ConfigError: it cannot be parsed.
 
-    kind is bool, int, float, str, a Literal, or a tuple[int or float or str, ...] ("16,8"); or a union of one of these
-    with None ("", -1 or the flag's word for it) or with a Literal.
+    kind is bool, int, float, str, a Literal, a Size, or a tuple[int or float or str, ...] ("16,8"); or a union of one
+    of these with None ("", -1 or the flag's word for it) or with a Literal.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        kind, other = args
-        if other is types.NoneType and value in (None, "", -1, "-1", "None", field.flag.none):
+        if types.NoneType in args and value in (None, "", -1, "-1", "None", field.flag.none):
             return None
-        return value if value in typing.get_args(other) else parse_value(field, kind, value)
+        if holds_size(kind):
+            return parse_size(field, value)
+        return value if value in words_of(kind) else parse_value(field, args[0], value)
     if origin is Literal:
         if value not in args:
             raise ConfigError(f"--{field.name} {value} is unknown: choose one of {', '.join(args)}")
@@ -228,6 +238,26 @@ def parse_item(field: FlagField, kind: type, value: Any) -> Any:
     except (TypeError, ValueError):
         needed = {int: "an integer", float: "a number"}[kind]
         raise ConfigError(f"--{field.name} {value}: must be {needed}") from None
+
+
+def parse_size(field: FlagField, value: Any) -> Size:
+    """A size, from "64", "64,96" or numbers. ConfigError: it is not one or two integers."""
+    parts = value.split(",") if isinstance(value, str) else value
+    parts = parts if isinstance(parts, (tuple, list)) else [parts]
+    try:
+        numbers = [parse_item(field, int, part) for part in parts]
+    except ConfigError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) != 2:
+        raise ConfigError(f"--{field.name} {field.show(value)}: {NOT_A_SIZE}")
+    return simplest((numbers[0], numbers[1]))
+
+
+def holds_size(kind: Any) -> bool:
+    """Whether values of this type are a Size, or None."""
+    return tuple[int, int] in typing.get_args(kind)
 
 
 def show_item(value: object) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from ..errors import ConfigError
 from .configs import Configs
 from .presets import FAST
+from .sizes import Size
+from .words import turned
 
 Complaint = str | None
 RULES: list[Callable[..., Complaint]] = []
@@ -108,6 +110,19 @@ def encoders_see_channels_of_the_image(encoder_channels: int, image_channels: in
     if isinstance(image_channels, int) and encoder_channels > image_channels:
         return f"--encoder_channels {encoder_channels}: must be at most --image_channels {image_channels}"
     return None
+
+
+# -- quarter turns ----------------------------------------------------------------------------------------------------
+
+
+@rule
+def training_turns_squares(augment: str | None, image_size: Size) -> Complaint:
+    return turned("augment", augment, image_size)
+
+
+@rule
+def sampling_turns_squares(tta: str, image_size: Size) -> Complaint:
+    return turned("tta", tta, image_size)
 
 
 # -- precision and processes ------------------------------------------------------------------------------------------

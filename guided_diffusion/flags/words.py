@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from .sizes import Size, as_size
+
 SYMMETRIES = ("mirror", "flip", "rotate")  # left-right; left-right and top-bottom; by multiples of 90 degrees
 GREY_AUGMENTATIONS = ("gamma", "bias")  # for images that are not in colour
 COLOUR_AUGMENTATIONS = ("colour",)  # for images in colour
@@ -27,3 +29,12 @@ def parts_of(known: Sequence[str]) -> Callable[[str], str | None]:
         return None
 
     return check
+
+
+def turned(name: str, kind: str | None, image_size: Size) -> str | None:
+    """The complaint if the flag `name` has a kind that turns pictures by 90 degrees, and they are not square."""
+    height, width = as_size(image_size)
+    if height == width or kind is None or "rotate" not in split_kind(kind, AUGMENTATIONS):
+        return None
+    rest = "+".join(part for part in kind.split("+") if part != "rotate") or "none"
+    return f"--{name} {kind}: rotate needs a square --image_size, not {height},{width}: use --{name} {rest}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..flags.fields import Flag, config, nonempty
+from ..flags.sizes import show_size
 from ..gaussian_diffusion import Masks, Output
 from ..unet import UNetConfig, UNetModel
 from .mask_mixture import Guesses, MaskMixture
@@ -89,7 +90,8 @@ class SharedEncoderUNet(nn.Module):
         multipliers = unet.channel_mult or unet.multipliers[config.patch_size.bit_length() - 1 :]
         check_architecture(unet, config, multipliers)
         self.patch_size, pixels = config.patch_size, config.patch_size**2
-        large = replace(unet, image_size=unet.image_size // self.patch_size, channel_mult=multipliers)
+        height, width = (side // self.patch_size for side in unet.size)
+        large = replace(unet, image_size=(height, width), channel_mult=multipliers)
         small = replace(
             large,
             num_channels=config.denoiser_channels,
@@ -161,12 +163,13 @@ def check_architecture(unet: UNetConfig, config: ArchitectureConfig, multipliers
     """ConfigError: the image size does not allow these level multipliers, or the patches leave no level."""
     if not multipliers:
         raise ConfigError(
-            f"--patch_size {config.patch_size}: leaves no level of --image_size {unet.image_size}; "
+            f"--patch_size {config.patch_size}: leaves no level of --image_size {show_size(unet.size)}; "
             "give a smaller one, or --channel_mult"
         )
     for name, levels in (("channel_mult", multipliers), ("denoiser_mult", config.denoiser_mult)):
-        if unet.image_size % (config.patch_size * 2 ** (len(levels) - 1)):
+        if any(side % (config.patch_size * 2 ** (len(levels) - 1)) for side in unet.size):
             raise ConfigError(
                 f"--patch_size {config.patch_size} and --{name} {','.join(map(str, levels))}: "
-                f"--image_size {unet.image_size} must be divisible into patches and then by 2, {len(levels) - 1} times"
+                f"--image_size {show_size(unet.size)} must be divisible into patches and then by 2, "
+                f"{len(levels) - 1} times"
             )

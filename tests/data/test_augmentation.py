@@ -72,6 +72,22 @@ def test_a_picture_is_turned_resized_and_moved_by_what_the_names_say(sign):
     assert moved[:2] == pytest.approx((32 - sign * augmentation.MOVE * 64, 44 - sign * augmentation.MOVE * 64), abs=0.2)
 
 
+@pytest.mark.parametrize("shape", [(48, 96), (96, 48)])
+def test_a_picture_that_is_not_square_is_turned_without_a_change_of_shape(shape):
+    height, width = shape
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    before = ((y - height / 2) ** 2 + (x - width / 2 - 12) ** 2 <= 36).float()[None, None]
+    for sign in (-1, 1):
+        turned = deform(before, sign, 0, 0, 0)
+        assert math.hypot(turned[0] - height / 2, turned[1] - width / 2) == pytest.approx(12, abs=0.2)
+        angle = math.atan2(turned[0] - height / 2, turned[1] - width / 2)
+        assert abs(angle) == pytest.approx(augmentation.TURN, abs=0.02)
+        assert turned[2] == pytest.approx(float(before.sum()), rel=0.03)
+        moved = deform(before, 0, 0, sign, sign)
+        share = sign * augmentation.MOVE
+        assert moved[:2] == pytest.approx((height / 2 - share * height, width / 2 + 12 - share * width), abs=0.2)
+
+
 def test_elastic_moves_what_lies_under_a_point_by_its_share_and_leaves_the_far_side():
     before, by = disc(64, 63 / 3 + 0.5, 63 / 3 + 0.5, 4), torch.zeros(1, 2, augmentation.POINTS, augmentation.POINTS)
     still = moved_disc(before, affine_grid(before.shape, torch.zeros(1, 4)))

@@ -36,6 +36,13 @@ def test_symmetries_are_a_group_and_each_is_undone(kind):
     assert torch.equal(turn_and_mirror(picture, chosen[0]), picture)
 
 
+@pytest.mark.parametrize("kind", ["mirror", "flip"])
+def test_a_picture_that_is_not_square_keeps_its_shape(kind):
+    picture = torch.arange(12.0).reshape(3, 4)
+    made = [turn_and_mirror(picture, symmetry) for symmetry in symmetries(split_kind(kind))]
+    assert sorted(a.tolist() for a in made) == sorted(change(picture.numpy()).tolist() for change in BY_HAND[kind])
+
+
 def build(**flags):
     torch.manual_seed(0)
     return nonzero(segmenter_of({**TINY, "dropout": 0.0, **flags})).eval()

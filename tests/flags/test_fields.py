@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
+import torch
 
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.command_line import parse_command_line
@@ -17,6 +18,7 @@ from guided_diffusion.flags.configs import (
 )
 from guided_diffusion.flags.fields import Flag, config, flag_fields, lower_first, nonempty, odd
 from guided_diffusion.flags.retired import RetiredFlags, other_constants, without_constants
+from guided_diffusion.flags.sizes import Size, as_size, show_size
 
 
 @config(resume="new run", group="part")
@@ -28,6 +30,8 @@ class Example:
     kind: Annotated[Literal["a", "b"], Flag("which")] = "a"
     names: Annotated[tuple[str, ...], Flag("names", choices=("x", "y"))] = ()
     side: Annotated[int, Flag("side", check=odd)] = 1
+    area: Annotated[Size, Flag("H,W", at_least=1)] = 64
+    limit: Annotated[Size | None, Flag("H,W or none", none="none", at_least=1)] = None
     out: Annotated[str, Flag("folder", local=True)] = ""
     on: Annotated[bool, Flag("whether")] = False
 
@@ -45,6 +49,11 @@ class Example:
         ("bounds", "auto", None),
         ("kind", "b", "b"),
         ("names", "x,y", ("x", "y")),
+        *(("area", given, 32) for given in ("32", 32, "32,32", (32, 32), [32, 32], [32], 32.0)),
+        *(("area", given, (64, 96)) for given in ("64,96", " 64, 96", (64, 96), [64, 96])),
+        *(("limit", word, None) for word in ("none", "-1", "", None)),
+        ("limit", "64,96", (64, 96)),
+        ("limit", "8", 8),
         *(("on", word, True) for word in ("True", "true", "yes", "1", True)),
         *(("on", word, False) for word in ("False", "no", "0", False)),
     ],
@@ -69,6 +78,20 @@ def test_values_from_text(name, text, value):
         ("kind", "c", "--kind c is unknown: choose one of a, b"),
         ("names", "x,z", "--names z is unknown: choose one of x, y"),
         ("side", 2, "--side 2: must be odd"),
+        *(
+            ("area", given, f"--area {given}: must be an integer, or two as H,W (height, width), e.g. 64,96")
+            for given in ("1,2,3", "64,", ",64", "64x96", "wide", "64,wide", "1.5", "64,1.5", "", ",", "none")
+        ),
+        ("area", [64, 96, 3], "--area 64,96,3: must be an integer, or two"),
+        ("area", (), "--area : must be an integer, or two"),
+        ("area", None, "--area none: must be an integer, or two"),
+        ("area", "0", "--area 0: must be at least 1"),
+        ("area", "-64", "--area -64: must be at least 1"),
+        ("area", "64,0", "--area 64,0: each must be at least 1"),
+        ("area", "-1,64", "--area -1,64: each must be at least 1"),
+        ("limit", "0,0", "--limit 0: must be at least 1, or none"),
+        ("limit", "64,0", "--limit 64,0: each must be at least 1, or none"),
+        ("limit", "all", "--limit all: must be an integer, or two"),
         ("out", "gs://bucket/x", "--out gs://bucket/x: results can only be written to a local folder"),
         ("on", "maybe", "--on maybe: must be True or False"),
         ("conut", 1, "--conut is not a flag of this command; did you mean --count?"),
@@ -80,8 +103,25 @@ def test_a_bad_value_is_named_as_it_was_typed(name, value, words):
     assert str(refusal.value).startswith(words)
 
 
+def test_a_size_is_one_number_for_a_square_wherever_it_comes_from():
+    for square in (Example(area=(32, 32)), Example(area=32), Example(area=torch.Size((32, 32)), limit=None)):
+        assert square.area == 32 and flags_from_configs(square)["area"] == 32 and as_size(square.area) == (32, 32)
+    rectangle = Example(area=torch.Size((64, 96)), limit=[8, 8])
+    assert rectangle == Example(area=(64, 96), limit=8) and flags_from_configs(rectangle)["area"] == [64, 96]
+    for wrong in ((64,), (64, 96, 3), (64, 0), [0, 64]):
+        with pytest.raises(ConfigError, match="--area"):
+            Example(area=wrong)
+    assert show_size((64, 96)) == "64,96" and show_size((64, 64)) == "64"
+    assert differences({"area": 64}, {"area": [64, 96]}, Example) == ["--area 64, not 64,96"]
+    assert differences({"area": [64, 96]}, {"area": 64}, Example) == ["--area 64,96, not 64"]
+
+
 def test_what_is_shown_can_be_typed():
-    for made in (Example(), Example(count=3, rates=(0.1, 0.999), bounds=(-1.5, 2.0), names=("x",), size="auto")):
+    for made in (
+        Example(),
+        Example(area=(64, 96), limit=(3, 4)),
+        Example(count=3, rates=(0.1, 0.999), bounds=(-1.5, 2.0), names=("x",), size="auto"),
+    ):
         shown = {name: field.show(getattr(made, name)) for name, field in flag_fields(Example).items()}
         assert list(configs_from_flags(shown, Example)) == [made]
 

@@ -64,6 +64,18 @@ CASES = {
         {"encoder_channels": 3, "image_channels": 2},
         "--encoder_channels 3: must be at most --image_channels 2",
     ),
+    "training_turns_squares": (
+        TRAIN,
+        {"augment": "flip+deform", "image_size": (64, 96)},
+        {"augment": "flip+rotate+deform", "image_size": "64,96"},
+        "--augment flip+rotate+deform: rotate needs a square --image_size, not 64,96: use --augment flip+deform",
+    ),
+    "sampling_turns_squares": (
+        SAMPLE,
+        {"tta": "flip+rotate", "image_size": "64,64"},
+        {"tta": "rotate", "image_size": "96,64"},
+        "--tta rotate: rotate needs a square --image_size, not 96,64: use --tta none",
+    ),
     "one_precision": (TRAIN, {"use_fp16": True}, {"use_fp16": True, "amp": "bf16"}, "--use_fp16 and --amp bf16"),
     "shards_have_one_loss_scale": (TRAIN, {"shard": True}, {"shard": True, "use_fp16": True}, "use --amp bf16"),
     "training_ends_before_its_rate_is_zero": (
@@ -185,6 +197,12 @@ def test_every_rule_has_its_test_and_names_flags_that_exist():
     for function in RULES:
         known = configs_from_flags({}, *CASES[function.__name__][0]).values.keys() | {"given"}
         assert inspect.signature(function).parameters.keys() <= known, function.__name__
+
+
+def test_a_comparison_without_augmentation_of_its_own_has_any_size():
+    check(COMPARE, {"budget_images": 8, "image_size": (64, 96)})
+    with pytest.raises(ConfigError, match="--augment rotate: rotate needs a square"):
+        check(COMPARE, {"budget_images": 8, "image_size": (64, 96), "augment": "rotate"})
 
 
 def test_encoders_may_see_channels_whose_number_is_not_known_yet():

@@ -182,6 +182,14 @@ def test_of_default_levels_those_finer_than_a_patch_fall_away(patch, levels):
     assert model.encoder.config.channel_mult == levels and model.encoder.config.image_size == 128 // patch
 
 
+@pytest.mark.parametrize("patch, levels", [(1, (1, 2, 3, 4)), (2, (2, 3, 4)), (4, (3, 4))])
+def test_default_levels_follow_the_longer_side(patch, levels):
+    unet = UNetConfig(image_size=(32, 64), num_channels=32, num_res_blocks=1, attention_resolutions=(16,))
+    with torch.device("meta"):
+        model = SharedEncoderUNet(unet, ArchitectureConfig("shared-encoder", patch, denoiser_mult=(1, 1)), 1)
+    assert model.encoder.config.channel_mult == levels and model.encoder.config.size == (32 // patch, 64 // patch)
+
+
 def test_both_parts_learn_and_run_in_the_precision_asked_for():
     segmenter = build()
     image, mask, t = torch.rand(2, 1, 16, 16), torch.ones(4, 1, 16, 16), torch.tensor([0, 10, 20, 39])
@@ -252,6 +260,8 @@ def test_what_cannot_be_built_is_refused(cases, tmp_path):
         *[f"--{name}={value}" for name, value in SHARED.items()],
     )
     assert_refused(call_script(*train, "--patch_size", 3), "--patch_size 3")
+    for size in ("16,18", "18,16"):  # 9 patches cannot be halved
+        assert_refused(call_script(*train, "--image_size", size), f"--image_size {size} must be divisible into patches")
     assert_refused(call_script(*train, "--denoiser_channels", 20), "--denoiser_channels 20")
     assert_refused(call_script(*train, "--feature_channels", 0), "--feature_channels 0")
     assert_refused(call_script(*train, "--encoder_guesses", -1), "--encoder_guesses -1")
