@@ -169,18 +169,20 @@ def warnings_on_reading(trained_by: int, dataset: LIDCDataset) -> list[str]:
 def choose_sampler(flags: Configs, model: Configs, stored: Flags) -> SamplerConfig:
     """Choose the sampler settings. Given flags override the preset, which overrides the checkpoint.
 
+    --fast replaces a sampler that needs more network calls than it does, and no other.
+
     flags   SampleConfig and SamplerConfig, with the given flags and those of the preset
     model   the model's configs
     stored  {name: value}, the sampler settings in the checkpoint
     ConfigError: flags contradict each other.
     """
-    given, steps = flags.given, model[DiffusionConfig].diffusion_steps
+    given = flags.given
     own = pick_flags(given, SamplerConfig)
     base = pick_flags({**stored, **flags.preset}, SamplerConfig)
     if given.get("use_ddim") is not None:
         own = {"sampler": "ddim" if given["use_ddim"] else "ddpm", **own}
-    if flags[SampleConfig].fast:
-        base |= {**FAST, "steps": min(FAST["steps"], steps)}
+    if flags[SampleConfig].fast and calls_of(base, model[DiffusionConfig]) > FAST["steps"]:
+        base |= FAST
     elif given.get("timestep_respacing"):
         base["steps"] = None
     if own.get("sampler", base.get("sampler")) != base.get("sampler"):
@@ -188,6 +190,12 @@ def choose_sampler(flags: Configs, model: Configs, stored: Flags) -> SamplerConf
     (sampler,) = configs_from_flags({**base, **own}, SamplerConfig)
     check_rules(Configs([*model, flags[SampleConfig], sampler], given))
     return sampler
+
+
+def calls_of(sampler: Flags, diffusion: DiffusionConfig) -> int:
+    """Network calls per mask of sampler settings {flag: value}; test-time augmentation multiplies them."""
+    kept = respace.space_timesteps(diffusion.diffusion_steps, diffusion.timestep_respacing)
+    return sampler.get("steps") or len(kept)
 
 
 def advice(segmenter: Segmenter, sampler: SamplerConfig) -> list[str]:

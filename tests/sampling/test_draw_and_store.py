@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.flags.presets import FAST
+from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.methods.cimd import AmbiguousSegmenter
 from guided_diffusion.methods.registry import MODEL_CONFIGS
@@ -88,20 +90,61 @@ def choose(given, preset, stored, diffusion_steps):
         ({"use_ddim": False, "sampler": "dpm++"}, {}, {}, {"sampler": "dpm++"}),
         ({"use_ddim": None}, {"steps": 7}, {"steps": 10}, {"steps": 7}),
         ({"timestep_respacing": "20"}, {"steps": 7}, {"sampler": "ddim"}, {"sampler": "ddim", "steps": None}),
-        ({"fast": True}, {"steps": 7}, {"sampler": "ddim"}, FAST),
+        ({"fast": True}, {"steps": 50}, {"sampler": "ddim", "steps": 10}, FAST),
         ({"fast": True, "clip_denoised": False}, {}, {}, {**FAST, "clip_denoised": False}),
         ({"fast": True}, {}, {"sampler": "ddim", "clip_denoised": False}, {**FAST, "clip_denoised": False}),
         ({"fast": False, "clip_denoised": False}, {}, {}, {"clip_denoised": False}),
         ({"fast": True, "tta": "mirror"}, {}, {"tta": "flip"}, {**FAST, "tta": "mirror"}),
-        ({"fast": True}, {}, {"steps": 7, "tta": "flip"}, {**FAST, "tta": "flip"}),
+        ({"fast": True}, {}, {"steps": 70, "tta": "flip"}, {**FAST, "tta": "flip"}),
     ],
 )
 def test_what_is_given_comes_before_the_preset_and_that_before_the_checkpoint(given, preset, stored, expected):
     assert choose(given, preset, stored, 1000) == SamplerConfig(**expected)
 
 
-def test_fast_has_no_more_steps_than_there_are():
-    assert choose({"fast": True}, {}, {}, 7).steps == 7
+DDIM = {"sampler": "ddim", "eta": 0.5, "spacing": "quadratic"}
+
+
+@pytest.mark.parametrize(
+    "preset, stored, diffusion, kept",
+    [
+        ({}, {}, {"diffusion_steps": 7}, True),
+        ({}, {}, {"diffusion_steps": 20}, True),
+        ({}, {}, {"diffusion_steps": 21}, False),
+        ({}, {**DDIM, "steps": 1}, {}, True),
+        ({}, {**DDIM, "steps": 20}, {}, True),
+        ({}, {**DDIM, "steps": 21}, {}, False),
+        ({"steps": 7}, {"sampler": "ddim"}, {}, True),
+        ({"steps": 7}, {"sampler": "ddim", "steps": 50}, {}, True),
+        ({"steps": 50}, {"sampler": "ddim", "steps": 7}, {}, False),
+        ({}, {}, {"timestep_respacing": "ddim10"}, True),
+        ({}, {}, {"timestep_respacing": "10,10"}, True),
+        ({}, {}, {"timestep_respacing": "10,11"}, False),
+        ({}, {"steps": 7}, {"timestep_respacing": "250"}, True),
+        ({}, {"steps": 50}, {"timestep_respacing": "10"}, False),
+    ],
+)
+def test_fast_never_takes_more_calls_than_the_sampler_of_the_checkpoint(preset, stored, diffusion, kept):
+    model = configs_from_flags(diffusion, *MODEL_CONFIGS)
+
+    def chosen(**given):
+        flags = configs_from_flags({**preset, **given}, SampleConfig, SamplerConfig)
+        flags.given, flags.preset = given, preset
+        return script_util.choose_sampler(flags, model, stored)
+
+    own, fast = chosen(), chosen(fast=True)
+    assert fast == (own if kept else SamplerConfig(**FAST))
+    assert chosen(fast=True, tta="flip") == replace(fast, tta="flip")
+    calls = [script_util.calls_of(asdict(sampler), model[DiffusionConfig]) for sampler in (fast, own)]
+    assert calls == sorted(calls) and calls[0] <= FAST["steps"]
+
+
+def test_a_checkpoint_of_few_steps_is_sampled_with_its_own_sampler_by_fast_too(cases, tmp_path):
+    model = write_checkpoint(tmp_path / "savedmodel.pt", sampler="ddim", steps=4)
+    assert sample(cases, model, tmp_path / "own", "--num_samples=1").returncode == 0
+    done = sample(cases, model, tmp_path / "own", "--num_samples=1", "--fast")
+    assert done.returncode == 0 and "nothing to do" in done.stdout  # its settings are the same
+    assert stored_samples(tmp_path / "own")[1]["steps"] == 4
 
 
 def test_a_checkpoint_carries_its_own_sampler(cases, tmp_path):
