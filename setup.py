@@ -1,5 +1,8 @@
 """The distribution: its dependencies, extras and console commands."""
 
+import pathlib
+import re
+
 from setuptools import find_packages, setup
 
 VISDOM = ["visdom>=0.2.4", "tornado<6.6"]  # tornado 6.6 answers 403 for Visdom's page
@@ -15,10 +18,13 @@ COMMANDS = (
     "pack-data",
     "prepare-lidc",
 )
+# The package is not imported: what it needs may not be installed yet
+PACKAGE = pathlib.Path(__file__).parent / "guided_diffusion" / "__init__.py"
+(VERSION,) = re.findall(r'^__version__ = "(.+)"', PACKAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
 setup(
     name="ambiguous-segmentation-diffusion",
-    version="0.2.0",
+    version=VERSION,
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
     package_data={"guided_diffusion.evaluation": ["*.html"], "guided_diffusion.compare": ["*.html"]},

@@ -34,9 +34,9 @@ def run(name, *arguments):
 
 
 def made_by(file):
-    """The flags and hashes that a file of samples names, without those that have become constants."""
+    """The flags and hashes that a file of samples names, without those that have become constants, and versions."""
     stored = store.spread({name: file[name].item() for name in file if file[name].ndim == 0})
-    stored = {name: value for name, value in stored.items() if name != "reading"}
+    stored = {name: value for name, value in stored.items() if name not in ("reading", "written_by")}
     return {**default_flags(DataConfig, *MODEL_CONFIGS), **without_constants(stored)}
 
 

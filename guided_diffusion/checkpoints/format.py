@@ -14,6 +14,7 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     random               the seed; it and the position in the data determine the randomness of each step
     best                 {settings, step, score} of the best validation so far; None if there was none
     bad_steps            [steps skipped because of a non-finite loss or gradient, how many of them at the end in a row]
+    written_by           {version, torch}: the versions of this program and of torch. Missing in older checkpoints
 
 Bare state dicts of the published code, and of the implicit-ensembles code, can be read too.
 """
@@ -28,6 +29,7 @@ import torch
 
 from ..flags.configs import Flags
 from ..flags.retired import current_flags
+from ..system.versions import is_written_by, written_by
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
@@ -41,6 +43,7 @@ class Checkpoint:
     """A checkpoint in memory; its fields are the keys described above. Keys missing in a file get the default.
 
     is_published  from the published code: it has only the weights of the U-Net, and no flags
+    written_by    of the file that it was read from; `content` has the present versions instead
     """
 
     flags: Flags = field(default_factory=dict)
@@ -58,6 +61,7 @@ class Checkpoint:
     schedule_sampler: Weights | None = None
     best: dict[str, Any] | None = None
     bad_steps: tuple[int, int] = (0, 0)
+    written_by: dict[str, str] = field(default_factory=dict)
     is_published: bool = False
 
     @classmethod
@@ -71,7 +75,8 @@ class Checkpoint:
         """The content to write to a file: plain tensors and JSON-like values."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name in PARTS}
         parts = {name: part for name, part in parts.items() if part is not None or name in MAY_BE_NONE}
-        return {"format": FORMAT, "version": VERSION, **parts, "bad_steps": list(self.bad_steps)}
+        own = {"bad_steps": list(self.bad_steps), "written_by": written_by()}
+        return {"format": FORMAT, "version": VERSION, **parts, **own}
 
     @property
     def prefix(self) -> str:
@@ -169,6 +174,7 @@ PARTS: dict[str, Callable[[object], bool]] = {
     "scaler": _is_scaler,
     "best": _is_best,
     "bad_steps": _is_pair_of_counts,
+    "written_by": is_written_by,
 }
 TO_SAMPLE = ("step", "flags", "weights", "ema")
 TO_RESUME = (*TO_SAMPLE, "samples", "optimizer", "schedule_sampler", "scaler")

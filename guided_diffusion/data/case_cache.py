@@ -14,6 +14,7 @@ from ..flags.fields import flag_fields
 from ..flags.retired import current_flags
 from ..flags.sizes import Size, as_size
 from ..system.storage import StrPath
+from ..system.versions import written_by
 from .case_reader import READING_RULES, CaseReader, DataConfig
 from .files.case_files import IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
 from .files.dataset_json import read_dataset_file, with_intensity_range, with_level
@@ -162,7 +163,7 @@ def open_cache(cache_dir: StrPath, fingerprint: str, reader: CaseReader, folders
 def _header(fingerprint: str, reader: CaseReader, num_cases: int, found: Sequence[str] = ()) -> dict[str, Any]:
     facts = asdict(SetFacts.of(reader, num_cases))
     facts["notes"] = [*found, *facts["notes"]]
-    return {"fingerprint": fingerprint, "notes": facts["notes"], "set": facts}
+    return {"fingerprint": fingerprint, "notes": facts["notes"], "set": facts, "written_by": written_by(False)}
 
 
 def _sound_pack(path: str) -> PackedCases | None:
@@ -259,7 +260,7 @@ def pack_folder(
     fingerprint, rules = hash_cases(folders, reader.settings), flags_from_configs(config)
 
     def header() -> dict[str, Any]:
-        return {**_header(fingerprint, reader, len(folders), lines), "rules": rules}
+        return {**_header(fingerprint, reader, len(folders), lines), "rules": rules, "image_size": image_size}
 
     write_pack(path, decode(reader, folders), header)
     return [*lines, *reader.notes(len(folders))]

@@ -2,7 +2,7 @@
 
 cases     each at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], one bit per pixel
 header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...], geometry: [that of each case, see
-          Geometry.as_json, or null, ...]}, and further entries: fingerprint, notes, rules
+          Geometry.as_json, or null, ...]}, and further entries: fingerprint, notes, rules, image_size, set, written_by
 end       CRC-32 and length of the header (8 bytes each, little-endian), and MAGIC
 """
 

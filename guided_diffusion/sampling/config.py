@@ -11,6 +11,7 @@ from ..flags.fields import Flag, config
 from ..flags.retired import current_flags
 from ..flags.sizes import as_size
 from ..masks.postprocess import PostprocessConfig
+from ..system.versions import written_by
 
 if TYPE_CHECKING:  # it imports torch
     from .samplers import SamplerConfig
@@ -85,6 +86,11 @@ def identity(
         "reading": reading,
         "flags": json.dumps(flags, sort_keys=True),
     }
+
+
+def drawn_with() -> str:
+    """The entry `written_by` of the samples of a case: JSON of the versions that draw them, which decide nothing."""
+    return json.dumps(written_by())
 
 
 def finish(config: SampleConfig, postprocess: PostprocessConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError
 from ..flags.configs import differences
 from ..masks.postprocess import binarise
 from . import outputs
-from .config import SampleConfig, flags_of, postprocess_of
+from .config import SampleConfig, drawn_with, flags_of, postprocess_of
 from .names import NIFTI, PNG, mask_path, movie_path, samples_path, stem_of
 from .outputs import Made, are_whole, remove_others, shown_at, stale, write_movie, written_geometry
 from .writer_pool import PackedArrays
@@ -79,7 +79,8 @@ def write_case(
     own          () -> the case at its own size, if the network sees other pixels; None: it is computed from those
     """
     path, geometry = samples_path(out_dir, case.id), written_geometry(case.geometry, finished_by)
-    stored = PackedArrays(samples=samples, **drawn_by, image=image_hash(case), **_of_case(case))
+    entries = {"written_by": drawn_with(), **drawn_by, "image": image_hash(case), **_of_case(case)}
+    stored = PackedArrays(samples=samples, **entries)
     stored.write(path, sync=os.path.exists(path))  # an old finished file must not survive beside new pictures
     masks = binarise(samples, postprocess_of(finished_by), geometry.bring_back if geometry else None)
     remove_others(out_dir, case.id, outputs.paths(out_dir, case.id, len(masks), finished_by, geometry))
@@ -224,7 +225,8 @@ def unfinished(
         if config.movie and not os.path.exists(movie):
             left.append(index)
         elif not _is_finished(config.out_dir, case, len(samples), before, finished_by):
-            write_case(config.out_dir, case, samples, drawn_by, finished_by, own=partial(dataset.own_arrays, index))
+            drawn = {**drawn_by, "written_by": before.get("written_by", "")}
+            write_case(config.out_dir, case, samples, drawn, finished_by, own=partial(dataset.own_arrays, index))
             on_rewrite(case.id)
     return left
 

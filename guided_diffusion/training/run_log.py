@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 
 import torch
 from PIL import Image
 
+from .. import __version__
 from ..dist_util import Processes
-from ..flags.configs import Configs, as_typed
-from ..flags.fields import flag_fields
+from ..flags.configs import Configs
+from ..flags.typed import typed_flags
 from ..logger import QUARTILES, BaseLogger, Logger, LossMeter, NullLogger, Sink
 from ..sampling.protocol import Segmenter
 from ..system.device import peak_memory
@@ -41,25 +41,12 @@ def run_header(configs: Configs, device: torch.device) -> list[str]:
     The command is that of the process. Several processes are started by a launcher, whose own words it lacks.
     """
     cuda = f", CUDA {torch.version.cuda} on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    known = flag_fields(*configs.classes)
-    flags = [
-        f"--{name} {shlex.quote(as_typed(name, value, known))}"
-        for name, value in configs.values.items()
-        if value != known[name].default
-    ]
     return [
         f"started: {datetime.datetime.now().astimezone().isoformat(timespec='seconds')}",
         f"command: {shlex.join(sys.orig_argv)}",
-        f"versions: {PACKAGE} {_version()}, Python {platform.python_version()}, torch {torch.__version__}{cuda}",
-        f"flags: {' '.join(flags)}",
+        f"versions: {PACKAGE} {__version__}, Python {platform.python_version()}, torch {torch.__version__}{cuda}",
+        f"flags: {typed_flags(configs.values, *configs.classes)}",
     ]
-
-
-def _version() -> str:
-    try:
-        return metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:  # run from its folder
-        return "(not installed)"
 
 
 def open_logger(

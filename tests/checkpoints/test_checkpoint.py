@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import TINY, segmenter_of
 
+from guided_diffusion import __version__
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.checkpoints.format import Checkpoint
 from guided_diffusion.checkpoints.load import load_checkpoint
@@ -285,11 +286,35 @@ def test_a_checkpoint_is_written_as_it_was_read(tmp_path):
     content = torch.load(path, weights_only=True)
     assert content.keys() == {
         *("format", "version", "flags", "threads", "data", "reading"),
-        *("random", "step", "weights", "ema", "best", "bad_steps"),
+        *("random", "step", "weights", "ema", "best", "bad_steps", "written_by"),
     }
     checkpoint = load_checkpoint(path)
     assert checkpoint.content().keys() == content.keys() and checkpoint.bad_steps == (0, 0)
     assert checkpoint.missing_to_resume() == ["samples", "optimizer", "schedule_sampler", "scaler"]
+
+
+def test_a_checkpoint_names_the_versions_that_wrote_it(tmp_path):
+    path = CheckpointFolder(str(tmp_path)).save(state(3))
+    content = torch.load(path, weights_only=True)
+    assert content["written_by"] == {"version": __version__, "torch": torch.__version__}
+    assert all(type(text) is str for text in content["written_by"].values())  # torch's own is of a class of torch
+    assert load_checkpoint(path).written_by == content["written_by"]
+
+    earlier = {"version": "0.1.5", "torch": "2.9.0", "later": "entry"}
+    torch.save({**content, "written_by": earlier}, path)
+    read = load_checkpoint(path)
+    assert read.written_by == earlier and read.content()["written_by"] == content["written_by"]
+    del content["written_by"]
+    torch.save(content, path)
+    assert load_checkpoint(path).written_by == {}  # of a version that did not store it
+
+
+@pytest.mark.parametrize("damaged", ["0.2.0", None, {"version": 2}, {"torch": torch.zeros(1)}])
+def test_damaged_versions_are_refused(tmp_path, damaged):
+    path = CheckpointFolder(str(tmp_path)).save(state(3))
+    torch.save({**torch.load(path, weights_only=True), "written_by": damaged}, path)
+    with pytest.raises(CheckpointError, match="damaged parts: written_by"):
+        load_checkpoint(path)
 
 
 def test_a_misspelt_flag_is_refused_in_python_too(tmp_path):
