@@ -20,9 +20,9 @@ from machine import machine_name
 from running import write_json
 from scipy import ndimage
 
+from guided_diffusion.data.geometry import CaseArrays
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config
-from guided_diffusion.data.geometry import CaseArrays
 from guided_diffusion.lidcloader import make_case
 from guided_diffusion.masks import pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig, binarise

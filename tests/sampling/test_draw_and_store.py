@@ -413,7 +413,8 @@ def test_samples_survive_whatever_happens_to_their_pictures(cases, model, tmp_pa
         geometry = store.geometry_of(made_by)
         for k, sample_ in enumerate(samples):
             np.testing.assert_array_equal(
-                read_image(str(tmp_path / f"phantom0000_output{k}.png")) > 0, geometry.bring_back(sample_) > made_by["threshold"]
+                read_image(str(tmp_path / f"phantom0000_output{k}.png")) > 0,
+                geometry.bring_back(sample_) > made_by["threshold"],
             )
         assert (tmp_path / "phantom0000_sheet.png").exists()
 

@@ -53,7 +53,9 @@ def test_names_that_are_shortened_are_counted_in_one_line(tmp_path):
 
 def test_the_samples_of_a_long_name_are_written_and_found(tmp_path):
     name, samples = LONG[1], np.random.default_rng(0).random((2, 4, 4), dtype=np.float32)
-    case = SimpleNamespace(id=name, image=torch.zeros(1, 4, 4), raters=torch.zeros(0, 4, 4), colour=False, geometry=None)
+    case = SimpleNamespace(
+        id=name, image=torch.zeros(1, 4, 4), raters=torch.zeros(0, 4, 4), colour=False, geometry=None
+    )
     config = SampleConfig(out_dir=str(tmp_path), consensus="majority")
     made_by = identity(config, None, 1, "none", {}, ""), finish(config, PostprocessConfig())
     store.write_case(str(tmp_path), case, samples, *made_by, frames=[samples[0]] * 2)
