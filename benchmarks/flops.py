@@ -31,7 +31,7 @@ def count(preset):
     """(GFLOP once per image, GFLOP per call for one mask) of a preset's network."""
     configs = configs_from_flags({**PRESETS[preset], "image_channels": IMAGE_CHANNELS}, *MODEL_CONFIGS)
     segmenter, unet = script_util.create_segmenter(configs).eval(), configs[UNetConfig]
-    image = torch.zeros(1, unet.channels, unet.image_size, unet.image_size)
+    image = torch.zeros(1, unet.channels, *unet.size)
     with FlopCounterMode(display=False) as once:
         denoise = segmenter.denoiser(image)
     with FlopCounterMode(display=False) as call:

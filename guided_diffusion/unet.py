@@ -42,7 +42,7 @@ class UNetConfig:
     num_res_blocks: Annotated[int, Flag("residual blocks per level", at_least=1)] = 2
     channel_mult: Annotated[
         tuple[int, ...] | None,
-        Flag("channel multiplier per level, e.g. 1,2,4; auto: by image size", none="auto", at_least=1, check=nonempty),
+        Flag("channel multiplier per level, e.g. 1,2,4; auto: by longer side", none="auto", at_least=1, check=nonempty),
     ] = None
     attention_resolutions: Annotated[
         tuple[int, ...], Flag("resolutions with self-attention, pixels of the longer side", at_least=1)

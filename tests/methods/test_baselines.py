@@ -46,6 +46,25 @@ def conv(i, o, size):
     return i * o * size**2 + o
 
 
+@pytest.mark.parametrize("size", [(8, 16), (15, 22), (2, 9), (1, 3)])
+@pytest.mark.parametrize("method", BASELINES)
+def test_sides_may_differ_and_need_not_be_halved(method, size):
+    model = build(method, image_size=size, num_filters=(4, 4, 4, 4)).eval()
+    image, noise = torch.rand(2, 1, *size), torch.randn(2, *model.noise_shape(size))
+    assert model(image, torch.ones(2, 1, *size), None, noise)["loss"].isfinite().all()
+    assert model.sample_masks(image, [seeded_generator(k) for k in range(2)]).shape == (2, 1, *size)
+
+
+def test_ssn_draws_each_pixel_about_the_mean_of_its_place():
+    model = build("ssn", image_size=(8, 16)).eval()
+    with torch.no_grad():
+        model.head.weight[1:].zero_()
+        model.head.bias[1:] = torch.tensor([-20.0, 0, 0, 0])  # almost no noise
+    image = torch.rand(1, 1, 8, 16)
+    mean = torch.sigmoid(model.head(model.model(image))[:, :1])
+    assert (model.sample_masks(image, [seeded_generator(0)]) - mean).abs().max() < 0.02 < mean.std()
+
+
 def test_prob_unet_has_the_layers_described():
     """At the published sizes, by hand: filters 32, 64, 128, 192, three convolutions a block, latent of 6."""
     F = (32, 64, 128, 192)
