@@ -13,7 +13,7 @@ from ..data.case_reader import CaseReader, DataConfig
 from ..data.files.case_files import list_files
 from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file, with_intensity_range, with_level
 from ..data.names import PatientPattern, PatientRule, PatientTable
-from ..data.resize import resize
+from ..data.resize import pad_to, resize
 from ..errors import DataError
 from ..flags.fields import Flag, config
 from ..flags.sizes import PIXELS, Size
@@ -185,7 +185,9 @@ def in_columns(cases: Sequence[list[pictures.Tile]]) -> list[list[pictures.Tile 
 
 
 def _resized(picture: np.ndarray) -> np.ndarray:
-    """A plane, or the planes of a colour image, at the size of a tile."""
+    """A plane, or the planes of a colour image, at the size of a tile; black borders make it square."""
     if picture.ndim == 3:
         return np.stack([_resized(plane) for plane in picture])
-    return resize(np.asarray(picture, dtype=np.float32), (SHEET_SIDE, SHEET_SIDE))
+    longer = max(picture.shape)
+    (square,) = pad_to(np.asarray(picture, dtype=np.float32)[None], (longer, longer))
+    return resize(square, (SHEET_SIDE, SHEET_SIDE))

@@ -102,6 +102,12 @@ def test_a_case_on_the_sheet_has_its_outlines_and_distinct_masks():
     assert len(checking.case_tiles("b", np.zeros((1, 8, 8), np.float32), raters[:0])) == 1
 
 
+def test_a_case_on_the_sheet_is_not_stretched():
+    image, raters = np.ones((1, 32, 64), np.float32), np.ones((1, 32, 64), bool)
+    tile = checking.case_tiles("wide", image, raters)[0].picture
+    assert tile.shape == (128, 128) and (tile[34:94] == 1).all() and not tile[:30].any() and not tile[98:].any()
+
+
 def test_no_sheet_is_written_unless_asked_for(split, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = []
