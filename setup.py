@@ -14,6 +14,7 @@ COMMANDS = (
     "compare",
     "check-data",
     "convert-data",
+    "info",
     "make-phantom",
     "pack-data",
     "prepare-lidc",

@@ -93,7 +93,7 @@ def test_tests_mirror_the_rooms():
     assert tests <= {room.split("/")[0] for room in rooms()}
 
 
-@pytest.mark.parametrize("name", ["check_data", "convert_data", "make_phantom", "pack_data", "prepare_lidc"])
+@pytest.mark.parametrize("name", ["check_data", "convert_data", "info", "make_phantom", "pack_data", "prepare_lidc"])
 def test_data_commands_answer_without_torch(name):
     """Whose import takes seconds; the others load it, and no more than it of what is slow to import."""
     assert not loaded_by_help(name) & {"torch", "scipy.stats", "scipy.optimize", "blobfile", "filelock"}

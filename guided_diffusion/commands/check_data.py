@@ -17,9 +17,7 @@ from ..prepare.check import CheckConfig, check_data
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     with command_line.one_line_errors():
-        words = list(sys.argv[1:] if argv is None else argv)
-        if words and not words[0].startswith("-"):
-            words[0] = f"--data_dir={words[0]}"
+        words = command_line.name_first_word(argv, "data_dir")
         flags = command_line.parse_command_line((CheckConfig, DataConfig), __doc__, words)
         if not flags[CheckConfig].data_dir:
             raise ConfigError("the folder to check is missing: python scripts/check_data.py data/training")

@@ -106,6 +106,12 @@ def choices_in_words(field: FlagField) -> str:
     return f"; one of {', '.join(words)}" if words else ""
 
 
+def name_first_word(argv: Sequence[str] | None, flag: str) -> list[str]:
+    """The words of a command, None those of this process; a first word that is not a flag is the value of --FLAG."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return [f"--{flag}={words[0]}", *words[1:]] if words and not words[0].startswith("-") else words
+
+
 def join_negative_values(argv: Sequence[str]) -> list[str]:
     """`--name -1000,400` as `--name=-1000,400`: argparse mistakes a list that starts with a minus for a flag."""
     joined: list[str] = []

@@ -59,7 +59,7 @@ def inputs_of(path, arguments):
     """The files and folders that a command reads."""
     values = flag_values(arguments)
     named = [part for name in INPUTS for part in values.get(name, "").split(",") if part]
-    if path.endswith("check_data.py") and arguments and not arguments[0].startswith("--"):
+    if path.endswith(("check_data.py", "info.py")) and arguments and not arguments[0].startswith("--"):
         named.append(arguments[0])
     return [name.removeprefix("./").rstrip("/") for name in named]
 
