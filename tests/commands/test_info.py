@@ -325,6 +325,18 @@ def test_a_folder_with_splits_is_described_by_split(cases, tmp_path):
     assert "12 of 12 cases can be read: testing 6, training 6" in rows["contents"] and "hash" not in rows
 
 
+def test_modalities_are_named_by_their_files(modalities, tmp_path):
+    folder = shutil.copytree(modalities, tmp_path / "cases")
+    (first, *_) = sorted(folder.glob("*/image*"))
+    rows = info(folder)
+    names = rows["modalities"].removesuffix(" in 4 cases").split(", ")
+    assert len(names) == 3 and "image channels: 3 in 4 cases" in rows["contents"] and "hash" in rows
+    first.unlink()
+    rows = info(folder)
+    assert rows["modalities"].splitlines() == [f"{', '.join(names)} in 3 cases", f"{', '.join(names[1:])} in 1 cases"]
+    assert rows["faults"].startswith("1,") and "hash" not in rows
+
+
 def test_a_dataset_file_without_cases_is_read(tmp_path):
     (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T1", "1": "FLAIR"}, "licence": "CC BY 4.0"}')
     rows = info(tmp_path)

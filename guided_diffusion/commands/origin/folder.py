@@ -1,16 +1,20 @@
 """What is known of a folder of cases. Does not need torch."""
 
+import collections
 import contextlib
 import os
 
 from ...data.case_cache import find_labelled, hash_cases
 from ...data.case_reader import READING_RULES, CaseReader, DataConfig
+from ...data.files.case_files import Places, list_files, refuse_splits
 from ...data.files.dataset_json import FILE, DatasetFile, read_dataset_file, with_intensity_range
+from ...data.surveys.channels import modality_of
 from ...errors import DataError
 from ...prepare.check import CheckConfig, check_data
 from .stored import Rows, rules_in_words, titled
 
 FILES = ("savedmodel.pt", ".pt", "_samples.npz", ".pack")  # endings of files that can be passed in place of a folder
+MOST_KINDS = 8  # combinations of modalities that are named
 
 
 def folder_rows(path: str) -> Rows:
@@ -24,13 +28,16 @@ def folder_rows(path: str) -> Rows:
             raise _other_folder(path) or error from None
         reason = str(error).removeprefix(f"{path}: ").replace("\n", "; ")
         return [("kind", f"folder with {FILE} but without cases"), *stated, ("cases", reason)]
+    config = with_intensity_range(DataConfig(), file)
+    cases = find_labelled(path, config, lambda line: None)
     contents = [line for line in lines if not line.startswith("fault: ")][:-1]  # the last one counts the faults
     return [
         ("kind", "folder of cases"),
         *stated,
         *titled("contents", contents),
+        *_modality_rows(cases),
         ("faults", f"{faults}, which check_data.py lists" if faults else "none"),
-        *_hash_rows(path, file),
+        *([] if faults else _hash_rows(path, cases, config)),
         ("reading rules", rules_in_words(READING_RULES)),
     ]
 
@@ -56,12 +63,20 @@ def _dataset_rows(path: str) -> tuple[Rows, DatasetFile | None]:
     return titled(FILE, lines or ["states nothing that is used"]), file
 
 
-def _hash_rows(path: str, file: DatasetFile | None) -> Rows:
+def _modality_rows(cases: Places) -> Rows:
+    """The modalities by the names of the images, where cases have several."""
+    names = [tuple(modality_of(file, case) for file in list_files(folder).images) for case, folder in cases]
+    if all(len(found) < 2 for found in names):
+        return []
+    counts = collections.Counter(", ".join(name or "image" for name in found) or "none" for found in names)
+    return titled("modalities", [f"{found} in {count} cases" for found, count in counts.most_common(MOST_KINDS)])
+
+
+def _hash_rows(path: str, cases: Places, config: DataConfig) -> Rows:
     """The hash of the cases as a packed file of them has it; none for a folder of several splits."""
-    config = with_intensity_range(DataConfig(), file)
     with contextlib.suppress(DataError):
-        folders = find_labelled(path, config, lambda line: None, one_set=True)
-        digest = hash_cases(folders, CaseReader(config=config).settings)
+        refuse_splits(path, cases)
+        digest = hash_cases(cases, CaseReader(config=config).settings)
         return [("hash", f"{digest}, as in a file that pack_data.py writes of these cases without further flags")]
     return []
 
