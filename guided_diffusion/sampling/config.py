@@ -119,7 +119,7 @@ def network_size(made_by: Flags) -> tuple[int, int] | None:
     made_by  flat, as from store.spread
     """
     size = made_by.get("image_size")
-    return None if size is None else as_size(tuple(size) if isinstance(size, list) else size)
+    return None if size is None else as_size(size)
 
 
 def flags_of(made_by: Flags) -> dict[str, Any]:

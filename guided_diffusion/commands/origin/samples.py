@@ -14,7 +14,8 @@ from ...sampling import store
 from ...sampling.config import flags_of
 from .stored import NOT_STORED, Rows, rules_in_words, versions_in_words, with_others
 
-TITLED = {"flags", "written_by", "case", "checkpoint", "image", "reading"}  # entries with a row of their own
+# Entries with a row of their own
+TITLED = {"flags", "written_by", "case", "checkpoint", "image", "reading", "geometry"}
 
 
 def samples_rows(path: str) -> Rows:
@@ -45,6 +46,7 @@ def _own_rows(path: str, samples: store.Samples, made_by: store.Made) -> Rows:
         *commands,
         ("case", _case(path, made_by)),
         ("samples", _in_words(samples)),
+        ("own size", _own_size(path, made_by)),
         *((name, f"hash {made_by.get(name, NOT_STORED)}") for name in ("checkpoint", "image")),
         ("reading rules", rules_in_words(made_by.get("reading", 1))),  # version 1 did not store it
     ]
@@ -55,6 +57,20 @@ def _versions(made_by: store.Made) -> str:
     with contextlib.suppress(ValueError):
         return versions_in_words(json.loads(str(made_by.get("written_by"))))
     return NOT_STORED
+
+
+def _own_size(path: str, made_by: store.Made) -> str:
+    """The size of the case's image, and how its pixels became the network's."""
+    try:
+        geometry = store.geometry_of(made_by)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if geometry is None:
+        return NOT_STORED
+    (height, width), (tall, wide) = geometry.size, geometry.canvas
+    padded = f", padded to {wide}x{tall}" if geometry.canvas != geometry.size else ""
+    turned = f", turned by EXIF orientation {geometry.orientation}" if geometry.orientation != 1 else ""
+    return f"{width}x{height} pixels in {geometry.file}{turned}{padded}"
 
 
 def _case(path: str, made_by: store.Made) -> str:
