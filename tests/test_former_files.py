@@ -33,10 +33,13 @@ def run(name, *arguments):
     return done.stdout + done.stderr
 
 
+LATER = ("reading", "written_by", "geometry", "output_size", "save_probabilities")
+
+
 def made_by(file):
-    """The flags and hashes that a file of samples names, without those that have become constants, and versions."""
+    """The flags and hashes that a file of samples names, without constants and what version 0.1 did not store."""
     stored = store.spread({name: file[name].item() for name in file if file[name].ndim == 0})
-    stored = {name: value for name, value in stored.items() if name not in ("reading", "written_by")}
+    stored = {name: value for name, value in stored.items() if name not in LATER}
     return {**default_flags(DataConfig, *MODEL_CONFIGS), **without_constants(stored)}
 
 

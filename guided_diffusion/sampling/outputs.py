@@ -29,7 +29,9 @@ Made = Mapping[str, Any]  # settings that a case's samples or files were made wi
 
 
 def written_geometry(geometry: Geometry | None, finished_by: Made) -> Geometry | None:
-    """The geometry by which a case's files are written; None: at the network's size."""
+    """The geometry by which a case's files are written; None: as PNG at the network's size, which may be its own."""
+    if geometry is None or not (geometry.changes_pixels or geometry.nifti):
+        return None
     return geometry if postprocess_of(finished_by).output_size == "own" else None
 
 

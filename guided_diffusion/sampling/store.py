@@ -27,6 +27,7 @@ from .writer_pool import PackedArrays
 if TYPE_CHECKING:  # it imports torch
     from ..lidcloader import Case
 
+FORMER = {"save_probabilities": False, "output_size": "network"}  # of files written before there were these flags
 LARGEST_GAP = 64  # in the indices of a case's mask files, up to which a missing mask is detected
 
 Samples = Shaped[np.ndarray, "M H W"]
@@ -233,9 +234,13 @@ def unfinished(
 
 def _is_finished(out_dir: str, case: "Case", count: int, before: Made, finished_by: Made) -> bool:
     """Whether the files of a drawn case with `count` masks are those of `finished_by`, all unchanged."""
-    geometry = written_geometry(case.geometry, finished_by)
-    needed = finished_by if geometry is None else {**finished_by, "geometry": str(geometry)}
-    if any(before.get(name) != value for name, value in needed.items()):
+    geometry, was = written_geometry(case.geometry, finished_by), {**FORMER, **before}
+    try:
+        if written_geometry(geometry_of(was), was) != geometry:
+            return False
+    except DataError:  # it is written anew
+        return False
+    if any(was.get(name) != value for name, value in finished_by.items() if name != "output_size"):
         return False
     with np.load(samples_path(out_dir, case.id), allow_pickle=False) as file:
         if "pictures" not in file.files:  # older files: every picture was synced
