@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawings import paletted, png, put
+from drawings import TAG, exif, paletted, png, put
 from PIL import Image
 
 tifffile = pytest.importorskip("tifffile")
@@ -79,6 +79,20 @@ def as_palette(array):
 
 def in_three(array):
     return np.dstack([array] * 3)
+
+
+def in_png(depth):
+    return lambda path, array, tag: put(path, png(array, depth, [(b"eXIf", exif(tag)[6:])]))
+
+
+def in_tiff(path, array, tag):
+    tifffile.imwrite(
+        path,
+        np.ascontiguousarray(array),
+        photometric="rgb" if array.ndim == 3 else "minisblack",
+        compression="lzw",
+        extratags=[(TAG, "H", 1, tag, True)],
+    )
 
 
 PNG = {

@@ -62,7 +62,7 @@ class Geometry:
         """The geometry that `as_json` describes. DataError: it is invalid."""
         try:
             nifti = values.get("nifti")
-            return cls(
+            geometry = cls(
                 file=str(values["file"]),
                 size=_pair(values["size"]),
                 canvas=_pair(values.get("canvas", values["size"])),
@@ -70,8 +70,19 @@ class Geometry:
                 orientation=int(values.get("orientation", 1)),
                 nifti=None if nifti is None else NiftiFrame.from_json(nifti),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            geometry._check()
+            return geometry
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"invalid geometry of a case ({error!r})") from error
+
+    def _check(self) -> None:
+        """ValueError: the values contradict each other."""
+        if any(outer < inner for outer, inner in zip(self.canvas, self.size, strict=True)):
+            raise ValueError(f"canvas {self.canvas} of an image of {self.size}")
+        if not 1 <= self.orientation <= 8:
+            raise ValueError(f"orientation {self.orientation}")
+        if self.nifti and tuple(length for length in self.nifti.shape if length != 1) != self.size[::-1]:
+            raise ValueError(f"shape {self.nifti.shape} of an image of {self.size}")
 
     def __str__(self) -> str:
         """JSON text, as stored with samples."""

@@ -1,29 +1,14 @@
 """Orientation tags of pictures, and grids of NIfTI files: image and masks lie over each other as they were drawn."""
 
-import itertools
-
 import numpy as np
 import pytest
-from drawings import DISCS, GREY, STORED, TAG, assert_says, exif, masks_in, opened, png, put, put_nifti, refusal, white
+from drawings import DISCS, GREY, STORED, assert_says, exif, masks_in, opened, put, put_nifti, refusal, white
+from grids import GRIDS, on_another_grid, placed, rotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_formats import in_png, in_tiff
 
-tifffile = pytest.importorskip("tifffile")
 nibabel = pytest.importorskip("nibabel")
-
-
-def in_png(depth):
-    return lambda path, array, tag: put(path, png(array, depth, [(b"eXIf", exif(tag)[6:])]))
-
-
-def in_tiff(path, array, tag):
-    tifffile.imwrite(
-        path,
-        np.ascontiguousarray(array),
-        photometric="rgb" if array.ndim == 3 else "minisblack",
-        compression="lzw",
-        extratags=[(TAG, "H", 1, tag, True)],
-    )
 
 
 # container -> (extension, how an array is written with an orientation, type, greatest value, planes, tolerance)
@@ -87,39 +72,6 @@ def test_pictures_without_a_tag_and_with_that_of_an_upright_one_are_as_stored(tm
 
 
 # -- NIfTI ------------------------------------------------------------------------------------------------------------
-
-
-def rotation(degrees, axis):
-    """4x4, about an axis of the scanner."""
-    a, b = (k for k in range(3) if k != axis)
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    matrix = np.eye(4)
-    matrix[a, a], matrix[a, b], matrix[b, a], matrix[b, b] = c, -s, s, c
-    return matrix
-
-
-def placed(spacing=(0.8, 0.7, 3.0), origin=(-30.0, 12.0, 5.0)):
-    affine = np.diag([*spacing, 1.0])
-    affine[:3, 3] = origin
-    return affine
-
-
-def on_another_grid(voxels, affine, order, flips):
-    """The same voxels with their axes in another order and directions, and the affine that says so.
-
-    Axis k of the result is axis order[k] of the voxels, backwards where flips[k] is.
-    """
-    change = np.zeros((4, 4))  # from indices of the result to those of `voxels`
-    change[3, 3] = 1
-    result = voxels.transpose(order)
-    for k, (axis, flip) in enumerate(zip(order, flips, strict=True)):
-        change[axis, k] = -1 if flip else 1
-        change[axis, 3] = result.shape[k] - 1 if flip else 0
-        result = np.flip(result, k) if flip else result
-    return result, affine @ change
-
-
-GRIDS = list(itertools.product(itertools.permutations(range(3)), itertools.product([False, True], repeat=3)))
 
 
 @pytest.mark.parametrize("base", [np.eye(4), placed(), rotation(25, 0) @ rotation(40, 2) @ placed()])
