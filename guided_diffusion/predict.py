@@ -1,76 +1,99 @@
-"""Python API to sample ensembles.
+"""Python API to sample ensembles, see docs/python.md.
 
-ensemble = load("results/savedmodel.pt").sample(image, num_ensemble=16, steps=20)
+ensemble = load("results/savedmodel.pt").sample("scan.png", num_ensemble=16)
 ensemble.masks, ensemble.mean, ensemble.variance, ensemble.entropy
 """
 
+import itertools
+import os
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
 
 from . import script_util
-from .data.geometry import CaseArrays
+from .checkpoints.files import CheckpointFile
+from .data.case_cache import SetFacts
+from .data.case_reader import CaseReader, DataConfig
+from .data.files.case_files import find_inputs
+from .data.files.memory import NetworkInput, as_array, decode_pixels, decode_planes
+from .data.geometry import CaseArrays, bring_back
+from .data.surveys.changes import count
 from .distribution import EncoderConfig
 from .errors import ConfigError, DataError
-from .flags.configs import Configs, configs_from_flags, parse_flags
+from .evaluation.case_figures import figures_of_raters, figures_of_samples
+from .flags.configs import Configs, configs_from_flags, parse_flags, refuse_unknown
 from .flags.fields import flag_fields
-from .lidcloader import make_case
-from .masks import postprocess
-from .masks.postprocess import PostprocessConfig, binarise
-from .sampling.config import SampleConfig
+from .gaussian_diffusion import DiffusionConfig
+from .lidcloader import Case, LIDCDataset, make_case
+from .masks.postprocess import PostprocessConfig
+from .methods.registry import METHODS, MethodConfig
+from .sampling.config import SampleConfig, identity
 from .sampling.draw import draw_ensembles
+from .sampling.ensemble import Drawing, Ensemble
 from .sampling.samplers import SamplerConfig
 from .script_util import LoadedModel
-from .system.device import ComputeConfig, compile_model, prepare
+from .system.device import ComputeConfig, compile_model, prepare, usable_device
 from .unet import UNetConfig
 
-Map = Float32[np.ndarray, "H W"]
+__all__ = ["Ensemble", "Predictor", "load", "score"]
+WARNING = "warning: "  # the start of such a line of a command
+MASKS = "masks as an array or a tensor, [N, H, W]"
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """The masks of one image, and maps derived from them."""
+class _Input:
+    """A case to draw, with its pixels at its own size and what is known from reading it."""
 
-    samples: Float[np.ndarray, "M H W"]  # before the threshold, on a scale where background is 0 and foreground 1
-    masks: Bool[np.ndarray, "M H W"]
-
-    @property
-    def mean(self) -> Map:
-        """Share of the masks that mark each pixel."""
-        return postprocess.mean_mask(self.masks)
-
-    @property
-    def variance(self) -> Map:
-        """Variance of the masks at each pixel, at most 0.25."""
-        return postprocess.variance_map(self.masks)
-
-    @property
-    def entropy(self) -> Map:
-        """Entropy of `mean` at each pixel, in bits."""
-        return postprocess.entropy_map(self.masks)
-
-    def consensus(self, kind: str = "majority") -> np.ndarray:
-        """The consensus mask [H, W]: bool for "majority" and "staple", float32 for "mean"."""
-        if kind not in postprocess.CONSENSUS:
-            raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
-        return postprocess.CONSENSUS[kind](self.masks)
+    case: Case
+    own: CaseArrays
+    facts: SetFacts
 
 
 class Predictor:
-    """A trained segmenter, ready to sample; `load` returns one."""
+    """A trained segmenter, ready to sample; `load` returns one.
 
-    def __init__(self, model: LoadedModel, compiled: bool = False) -> None:
+    weights, amp, checkpoint  how the model was loaded; stored with its samples
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        compiled: bool = False,
+        *,
+        weights: str = "ema",
+        amp: str = "none",
+        checkpoint: CheckpointFile | None = None,
+    ) -> None:
         self.segmenter, self.configs, self.stored = model.segmenter, model.configs, model.sampler
-        self.compiled = compiled
+        self.reading, self.compiled, self.weights, self.amp = model.reading, compiled, weights, amp
+        self.checkpoint = checkpoint
         self._compiled_size: int | None = None  # batch size that the network was compiled for, set by the first call
+
+    def __repr__(self) -> str:
+        """The method, size and channels, steps and sampler, device and path."""
+        unet, method = self.configs[UNetConfig], self.configs[MethodConfig].method
+        height, width = unet.size
+        sampler = {"sampler": SamplerConfig.sampler, **self.stored}
+        calls = script_util.calls_of(sampler, self.configs[DiffusionConfig])
+        chain = f"{calls} steps of {sampler['sampler']}" if METHODS[method].has_chain else "one network call"
+        device = next(self.segmenter.parameters()).device
+        path = repr(self.checkpoint.path) if self.checkpoint else "no file"
+        return f"Predictor({method}, {width}x{height}, {count(unet.channels, 'channel')}, {chain}, {device}, {path})"
 
     @property
     def flags(self) -> dict[str, Any]:
         """{name: value}, the flags of data and model, JSON-like."""
         return self.configs.flags()
+
+    @overload
+    def sample(self, image: list[Any] | tuple[Any, ...], num_ensemble: int = ..., **more: Any) -> list[Ensemble]: ...
+
+    @overload
+    def sample(self, image: Any, num_ensemble: int = ..., **more: Any) -> Ensemble: ...
 
     def sample(
         self,
@@ -78,76 +101,140 @@ class Predictor:
         num_ensemble: int = 16,
         *,
         seed: int = 0,
-        name: str = "image",
+        name: str | Sequence[str] | None = None,
         batch_size: int = 8,
         **flags: Any,
-    ) -> Ensemble:
-        """Sample an `Ensemble` for one image.
+    ) -> Any:
+        """Sample an `Ensemble` for an image, or a list of them for a list or tuple of images.
 
-        image         array or tensor in [0, 1] of the checkpoint's image_size: [H, W] or [C, H, W], or [H, W, 3] for a
-                      network of three channels; a single plane is repeated to the network's channels, unless it was
-                      trained on colour or on several modalities
-        num_ensemble  number of masks
-        seed, name    each mask depends only on these and its index; with the name of a case, the masks are those that
-                      segmentation_sample.py draws for it
-        batch_size    masks drawn at a time; with compile=True, the first call's batch size is used for all calls
+        image         a path of a picture or the folder of a case; a picture (PIL); an array or tensor, of integers or
+                      in [0, 1], [H, W], [H, W, 3], [3, H, W] or [C, H, W]; or a `Case`. Masks have its own size
+        num_ensemble  number of masks of each image
+        seed, name    a mask depends only on these and its index; the default is the name that segmentation_sample.py
+                      gives to the case, or "image", "image1", ... A list has a sequence of names
+        batch_size    masks drawn at a time, across images; with compile=True, that of the first call is always used
         flags         of SamplerConfig (sampler, steps, spacing, eta, clip_denoised, tta) and of PostprocessConfig
-                      (threshold, median_blur, ...), and fast=True
-        ConfigError: a flag is unknown or invalid. DataError: the image does not fit.
+                      (output_size, threshold, median_blur, ...), and fast=True
+        ConfigError: a flag is unknown or invalid. DataError: an image does not fit.
         """
         configs = self._configs({"num_ensemble": num_ensemble, "seed": seed, "batch_size": batch_size}, flags)
-        config = configs[SampleConfig]
-        if self.compiled:
-            self._compiled_size = size = self._compiled_size or batch_size
-            config = replace(config, batch_size=size)
-        sampler = script_util.choose_sampler(configs, self.configs, self.stored)
-        arrays = CaseArrays(self._planes(image), np.zeros((0, 1, 1), dtype=bool))
-        case = make_case(name, arrays, self.configs[UNetConfig].channels)
-        ((_, samples),) = draw_ensembles(
-            self.segmenter.spaced(sampler), [case], [0], config, sampler, even=self.compiled
-        )
-        return Ensemble(samples, binarise(samples, configs[PostprocessConfig]))
+        several = isinstance(image, (list, tuple))
+        images = list(image) if several else [image]
+        inputs = [self._read(*pair) for pair in zip(images, _names(images, name, several), strict=True)]
+        for note in dict.fromkeys(note for one in inputs for note in one.facts.notes):
+            if note.startswith(WARNING):
+                warnings.warn(note.removeprefix(WARNING), stacklevel=2)
+        ensembles = self._draw(inputs, configs)
+        return ensembles if several else ensembles[0]
 
     def _configs(self, own: dict[str, Any], flags: dict[str, Any]) -> Configs:
         """The configs of a call of `sample`, where `flags` count as given."""
-        if unknown := sorted(flags.keys() - flag_fields(SamplerConfig, PostprocessConfig).keys() - {"fast"}):
-            raise ConfigError(f"{unknown[0]} is not a flag of sampling")
+        known = flag_fields(SamplerConfig, PostprocessConfig).keys() | {"fast"}
+        if unknown := sorted(flags.keys() - known):
+            refuse_unknown(unknown[0], known)
         if own["batch_size"] == "auto":
             raise ConfigError("batch_size auto is available on the command line only: pass a number")
         classes = (SampleConfig, SamplerConfig, PostprocessConfig)
-        configs = configs_from_flags({**own, **flags}, *classes)
+        configs = configs_from_flags({**own, "weights": self.weights, **flags}, *classes)
         configs.given = parse_flags(flags, *classes)
         script_util.refuse_foreign_flags(configs.given, self.configs)
         return configs
 
-    def _planes(self, image: Any) -> np.ndarray:
-        """The image as float32 [1 or C, H, W]. DataError: its shape or values do not fit the network."""
-        planes = torch.as_tensor(image).detach().cpu().numpy().astype(np.float32)
-        self._check_shape(planes.shape)
-        if planes.ndim == 2:
-            planes = planes[None]
-        elif len(planes) not in (1, self.configs[UNetConfig].channels):
-            planes = np.ascontiguousarray(np.moveaxis(planes, -1, 0))
-        if not np.isfinite(planes).all() or planes.min() < 0 or planes.max() > 1:
-            raise DataError("image with values outside [0, 1]; divide an 8-bit image by 255")
-        return planes
+    def _draw(self, inputs: Sequence[_Input], configs: Configs) -> list[Ensemble]:
+        config = configs[SampleConfig]
+        drawn_in = config
+        if self.compiled:
+            self._compiled_size = size = self._compiled_size or int(config.batch_size)
+            drawn_in = replace(config, batch_size=size)
+        sampler = script_util.choose_sampler(configs, self.configs, self.stored)
+        segmenter = self.segmenter.spaced(sampler)
+        chain = sampler if METHODS[self.configs[MethodConfig].method].has_chain else None
+        settings = (config, chain, segmenter.num_timesteps, self.amp, self.flags, "")
+        classes = (SamplerConfig, *self.configs.classes)
+        cases = [one.case for one in inputs]
+        drawn = draw_ensembles(segmenter, cases, range(len(cases)), drawn_in, sampler, even=self.compiled)
+        ensembles = []
+        for one, (case, samples) in zip(inputs, drawn, strict=True):
+            drawn_by = identity(*settings, reading=one.facts.reading)
+            drawing = Drawing(config, configs[PostprocessConfig], drawn_by, classes, self.checkpoint)
+            ensembles.append(Ensemble.of(case, one.own, samples, drawing, tuple(one.facts.notes)))
+        return ensembles
 
-    def _check_shape(self, shape: tuple[int, ...]) -> None:
-        """DataError: the network does not take images of this shape."""
-        size, channels = self.configs[UNetConfig].size, self.configs[UNetConfig].channels
-        single = [size, (1, *size)]
-        several = [(channels, *size), *([(*size, 3)] if channels == 3 else [])]
-        encoded = self.configs[EncoderConfig].encoder_channels
-        accepted = [*([] if encoded > 1 else single), *(several if channels > 1 else [])]
-        if shape in accepted:
-            return
-        why = f"the network was trained on {encoded} planes, one is not repeated; " if shape in single else ""
-        expected = " or ".join(str(list(known)) for known in accepted)
-        raise DataError(f"image of shape {list(shape)}: {why}expected {expected}")
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self, image: Any, name: str) -> _Input:
+        """Read an image; a path or a Case has its own name if `name` is empty."""
+        is_path = isinstance(image, (str, os.PathLike))
+        found = self._read_path(str(image)) if is_path else self._read_memory(image, name)
+        facts = found.facts
+        facts = replace(facts, notes=[*facts.notes, *script_util.warnings_on_reading(self.reading, facts)])
+        return replace(found, case=replace(found.case, id=name or found.case.id), facts=facts)
+
+    def _read_path(self, path: str) -> _Input:
+        unet = self.configs[UNetConfig]
+        if os.path.isdir(path):
+            _refuse_several(path, len(find_inputs(path, unet.channels)))  # before all of them are read
+        dataset = LIDCDataset(path, unet.image_size, unet.channels, self.configs[DataConfig], require_raters=False)
+        _refuse_several(path, len(dataset))
+        script_util.check_planes(self.configs, dataset)
+        of_masks = set(dataset.reader.changes.masks.notes())  # which judge a whole set
+        notes = [note for note in dataset.notes if note not in of_masks]
+        return _Input(dataset[0], dataset.own_arrays(0), replace(dataset.facts, notes=notes))
+
+    def _read_memory(self, image: Any, name: str) -> _Input:
+        """Read an image in memory, or fit a Case to the network."""
+        unet, config = self.configs[UNetConfig], self.configs[DataConfig]
+        network = NetworkInput(unet.channels, self.configs[EncoderConfig].encoder_channels, config.intensity_range)
+        reader = CaseReader(unet.image_size, None, config, require_raters=False)
+        if isinstance(image, Case):
+            name = name or image.id
+            decoded = decode_planes(name, _planes_of(image, network), image.colour, network)
+        else:
+            decoded = decode_pixels(name, image, network)
+        reader.keep(name, decoded)
+        network.refuse_planes(name, decoded, reader.num_planes, config.grey)
+        own = reader.read_own(name)
+        if isinstance(image, Case):
+            reader.changes.ranges.clear()  # its values were reported when it was read
+            raters = as_array(name, image.raters) > 0.5
+            own = CaseArrays(own.image, raters, image.geometry or own.geometry)
+        case = make_case(name, reader.fit(name, own), unet.channels, reader.colour)
+        return _Input(case, bring_back(own), SetFacts.of(reader, 1))
+
+
+def _refuse_several(path: str, cases: int) -> None:
+    if cases > 1:
+        raise DataError(f"{path}: contains {cases} cases, and one is needed; pass a list of their paths")
+
+
+def _planes_of(case: Case, network: NetworkInput) -> np.ndarray:
+    """The planes of a case's image [C, H, W], without repetitions. DataError: the case is not a valid one."""
+    planes, raters = as_array(case.id, case.image), as_array(case.id, case.raters)
+    if planes.ndim != 3 or raters.ndim != 3 or planes.shape[1:] != raters.shape[1:]:
+        shapes = f"an image of shape {list(planes.shape)} and raters of shape {list(raters.shape)}"
+        raise DataError(f"{case.id}: a Case with {shapes}; [C, H, W] and [R, H, W] are needed")
+    repeated = planes.strides[0] == 0 or (len(planes) != network.channels and (planes == planes[:1]).all())
+    return planes[:1] if repeated else planes
+
+
+def _names(images: Sequence[Any], name: str | Sequence[str] | None, several: bool) -> list[str]:
+    """The name of each image; empty for a path or a Case, which has one. ConfigError, DataError: they do not fit."""
+    if not images:
+        raise DataError("an empty list: pass at least one image")
+    if name is None:
+        numbers = itertools.count()
+        named = (str, os.PathLike, Case)
+        return ["" if isinstance(image, named) else f"image{next(numbers) or ''}" for image in images]
+    names = [name] if isinstance(name, str) and not several else name
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(n, str) and n for n in names):
+        raise ConfigError(f"name {name!r}: must be {'a list of names' if several else 'a name, as text'}")
+    if len(names := list(names)) != len(images):
+        raise ConfigError(f"name has {len(names)} names for {len(images)} images; give each image one")
+    return names
 
 
 def load(
-    path: str,
+    path: str | os.PathLike[str],
     device: torch.device | str | None = None,
     weights: str = "ema",
     amp: str = "none",
@@ -159,13 +246,53 @@ def load(
     device        device to sample on; default: a GPU if available
     weights       "ema" or "raw"
     amp, compile  see ComputeConfig
-    flags         model flags; only checkpoints of the published code need them
-    ConfigError, CheckpointError: see script_util.load_segmenter; ConfigError also for unknown `weights` or `amp`.
+    flags         grey=True, which converts images in colour; model flags, which only checkpoints of the published code
+                  need
+    ConfigError, CheckpointError: see script_util.load_segmenter; ConfigError also for unknown `weights` or `amp`, and
+    for a device that cannot be used.
     """
     how = parse_flags({"weights": weights, "amp": amp, "compile": compile}, SampleConfig, ComputeConfig)
+    place = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    path = str(path)
+    file, compute = CheckpointFile(path), ComputeConfig(how["amp"], how["compile"])
     model = script_util.load_segmenter(path, flags, how["weights"])
-    compute = ComputeConfig(how["amp"], how["compile"])
-    prepare(model.segmenter, compute, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    prepare(model.segmenter, compute, place)
     if compute.compile:
         compile_model(model.segmenter)
-    return Predictor(model, compute.compile)
+    return Predictor(model, compute.compile, weights=how["weights"], amp=how["amp"], checkpoint=file)
+
+
+def score(samples: Any, raters: Any) -> dict[str, float]:
+    """{metric: value} of one case, as in metrics.csv but for the number of samples in their names; see docs/metrics.md.
+
+    samples  an `Ensemble`, or masks [M, H, W], bool or 0 and 1
+    raters   masks [R, H, W] of the same size
+    DataError: they are not such masks, or differ in size.
+    """
+    masks = samples.masks if isinstance(samples, Ensemble) else _as_masks("samples", samples)
+    truth = _as_masks("raters", raters)
+    if masks.shape[1:] != truth.shape[1:]:
+        sizes = [f"{width}x{height}" for _, height, width in (masks.shape, truth.shape)]
+        raise DataError(
+            f"samples of {sizes[0]} and raters of {sizes[1]} pixels cannot be compared; take both at the image's own "
+            'size, or sample with output_size="network"'
+        )
+    figures = figures_of_samples(masks, truth) | figures_of_raters(truth)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _as_masks(what: str, masks: Any) -> np.ndarray:
+    """Masks [N, H, W] as bool. DataError: another shape, or values other than 0 and 1."""
+    if isinstance(masks, (list, tuple)):
+        parts = [as_array(what, mask, MASKS) for mask in masks]
+        if len({part.shape for part in parts}) > 1:
+            raise DataError(f"{what}: masks of different shapes; all must have the same size")
+        array = np.stack(parts) if parts else np.zeros(0)
+    else:
+        array = as_array(what, masks, MASKS)
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(f"{what}: has shape {list(array.shape)}; at least one mask is needed, [N, H, W]")
+    binary = array.astype(bool)
+    if (wrong := array[array != binary]).size:
+        raise DataError(f"{what}: has values other than 0 and 1, e.g. {wrong[0]:g}; pass bool, e.g. masks > 0.5")
+    return binary

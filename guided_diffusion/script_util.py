@@ -9,6 +9,7 @@ from . import respace
 from .checkpoints.format import Checkpoint
 from .checkpoints.load import load_checkpoint, refuse_newer_reading
 from .checkpoints.weights import load_weights
+from .data.case_cache import SetFacts
 from .data.case_reader import READING_RULES, DataConfig
 from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
 from .errors import CheckpointError, ConfigError, DataError
@@ -153,7 +154,7 @@ def reading_rules_of(checkpoint: Checkpoint) -> int:
     return READING_RULES if checkpoint.is_published else checkpoint.reading
 
 
-def warnings_on_reading(trained_by: int, dataset: LIDCDataset) -> list[str]:
+def warnings_on_reading(trained_by: int, dataset: LIDCDataset | SetFacts) -> list[str]:
     """Lines to log: the rules by which the cases of a checkpoint were read would have read these cases differently.
 
     trained_by  from reading_rules_of

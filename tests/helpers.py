@@ -48,6 +48,22 @@ def segmenter_of(flags):
     return create_segmenter(configs_from_flags(flags, *MODEL_CONFIGS))
 
 
+def write_checkpoint(path, reading=None, **flags):
+    """A checkpoint of a tiny untrained network in the format of training; `reading` is the version of its rules."""
+    from guided_diffusion.checkpoints.format import FORMAT, VERSION
+    from guided_diffusion.data.case_reader import DataConfig
+    from guided_diffusion.flags.configs import configs_from_flags
+    from guided_diffusion.sampling.samplers import SamplerConfig
+    from guided_diffusion.script_util import MODEL_CONFIGS
+
+    torch.manual_seed(0)
+    flags = configs_from_flags({**TINY, **flags}, DataConfig, SamplerConfig, *MODEL_CONFIGS).flags()
+    weights = nonzero(segmenter_of(flags)).state_dict()
+    state = {"format": FORMAT, "version": VERSION, "step": 0, "flags": flags, "weights": weights, "ema": {}}
+    torch.save(state if reading is None else {**state, "reading": reading}, path)
+    return path
+
+
 def as_arguments(flags):
     return [f"--{name}={value}" for name, value in flags.items()]
 

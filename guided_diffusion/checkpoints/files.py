@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import warnings
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..system import storage
 from .diagnosis import why_unreadable
 from .format import MANIFEST, NEWEST, NUMBERED
@@ -81,3 +82,25 @@ def sha256(path: str) -> str:
 def fingerprint(path: str) -> str:
     """The first 16 hexadecimal digits of the file's SHA-256, which identify the checkpoint of a sample."""
     return sha256(resolve(path))[:16]
+
+
+class CheckpointFile:
+    """The file that a model was loaded from; a local one must not change until its hash has been computed."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._before = self._state()
+
+    def _state(self) -> tuple[int, int] | None:
+        """Time and size of a local file that exists."""
+        if storage.is_remote(self.path) or not os.path.exists(self.path):
+            return None
+        found = os.stat(self.path)
+        return found.st_mtime_ns, found.st_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash that identifies the checkpoint of a sample. ConfigError: the file has changed."""
+        if self._state() != self._before:
+            raise ConfigError(f"{self.path} has changed since it was loaded: load it and sample again")
+        return fingerprint(self.path)

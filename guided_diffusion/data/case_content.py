@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -48,6 +48,22 @@ def decode_case(folder: str, structure: str = "", grey: bool = False, require_ra
             "it with --skip_unlabelled True"
         )
     decoded = read_each([*image_files, *label_files], read_file, faults)
+    return content_of(decoded, image_files, label_files, grey, faults)
+
+
+def content_of(
+    decoded: dict[str, Decoded],
+    image_files: Sequence[str],
+    label_files: Sequence[str] = (),
+    grey: bool = False,
+    faults: list[str] | None = None,
+) -> CaseContent:
+    """The content of a case whose files {file: content} are decoded.
+
+    grey    convert images in colour
+    faults  of files that are not among them
+    """
+    faults = faults or []
     turned = [file for file, one in decoded.items() if one.turned]
     brought, grid_faults = on_one_grid(decoded)
     turned += brought

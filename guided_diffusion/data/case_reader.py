@@ -11,8 +11,8 @@ from ..errors import ConfigError, DataError, Fault, first_lines, group_faults, s
 from ..flags.fields import Flag, config, lower_first
 from ..flags.sizes import Size, as_size, show_size
 from ..system.progress import progress_bar
-from .case_content import CaseContent, decode_case, read_each
-from .files.decoded import COLOURS, to_unit
+from .case_content import CaseContent, content_of, decode_case, read_each
+from .files.decoded import COLOURS, Decoded, to_unit
 from .files.label import colour_level
 from .geometry import CaseArrays, Geometry, fit
 from .resize import canvas
@@ -175,6 +175,17 @@ class CaseReader:
                 self._kept[folder] = content
         return [*faults, *self._faults_of_set({folder: name for name, folder in cases})]
 
+    def keep(self, name: str, images: dict[str, Decoded]) -> None:
+        """Survey a case in memory, a set of its own, with these images {file: content}; `read` takes its name.
+
+        DataError: lists its faults.
+        """
+        content = self._kept[name] = content_of(images, list(images), grey=self.config.grey)
+        self._record(name, name, content)
+        faults = [*content.faults, *(f"{fault.place}: {fault.text}" for fault in self._faults_of_set({name: name}))]
+        if faults:
+            raise DataError("\n".join(faults))
+
     def _decode(self, folder: str) -> CaseContent:
         config = self.config
         structure = config.structure if config.level is None else ""
@@ -195,7 +206,8 @@ class CaseReader:
         self._unlike_others = {fault.case: f"{fault.place}: {fault.text}" for fault in faults}
         channels = self.image_channels
         if not faults and channels and self.num_planes not in (1, channels):
-            faults.append(Fault("", "the images", _channel_fault(self.images, channels)))
+            place = "the images" if len(names) > 1 else next(iter(names))
+            faults.append(Fault("", place, _channel_fault(self.images, channels)))
         config = self.config
         try:
             self._rule = self.levels.rule(config.label_threshold, config.merge_labels, config.level)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import TrainingError
+from ..errors import DataError, TrainingError
 from ..system.workers import WorkerDied, background_pool
 
 AHEAD = 2  # batches that each loading process prefetches
@@ -57,7 +57,8 @@ class Batch:
 
 
 def collate(cases: Sequence[CaseLike]) -> Batch:
-    """Collate cases of the same size, with any numbers of raters, into a Batch."""
+    """Collate cases of the same size, with any numbers of raters, into a Batch. DataError: their sizes differ."""
+    _check_shapes(cases)
     counts = torch.tensor([len(case.raters) for case in cases])
     raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
     for row, case in zip(raters, cases, strict=True):
@@ -66,6 +67,21 @@ def collate(cases: Sequence[CaseLike]) -> Batch:
     repeated = all(case.image.stride(0) == 0 for case in cases)  # one expanded plane: copy it once
     image = torch.stack([case.image[:1] if repeated else case.image for case in cases]).expand(-1, channels, -1, -1)
     return Batch([case.id for case in cases], image, raters, counts)
+
+
+def _check_shapes(cases: Sequence[CaseLike]) -> None:
+    """DataError: the images differ in size or in channels."""
+    first = cases[0]
+    other = next((case for case in cases if case.image.shape != first.image.shape), None)
+    if other is None:
+        return
+    (channels, height, width), (others, h, w) = first.image.shape, other.image.shape
+    if (height, width) != (h, w):
+        raise DataError(
+            f"{first.id} has {width}x{height} pixels and {other.id} {w}x{h}; to batch cases of different sizes, pass "
+            "image_size to LIDCDataset, or batch_size=None to the DataLoader"
+        )
+    raise DataError(f"{first.id} has {channels} channels and {other.id} {others}; cases of one batch need the same")
 
 
 def pick_raters(batch: Batch, u: Float[Tensor, " B"], K: int) -> Float[Tensor, "B*{K} 1 H W"]:

@@ -133,10 +133,7 @@ class Scorer:
             figures |= {f"{name}_{count}": float(value) for name, value in scored.items()}
         if not figures:
             return
-        figures["ged_of_majority"] = ged_of_majority(raters)
-        if len(raters) > 1:
-            figures["rater_diversity"] = float(metrics.diversity(raters))
-        score.figures[drawn.folder] = figures
+        score.figures[drawn.folder] = figures | figures_of_raters(raters)
         score.settings[drawn.folder] = settings_of(case)
         if self.config.report:
             file = io.BytesIO()
@@ -157,8 +154,7 @@ class Scorer:
             if count > len(masks):
                 score.faults.append(f"only {len(masks)} samples in {folder}, fewer than --counts {count}")
                 continue
-            scored: dict[str, Any] = metrics.all_figures(masks[:count], raters, pairs.first(count))
-            scored["ged_less_majority"] = scored["ged"] - ged_of_majority(raters)
+            scored: dict[str, Any] = figures_of_samples(masks[:count], raters, pairs.first(count))
             if truth:
                 own, frequencies = truth_figures(masks[:count], raters, truth, scored)
                 scored |= own
@@ -199,6 +195,20 @@ def settings_of(case: Scored) -> dict[str, str]:
         if f.name in ("threshold", "output_size") or getattr(postprocess, f.name) != getattr(default, f.name)
     }
     return {"samples per case": str(len(case.drawn.samples)), PIXELS: case.size, **drawn, **finished}
+
+
+def figures_of_samples(
+    masks: Bool[np.ndarray, "M H W"], raters: Bool[np.ndarray, "R H W"], pairs: Pairs | None = None
+) -> dict[str, Any]:
+    """{metric: value} of samples against raters, without those that need the true distribution."""
+    scored: dict[str, Any] = metrics.all_figures(masks, raters, pairs)
+    return scored | {"ged_less_majority": scored["ged"] - ged_of_majority(raters)}
+
+
+def figures_of_raters(raters: Bool[np.ndarray, "R H W"]) -> dict[str, float]:
+    """{metric: value} of the raters alone."""
+    figures = {"ged_of_majority": ged_of_majority(raters)}
+    return figures | {"rater_diversity": float(metrics.diversity(raters))} if len(raters) > 1 else figures
 
 
 def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:

@@ -232,10 +232,11 @@ def parse_item(field: FlagField, kind: type, value: Any) -> Any:
             raise ConfigError(f"--{field.name} {value}: must be True or False")
         return known[str(value).lower()]
     try:
-        if kind is int and isinstance(value, float) and not value.is_integer():
+        found = kind(value)
+        if kind is int and not isinstance(value, str) and (isinstance(value, bool) or found != value):
             raise ValueError
-        return kind(value)
-    except (TypeError, ValueError):
+        return found
+    except (TypeError, ValueError, OverflowError):
         needed = {int: "an integer", float: "a number"}[kind]
         raise ConfigError(f"--{field.name} {value}: must be {needed}") from None
 

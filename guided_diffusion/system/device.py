@@ -79,6 +79,20 @@ def prepare(
     return segmenter
 
 
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device of this name. ConfigError: PyTorch does not know it, or cannot compute on it here."""
+    reason = "unknown"
+    try:
+        found = torch.device(device)
+        reason = ""
+        torch.zeros(1, device=found).item()
+    except Exception as error:  # backends raise any type of exception
+        reason = reason or next(iter(str(error).splitlines()), type(error).__name__)
+        usable = ", ".join(["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))])
+        raise ConfigError(f"device {device} cannot be used ({reason}); usable here: {usable}") from error
+    return found
+
+
 def allow_tf32(allowed: bool) -> None:
     """Set whether float32 convolutions and matrix products may use TF32; by default, only convolutions do."""
     torch.backends.cudnn.allow_tf32 = allowed

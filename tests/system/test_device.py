@@ -6,6 +6,7 @@ import torch
 from helpers import TINY, nonzero, segmenter_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guided_diffusion.data.case_reader import DataConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.configs import configs_from_flags
@@ -108,7 +109,7 @@ def test_validation_compiles_nothing(cases):
 def test_a_compiled_predictor_is_compiled_once(cases):
     """Whatever batch size later calls name; after a few recompilations PyTorch runs it uncompiled without a word."""
     segmenter, backend = tiny_segmenter().eval(), CountingBackend()
-    model = LoadedModel(segmenter, configs_from_flags(TINY, *MODEL_CONFIGS), {})
+    model = LoadedModel(segmenter, configs_from_flags(TINY, DataConfig, *MODEL_CONFIGS), {})
     image = np.full((16, 16), 0.5, dtype=np.float32)
     eager = Predictor(model).sample(image, 3, steps=2)
     segmenter.model.compile(backend=backend, dynamic=False)

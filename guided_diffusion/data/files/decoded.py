@@ -10,6 +10,7 @@ from .grid import Grid
 from .nifti import NiftiFrame
 
 COLOURS = 3
+UNIT = 1  # the full scale of values that are in [0, 1] already, as those of arrays in memory
 SHAPES = "a single slice, [H, W], or a colour image, [H, W, 3] or [3, H, W], is required"
 LUMINANCE = np.array([19595, 38470, 7471], dtype=np.int64)  # of 65536, ITU-R BT.601 as in Pillow
 
@@ -19,7 +20,8 @@ class Decoded:
     """The content of an image file, upright.
 
     planes       one, grey; or red, green and blue
-    full_scale   largest value of the type, 255 or 65535; None: the type has no fixed scale (NPY, NIfTI, 32-bit TIFF)
+    full_scale   largest value of the type, 255 or 65535; None: the type has no fixed scale (NPY, NIfTI, 32-bit TIFF);
+                 UNIT: the values are in [0, 1]
     lossy        the compression changed the values
     alpha        opacity; None: the file has none
     indices      of a palette, which gives `planes`; None: no palette
@@ -81,9 +83,9 @@ def to_unit(
     """Scale the values of an image to float32 in [0, 1].
 
     intensity_range  (low, high) becomes (0, 1), and values beyond are clipped. None: values are divided by the full
-                     scale of their type; without one, the range is that of the image
+                     scale of their type; without one, the range is that of the image. It does not apply to UNIT
     """
-    if intensity_range is None and full_scale:
+    if full_scale and (intensity_range is None or full_scale == UNIT):
         return (planes / full_scale).astype(np.float32)
     values: Float64[np.ndarray, "C H W"] = planes.astype(np.float64)  # differences can overflow 16-bit integers
     low, high = intensity_range or (values.min(), values.max())

@@ -41,6 +41,22 @@ def read_picture(file: str, page: int | None = None) -> Decoded:
         return replace(_from_pillow(picture, raw, lossy), orientation=orientation)
 
 
+def decode_picture(name: str, picture: Image.Image) -> Decoded:
+    """Decode a picture in memory, which stays as it is; `name` is for messages. As of a file, by its orientation.
+
+    DataError: it has several pages. Pillow's own errors: it cannot be read.
+    """
+    page = picture.tell()
+    pages = full_pages(picture)
+    picture.seek(page)
+    if len(pages) > 1:
+        raise DataError(f"{name}: has {len(pages)} pages; choose one with picture.seek(k) and pass picture.copy()")
+    raw, orientation = _raw_mode(picture), picture.getexif().get(ORIENTATION, 1)
+    upright_copy = ImageOps.exif_transpose(picture)
+    upright_copy.format = picture.format  # which decides what some modes mean
+    return replace(_from_pillow(upright_copy, raw, lossy=False), orientation=orientation)
+
+
 def num_pages(file: str) -> int:
     """The number of pages of a picture. DataError: it cannot be opened."""
     try:

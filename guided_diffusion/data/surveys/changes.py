@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool
 
-from ..files.decoded import Decoded
+from ..files.decoded import UNIT, Decoded
 from ..files.label import NOTES, Label
 from .levels import LevelSurvey
 
@@ -86,7 +86,7 @@ class Changes:
         """Record an image file."""
         if decoded.alpha is not None:
             self.alpha.append(file)
-        if decoded.full_scale and has_range:
+        if decoded.full_scale not in (None, UNIT) and has_range:
             self.ranged += 1
         self.ranges[file] = float(decoded.planes.min()), float(decoded.planes.max()), decoded.full_scale
 
@@ -127,9 +127,10 @@ class Changes:
             )
         if self.faint and not self.ranged:
             low, high, scale = self.ranges[self.faint[0]]
+            remedy = "scale the values to [0, 1]" if scale == UNIT else "set the range with --intensity_range LO,HI"
             yield (
                 f"warning: {count(len(self.faint), 'image')} using less than a tenth of the scale of the type, e.g. "
-                f"{low:g} to {high:g} of {scale} in {self.faint[0]}: set the range with --intensity_range LO,HI"
+                f"{low:g} to {high:g} of {scale} in {self.faint[0]}: {remedy}"
             )
         if self.kept:
             yield (
