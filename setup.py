@@ -7,10 +7,12 @@ from setuptools import find_packages, setup
 
 VISDOM = ["visdom>=0.2.4", "tornado<6.6"]  # tornado 6.6 answers 403 for Visdom's page
 MEDICAL = ["nibabel>=5.4", "pydicom>=3.0", "h5py>=3.16", "defusedxml>=0.7", "imagecodecs>=2025.3", "tifffile>=2025.3"]
+SHARE = ["huggingface_hub>=2.4"]
 COMMANDS = (
     "train",
     "sample",
     "evaluate",
+    "export",
     "compare",
     "check-data",
     "convert-data",
@@ -28,7 +30,12 @@ setup(
     version=VERSION,
     description="Ambiguous medical image segmentation with diffusion models: many plausible masks for one image",
     packages=find_packages(include=["guided_diffusion", "guided_diffusion.*"]),
-    package_data={"guided_diffusion.evaluation": ["*.html"], "guided_diffusion.compare": ["*.html"]},
+    package_data={
+        "guided_diffusion.evaluation": ["*.html"],
+        "guided_diffusion.compare": ["*.html"],
+        "guided_diffusion.commands.model_card": ["*.jinja"],
+        "guided_diffusion.models": ["*/*.safetensors", "*/*.json", "*/*.md", "*/*.png"],
+    },
     entry_points={
         "console_scripts": [
             f"cimd-{name} = guided_diffusion.commands.{name.replace('-', '_')}:main" for name in COMMANDS
@@ -45,6 +52,7 @@ setup(
         "jaxtyping>=0.3.11",
         "filelock>=3.13",
         "jinja2>=3.1",
+        "safetensors>=0.8",
     ],
     extras_require={
         "visdom": VISDOM,
@@ -52,6 +60,7 @@ setup(
         "medical": MEDICAL,
         "report": ["matplotlib>=3.7"],
         "tensorboard": ["tensorboard>=2.21"],
+        "share": SHARE,
         "bench": ["diffusers>=0.42", "monai"],
         "test": [
             "setuptools>=68",
@@ -59,6 +68,7 @@ setup(
             "pytest-xdist>=3.8",
             "beartype>=0.23",
             *MEDICAL,
+            *SHARE,
             "diffusers>=0.42",
             "hypothesis>=6.170",
             "SimpleITK>=2.5",

@@ -8,7 +8,7 @@ import torch
 from . import respace
 from .checkpoints.format import Checkpoint
 from .checkpoints.load import load_checkpoint, refuse_newer_reading
-from .checkpoints.weights import load_weights
+from .checkpoints.weights import check_weights, load_weights
 from .data.case_cache import SetFacts
 from .data.case_reader import READING_RULES, DataConfig
 from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
@@ -126,27 +126,42 @@ class LoadedModel:
 
 
 def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel:
-    """Load the model of the checkpoint at `path`.
+    """Load the model of the checkpoint or model folder at `path`; checkpoints.location.locate lists what it may be.
 
     given    flags {name: value} of data and model. Checkpoints of the published code store no flags: a flag that is not
              given has its default
-    weights  "ema": the averaged weights if the checkpoint has any; "raw": the weights of the last step
+    weights  "ema": the averaged weights if the checkpoint has any; "raw": the weights of the last step, which a model
+             folder may lack
     ConfigError, CheckpointError: the flags contradict the checkpoint, or the weights do not fit the model.
     """
     classes = (DataConfig, *MODEL_CONFIGS)
     checkpoint = load_checkpoint(path, to_sample=True)
     refuse_newer_reading(checkpoint, path, READING_RULES)
+    if weights == "raw" and checkpoint.exported == "ema":
+        raise CheckpointError(f"{path}: the model folder has only averaged weights; remove --weights raw")
     stored, given = checkpoint.flags, parse_flags(given, *classes)
     free = free_in_sampling(stored.get("method", MethodConfig.method))
     if stored and (different := differences(stored, json_like(given), *classes, free=free)):
         raise CheckpointError(f"{path} was trained with {', '.join(different)}: remove the flag or the preset")
-    configs = configs_from_flags(override(stored, given, *classes), *classes)
-    segmenter = create_segmenter(configs)
+    sampler = pick_flags(stored, SamplerConfig)
+    try:
+        configs_from_flags(sampler, SamplerConfig)
+        configs = configs_from_flags(override(stored, given, *classes), *classes)
+    except ConfigError as error:  # `given` is valid
+        raise CheckpointError(f"{path}: its stored flags are invalid: {error}") from error
     averages = list(checkpoint.ema.values())
     chosen = averages[0] if averages and weights == "ema" else checkpoint.weights
-    load_weights(segmenter, chosen, path, "model." if METHODS[configs[MethodConfig].method].has_chain else "")
-    sampler = pick_flags(stored, SamplerConfig)
+    prefix = sampled_weights(configs)
+    with torch.device("meta"):  # before memory is taken, as the flags may be anybody's
+        check_weights(create_segmenter(configs), chosen, path, prefix)
+    segmenter = create_segmenter(configs)
+    load_weights(segmenter, chosen, path, prefix)
     return LoadedModel(segmenter.eval(), configs, sampler, reading_rules_of(checkpoint))
+
+
+def sampled_weights(configs: Configs) -> str:
+    """The prefix of the weights that sampling uses: along a chain, the encoders are not needed."""
+    return "model." if METHODS[configs[MethodConfig].method].has_chain else ""
 
 
 def reading_rules_of(checkpoint: Checkpoint) -> int:

@@ -66,7 +66,7 @@ def _by_content(file: IO[bytes]) -> str:
     for magic, (kind, remedy) in KINDS.items():
         if head.startswith(magic):
             return f"the file is {kind}, not a checkpoint; {remedy}"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30:
+    if is_safetensors(head):
         return (
             "the file is in the safetensors format; convert it once, by "
             "torch.save(safetensors.torch.load_file(FILE), NEW_FILE), and pass NEW_FILE"
@@ -75,6 +75,11 @@ def _by_content(file: IO[bytes]) -> str:
         file.seek(0)
         return _of_objects(_names_in(file)) or f"the file is truncated or damaged; {AGAIN}"
     return f"the file is damaged or not a checkpoint; {OTHER}"
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file with these first bytes is in the safetensors format, be it intact or not."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**30
 
 
 def _text(head: bytes) -> str | None:

@@ -13,7 +13,8 @@ import torch
 from ..errors import CheckpointError, ConfigError
 from ..system import storage
 from .diagnosis import why_unreadable
-from .format import MANIFEST, NEWEST, NUMBERED
+from .format import MANIFEST, MODEL_CONFIG, MODEL_WEIGHTS, NEWEST, NUMBERED
+from .location import is_model_folder, locate
 
 
 def resolve(path: str) -> str:
@@ -80,8 +81,15 @@ def sha256(path: str) -> str:
 
 
 def fingerprint(path: str) -> str:
-    """The first 16 hexadecimal digits of the file's SHA-256, which identify the checkpoint of a sample."""
-    return sha256(resolve(path))[:16]
+    """16 hexadecimal digits that identify the checkpoint of a sample: the first of its file's SHA-256.
+
+    Of a model folder, they are those of the SHA-256 of the SHA-256 of its weights and of its config.json.
+    """
+    path = resolve(locate(path))
+    if not is_model_folder(path):
+        return sha256(path)[:16]
+    both = "".join(sha256(os.path.join(path, name)) for name in (MODEL_WEIGHTS, MODEL_CONFIG))
+    return hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 class CheckpointFile:
@@ -93,9 +101,11 @@ class CheckpointFile:
 
     def _state(self) -> tuple[int, int] | None:
         """Time and size of a local file that exists."""
-        if storage.is_remote(self.path) or not os.path.exists(self.path):
+        path = locate(self.path)
+        path = os.path.join(path, MODEL_WEIGHTS) if is_model_folder(path) else path
+        if storage.is_remote(path) or not os.path.exists(path):
             return None
-        found = os.stat(self.path)
+        found = os.stat(path)
         return found.st_mtime_ns, found.st_size
 
     @cached_property

@@ -16,14 +16,14 @@ A checkpoint is a dict of plain tensors and JSON-like values, which torch.load(w
     bad_steps            [steps skipped because of a non-finite loss or gradient, how many of them at the end in a row]
     written_by           {version, torch}: the versions of this program and of torch. Missing in older checkpoints
 
-Bare state dicts of the published code, and of the implicit-ensembles code, can be read too.
+Bare state dicts of the published code, of the implicit-ensembles code, and model folders can be read too.
 """
 
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 
@@ -34,6 +34,7 @@ from ..system.versions import is_written_by, written_by
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
 NUMBERED = re.compile(r"savedmodel(\d+)\.pt$")
+MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # of a model folder
 
 Weights = dict[str, torch.Tensor]  # a state dict
 
@@ -43,6 +44,7 @@ class Checkpoint:
     """A checkpoint in memory; its fields are the keys described above. Keys missing in a file get the default.
 
     is_published  from the published code: it has only the weights of the U-Net, and no flags
+    exported      from a model folder: which weights of its checkpoint it has; nothing else is left to resume
     written_by    of the file that it was read from; `content` has the present versions instead
     """
 
@@ -63,6 +65,7 @@ class Checkpoint:
     bad_steps: tuple[int, int] = (0, 0)
     written_by: dict[str, str] = field(default_factory=dict)
     is_published: bool = False
+    exported: Literal["ema", "raw"] | None = None
 
     @classmethod
     def from_content(cls, content: dict[str, Any]) -> "Checkpoint":
@@ -81,11 +84,14 @@ class Checkpoint:
     @property
     def prefix(self) -> str:
         """The prefix of the segmenter's weights that the checkpoint contains."""
-        return "model." if self.is_published else ""
+        network_only = all(name.startswith("model.") for name in self.weights)
+        return "model." if self.is_published or (self.exported and network_only) else ""
 
     def missing_to_resume(self) -> list[str]:
         """The names of missing parts that are required to resume; sampling may still work."""
-        return [] if self.is_published else [name for name in TO_RESUME if getattr(self, name) is None]
+        if self.is_published or self.exported:
+            return []
+        return [name for name in TO_RESUME if getattr(self, name) is None]
 
 
 @dataclass(frozen=True)

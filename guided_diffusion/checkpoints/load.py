@@ -1,18 +1,19 @@
-"""Loads a checkpoint of this package or of the published code."""
+"""Loads a checkpoint of this package or of the published code, or a model folder."""
 
 import os
 from dataclasses import replace
 from typing import Any
 
 from ..errors import CheckpointError
-from ..system import storage
 from .files import load_tensors, resolve
 from .format import FORMAT, PARTS, TO_SAMPLE, VERSION, Checkpoint
+from .location import is_model_folder, locate
+from .model_folder import read_model
 from .published import read_published
 
 
 def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Checkpoint:
-    """The checkpoint at `path` (a file or blob), on the CPU.
+    """The checkpoint at `path`, on the CPU; `locate` lists what a path may be.
 
     Bare weights of the published code are loaded with the moving average and the optimizer in the same folder, and
     unwrapped as read_published describes.
@@ -20,10 +21,10 @@ def load_checkpoint(path: str | os.PathLike[str], to_sample: bool = False) -> Ch
     to_sample  omit what only training needs; of a local file, only the weights that are used are read
     CheckpointError: missing, damaged, unsafe or of an unknown format.
     """
-    path = os.fspath(path)
-    if reason := storage.unknown_store(path):
-        raise CheckpointError(f"{path}: {reason}")
-    path = resolve(path)
+    found = locate(path)
+    if is_model_folder(found):
+        return read_model(found, os.fspath(path))
+    path = resolve(found)
     content = load_tensors(path, mapped=to_sample)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         _check_content(content, path)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checkpoints.folder import CheckpointFolder
 from ..checkpoints.format import Checkpoint, RunInfo
@@ -74,7 +74,9 @@ def find_start(configs: Configs, flags: Flags, world_size: int = 1) -> Start:
         return Start()
     checkpoint = load_checkpoint(path)
     refuse_newer_reading(checkpoint, path, READING_RULES)
-    start = Start(checkpoint, path, is_own(path, config))
+    if checkpoint.exported:  # only weights, from which a new run starts
+        checkpoint = replace(checkpoint, step=0, samples=0)
+    start = Start(checkpoint, path, is_own(path, config) and not checkpoint.exported)
     free = names_that_resume(classes, "free", "rounding", "new run")
     _refuse_other_flags(start, flags, classes, free, "use the checkpoint's flags")
     return start
