@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import sys
 from pathlib import Path
 
 from ..errors import CheckpointError
@@ -65,12 +66,14 @@ def _downloaded(path: str) -> str:
     if not match:
         raise CheckpointError(f"{path}: a model of the Hub is {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION")
     try:
-        import huggingface_hub as hub  # optional
+        from huggingface_hub import snapshot_download, utils  # optional
     except ImportError:
         raise CheckpointError(f"{path}: the Hub needs the package huggingface_hub; {EXTRA}") from None
-    hub.utils.logging.set_verbosity_error()  # its warnings repeat what is reported here
+    utils.logging.set_verbosity_error()  # its warnings repeat what is reported here
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()
     try:
-        folder = hub.snapshot_download(match[1], revision=match[2], allow_patterns=NEEDED)
+        folder = snapshot_download(match[1], revision=match[2], allow_patterns=NEEDED)
     except Exception as error:  # of huggingface_hub, of its HTTP client, or of the file system
         raise CheckpointError(f"{path}: {_why_not_downloaded(error, match[1], match[2])}") from error
     if not all(os.path.exists(os.path.join(folder, name)) for name in NEEDED):
@@ -84,26 +87,19 @@ def _why_not_downloaded(error: Exception, name: str, revision: str | None) -> st
     """What an error of huggingface_hub means for a model, with the remedy."""
     from huggingface_hub import constants, errors
 
-    reasons: list[tuple[type[Exception], str]] = [
-        (
-            errors.GatedRepoError,
-            f"the access to this model is restricted: accept its conditions at {constants.ENDPOINT}/{name}, then log "
-            "in by hf auth login",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            "the Hub has no model of this name, or it is private: correct the name, or log in by hf auth login",
-        ),
-        (errors.RevisionNotFoundError, f"the model has no revision {revision}: use another one"),
-        (errors.HFValidationError, f"not a name of the Hub, which is {HUB}OWNER/NAME"),
-        (
-            errors.LocalEntryNotFoundError,
+    if isinstance(error, errors.GatedRepoError):
+        page = f"{constants.ENDPOINT}/{name}"
+        return f"the access to this model is restricted: accept its conditions at {page}, then log in by hf auth login"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the model has no revision {revision or 'main'}: use another one"
+    if isinstance(error, errors.HFValidationError):
+        return f"not a name of the Hub, which is {HUB}OWNER/NAME"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
             f"the Hub cannot be reached, and the cache {constants.HF_HUB_CACHE} does not have the model: check the "
-            "connection, or download it on another computer and pass its folder",
-        ),
-    ]
-    for kind, reason in reasons:
-        if isinstance(error, kind):
-            return reason
+            "connection, or download it on another computer and pass its folder"
+        )
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 404):  # 401: of unknown names
+        return "the Hub has no model of this name, or it is private: correct the name, or log in by hf auth login"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"downloading failed ({lines[0][:200]}); try again later"
