@@ -140,15 +140,14 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
     if weights == "raw" and checkpoint.exported == "ema":
         raise CheckpointError(f"{path}: the model folder has only averaged weights; remove --weights raw")
     stored, given = checkpoint.flags, parse_flags(given, *classes)
+    try:
+        configs_from_flags(stored, *classes, SamplerConfig)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its stored flags are invalid: {error}") from error
     free = free_in_sampling(stored.get("method", MethodConfig.method))
     if stored and (different := differences(stored, json_like(given), *classes, free=free)):
         raise CheckpointError(f"{path} was trained with {', '.join(different)}: remove the flag or the preset")
-    sampler = pick_flags(stored, SamplerConfig)
-    try:
-        configs_from_flags(sampler, SamplerConfig)
-        configs = configs_from_flags(override(stored, given, *classes), *classes)
-    except ConfigError as error:  # `given` is valid
-        raise CheckpointError(f"{path}: its stored flags are invalid: {error}") from error
+    configs = configs_from_flags(override(stored, given, *classes), *classes)
     averages = list(checkpoint.ema.values())
     chosen = averages[0] if averages and weights == "ema" else checkpoint.weights
     prefix = sampled_weights(configs)
@@ -156,7 +155,7 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
         check_weights(create_segmenter(configs), chosen, path, prefix)
     segmenter = create_segmenter(configs)
     load_weights(segmenter, chosen, path, prefix)
-    return LoadedModel(segmenter.eval(), configs, sampler, reading_rules_of(checkpoint))
+    return LoadedModel(segmenter.eval(), configs, pick_flags(stored, SamplerConfig), reading_rules_of(checkpoint))
 
 
 def sampled_weights(configs: Configs) -> str:

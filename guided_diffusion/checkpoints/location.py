@@ -77,9 +77,7 @@ def _downloaded(path: str) -> str:
     except Exception as error:  # of huggingface_hub, of its HTTP client, or of the file system
         raise CheckpointError(f"{path}: {_why_not_downloaded(error, match[1], match[2])}") from error
     if not all(os.path.exists(os.path.join(folder, name)) for name in NEEDED):
-        raise CheckpointError(
-            f"{path}: not a model of this program, which has {' and '.join(NEEDED)}; use another name"
-        )
+        raise CheckpointError(f"{path}: not a model of this program, it lacks {' or '.join(NEEDED)}; use another one")
     return folder
 
 
