@@ -68,8 +68,8 @@ def _by_content(file: IO[bytes]) -> str:
             return f"the file is {kind}, not a checkpoint; {remedy}"
     if is_safetensors(head):
         return (
-            "the file is in the safetensors format; convert it once, by "
-            "torch.save(safetensors.torch.load_file(FILE), NEW_FILE), and pass NEW_FILE"
+            "the file is in the safetensors format; of a model folder, pass the folder with its config.json; convert "
+            "other weights once, by torch.save(safetensors.torch.load_file(FILE), NEW_FILE), and pass NEW_FILE"
         )
     if head.startswith(b"\x80"):
         file.seek(0)

@@ -159,8 +159,7 @@ def read_config(folder: str, shown: str) -> dict[str, Any]:
     try:
         config = json.loads(content)
     except (ValueError, RecursionError) as error:
-        reason = "" if isinstance(error, RecursionError) else f" ({error})"
-        raise CheckpointError(f"{where} is damaged{reason}; {AGAIN}") from error
+        raise CheckpointError(f"{where} is damaged, it cannot be read as JSON; {AGAIN}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{where} is of another program; pass a folder that cimd-export wrote")
     version = config.get("version")
@@ -191,8 +190,10 @@ def _read_weights(folder: str, shown: str, digest: str) -> Weights:
     if sha256(path) != digest:
         with storage.open_to_read(path) as file:
             head = file.read(HEAD)
-        reason = f"it is damaged, or not the one that {MODEL_CONFIG} belongs to; {AGAIN}"
-        raise CheckpointError(f"{where}: {reason if is_safetensors(head) else why_unreadable(path, ValueError())}")
+        reason = why_unreadable(path, ValueError())
+        if is_safetensors(head):
+            reason = f"it is damaged, or not the one that {MODEL_CONFIG} belongs to; {AGAIN}"
+        raise CheckpointError(f"{where}: {reason}")
     try:
         if storage.is_remote(path):
             weights = safetensors.torch.load(storage.read_bytes(path) or b"")

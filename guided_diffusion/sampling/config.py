@@ -26,7 +26,7 @@ class SampleConfig:
     data_dir: Annotated[
         str, Flag("images to segment: a picture, a folder of pictures, or a folder of cases", short="i", required=True)
     ] = ""
-    model_path: Annotated[str, Flag("checkpoint to sample from", required=True)] = ""
+    model_path: Annotated[str, Flag("checkpoint, model folder, shipped name, or hf://OWNER/NAME", required=True)] = ""
     out_dir: Annotated[str, Flag("output folder", short="o", local=True)] = "results/samples"
     num_ensemble: Annotated[int, Flag("masks per case", at_least=1)] = 5
     num_samples: Annotated[

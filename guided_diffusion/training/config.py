@@ -68,7 +68,7 @@ class TrainConfig:
         Literal["auto", "never"],
         Flag("auto: resume the run in log_dir; never: require an empty log_dir", resume="free"),
     ] = "auto"
-    resume_checkpoint: Annotated[str, Flag("checkpoint to start from if log_dir has none", resume="free")] = ""
+    resume_checkpoint: Annotated[str, Flag("checkpoint or model to start from if log_dir has none", resume="free")] = ""
     num_workers: Annotated[
         int, Flag("data loader processes; 0: load cases in the training process", resume="free", at_least=0)
     ] = 0

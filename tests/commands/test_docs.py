@@ -17,7 +17,7 @@ TOY_MODEL = ["--image_size=32", "--num_channels=32", "--channel_mult=1,1"]
 DEMO = {"results/demo/savedmodel.pt", "results/demo/samples"}  # what `make demo` writes
 DOWNLOADS = ("LIDC-IDRI", "tcia-lidc-xml", "data_lidc.pickle", "QUBIQ", "REAL", "SRC")  # what a user fetches
 INPUTS = ("data_dir", "eval_data_dir", "test_dir", "model_path", "resume_checkpoint", "samples", "compare", "truth")
-INPUTS += ("dicom", "xml", "src")
+INPUTS += ("dicom", "xml", "src", "metrics")
 SHORT = {"-i": "--data_dir", "-o": "--out_dir"}
 
 
