@@ -13,8 +13,8 @@ import torch
 from ..errors import CheckpointError, ConfigError
 from ..system import storage
 from .diagnosis import why_unreadable
-from .format import MANIFEST, MODEL_CONFIG, MODEL_WEIGHTS, NEWEST, NUMBERED
-from .location import is_model_folder, locate
+from .format import MANIFEST, NEWEST, NUMBERED
+from .location import MODEL_CONFIG, MODEL_WEIGHTS, is_model_folder, locate
 
 
 def resolve(path: str) -> str:

@@ -34,7 +34,6 @@ from ..system.versions import is_written_by, written_by
 FORMAT, VERSION = "ambiguous-segmentation-diffusion", 1
 NEWEST, BEST, MANIFEST = "savedmodel.pt", "bestmodel.pt", "manifest.json"
 NUMBERED = re.compile(r"savedmodel(\d+)\.pt$")
-MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # of a model folder
 
 Weights = dict[str, torch.Tensor]  # a state dict
 

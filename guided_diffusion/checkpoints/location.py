@@ -1,4 +1,7 @@
-"""What the path of a model means: a file, a folder, a blob, a shipped model, or one of the Hugging Face Hub."""
+"""What the path of a model means: a file, a folder, a blob, a shipped model, or one of the Hugging Face Hub.
+
+Does not need torch.
+"""
 
 import functools
 import os
@@ -9,8 +12,8 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..system import storage
 from ..system.storage import StrPath
-from .format import MODEL_CONFIG, MODEL_WEIGHTS
 
+MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"  # of a model folder
 SHIPPED = Path(__file__).parents[1] / "models"  # a model folder for each name
 HUB, PAGE = "hf://", re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)")
 HUB_NAME = re.compile(r"hf://([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w-][\w.-]*(?:/[\w-][\w.-]*)*))?/?")

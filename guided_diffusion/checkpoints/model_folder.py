@@ -25,7 +25,8 @@ from ..system import folders, storage
 from ..system.versions import written_by
 from .diagnosis import AGAIN, HEAD, is_safetensors, why_unreadable
 from .files import sha256
-from .format import MODEL_CONFIG, MODEL_WEIGHTS, PARTS, Checkpoint, Weights, is_weights
+from .format import PARTS, Checkpoint, Weights, is_weights
+from .location import MODEL_CONFIG, MODEL_WEIGHTS
 
 FORMAT, VERSION = "ambiguous-segmentation-diffusion model", 1
 CARD, PICTURE = "README.md", "samples.png"

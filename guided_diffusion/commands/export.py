@@ -15,6 +15,7 @@ from .. import script_util
 from ..checkpoints.files import fingerprint
 from ..checkpoints.format import Checkpoint
 from ..checkpoints.load import load_checkpoint
+from ..checkpoints.location import MODEL_WEIGHTS
 from ..checkpoints.model_folder import CARD, PICTURE, Model, check_target, write_model, written_whole
 from ..data.case_reader import DataConfig
 from ..errors import ConfigError
@@ -135,7 +136,7 @@ def is_rounded(given: ExportConfig, figures: Figures, model: Model, written: str
 
 def lines_on(given: ExportConfig, model: Model) -> list[str]:
     """What was written, and what the card lacks."""
-    size = os.path.getsize(os.path.join(given.out, "model.safetensors")) / 1e6
+    size = os.path.getsize(os.path.join(given.out, MODEL_WEIGHTS)) / 1e6
     count = sum(tensor.numel() for tensor in model.checkpoint.weights.values())
     lines = [f"{count:,} weights in {given.dtype}, {size:.1f} MB, in {given.out}"]
     if not given.metrics:
