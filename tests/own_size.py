@@ -1,4 +1,4 @@
-"""Masks on the way to the network and back: a stand-in that draws the raters' masks, and how far an outline may move."""
+"""Masks on the way to the network and back: a stand-in that draws the raters' masks; how far an outline may move."""
 
 import math
 
@@ -28,8 +28,11 @@ def write_model(path, **flags):
 def draws_raters(monkeypatch):
     """Replace the network: the k-th sample of a case is the k-th rater's mask at network size."""
 
-    def masks(segmenter, cases, batch, *more):
-        return np.stack([cases[index].raters[k % len(cases[index].raters)].numpy() for index, k in batch])
+    def masks(segmenter, cases, batch, seed, sampler, on_step):
+        drawn = torch.stack([cases[index].raters[k % len(cases[index].raters)] for index, k in batch])
+        for k in range(segmenter.num_timesteps if on_step else 0):
+            on_step(k, drawn[:, None])
+        return drawn.numpy()
 
     monkeypatch.setattr("guided_diffusion.sampling.draw.draw_batch", masks)
 
@@ -76,7 +79,9 @@ def assert_within_a_pixel(written, mask, network, canvas=None):
     # A pixel sees others of which a part is within one pixel of the network from its centre
     reach = [math.ceil(c / n - 0.5) for c, n in zip(canvas, network, strict=True)]
     window = [2 * r + 1 for r in reach]
-    varies = ndimage.maximum_filter(large, window, mode="nearest") & ~ndimage.minimum_filter(large, window, mode="nearest")
+    varies = ndimage.maximum_filter(large, window, mode="nearest") & ~ndimage.minimum_filter(
+        large, window, mode="nearest"
+    )
     middle = tuple(slice(a, a + m) for a, m in zip(around, mask.shape, strict=True))
     wrong = (written != mask) & ~varies[middle]
     assert not wrong.any(), f"{wrong.sum()} pixels of {mask.shape} on {network}, padded to {canvas}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from own_size import assert_within_a_pixel, blobs
 
 from guided_diffusion.data.case_reader import CaseReader, DataConfig
-from guided_diffusion.data.files.nifti import NiftiFrame
+from guided_diffusion.data.files.nifti import PLACING, NiftiFrame
 from guided_diffusion.data.geometry import CaseArrays, Geometry, bring_back, fit
 from guided_diffusion.data.resize import canvas
 from guided_diffusion.errors import DataError
@@ -122,15 +122,8 @@ def test_a_reader_fits_as_the_geometry_says(tmp_path):
     assert case.size == (8, 12) and case.geometry.canvas == (20, 30) and case.geometry.network == (8, 12)
 
 
-FRAME = {
-    "shape": [4, 1, 3],
-    "zooms": [1, 1, 1],
-    "sform": None,
-    "qform": None,
-    "sform_code": 0,
-    "qform_code": 0,
-    "units": 2,
-}
+HEADER = {name: [1.0] * count if count else 1 for name, count in PLACING.items()}
+FRAME = {"shape": [4, 1, 3], "header": HEADER}
 GEOMETRIES = [
     Geometry("image.png", (3, 4), (3, 4), (8, 8)),
     Geometry("Müller \udcff.jpg", (3, 4), (4, 4), (8, 16), orientation=6),
@@ -154,6 +147,9 @@ def test_json_and_back(geometry):
         {"nifti": {"shape": [3, 4]}},
         {"nifti": []},
         {"nifti": {**FRAME, "shape": [3, 4]}},
+        {"nifti": {**FRAME, "header": {**HEADER, "pixdim": [1.0] * 7}}},
+        {"nifti": {**FRAME, "header": {**HEADER, "qform_code": "one"}}},
+        {"nifti": {**FRAME, "header": {}}},
         {"orientation": "up"},
         {"canvas": [2, 4]},
         {"orientation": 9},

@@ -2,7 +2,7 @@
 
 import gzip
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Self
 
@@ -14,55 +14,46 @@ from .grid import Grid, grid_of
 
 MOST_PIXELS = 2**27  # of a file; Pillow has its own limit
 LEVEL = 1  # of gzip
-
-Matrix = list[list[float]]
+# The fields of a header that place the array, with the number of their values; 0: a single number
+PLACING = {
+    "pixdim": 8,
+    "xyzt_units": 0,
+    "qform_code": 0,
+    "sform_code": 0,
+    **dict.fromkeys(("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"), 0),
+    **dict.fromkeys(("srow_x", "srow_y", "srow_z"), 4),
+}
 
 
 @dataclass(frozen=True)
 class NiftiFrame:
     """How a NIfTI file places its array, as plain values.
 
-    shape         of the array as stored, with its axes of length 1
-    zooms         spacing along each axis
-    sform, qform  4x4 matrices from indices to positions; None: not set
-    sform_code, qform_code, units
-                  codes of the header; `units` is its byte xyzt_units
+    shape   of the array as stored, with its axes of length 1
+    header  the fields PLACING of its header
     """
 
     shape: tuple[int, ...]
-    zooms: tuple[float, ...]
-    sform: Matrix | None
-    qform: Matrix | None
-    sform_code: int
-    qform_code: int
-    units: int
+    header: dict[str, float | list[float]]
 
     @classmethod
     def of(cls, shape: tuple[int, ...], header: Any) -> Self:
-        """The frame of a file with this header (nibabel)."""
-        sform, sform_code = header.get_sform(coded=True)
-        try:
-            qform, qform_code = header.get_qform(coded=True)
-        except ValueError:  # not a rotation; readers use the sform
-            qform, qform_code = None, 0
-        return cls(
-            tuple(shape),
-            tuple(map(float, header.get_zooms())),
-            None if sform is None else sform.tolist(),
-            None if qform is None else qform.tolist(),
-            int(sform_code),
-            int(qform_code),
-            int(header["xyzt_units"]),
-        )
+        """The frame of a file with this header (nibabel). Values that are not finite, in unused fields, become 0."""
+        fields = {name: np.asarray(header[name]) for name in PLACING}
+        return cls(tuple(shape), {name: np.where(np.isfinite(x), x, 0).tolist() for name, x in fields.items()})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The frame that `as_json` describes."""
-        return cls(**{**values, "shape": tuple(values["shape"]), "zooms": tuple(values["zooms"])})
+        """The frame that `as_json` describes. KeyError, TypeError, ValueError: it is invalid."""
+        header = {name: values["header"][name] for name in PLACING}
+        for name, count in PLACING.items():
+            if np.asarray(header[name], dtype=float).shape != ((count,) if count else ()):
+                raise ValueError(f"{name} {header[name]}")
+        return cls(tuple(map(int, values["shape"])), header)
 
     def as_json(self) -> dict[str, Any]:
         """The frame as JSON-like values."""
-        return {**asdict(self), "shape": list(self.shape), "zooms": list(self.zooms)}
+        return {"shape": list(self.shape), "header": self.header}
 
 
 def nibabel_for(file: str) -> ModuleType:
@@ -103,9 +94,6 @@ def nifti_bytes(file: str, plane: Shaped[np.ndarray, "H W"], frame: NiftiFrame) 
     """
     nibabel = nibabel_for(file)
     image = nibabel.Nifti1Image(plane.T.reshape(frame.shape), None)
-    header = image.header
-    header.set_zooms(frame.zooms)
-    header.set_qform(frame.qform, frame.qform_code)
-    header.set_sform(frame.sform, frame.sform_code)
-    header["xyzt_units"] = frame.units
+    for name, value in frame.header.items():
+        image.header[name] = value
     return gzip.compress(image.to_bytes(), LEVEL, mtime=0)
