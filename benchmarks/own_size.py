@@ -75,7 +75,7 @@ def split(source, folder):
 def draw(config, folder):
     """Train on folder/training and draw masks for folder/testing; returns the folder of samples."""
     model, samples = folder / "model", folder / "samples"
-    lengths = {name: config.iterations for name in ("iterations", "lr_anneal_steps")}
+    lengths = dict.fromkeys(("iterations", "lr_anneal_steps"), config.iterations)
     flags = {**SMALL, **lengths, "image_size": config.image_size, "augment": AUGMENT[folder.name]}
     data = ("--data_dir", folder / "training", "--log_dir", model)
     run("segmentation_train", *as_arguments(flags), *data, threads=1)
@@ -95,7 +95,9 @@ def score(folder, samples, size):
     with open(out / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     values = {
-        case: {name.rsplit("_", 1)[0] if name[-1].isdigit() else name: float(x) for name, x in row.items() if is_value(x)}
+        case: {
+            name.rsplit("_", 1)[0] if name[-1].isdigit() else name: float(x) for name, x in row.items() if is_value(x)
+        }
         for case, row in rows.items()
     }
     return values, json.loads((out / "metrics.json").read_text())["settings"]["pixels"]
