@@ -18,7 +18,7 @@ from ..masks.pairs import Pairs
 from ..masks.postprocess import PostprocessConfig, binarise
 from ..sampling.config import postprocess_of
 from .drawn import CaseFiles, Scored, check_same_raters
-from .table import PIXELS
+from .table import OUTPUT_SIZE, PIXELS
 from .truth import case_truth, read_truth
 
 SAMPLES_SHOWN = 16  # on a case's sheet
@@ -192,8 +192,9 @@ def settings_of(case: Scored) -> dict[str, str]:
     finished = {
         f.name.replace("_", " "): str(getattr(postprocess, f.name))
         for f in fields(PostprocessConfig)
-        if f.name in ("threshold", "output_size") or getattr(postprocess, f.name) != getattr(default, f.name)
+        if f.name == "threshold" or getattr(postprocess, f.name) != getattr(default, f.name)
     }
+    finished[OUTPUT_SIZE] = case.output_size
     return {"samples per case": str(len(case.drawn.samples)), PIXELS: case.size, **drawn, **finished}
 
 

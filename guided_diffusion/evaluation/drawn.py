@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from ..data.case_reader import READING_RULES, CaseReader, DataConfig
-from ..data.files.case_files import find_cases
+from ..data.files.case_files import find_cases, list_files
 from ..data.files.dataset_json import read_dataset_file, with_level
+from ..data.files.decoded import Decoded
+from ..data.files.read import read_file
 from ..data.geometry import fit
 from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
@@ -40,6 +42,7 @@ class Scored(NamedTuple):
 
     image, raters  at the size of the comparison
     bring_back     brings a soft sample to this size; None: it has this size
+    output_size    which size this is, own or network
     """
 
     image: pictures.Shown
@@ -47,6 +50,7 @@ class Scored(NamedTuple):
     bring_back: Callable[[Shaped[np.ndarray, "H W"]], np.ndarray] | None
     drawn: Drawn
     data: DataConfig
+    output_size: str
 
     @property
     def size(self) -> str:
@@ -74,28 +78,32 @@ class CaseFiles:
 
     def samples_in(self, folder: str, name: str) -> Drawn:
         """The samples of the case `name` in a folder. DataError: there are none, or they are damaged."""
-        found = store.find_samples(folder, name, lambda: self._rule(folder))
+        found = store.find_samples(folder, name, lambda: self._rule(folder), lambda: self._images(name))
         if found is None:
             raise DataError(f"no samples in {folder}")
         samples, made_by = found
         stored = store.spread(made_by) if "flags" in made_by else made_by
         return Drawn(folder, samples, {**stored, **self.flags})
 
+    def _images(self, name: str) -> dict[str, Decoded]:
+        return {
+            file: read_file(file) for case, place in self.cases if case == name for file in list_files(place).images
+        }
+
     def read(self, case: tuple[str, str], drawn: Drawn, like: Drawn | None) -> Scored:
         """A case (name, folder) at its own size, or with --output_size network at that of its samples.
 
-        like  samples of this program, or None. Samples of another program, which store no flags, are scored as these if
-              they have the same size
+        like  samples of this program, or None. Samples of another program, which store no flags, are scored with theirs
         DataError: the samples do not belong to this case.
         """
         name, case_folder = case
         made_by, size = drawn.made_by, drawn.samples.shape[1:]
-        if like is not None and "image_size" not in made_by and like.samples.shape[1:] == size:
+        if like is not None and "image_size" not in made_by:
             made_by = {**like.made_by, **made_by}
         data = with_level(data_config_of(made_by), self.dataset)
         of_network = network_size(made_by) == size
-        at_own_size = postprocess_of(made_by).output_size == "own"
-        reader = self._reader(size if of_network and not at_own_size else None, data)
+        at_own_size = not of_network or postprocess_of(made_by).output_size == "own"
+        reader = self._reader(None if at_own_size else size, data)
         found = reader.read(case_folder)
         seen = fit(found._replace(raters=found.raters[:0]), size, data.pad)[0] if of_network else found
         if seen.size != size:
@@ -114,7 +122,8 @@ class CaseFiles:
                 f"check {suspects}"
             )
         back = seen.geometry.bring_back if seen.geometry and found.size != size else None
-        return Scored(pictures.shown_image(found.image, reader.colour), found.raters, back, drawn, data)
+        shown = pictures.shown_image(found.image, reader.colour)
+        return Scored(shown, found.raters, back, drawn, data, "own" if at_own_size else "network")
 
     def _reader(self, size: tuple[int, int] | None, data_config: DataConfig) -> CaseReader:
         """The reader of images of this size, which has surveyed all cases; faults of a case appear when it is read."""

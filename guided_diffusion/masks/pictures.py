@@ -88,7 +88,7 @@ def _in_dash(outline: int, place: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray,
     return place // DASH % (outline // len(PALETTE) + 1) == 0
 
 
-def reduced(picture: Shown) -> Shown:
+def reduced(picture: Shown) -> Shaped[np.ndarray, "_ _"] | Float[np.ndarray, "3 _ _"]:
     """The picture, by area averaging at most LARGEST_TILE high and wide; masks stay masks."""
     height, width = picture.shape[-2:]
     factor = LARGEST_TILE / max(height, width)
@@ -146,7 +146,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N H W"]) -> list[Tile]:
+def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N _ _"]) -> list[Tile]:
     """A tile with the outlines of all masks on the image, then a tile for each distinct mask; none without masks.
 
     image  `reduced`; the masks need not be

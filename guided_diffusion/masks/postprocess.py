@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import scipy  # its submodules load on first use
-from jaxtyping import Bool, Float, Float32, Shaped
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from ..flags.fields import Flag, config, odd
 
@@ -81,7 +81,7 @@ def largest_component(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 def mean_mask(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
     """Share of the masks that mark each pixel, in [0, 1]."""
-    return np.asarray(masks, dtype=np.float32).mean(0)
+    return np.asarray(masks).mean(0, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def staple(masks: Bool[np.ndarray, "M H W"]) -> Staple:
     if prior in (0, 1):  # all masks are empty, or all are full: nothing to estimate
         return Staple(np.full(shape, prior), np.ones(len(D)), np.ones(len(D)))
 
-    patterns, inverse, counts = np.unique(D, axis=1, return_inverse=True, return_counts=True)
+    patterns, inverse, counts = _patterns(D)
     W, before = patterns.mean(0), np.full(1 + 2 * len(D), np.inf)
     for _ in range(STAPLE_MAX_STEPS):
         weight, rest = W * counts, (1 - W) * counts
@@ -118,7 +118,19 @@ def staple(masks: Bool[np.ndarray, "M H W"]) -> Staple:
         if abs(now - before).max() < STAPLE_TOLERANCE:
             break
         before = now
-    return Staple(W[inverse.ravel()].reshape(shape), p, q)
+    return Staple(W[inverse].reshape(shape), p, q)
+
+
+def _patterns(D: Bool[np.ndarray, "M N"]) -> tuple[Bool[np.ndarray, "M P"], Int[np.ndarray, "N"], Int[np.ndarray, "P"]]:
+    """The different columns of D, which of them each column is, and how often each occurs."""
+    if len(D) > 64:
+        columns, inverse, counts = np.unique(D, axis=1, return_inverse=True, return_counts=True)
+        return columns, inverse.ravel(), counts
+    keys = np.zeros(D.shape[1], dtype=np.uint64)  # a column as the bits of a number, which are far faster to sort
+    for row in D:
+        keys = (keys << np.uint64(1)) | row
+    _, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    return D[:, first], inverse, counts
 
 
 def _staple_expectation(
@@ -142,7 +154,8 @@ CONSENSUS: dict[str, Callable[[Bool[np.ndarray, "M H W"]], np.ndarray]] = {  # {
 
 def variance_map(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
     """Variance of the masks at each pixel, in [0, 0.25]."""
-    return np.asarray(masks, dtype=np.float32).var(0)
+    m = mean_mask(masks)
+    return m * (1 - m)
 
 
 def entropy_map(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:

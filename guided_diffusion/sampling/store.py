@@ -4,13 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from ..data.case_content import on_one_grid
+from ..data.files.decoded import Decoded
 from ..data.files.label import label_of
 from ..data.files.read import read_file
 from ..data.geometry import CaseArrays, Geometry, bring_back
@@ -157,12 +159,15 @@ def mask_files(folder: str, case_id: str) -> list[str]:
     return next((found for ending in (PNG, NIFTI) if (found := outputs.mask_paths(folder, case_id, ending))), [])
 
 
-def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tuple[Samples, Made] | None:
+def find_samples(
+    folder: str, case_id: str, rule: Callable[[], MaskRule], images: Callable[[], Mapping[str, Decoded]] = dict
+) -> tuple[Samples, Made] | None:
     """Read the samples of a case in `folder`, as read_case does; None: there are none.
 
     Reads ID_samples.npz or, if it does not exist, the masks ID_output0.png, ID_output1.png, ... of any program.
 
-    rule  () -> that of all masks in the folder, see `foreign_rule`; called only where it is needed
+    rule    () -> that of all masks in the folder, see `foreign_rule`; called only where it is needed
+    images  () -> the decoded image files of the case, to whose grid masks in NIfTI are brought; called only for these
     DataError: the samples are not usable.
     """
     path = samples_path(folder, case_id)
@@ -175,7 +180,10 @@ def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tup
         return samples, made_by
     masks: list[np.ndarray] = []
     for path in mask_files(folder, case_id):
-        masks.append(rule().mask(path, label_of(path, read_file(path))))
+        decoded = read_file(path)
+        if decoded.nifti:
+            decoded = _over_image(path, decoded, images())
+        masks.append(rule().mask(path, label_of(path, decoded)))
         if masks[-1].shape != masks[0].shape:
             first = os.path.basename(mask_files(folder, case_id)[0])
             raise DataError(f"{path}: {masks[-1].shape} pixels, but {first} has {masks[0].shape}")
@@ -183,6 +191,21 @@ def find_samples(folder: str, case_id: str, rule: Callable[[], MaskRule]) -> tup
     if any(map(os.path.exists, later)):
         raise DataError(f"{mask_path(folder, case_id, len(masks))} is missing, but masks with higher indices exist")
     return (np.stack(masks), {}) if masks else None
+
+
+def _over_image(path: str, mask: Decoded, images: Mapping[str, Decoded]) -> Decoded:
+    """A mask, permuted and flipped to the grid of the images if it has their number of pixels along each axis.
+
+    DataError: its affine puts it elsewhere.
+    """
+    sizes = {tuple(sorted(image.planes.shape[1:])) for image in images.values()}
+    if sizes != {tuple(sorted(mask.planes.shape[1:]))}:
+        return mask
+    decoded = {**images, path: mask}
+    _, faults = on_one_grid(decoded)
+    if faults:
+        raise DataError(faults[-1])
+    return decoded[path]
 
 
 def spread(made_by: Made) -> Made:

@@ -115,6 +115,17 @@ def test_staple_is_its_em_written_out():
     np.testing.assert_allclose(result.specificity, q, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 8, 63, 64, 65])
+def test_different_columns_are_found_whatever_their_number_of_masks(count):
+    rng = np.random.default_rng(count)
+    masks = (rng.random((count, 1, 300)) > 0.5)[:, :, rng.integers(0, 40, 200)]  # columns repeat
+    columns, inverse, counts = postprocess._patterns(masks[:, 0])
+    expected = np.unique(masks[:, 0], axis=1, return_counts=True)
+    np.testing.assert_array_equal(columns, expected[0])
+    np.testing.assert_array_equal(counts, expected[1])
+    np.testing.assert_array_equal(columns[:, inverse], masks[:, 0])
+
+
 def test_staple_without_anything_to_estimate():
     for mask in (EMPTY, FULL):
         result = postprocess.staple(np.stack([mask] * 3))
