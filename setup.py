@@ -74,6 +74,8 @@ setup(
             "SimpleITK>=2.5",
             "playwright>=1.65",
             "tensorboard>=2.21",
+            "nbclient>=0.10",
+            "ipykernel>=6.29",
         ],
         "dev": ["ruff>=0.17", "import-linter>=2.17", "mypy>=2.4"],
     },

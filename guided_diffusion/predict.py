@@ -24,7 +24,7 @@ from .data.geometry import CaseArrays, bring_back
 from .data.surveys.changes import count
 from .distribution import EncoderConfig
 from .errors import ConfigError, DataError
-from .evaluation.case_figures import figures_of_raters, figures_of_samples
+from .evaluation.given_masks import figures_of_case
 from .flags.configs import Configs, configs_from_flags, parse_flags, refuse_unknown
 from .flags.fields import flag_fields
 from .gaussian_diffusion import DiffusionConfig
@@ -41,7 +41,6 @@ from .unet import UNetConfig
 
 __all__ = ["Ensemble", "Predictor", "load", "score"]
 WARNING = "warning: "  # the start of such a line of a command
-MASKS = "masks as an array or a tensor, [N, H, W]"
 
 
 @dataclass(frozen=True)
@@ -225,10 +224,13 @@ def _names(images: Sequence[Any], name: str | Sequence[str] | None, several: boo
         numbers = itertools.count()
         named = (str, os.PathLike, Case)
         return ["" if isinstance(image, named) else f"image{next(numbers) or ''}" for image in images]
-    names = [name] if isinstance(name, str) and not several else name
-    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(n, str) and n for n in names):
-        raise ConfigError(f"name {name!r}: must be {'a list of names' if several else 'a name, as text'}")
-    if len(names := list(names)) != len(images):
+    names: list[Any] = [name]
+    if several:
+        names = [] if isinstance(name, str) or not isinstance(name, Iterable) else list(name)
+    if not all(isinstance(one, str) and one for one in names or [None]):
+        expected = "a list of names" if several else "a name, as text"
+        raise ConfigError(f"name {name!r}: must be {expected}")
+    if len(names) != len(images):
         raise ConfigError(f"name has {len(names)} names for {len(images)} images; give each image one")
     return names
 
@@ -252,7 +254,8 @@ def load(
     for a device that cannot be used.
     """
     how = parse_flags({"weights": weights, "amp": amp, "compile": compile}, SampleConfig, ComputeConfig)
-    place = usable_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    place = usable_device(default if device is None else device)
     path = str(path)
     file, compute = CheckpointFile(path), ComputeConfig(how["amp"], how["compile"])
     model = script_util.load_segmenter(path, flags, how["weights"])
@@ -269,30 +272,4 @@ def score(samples: Any, raters: Any) -> dict[str, float]:
     raters   masks [R, H, W] of the same size
     DataError: they are not such masks, or differ in size.
     """
-    masks = samples.masks if isinstance(samples, Ensemble) else _as_masks("samples", samples)
-    truth = _as_masks("raters", raters)
-    if masks.shape[1:] != truth.shape[1:]:
-        sizes = [f"{width}x{height}" for _, height, width in (masks.shape, truth.shape)]
-        raise DataError(
-            f"samples of {sizes[0]} and raters of {sizes[1]} pixels cannot be compared; take both at the image's own "
-            'size, or sample with output_size="network"'
-        )
-    figures = figures_of_samples(masks, truth) | figures_of_raters(truth)
-    return {name: float(value) for name, value in figures.items()}
-
-
-def _as_masks(what: str, masks: Any) -> np.ndarray:
-    """Masks [N, H, W] as bool. DataError: another shape, or values other than 0 and 1."""
-    if isinstance(masks, (list, tuple)):
-        parts = [as_array(what, mask, MASKS) for mask in masks]
-        if len({part.shape for part in parts}) > 1:
-            raise DataError(f"{what}: masks of different shapes; all must have the same size")
-        array = np.stack(parts) if parts else np.zeros(0)
-    else:
-        array = as_array(what, masks, MASKS)
-    if array.ndim != 3 or 0 in array.shape:
-        raise DataError(f"{what}: has shape {list(array.shape)}; at least one mask is needed, [N, H, W]")
-    binary = array.astype(bool)
-    if (wrong := array[array != binary]).size:
-        raise DataError(f"{what}: has values other than 0 and 1, e.g. {wrong[0]:g}; pass bool, e.g. masks > 0.5")
-    return binary
+    return figures_of_case(samples.masks if isinstance(samples, Ensemble) else samples, raters)

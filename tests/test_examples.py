@@ -1,6 +1,9 @@
-"""examples/minimal.py: its loss equals the package's, it stays short, and it learns."""
+"""examples/: the loss of minimal.py equals the package's, it stays short, and it learns; the notebook runs."""
 
+import ast
 import dataclasses
+import json
+import re
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from helpers import ROOT, load_file, nonzero
 from guided_diffusion.methods.cimd import AmbiguousSegmenter, SegmenterConfig
 
 EXAMPLE = ROOT / "examples" / "minimal.py"
+NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 MOST_LINES = 150
 
 
@@ -65,3 +69,33 @@ def test_it_learns(minimal, cases, monkeypatch, unchecked, tmp_path, capsys):
     assert after < before - 0.2
     assert (tmp_path / "sheet.png").stat().st_size > 0
     assert f"{before:.3f} untrained, {after:.3f} trained" in capsys.readouterr().out
+
+
+def test_the_notebook_has_no_outputs_and_uses_the_public_interface():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if "outputs" in cell)
+    imported = [node for cell in code for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.ImportFrom)]
+    assert {node.module for node in imported if "guided_diffusion" in node.module} == {"guided_diffusion.predict"}
+
+
+@pytest.mark.nightly
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """As it is, in a kernel of its own; it takes minutes."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=None, kernel_name="python3", resources=where).execute()
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2  # the sheets
+    text = "".join(output.get("text", "") for output in outputs)
+    figures = {name: float(value) for name, value in re.findall(r"^(ged\w*) +([\d.]+)$", text, re.MULTILINE)}
+    assert figures["ged"] < figures["ged_of_majority"]
+    assert "Ensemble('image', 8 masks of 200x150)" in text
+    assert (tmp_path / "quickstart" / "samples" / "image_consensus.png").exists()

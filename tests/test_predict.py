@@ -1,5 +1,6 @@
 """The Python API: what `sample` takes, what it gives back, what `save` writes and what `score` gives."""
 
+import contextlib
 import csv
 import os
 import pickle
@@ -10,8 +11,9 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from documents import commands_of, python_blocks, run_python
 from drawings import put
-from helpers import call_script, write_checkpoint
+from helpers import ROOT, call_script, write_checkpoint
 from PIL import Image
 
 from guided_diffusion.data.case_cache import pack_folder
@@ -227,6 +229,7 @@ def test_a_list_is_drawn_in_one_batch(model, case, monkeypatch):
     for one, image in zip(drawn, images, strict=True):
         np.testing.assert_allclose(one.samples, model.sample(image, **FEW, name=one.name).samples, atol=1e-5)
     assert [one.name for one in model.sample([GREY, case], **FEW, name=["a", "b"])] == ["a", "b"]
+    assert [one.name for one in model.sample([GREY, case], **FEW, name=(f"c{k}" for k in range(2)))] == ["c0", "c1"]
     assert isinstance(model.sample([GREY], **FEW), list)
 
 
@@ -307,14 +310,14 @@ def test_what_cannot_be_is_one_line(model, image, words):
         ({"output_size": "large"}, "choose one of own, network"),
         ({"name": 3}, "name 3"),
         ({"name": ""}, "name ''"),
-        ({"name": ["a", "b"]}, "2 names for 1 images"),
+        ({"name": ["a"]}, "name .'a'.: must be a name"),
     ],
 )
 def test_invalid_arguments_are_one_line(model, flags, words):
     with pytest.raises(ConfigError, match=words) as error:
         model.sample(GREY, **flags)
     assert "\n" not in str(error.value)
-    for name in ("a", ["a"], [1, 2], 5):
+    for name in ("a", ["a"], [1, 2], ["a", ""], 5):
         with pytest.raises(ConfigError, match="name"):
             model.sample([GREY, GREY], name=name)
 
@@ -541,3 +544,19 @@ def test_score_refuses_in_one_line(samples, raters, words):
     with pytest.raises(DataError, match=words) as error:
         score(samples, raters)
     assert "\n" not in str(error.value)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_page_run(tmp_path):
+    """With an untrained network in place of the model of `make demo`."""
+    (tmp_path / "results" / "demo").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    write_checkpoint(tmp_path / "results" / "demo" / "savedmodel.pt", reading=READING_RULES, image_size=32)
+    page = (ROOT / "docs" / "python.md").read_text()
+    run_python(python_blocks(page), tmp_path)
+    assert (tmp_path / "results" / "sheet.png").exists()
+    (words,) = [words for words in commands_of("docs/python.md", tmp_path) if "scripts/segmentation_sample.py" in words]
+    with contextlib.chdir(tmp_path):
+        assert "nothing to do" in call_script("segmentation_sample", *words[2:]).stdout

@@ -168,7 +168,7 @@ def readme_commands(folder):
 
 @pytest.mark.nightly
 def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch):
-    """At toy size, in a folder that has nothing but data/; then the Python example of docs/sampling.md."""
+    """At toy size, in a folder that has nothing but data/; then the examples of docs/python.md."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "data", tmp_path / "data")
     ran = []
@@ -190,4 +190,4 @@ def test_the_commands_of_the_readme_run_one_after_another(tmp_path, monkeypatch)
     }
     for report in re.findall(r"`(results/\S+/report\.html)`", (ROOT / "README.md").read_text()):
         assert (tmp_path / report).exists(), report
-    run_python(python_blocks((ROOT / "docs/sampling.md").read_text()), tmp_path)
+    run_python(python_blocks((ROOT / "docs/python.md").read_text()), tmp_path)

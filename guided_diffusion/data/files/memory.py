@@ -97,7 +97,9 @@ def decode_planes(
     kind = planes.dtype.kind
     if kind == "f":
         _check_unit(name, planes, network.intensity)
-    scale = UNIT if kind in "bf" else FULL_SCALES.get(planes.dtype.itemsize) if kind == "u" else None
+    scale = UNIT if kind in "bf" else None
+    if kind == "u":
+        scale = FULL_SCALES.get(planes.dtype.itemsize)
     planes = numbers(name, planes)
     size = COLOURS if colour else 1
     parts = [planes[:size], *(planes[k : k + 1] for k in range(size, len(planes)))]
