@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
+from ..checkpoints.location import is_model_folder, locate
 from ..data.files.case_files import is_image
 from ..data.files.passed_over import printable
 from ..data.packed import MAGIC
@@ -31,12 +32,13 @@ ZIP = b"PK\x03\x04"  # how the files of numpy.savez and of torch.save begin
 class InfoConfig:
     """What to describe."""
 
-    path: Annotated[str, Flag("checkpoint, ID_samples.npz, packed file, or folder of cases")] = ""
+    path: Annotated[str, Flag("checkpoint, model folder or its name, ID_samples.npz, packed file, or folder of cases")] = ""
 
 
 def rows_of(path: str) -> Rows:
     """(title, text) of what is known of a file or folder. DataError, CheckpointError: damaged, or of another kind."""
-    if storage.is_remote(path):  # cases and samples are local
+    path = locate(path)
+    if storage.is_remote(path) or is_model_folder(path):  # cases and samples are local
         return checkpoint_rows(path)
     if os.path.isdir(path):
         return folder_rows(path)

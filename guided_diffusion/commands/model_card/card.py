@@ -73,7 +73,6 @@ def card(name: str, model: Model, configs: Configs, figures: Figures | None, **m
         height=height,
         width=width,
         planes="one plane" if planes == 1 else f"{planes} planes",
-        several=planes > 1,
         calls=calls_of(configs.flags(SamplerConfig), configs[DiffusionConfig]) if chain else None,
         flags=typed_flags(configs.flags(), SamplerConfig, DataConfig, *MODEL_CONFIGS) or "none",
         cases_hash=checkpoint.data or "not stored",

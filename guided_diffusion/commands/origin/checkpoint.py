@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ...checkpoints.files import read_manifest, resolve, sha256
+from ...checkpoints.files import fingerprint, read_manifest, resolve, sha256
 from ...checkpoints.format import MANIFEST, VERSION, Checkpoint, Weights
 from ...checkpoints.load import load_checkpoint
 from ...errors import CheckpointError, ConfigError
@@ -30,6 +30,8 @@ OF_THE_MACHINE = ("log_dir", "cache_dir", *flag_fields(VisdomConfig))  # they do
 def checkpoint_rows(path: str) -> Rows:
     """What made a checkpoint, a file or a blob. CheckpointError: it is damaged, or not a checkpoint."""
     checkpoint = load_checkpoint(path, to_sample=True)
+    if checkpoint.exported:
+        return [*_exported_rows(checkpoint), ("hash", f"{fingerprint(path)}, by which samples name their model")]
     path = resolve(path)
     digest = _checked_hash(path)
     rows = _published_rows(checkpoint) if checkpoint.is_published else _own_rows(checkpoint)
@@ -47,18 +49,14 @@ def _checked_hash(path: str) -> str:
 
 def _own_rows(checkpoint: Checkpoint) -> Rows:
     current, others = sort_flags(checkpoint.flags, *CONFIGS)
-    values, known = {**default_flags(*CONFIGS), **current}, flag_fields(*CONFIGS)
-    shape = [f"--{name} {as_typed(name, values[name], known)}" for name in ("image_size", "image_channels")]
+    values = {**default_flags(*CONFIGS), **current}
     processes = f", {checkpoint.processes} processes" if (checkpoint.processes or 1) > 1 else ""
     return [
         ("kind", f"checkpoint, format version {VERSION}"),
         ("written by", versions_in_words(checkpoint.written_by)),
         *with_others(command_rows(current), others),
         ("paths", _paths(values)),
-        (
-            "model",
-            f"{checkpoint.flags.get('method', values['method'])}, {_size(checkpoint.weights)}, {' '.join(shape)}",
-        ),
+        ("model", _model(checkpoint, values)),
         ("sampler", _sampler(values)),
         ("progress", f"step {checkpoint.step}, {checkpoint.samples or 0} masks drawn from the cases{processes}"),
         ("averages", _averages(checkpoint)),
@@ -66,6 +64,31 @@ def _own_rows(checkpoint: Checkpoint) -> Rows:
         ("cases", f"hash {checkpoint.data}" if checkpoint.data else f"hash {NOT_STORED}"),
         ("reading rules", rules_in_words(checkpoint.reading)),
     ]
+
+
+def _exported_rows(checkpoint: Checkpoint) -> Rows:
+    """Of a model folder, which has the flags of data, model and sampler only."""
+    current, _ = sort_flags(checkpoint.flags, *CONFIGS)
+    values = {**default_flags(*CONFIGS), **current}
+    weights = "averaged weights" if checkpoint.exported == "ema" else "weights of the last step"
+    return [
+        ("kind", f"model folder with the {weights}"),
+        ("written by", versions_in_words(checkpoint.written_by)),
+        ("command", "cimd-export --model_path CHECKPOINT --out DIR"),
+        ("flags", typed_flags(current, *CONFIGS) or "all at their defaults"),
+        ("model", _model(checkpoint, values)),
+        ("sampler", _sampler(values)),
+        ("progress", f"step {checkpoint.step}, {checkpoint.samples or 0} masks drawn from the cases"),
+        ("cases", f"hash {checkpoint.data}" if checkpoint.data else f"hash {NOT_STORED}"),
+        ("reading rules", rules_in_words(checkpoint.reading)),
+    ]
+
+
+def _model(checkpoint: Checkpoint, values: Mapping[str, Any]) -> str:
+    """The method, number of weights and shape of the image."""
+    known = flag_fields(*CONFIGS)
+    shape = [f"--{name} {as_typed(name, values[name], known)}" for name in ("image_size", "image_channels")]
+    return f"{values['method']}, {_size(checkpoint.weights)}, {' '.join(shape)}"
 
 
 def command_rows(current: Mapping[str, Any]) -> Rows:
