@@ -32,7 +32,9 @@ ZIP = b"PK\x03\x04"  # how the files of numpy.savez and of torch.save begin
 class InfoConfig:
     """What to describe."""
 
-    path: Annotated[str, Flag("checkpoint, model folder or its name, ID_samples.npz, packed file, or folder of cases")] = ""
+    path: Annotated[
+        str, Flag("checkpoint, model folder or its name, ID_samples.npz, packed file, or folder of cases")
+    ] = ""
 
 
 def rows_of(path: str) -> Rows:
