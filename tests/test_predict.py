@@ -335,6 +335,12 @@ def test_folders_of_several_cases_and_of_none(folder, model):
         model.sample(folder / "wrong.png")
 
 
+def test_nan_of_a_file_is_named(folder, model):
+    put(folder / "nan.npy", replaced(np.nan))
+    with pytest.raises(DataError, match=r"nan.npy: contains values that are not finite \(NaN\)"):
+        model.sample(folder / "nan.npy")
+
+
 def test_a_picture_of_several_pages_is_refused(folder, model):
     pages = [Image.fromarray(GREY)] * 3
     pages[0].save(folder / "pages.tif", save_all=True, append_images=pages[1:])

@@ -25,7 +25,8 @@ def read_file(file: str, page: int | None = None) -> Decoded:
     except Exception as error:  # on damaged files, decoders raise any type of exception
         raise DataError(f"{file}: cannot be read ({_reason(file, error)}); replace or remove it") from error
     if decoded.planes.dtype.kind == "f" and not np.isfinite(decoded.planes).all():
-        raise DataError(f"{file}: contains values that are not finite; repair or remove it")
+        kind = "NaN" if np.isnan(decoded.planes).any() else "infinity"
+        raise DataError(f"{file}: contains values that are not finite ({kind}); repair or remove it")
     return decoded
 
 
