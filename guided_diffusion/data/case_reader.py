@@ -68,7 +68,7 @@ class DataConfig:
         bool, Flag("resize cases to --image_size (False: other sizes are an error, unless --pad makes them fit)")
     ] = True
     pad: Annotated[
-        bool, Flag("pad cases that are not square or smaller than --image_size with black instead of stretching them")
+        bool, Flag("pad cases smaller than --image_size or of another aspect ratio with black, instead of stretching")
     ] = False
 
     def __post_init__(self) -> None:

@@ -86,9 +86,8 @@ class CaseFiles:
         return Drawn(folder, samples, {**stored, **self.flags})
 
     def _images(self, name: str) -> dict[str, Decoded]:
-        return {
-            file: read_file(file) for case, place in self.cases if case == name for file in list_files(place).images
-        }
+        """The decoded image files of a case."""
+        return {file: read_file(file) for file in list_files(dict(self.cases)[name]).images}
 
     def read(self, case: tuple[str, str], drawn: Drawn, like: Drawn | None) -> Scored:
         """A case (name, folder) at its own size, or with --output_size network at that of its samples.
