@@ -42,7 +42,7 @@ def check(batch, dataset):
     "how",
     [
         {"batch_size": 2},
-        {"batch_size": 2, "num_workers": 2},
+        {"num_workers": 2, "batch_size": 2},
         {"batch_size": 3, "shuffle": True, "num_workers": 2},
         {"batch_size": 5, "drop_last": True},
         {},
@@ -50,7 +50,7 @@ def check(batch, dataset):
         {"batch_size": 2, "num_workers": 1, "multiprocessing_context": "spawn"},
         {"batch_size": 2, "num_workers": 2, "persistent_workers": True, "prefetch_factor": 1},
     ],
-    ids=str,
+    ids=lambda how: " ".join(how) or "plain",
 )
 def test_every_case_comes_once(dataset, how):
     loader = DataLoader(dataset, **how)
