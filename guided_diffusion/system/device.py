@@ -87,7 +87,7 @@ def usable_device(device: torch.device | str) -> torch.device:
         reason = ""
         torch.zeros(1, device=found).item()
     except Exception as error:  # backends raise any type of exception
-        reason = reason or next(iter(str(error).splitlines()), type(error).__name__)
+        reason = reason or next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
         usable = ", ".join(["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))])
         raise ConfigError(f"device {device} cannot be used ({reason}); usable here: {usable}") from error
     return found
