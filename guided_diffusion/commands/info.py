@@ -15,7 +15,7 @@ from typing import Annotated
 from ..checkpoints.location import is_model_folder, locate
 from ..data.files.case_files import is_image
 from ..data.files.passed_over import printable
-from ..data.packed import MAGIC
+from ..data.packed import is_packed
 from ..errors import ConfigError, DataError
 from ..flags import command_line
 from ..flags.fields import Flag, config
@@ -55,9 +55,7 @@ def reader_of(path: str) -> Callable[[str], Rows]:
     """The function for a file, by its content or, where it is damaged, by its name."""
     with open(path, "rb") as file:
         begin = file.read(len(ZIP))
-        file.seek(max(0, os.path.getsize(path) - len(MAGIC)))
-        end = file.read()
-    if end == MAGIC or path.endswith(".pack"):
+    if is_packed(path) or path.endswith(".pack"):
         return packed_rows
     if begin == ZIP:
         with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:

@@ -16,10 +16,10 @@ from ..flags.sizes import Size, as_size
 from ..system.storage import StrPath
 from ..system.versions import written_by
 from .case_reader import READING_RULES, CaseReader, DataConfig
-from .files.case_files import IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
+from .files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
 from .files.dataset_json import read_dataset_file, with_intensity_range, with_level
 from .geometry import CaseArrays
-from .packed import PackedCases, write_pack
+from .packed import PackedCases, is_packed, write_pack
 from .surveys.changes import RESIZED
 
 CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
@@ -208,6 +208,11 @@ def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases,
 
     DataError: not such a file, packed with different decoding flags, or cases that the reader would refuse.
     """
+    if not path.endswith(".pack") and not is_packed(path):
+        formats = ", ".join(FORMATS)
+        raise DataError(
+            f"{path}: neither a file of pack_data.py nor a picture of a known format ({formats}); pass one of these"
+        )
     pack = PackedCases(path)
     _check_header(path, pack.header)
     rules = {name: value for name, value in flags_from_configs(reader.config).items() if name in decoding_flags()}

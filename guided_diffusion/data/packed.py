@@ -7,6 +7,7 @@ end       CRC-32 and length of the header (8 bytes each, little-endian), and MAG
 """
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any, NamedTuple
@@ -145,6 +146,13 @@ class PackedCases:
                 if zlib.crc32(file.read(entry.end - entry.offset)) != entry.checksum:
                     return False
         return True
+
+
+def is_packed(path: str) -> bool:
+    """Whether a file ends as those of `write_pack` do."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - len(MAGIC)))
+        return file.read() == MAGIC
 
 
 def _fits(row: Sequence[Any], room: int) -> bool:
