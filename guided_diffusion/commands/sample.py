@@ -130,6 +130,16 @@ def scored_cases(dataset: LIDCDataset, chosen: Sequence[int]) -> tuple[list[str]
     return [dataset.ids[index] for index in with_labels], lines
 
 
+def lines_on_size(dataset: LIDCDataset, postprocess: PostprocessConfig) -> list[str]:
+    """A line to report if the masks cannot have the size of their image."""
+    if postprocess.output_size == "network" or dataset[0].geometry is not None:
+        return []
+    return [
+        f"{dataset.directory}: packed by an earlier version, without the sizes of the images, so masks have the "
+        "network's size; pack the cases again for masks that fit them"
+    ]
+
+
 def draw(
     model: Model, dataset: LIDCDataset, mine: Sequence[int], flags: Configs, processes: Processes, made_by: str
 ) -> None:
@@ -224,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scored, lines = scored_cases(dataset, chosen) if config.evaluate else ([], [])
         folders.check_writable(config.out_dir, "out_dir")
         lines += check_names(config.out_dir, [dataset.ids[index] for index in chosen])
+        lines += lines_on_size(dataset, flags[PostprocessConfig])
         for line in lines if processes.is_main else ():
             tqdm.write(line)
         draw(model, dataset, mine, flags, processes, fingerprint(config.model_path))

@@ -376,7 +376,8 @@ def test_packed_cases_without_geometry_get_masks_of_the_networks_size(tmp_path, 
     draws_raters(monkeypatch)
     (pack,) = (tmp_path / "packed").glob("*.pack")
     model, out = write_model(tmp_path / "model.pt", image_size=24), tmp_path / "out"
-    sample(pack, model, out, "--save_probabilities", "--movie")
+    said = sample(pack, model, out, "--save_probabilities", "--movie")
+    assert f"{pack}: packed by an earlier version, without the sizes of the images" in said
     for index, case in enumerate(LIDCDataset(str(pack), 24, 1)):
         assert case.geometry is None
         assert (written(out, f"c{index}") == case.raters.numpy()).all()
