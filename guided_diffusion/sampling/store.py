@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -178,6 +178,7 @@ def find_samples(
         ):  # our own samples are not clipped and may slightly exceed [0, 1]
             raise DataError(f"{path}: values from {samples.min():g} to {samples.max():g}; masks must be in 0 to 1")
         return samples, made_by
+    images = cache(images)
     masks: list[np.ndarray] = []
     for path in mask_files(folder, case_id):
         decoded = read_file(path)
