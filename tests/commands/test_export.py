@@ -233,7 +233,7 @@ def test_figures_of_other_weights_of_the_checkpoint_are_refused(checkpoint, tmp_
         (["--license=my own"], "--license my own: must be an SPDX identifier"),
         (["--metrics=missing.json"], "--metrics missing.json: no such file"),
         (["--metrics=."], "--metrics .: no such file"),
-        (["--picture=missing.png"], "--picture missing.png: cannot be read as a picture"),
+        (["--picture=missing.png"], "--picture missing.png: no such file"),
         (["--dtype=int8"], "--dtype int8 is unknown"),
         (["--num_channels=64"], "--num_channels"),
         (["--beta=2"], "--beta has no effect with --method cimd"),

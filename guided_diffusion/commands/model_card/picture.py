@@ -41,6 +41,8 @@ def read_picture(path: str) -> bytes:
     try:
         with Image.open(path) as picture:
             return as_png(picture.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--picture {path}: no such file; pass a PNG or JPEG file") from error
     except Exception as error:  # on damaged files, Pillow raises several types
         raise ConfigError(f"--picture {path}: cannot be read as a picture; pass a PNG or JPEG file") from error
 
