@@ -20,6 +20,7 @@ from .data.case_cache import SetFacts
 from .data.case_reader import CaseReader, DataConfig
 from .data.files.case_files import find_inputs
 from .data.files.memory import NetworkInput, as_array, decode_pixels, decode_planes
+from .data.files.passed_over import case_name
 from .data.geometry import CaseArrays, bring_back
 from .data.surveys.changes import count
 from .distribution import EncoderConfig
@@ -40,6 +41,7 @@ from .system.device import ComputeConfig, compile_model, prepare, usable_device
 from .unet import UNetConfig
 
 __all__ = ["Ensemble", "Predictor", "load", "score"]
+AT_NETWORK_SIZE = "image and raters of this Case were resized for the network, and are brought back from that size"
 WARNING = "warning: "  # the start of such a line of a command
 
 
@@ -197,8 +199,10 @@ class Predictor:
             reader.changes.ranges.clear()  # its values were reported when it was read
             raters = as_array(name, image.raters) > 0.5
             own = CaseArrays(own.image, raters, image.geometry or own.geometry)
-        case = make_case(name, reader.fit(name, own), unet.channels, reader.colour)
-        return _Input(case, bring_back(own), SetFacts.of(reader, 1))
+        case, facts = make_case(name, reader.fit(name, own), unet.channels, reader.colour), SetFacts.of(reader, 1)
+        if own.geometry and own.geometry.changes_pixels:
+            facts = replace(facts, notes=[*facts.notes, AT_NETWORK_SIZE])
+        return _Input(case, bring_back(own), facts)
 
 
 def _refuse_several(path: str, cases: int) -> None:
@@ -230,6 +234,10 @@ def _names(images: Sequence[Any], name: str | Sequence[str] | None, several: boo
     if not all(isinstance(one, str) and one for one in names or [None]):
         expected = "a list of names" if several else "a name, as text"
         raise ConfigError(f"name {name!r}: must be {expected}")
+    if odd := [one for one in names if case_name(one) != one]:
+        raise ConfigError(f"name {odd[0]!r}: has characters that cannot be printed; use another one")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"name {names}: has a name twice; a mask depends on its name, so give each image its own")
     if len(names) != len(images):
         raise ConfigError(f"name has {len(names)} names for {len(images)} images; give each image one")
     return names

@@ -192,6 +192,7 @@ def test_a_case_has_the_size_of_its_file(model, case, image_size, image_channels
     assert (
         drawn.name == "case1" and drawn.masks.shape == (2, HEIGHT, WIDTH) and drawn.raters.shape == (2, HEIGHT, WIDTH)
     )
+    assert any("brought back" in note for note in drawn.notes) == (image_size is not None)
     if image_size == (20, 12):
         return  # it was resized twice
     np.testing.assert_array_equal(drawn.samples, model.sample(case, **FEW).samples)
@@ -229,6 +230,9 @@ def test_a_list_is_drawn_in_one_batch(model, case, monkeypatch):
     for one, image in zip(drawn, images, strict=True):
         np.testing.assert_allclose(one.samples, model.sample(image, **FEW, name=one.name).samples, atol=1e-5)
     assert [one.name for one in model.sample([GREY, case], **FEW, name=["a", "b"])] == ["a", "b"]
+    for names, words in ((["a", "a"], "twice"), (["a", "b\nc"], "cannot be printed")):
+        with pytest.raises(ConfigError, match=words):
+            model.sample([GREY, case], **FEW, name=names)
     assert [one.name for one in model.sample([GREY, case], **FEW, name=(f"c{k}" for k in range(2)))] == ["c0", "c1"]
     assert isinstance(model.sample([GREY], **FEW), list)
 

@@ -1,16 +1,18 @@
 """Sizes of images: one number for a square, or the pair H,W."""
 
+from ..errors import ConfigError
+
 Size = int | tuple[int, int]  # the side of a square, or (height, width), pixels
 
 PIXELS = "pixels: one number for a square, or H,W (height, width)"
 
 
 def as_size(value: Size) -> tuple[int, int]:
-    """(H, W) of a size."""
-    if not isinstance(value, (tuple, list)):
-        return value, value
-    height, width = value
-    return height, width
+    """(H, W) of a size. ConfigError: it is not one."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair):
+        raise ConfigError(f"image_size {value!r}: must be a number of pixels, or a pair (height, width)")
+    return pair[0], pair[1]
 
 
 def simplest(value: Size) -> Size:

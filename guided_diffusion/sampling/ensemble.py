@@ -154,6 +154,8 @@ class Ensemble:
         ConfigError: a flag is invalid, the folder cannot be written to, or it contains such samples, and `overwrite`
         is not set.
         """
+        if not folder:
+            raise ConfigError("save needs the folder to write to")
         given = {"consensus": consensus, "save_probabilities": save_probabilities, "overwrite": overwrite}
         values = parse_flags({"out_dir": os.fspath(folder), **given}, SampleConfig)
         drawing = self._drawing
