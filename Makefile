@@ -1,7 +1,9 @@
+# make try       draw 8 masks for each of 4 test cases with a shipped model, score them  (a minute)
 # make demo      train a small model, sample 4 masks for each test case, score them     (10 minutes on 2 CPU cores)
 # make test      the tests, in WORKERS processes; those that measure memory or time after the others, one by one
 # make lint      formatting, lint, types and the direction of imports
 # make test-all  these on every installed Python, and the nightly ones: full size, all faults, the commands of docs
+# make model-phantom   train and export the shipped model `phantom` again               (20 minutes on 2 CPU cores)
 #
 # Each makes its own set-up first: a virtual environment in .venv with what requirements.txt pins. To take torch from
 # another index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -11,10 +13,11 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := results/demo
+PHANTOM := results/phantom
 WORKERS ?= 2
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 
-.PHONY: demo lint test test-nightly test-all clean
+.PHONY: try demo model-phantom lint test test-nightly test-all clean
 
 demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_train.py --preset demo --data_dir data/training --log_dir $(DEMO)
@@ -23,6 +26,25 @@ demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(DEMO)/samples \
 		--truth data/testing/truth.json
 	@echo "Open $(DEMO)/samples/report.html to look at the cases."
+
+try: $(VENV)/installed
+	$(BIN)/python scripts/segmentation_sample.py --data_dir data/testing --model_path phantom --num_samples 4 \
+		--num_ensemble 8 --evaluate --out_dir results/try
+	@echo "Open results/try/phantom0000_sheet.png to see a case, and results/try/report.html for all of them."
+
+model-phantom: $(VENV)/installed
+	$(BIN)/python scripts/make_phantom.py --out $(PHANTOM)/training --num_cases 2000 --seed 11
+	$(BIN)/python scripts/segmentation_train.py --preset tuned --data_dir $(PHANTOM)/training --log_dir $(PHANTOM)/run \
+		--image_size 64 --image_channels 1 --num_channels 32 --num_res_blocks 1 --channel_mult 1,1 --denoiser_mult 1,1 \
+		--batch_size 16 --lr 2e-3 --lr_anneal_steps 3000
+	$(BIN)/python scripts/export.py --model_path $(PHANTOM)/run/savedmodel.pt --out $(PHANTOM)/model --dtype bf16
+	$(BIN)/python scripts/segmentation_sample.py --data_dir data/testing --model_path $(PHANTOM)/model --num_ensemble 16 \
+		--batch_size 16 --out_dir $(PHANTOM)/samples
+	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(PHANTOM)/samples \
+		--truth data/testing/truth.json
+	$(BIN)/python scripts/export.py --model_path $(PHANTOM)/model --out guided_diffusion/models/phantom --dtype bf16 \
+		--metrics $(PHANTOM)/samples/metrics.json --license MIT \
+		--data_description "2,000 synthetic images of make_phantom.py (--seed 11), 8 raters each"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

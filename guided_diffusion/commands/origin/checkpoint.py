@@ -88,7 +88,8 @@ def _model(checkpoint: Checkpoint, values: Mapping[str, Any]) -> str:
     """The method, number of weights and shape of the image."""
     known = flag_fields(*CONFIGS)
     shape = [f"--{name} {as_typed(name, values[name], known)}" for name in ("image_size", "image_channels")]
-    return f"{values['method']}, {_size(checkpoint.weights)}, {' '.join(shape)}"
+    method = checkpoint.flags.get("method", values["method"])  # which this version may not know
+    return f"{method}, {_size(checkpoint.weights)}, {' '.join(shape)}"
 
 
 def command_rows(current: Mapping[str, Any]) -> Rows:
