@@ -33,7 +33,7 @@ from .data.files.passed_over import printable
 from .data.geometry import CaseArrays, Geometry
 from .data.stream import Batch, collate
 from .errors import DataError
-from .flags.sizes import Size
+from .flags.sizes import Size, checked_size
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self._found: list[str] = []  # lines of the search for cases
         is_packed = os.path.isfile(self.directory) and not is_image(self.directory)
         own = config if is_packed else with_level(config, read_dataset_file(self.directory))
-        self.reader = CaseReader(image_size, self.image_channels, own, require_raters)
+        self.reader = CaseReader(checked_size(image_size), self.image_channels, own, require_raters)
         self._store: Store
         if is_packed:
             self.folders = []

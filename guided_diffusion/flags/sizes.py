@@ -8,11 +8,20 @@ PIXELS = "pixels: one number for a square, or H,W (height, width)"
 
 
 def as_size(value: Size) -> tuple[int, int]:
-    """(H, W) of a size. ConfigError: it is not one."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair):
+    """(H, W) of a size."""
+    if not isinstance(value, (tuple, list)):
+        return value, value
+    height, width = value
+    return height, width
+
+
+def checked_size(value: Size | None) -> Size | None:
+    """The size, unchanged. ConfigError: it is not one."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    valid = len(pair) == 2 and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair)
+    if value is not None and not valid:
         raise ConfigError(f"image_size {value!r}: must be a number of pixels, or a pair (height, width)")
-    return pair[0], pair[1]
+    return value
 
 
 def simplest(value: Size) -> Size:
