@@ -1,20 +1,40 @@
 """Tensor and module helpers, independent of diffusion."""
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from jaxtyping import Float, Real, Shaped
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # A network with its images bound: (x, timesteps as the network receives them) -> raw output
 Denoise = Callable[[Float[Tensor, "B K H W"], Real[Tensor, "#B"]], Float[Tensor, "B outputs H W"]]
 
 M = TypeVar("M", bound=nn.Module)
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out random initial values. On meta tensors they do nothing, but their import takes seconds."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") == "normal_":  # of tensors, and of nn.init, which passes its tensor by name
+            return args[0] if args else dict(kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def without_memory() -> Iterator[None]:
+    """A context in which modules are built without memory for their weights, to check their shapes."""
+    with torch.device("meta"), _NoValues():
+        yield
 
 
 class GroupNorm32(nn.GroupNorm):

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from . import respace
 from .checkpoints.format import Checkpoint
 from .checkpoints.load import load_checkpoint, refuse_newer_reading
@@ -21,6 +19,7 @@ from .gaussian_diffusion import DiffusionConfig, GaussianDiffusion
 from .lidcloader import LIDCDataset
 from .methods.registry import METHODS, MODEL_CONFIGS, MethodConfig, foreign_flags, free_in_sampling
 from .methods.shared_encoder import ArchitectureConfig
+from .nn import without_memory
 from .sampling.config import SampleConfig
 from .sampling.protocol import Segmenter
 from .sampling.samplers import SamplerConfig
@@ -70,7 +69,7 @@ def create_segmenter(configs: Configs) -> Segmenter:
 def check_model(configs: Configs) -> None:
     """ConfigError: the segmenter cannot be built, whatever the cases are. Takes no memory for weights."""
     numbers = {"image_channels": configs[EncoderConfig].encoder_channels, "encoder_channels": 1}
-    with torch.device("meta"):
+    with without_memory():
         create_segmenter(settle_channels(configs, numbers))
 
 
@@ -151,7 +150,7 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
     averages = list(checkpoint.ema.values())
     chosen = averages[0] if averages and weights == "ema" else checkpoint.weights
     prefix = sampled_weights(configs)
-    with torch.device("meta"):  # before memory is taken, as the flags may be anybody's
+    with without_memory():  # first, as the flags may be anybody's
         check_weights(create_segmenter(configs), chosen, path, prefix)
     segmenter = create_segmenter(configs)
     load_weights(segmenter, chosen, path, prefix)

@@ -1,11 +1,13 @@
 """The baselines: layers as described, explicit losses, ensembles that show both of two opposite answers."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, assert_refused, call_script, nonzero, segmenter_of
+from helpers import ROOT, TINY, assert_refused, call_script, nonzero, segmenter_of
 from torch.distributions import LowRankMultivariateNormal
 
 from guided_diffusion.errors import ConfigError
@@ -319,3 +321,15 @@ def test_flags_of_another_method_are_refused(cases, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_a_segmenter(method):
     assert isinstance(build(method), Segmenter)
+
+
+def test_checking_shapes_does_not_import_a_compiler():
+    """Random values on meta tensors would: seconds of every command that loads a model."""
+    program = (
+        "import sys; from guided_diffusion import script_util;"
+        "from guided_diffusion.flags.configs import configs_from_flags;"
+        "from guided_diffusion.methods.registry import MODEL_CONFIGS;"
+        "flags = {'method': 'prob-unet', 'image_channels': 1, 'num_filters': '4,8'};"
+        "script_util.check_model(configs_from_flags(flags, *MODEL_CONFIGS)); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
