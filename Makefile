@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 	$(BIN)/python scripts/segmentation_sample.py --data_dir data/testing --model_path $(DEMO)/savedmodel.pt \
 		--num_ensemble 4 --batch_size 16 --out_dir $(DEMO)/samples
 	$(BIN)/python scripts/segmentation_evaluate.py --data_dir data/testing --samples $(DEMO)/samples \
-		--truth data/testing/truth.json
+		--truth data/testing/truth.json --output_size network
 	@echo "Open $(DEMO)/samples/report.html to look at the cases."
 
 try: $(VENV)/installed
