@@ -73,6 +73,8 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     `facts` says what is known of the set; `fingerprint` is a hash of all cases (None without a cache).
     """
 
+    _store: Store
+
     def __init__(
         self,
         directory: str | os.PathLike[str],
@@ -89,7 +91,6 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         is_packed = os.path.isfile(self.directory) and not is_image(self.directory)
         own = config if is_packed else with_level(config, read_dataset_file(self.directory))
         self.reader = CaseReader(checked_size(image_size), self.image_channels, own, require_raters)
-        self._store: Store
         if is_packed:
             self.folders = []
             packed, self.facts = open_pack(self.directory, self.reader)
