@@ -1,12 +1,15 @@
 """The wheel, in an environment of its own, without the repository: trains, samples, scores and compares."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 
+import numpy as np
 import pytest
 from helpers import LEAST, ROOT, as_arguments
+from PIL import Image
 
 from guided_diffusion.prepare.phantoms import phantom
 
@@ -45,6 +48,20 @@ def installed(tmp_path_factory):
     with open(os.path.join(packages.stdout.strip(), "needs.pth"), "w") as file:
         file.write(sysconfig.get_path("purelib") + "\n")  # behind the wheel's own packages
     return python.parent
+
+
+@pytest.mark.nightly
+def test_the_wheel_draws_with_a_shipped_model(installed, tmp_path):
+    """Beside a picture alone, without the repository."""
+    shutil.copy(ROOT / "data" / "testing" / "phantom0000" / "image_phantom0000.png", tmp_path / "picture.png")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = ["cimd-sample", "--model_path", "phantom", "-i", "picture.png", "-o", "out/", "--num_ensemble=2"]
+    done = subprocess.run(
+        [installed / words[0], *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    masks = [np.asarray(Image.open(tmp_path / "out" / f"picture_output{k}.png")) for k in range(2)]
+    assert all(mask.shape == (128, 128) and mask.any() for mask in masks)
 
 
 @pytest.mark.nightly
