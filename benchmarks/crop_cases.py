@@ -8,7 +8,7 @@ that a CPU can train on, most nodules would be only a pixel or two wide.
 
 from typing import Annotated
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config
 from guided_diffusion.lidcloader import LIDCDataset

@@ -19,7 +19,8 @@ from guided_diffusion import script_util
 from guided_diffusion.checkpoints.folder import CheckpointFolder
 from guided_diffusion.checkpoints.format import RunInfo
 from guided_diffusion.checkpoints.load import load_checkpoint
-from guided_diffusion.data.case_reader import READING_RULES, DataConfig
+from guided_diffusion.data.case_reader import READING_RULES
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.methods.registry import MODEL_CONFIGS, PRESETS
 from guided_diffusion.system.device import peak_memory, reset_peak_memory

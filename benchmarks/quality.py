@@ -17,7 +17,7 @@ from machine import machine_name
 from running import write_json
 
 from guided_diffusion import script_util
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.evaluation.summary import mean_and_interval
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from .data.case_cache import (
+from .data.stores.case_cache import (
     MemoryStore,
     SetFacts,
     check_planes,
@@ -26,7 +26,8 @@ from .data.case_cache import (
     open_cache,
     open_pack,
 )
-from .data.case_reader import CaseReader, DataConfig
+from .data.case_reader import CaseReader
+from .data.config import DataConfig
 from .data.files.case_files import find_inputs, is_image
 from .data.files.dataset_json import read_dataset_file, with_level
 from .data.files.passed_over import printable

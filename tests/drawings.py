@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 

@@ -7,7 +7,7 @@ from helpers import LEAST, nonzero, segmenter_of
 from guided_diffusion import predict
 from guided_diffusion.checkpoints.format import Checkpoint
 from guided_diffusion.checkpoints.model_folder import Model, write_model
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.methods import registry
 from guided_diffusion.methods.registry import MODEL_CONFIGS

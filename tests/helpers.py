@@ -51,7 +51,7 @@ def segmenter_of(flags):
 def write_checkpoint(path, reading=None, **flags):
     """A checkpoint of a tiny untrained network in the format of training; `reading` is the version of its rules."""
     from guided_diffusion.checkpoints.format import FORMAT, VERSION
-    from guided_diffusion.data.case_reader import DataConfig
+    from guided_diffusion.data.config import DataConfig
     from guided_diffusion.flags.configs import configs_from_flags
     from guided_diffusion.sampling.samplers import SamplerConfig
     from guided_diffusion.script_util import MODEL_CONFIGS

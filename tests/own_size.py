@@ -8,7 +8,7 @@ from helpers import LEAST, call_script, nonzero, segmenter_of
 from scipy import ndimage
 
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.files.read import read_file
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.methods.registry import MODEL_CONFIGS

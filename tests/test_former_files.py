@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import ROOT, call_script
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.flags.configs import default_flags
 from guided_diffusion.flags.retired import without_constants
 from guided_diffusion.lidcloader import LIDCDataset

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import TINY, as_arguments, call_script
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.lidcloader import LIDCDataset
 
 SETS = {"lidc": (19, 4), "brain_growth": (27, 7)}

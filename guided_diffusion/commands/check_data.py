@@ -8,7 +8,7 @@ Reports every fault with its file and the remedy. The exit status is 1 if there 
 import sys
 from collections.abc import Sequence
 
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..errors import ConfigError
 from ..flags import command_line
 from ..prepare.check import CheckConfig, check_data

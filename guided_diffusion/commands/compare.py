@@ -17,7 +17,7 @@ from ..compare.config import CompareConfig, check_folders
 from ..compare.runner import RunCommand, run_command
 from ..compare.stages import Comparison
 from ..compare.table import SCORED
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..flags import command_line
 from ..flags.configs import Configs, pick_flags
 from ..flags.rules import check_rules

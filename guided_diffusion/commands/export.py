@@ -17,7 +17,7 @@ from ..checkpoints.format import Checkpoint
 from ..checkpoints.load import load_checkpoint
 from ..checkpoints.location import MODEL_WEIGHTS
 from ..checkpoints.model_folder import CARD, PICTURE, Model, check_target, write_model, written_whole
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..errors import ConfigError
 from ..flags import command_line
 from ..flags.configs import Configs, pick_flags

@@ -15,7 +15,7 @@ from typing import Annotated
 from ..checkpoints.location import is_model_folder, locate
 from ..data.files.case_files import is_image
 from ..data.files.passed_over import printable
-from ..data.packed import is_packed
+from ..data.stores.packed import is_packed
 from ..errors import ConfigError, DataError
 from ..flags import command_line
 from ..flags.fields import Flag, config

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import Annotated
 
-from ..data.case_cache import pack_folder
-from ..data.case_reader import DataConfig
+from ..data.stores.case_cache import pack_folder
+from ..data.config import DataConfig
 from ..data.names import SPLITS
 from ..errors import DataError
 from ..flags import command_line

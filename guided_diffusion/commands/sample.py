@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .. import script_util
 from ..checkpoints.files import fingerprint
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..data.files.case_files import is_image, list_files
 from ..dist_util import Processes
 from ..errors import ConfigError, DataError

@@ -14,7 +14,7 @@ import torch
 
 from .. import script_util
 from ..data.augmentation import check_augment
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..data.files.dataset_json import read_dataset_file, with_intensity_range
 from ..dist_util import Processes
 from ..errors import DataError

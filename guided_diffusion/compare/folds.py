@@ -4,8 +4,8 @@ import os
 
 import numpy as np
 
-from ..data.case_cache import find_labelled
-from ..data.case_reader import DataConfig
+from ..data.stores.case_cache import find_labelled
+from ..data.config import DataConfig
 from ..data.names import PatientRule, patients_warning, place_of
 from ..errors import DataError
 from ..prepare.splits import find_patients

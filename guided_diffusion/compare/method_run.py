@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..errors import DataError
 from ..flags.command_line import GAVE_UP
 from ..flags.configs import Configs, Flags, configs_from_flags, pick_flags

@@ -3,17 +3,16 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, DataError, Fault, first_lines, group_faults, split_fault
-from ..flags.fields import Flag, config, lower_first
+from ..errors import DataError, Fault, first_lines, group_faults, split_fault
 from ..flags.sizes import Size, as_size, show_size
 from ..system.progress import progress_bar
 from .case_content import CaseContent, content_of, decode_case, read_each
+from .config import DataConfig
 from .files.decoded import COLOURS, Decoded, to_unit
-from .files.label import colour_level
 from .geometry import CaseArrays, Geometry, fit
 from .resize import canvas
 from .surveys.changes import Changes, sizes_in_words
@@ -22,70 +21,6 @@ from .surveys.levels import LevelSurvey, MaskRule
 
 READING_RULES = 2  # version; increase it when the same files are read differently
 KEPT_BYTES = 2**29  # of decoded files kept between survey and reading
-
-
-@config(resume="new run")
-class DataConfig:
-    """How image and label files are read."""
-
-    label_threshold: Annotated[
-        float | None,
-        Flag(
-            "threshold of labels, as a share of full scale (0: as published); auto: half for JPEG, else exact levels",
-            none="auto",
-            sampling="free",
-            decodes=True,
-            at_least=0,
-            below=1,
-        ),
-    ] = None
-    merge_labels: Annotated[
-        bool, Flag("treat every nonzero class of a label as foreground", sampling="free", decodes=True)
-    ] = False
-    structure: Annotated[
-        str,
-        Flag(
-            "NAME or LEVEL of the only structure to read: of files label0_NAME.png, or a level",
-            sampling="free",
-            decodes=True,
-        ),
-    ] = ""
-    skip_unlabelled: Annotated[
-        bool, Flag("skip cases without labels where labels are needed (False: an error)", resume="free")
-    ] = False
-    grey: Annotated[bool, Flag("convert images in colour to grey (luminance)", sampling="free", decodes=True)] = False
-    intensity_range: Annotated[
-        tuple[float, ...] | None,
-        Flag(
-            "LO,HI of images, mapped to [0, 1]; auto: the scale of 8-bit and 16-bit pictures, otherwise minimum and "
-            "maximum of each image",
-            none="auto",
-            decodes=True,
-            check=lower_first,
-        ),
-    ] = None
-    resize: Annotated[
-        bool, Flag("resize cases to --image_size (False: other sizes are an error, unless --pad makes them fit)")
-    ] = True
-    pad: Annotated[
-        bool, Flag("pad cases smaller than --image_size or of another aspect ratio with black, instead of stretching")
-    ] = False
-
-    def __post_init__(self) -> None:
-        if self.structure and (self.merge_labels or self.label_threshold is not None):
-            other = "merge_labels" if self.merge_labels else "label_threshold"
-            raise ConfigError(f"--structure and --{other} contradict each other: use only one of them")
-
-    @property
-    def level(self) -> float | None:
-        """The level that `structure` names, a number or a colour #rrggbb; None: it is a name, or empty."""
-        text = self.structure
-        try:
-            if text.startswith("#") and len(text) == 7:
-                return float(colour_level(*(int(text[k : k + 2], 16) for k in (1, 3, 5))))
-            return float(text)
-        except ValueError:
-            return None
 
 
 class CaseReader:

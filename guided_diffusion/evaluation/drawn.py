@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from ..data.case_reader import READING_RULES, CaseReader, DataConfig
+from ..data.case_reader import READING_RULES, CaseReader
+from ..data.config import DataConfig
 from ..data.files.case_files import find_cases, list_files
 from ..data.files.dataset_json import read_dataset_file, with_level
 from ..data.files.decoded import Decoded

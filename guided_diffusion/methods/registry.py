@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from ..data.case_reader import DataConfig
+from ..data.config import DataConfig
 from ..distribution import EncoderConfig
 from ..flags.configs import Configs
 from ..flags.fields import Flag, config, flag_fields

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import numpy as np
 
-from ..data.case_cache import find_labelled
-from ..data.case_reader import CaseReader, DataConfig
+from ..data.stores.case_cache import find_labelled
+from ..data.case_reader import CaseReader
+from ..data.config import DataConfig
 from ..data.files.case_files import list_files
 from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file, with_intensity_range, with_level
 from ..data.names import PatientPattern, PatientRule, PatientTable

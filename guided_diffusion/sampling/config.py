@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from ..data.case_reader import READING_RULES, DataConfig
+from ..data.case_reader import READING_RULES
+from ..data.config import DataConfig
 from ..errors import ConfigError, DataError
 from ..flags.configs import Flags, configs_from_flags
 from ..flags.fields import Flag, config

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
-from ..data.case_reader import CaseReader, DataConfig
+from ..data.case_reader import CaseReader
+from ..data.config import DataConfig
 from ..data.files.case_files import find_cases
 from ..data.geometry import CaseArrays, bring_back, fit
 from ..errors import DataError

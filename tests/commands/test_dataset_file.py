@@ -8,7 +8,7 @@ import torch
 from helpers import LEAST, as_arguments, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.lidcloader import LIDCDataset
 
 CLASSES = np.zeros((8, 8), np.uint8)

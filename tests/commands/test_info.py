@@ -19,7 +19,7 @@ from guided_diffusion.commands import train as train_command
 from guided_diffusion.commands.info import main
 from guided_diffusion.commands.origin.stored import RULES
 from guided_diffusion.data.case_reader import READING_RULES
-from guided_diffusion.data.packed import PackedCases
+from guided_diffusion.data.stores.packed import PackedCases
 from guided_diffusion.flags.command_line import parse_command_line
 from guided_diffusion.flags.fields import flag_fields
 from guided_diffusion.methods.registry import METHODS, PRESETS

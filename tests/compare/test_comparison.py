@@ -16,7 +16,7 @@ from guided_diffusion.compare.config import CompareConfig, check_folders
 from guided_diffusion.compare.folds import find_patients, link_cases, split_cases
 from guided_diffusion.compare.page import as_rows
 from guided_diffusion.compare.stages import Comparison
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.files.case_files import find_cases
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.command_line import GAVE_UP

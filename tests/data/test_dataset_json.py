@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.files.dataset_json import (
     DatasetFile,
     dataset_faults,

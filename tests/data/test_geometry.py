@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from own_size import assert_within_a_pixel, blobs
 
-from guided_diffusion.data.case_reader import CaseReader, DataConfig
+from guided_diffusion.data.case_reader import CaseReader
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.files.nifti import PLACING, NiftiFrame
 from guided_diffusion.data.geometry import CaseArrays, Geometry, bring_back, fit
 from guided_diffusion.data.resize import canvas

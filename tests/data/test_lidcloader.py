@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.stream import Batch, EndlessSampler, collate, pick_raters
 from guided_diffusion.errors import FAULTS_SHOWN, DataError
 from guided_diffusion.lidcloader import LIDCDataset

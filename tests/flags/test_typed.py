@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.flags.command_line import name_first_word, parse_command_line
 from guided_diffusion.flags.configs import configs_from_flags
 from guided_diffusion.flags.typed import typed_flags

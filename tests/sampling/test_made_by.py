@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.errors import DataError
 from guided_diffusion.flags.configs import flags_from_configs
 from guided_diffusion.sampling import store

@@ -6,7 +6,7 @@ import torch
 from helpers import TINY, nonzero, segmenter_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.flags.configs import configs_from_flags

@@ -77,7 +77,7 @@ import signal, sys
 sys.modules["fcntl"] = None
 del signal.SIGUSR1, signal.SIGCHLD, signal.pthread_sigmask
 
-import guided_diffusion.data.case_cache, guided_diffusion.data.stream, guided_diffusion.system.workers
+import guided_diffusion.data.stores.case_cache, guided_diffusion.data.stream, guided_diffusion.system.workers
 from guided_diffusion.system import signals, storage
 
 with storage.FolderLock(sys.argv[1]) as lock, signals.Signals() as asked:

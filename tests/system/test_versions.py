@@ -10,8 +10,8 @@ import torch
 from helpers import ROOT, call_script
 
 import guided_diffusion
-from guided_diffusion.data.case_cache import pack_folder
-from guided_diffusion.data.packed import PackedCases
+from guided_diffusion.data.stores.case_cache import pack_folder
+from guided_diffusion.data.stores.packed import PackedCases
 from guided_diffusion.sampling import store
 from guided_diffusion.system import versions
 from guided_diffusion.system.versions import is_written_by, written_by

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from guided_diffusion.data.case_reader import CaseReader, DataConfig
+from guided_diffusion.data.case_reader import CaseReader
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.geometry import CaseArrays, Geometry
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.evaluation.case_figures import EvaluateConfig, Scorer

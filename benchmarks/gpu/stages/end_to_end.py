@@ -12,7 +12,7 @@ from sampling import build
 
 from guided_diffusion.checkpoints.format import FORMAT, VERSION
 from guided_diffusion.commands import sample
-from guided_diffusion.data.case_reader import DataConfig
+from guided_diffusion.data.config import DataConfig
 from guided_diffusion.flags.configs import default_flags, json_like
 from guided_diffusion.methods.registry import MODEL_CONFIGS
 from guided_diffusion.sampling.samplers import SamplerConfig

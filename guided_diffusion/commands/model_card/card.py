@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoints.model_folder import Model
-from ...data.case_reader import DataConfig
+from ...data.config import DataConfig
 from ...data.files.passed_over import printable
 from ...distribution import EncoderConfig
 from ...flags.configs import Configs

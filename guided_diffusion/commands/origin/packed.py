@@ -3,9 +3,9 @@
 import collections
 from collections.abc import Iterable
 
-from ...data.case_cache import SetFacts
-from ...data.case_reader import DataConfig
-from ...data.packed import MAGIC, PackedCases
+from ...data.stores.case_cache import SetFacts
+from ...data.config import DataConfig
+from ...data.stores.packed import MAGIC, PackedCases
 from ...errors import DataError
 from ...flags.retired import current_flags
 from ...flags.typed import typed_flags

@@ -8,7 +8,7 @@ source is unusable.
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from ...data.case_reader import DataConfig
+from ...data.config import DataConfig
 from ...data.files.dataset_json import write_dataset_file
 from ...data.names import SPLITS, PatientRule, normal
 from ...errors import ConfigError, DataError, first_lines

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from ...data.case_reader import DataConfig
+from ...data.config import DataConfig
 from ...data.files.decoded import COLOURS, Decoded, to_grey, to_unit
 from ...data.surveys.changes import Changes
 from ...data.surveys.levels import Label, LevelSurvey, MaskRule

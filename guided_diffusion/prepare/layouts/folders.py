@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from ...data.case_reader import DataConfig
+from ...data.config import DataConfig
 from ...data.files.dataset_json import FILE, DatasetFile, read_one
 from ...data.files.decoded import to_unit
 from ...data.names import patient_of

@@ -14,9 +14,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
-from ..system import storage
-from .geometry import CaseArrays, Geometry, bring_back
+from ...errors import DataError
+from ...system import storage
+from ..geometry import CaseArrays, Geometry, bring_back
 
 MAGIC = b"AMBISEG2"
 TAIL = 16 + len(MAGIC)

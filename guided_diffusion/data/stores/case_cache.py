@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..errors import DataError, first_lines, group_faults, split_fault
-from ..flags.configs import differences, flags_from_configs
-from ..flags.fields import flag_fields
-from ..flags.retired import current_flags
-from ..flags.sizes import Size, as_size
-from ..system.storage import StrPath
-from ..system.versions import written_by
-from .case_reader import READING_RULES, CaseReader, DataConfig
-from .files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
-from .files.dataset_json import read_dataset_file, with_intensity_range, with_level
-from .geometry import CaseArrays
+from ...errors import DataError, first_lines, group_faults, split_fault
+from ...flags.configs import differences, flags_from_configs
+from ...flags.fields import flag_fields
+from ...flags.retired import current_flags
+from ...flags.sizes import Size, as_size
+from ...system.storage import StrPath
+from ...system.versions import written_by
+from ..case_reader import READING_RULES, CaseReader
+from ..config import DataConfig
+from ..files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
+from ..files.dataset_json import read_dataset_file, with_intensity_range, with_level
+from ..geometry import CaseArrays
 from .packed import PackedCases, is_packed, write_pack
-from .surveys.changes import RESIZED
+from ..surveys.changes import RESIZED
 
 CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)

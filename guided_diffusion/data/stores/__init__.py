@@ -1,0 +1,1 @@
+"""Decoded cases: in memory, in the user's cache, or in a packed file."""
