@@ -28,12 +28,13 @@ from .data.stores.case_cache import (
 )
 from .data.case_reader import CaseReader
 from .data.config import DataConfig
+from .data.described import described
 from .data.files.case_files import find_inputs, is_image
-from .data.files.dataset_json import read_dataset_file, with_level
 from .data.files.passed_over import printable
 from .data.geometry import CaseArrays, Geometry
 from .data.stream import Batch, collate
 from .errors import DataError
+from .flags.classes import Classes
 from .flags.sizes import Size, checked_size
 
 
@@ -43,7 +44,7 @@ class Case:
 
     id: str
     image: Float[Tensor, "C H W"]  # float32 in [0, 1]
-    raters: Float[Tensor, "R H W"]  # float32, 0 or 1; R may be 0 if raters are not required
+    raters: Float[Tensor, "R *K H W"]  # float32, 0 or 1; [R, H, W], or [R, K, H, W] for several classes; R may be 0
     colour: bool = False  # the first three channels are red, green and blue
     geometry: Geometry | None = None  # the way back to its own size; None: unknown
 
@@ -90,7 +91,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.fingerprint: str | None = None
         self._found: list[str] = []  # lines of the search for cases
         is_packed = os.path.isfile(self.directory) and not is_image(self.directory)
-        own = config if is_packed else with_level(config, read_dataset_file(self.directory))
+        own = described(config, self.directory) if is_packed or os.path.isdir(self.directory) else config
         self.reader = CaseReader(checked_size(image_size), self.image_channels, own, require_raters)
         if is_packed:
             self.folders = []
@@ -131,6 +132,11 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
     def colour(self) -> bool:
         """Whether the first three planes are red, green and blue."""
         return self.facts.colour
+
+    @property
+    def classes(self) -> Classes:
+        """The classes of the labels."""
+        return self.reader.config.class_set
 
     @property
     def reading(self) -> int:

@@ -102,6 +102,19 @@ def check_planes(configs: Configs, dataset: LIDCDataset) -> None:
         )
 
 
+def check_classes(path: str, stored: Flags, dataset: LIDCDataset) -> None:
+    """DataError: the labels of the cases have other classes than the model of the checkpoint at `path`.
+
+    stored  {flag: value} of the checkpoint
+    """
+    (data,) = configs_from_flags(pick_flags(stored, DataConfig), DataConfig)
+    if not data.class_set.same_masks(dataset.classes):
+        raise DataError(
+            f"{dataset.directory}: its labels have {dataset.classes.kind}, but {path} was trained on "
+            f"{data.class_set.kind}: use cases of these classes"
+        )
+
+
 def refuse_foreign_flags(given: Flags, model: Configs) -> None:
     """ConfigError: a given flag has no effect with the model's method and architecture."""
     method, architecture = model[MethodConfig].method, model[ArchitectureConfig].architecture

@@ -7,6 +7,7 @@ On several GPUs, with the paper's flags:
     torchrun --nproc_per_node=2 scripts/segmentation_train.py --preset cimd --data_dir data/training
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from .. import script_util
 from ..data.augmentation import check_augment
 from ..data.config import DataConfig
-from ..data.files.dataset_json import read_dataset_file, with_intensity_range
+from ..data.described import with_classes, with_intensity_range
+from ..data.files.dataset_json import read_dataset_file
 from ..dist_util import Processes
 from ..errors import DataError
 from ..flags import command_line
@@ -56,12 +58,15 @@ def flags_to_store(configs: Configs) -> dict[str, Any]:
     return flags
 
 
-def with_default_range(configs: Configs) -> Configs:
-    """The configs with the intensity range of dataset.json, unless the flag is given."""
-    if "intensity_range" in configs.given or not configs[TrainConfig].data_dir:
+def with_stated(configs: Configs) -> Configs:
+    """The configs with what the training cases state: the classes and, unless the flag is given, intensity range."""
+    directory = configs[TrainConfig].data_dir
+    if not directory or not os.path.exists(directory):  # opening the cases names the fault
         return configs
-    data = with_intensity_range(configs[DataConfig], read_dataset_file(configs[TrainConfig].data_dir))
-    return configs.replace(intensity_range=data.intensity_range)
+    data = with_classes(configs[DataConfig], directory)
+    if "intensity_range" not in configs.given:
+        data = with_intensity_range(data, read_dataset_file(directory))
+    return configs.replace(**{name: getattr(data, name) for name in ("intensity_range", "classes", "ignore_label")})
 
 
 def find_checkpoint(configs: Configs, world_size: int) -> Start:
@@ -77,7 +82,9 @@ def open_cases(configs: Configs, start: Start) -> tuple[Configs, LIDCDataset]:
         stored = {**default_flags(*configs.classes), **start.checkpoint.flags}
         configs = script_util.settle_channels(configs, stored)
     dataset = open_dataset(configs, configs[TrainConfig].data_dir)
-    if start.checkpoint is None:
+    if start.checkpoint is not None:
+        script_util.check_classes(start.path, start.checkpoint.flags, dataset)
+    else:
         configs = script_util.settle_channels(configs, dataset.num_planes)
     return configs, dataset
 
@@ -141,7 +148,7 @@ def train(configs: Configs) -> None:
     All checks that can fail run before the processes connect.
     """
     config, how = configs[TrainConfig], configs[ComputeConfig]
-    configs = with_default_range(configs)
+    configs = with_stated(configs)
     processes = Processes()
     check_processes(config, processes.world_size)
     lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)

@@ -10,16 +10,19 @@ import numpy as np
 from ..errors import DataError, Fault, first_lines, group_faults, split_fault
 from ..flags.sizes import Size, as_size, show_size
 from ..system.progress import progress_bar
-from .case_content import CaseContent, content_of, decode_case, read_each
+from .case_content import CaseContent, content_of, decode_case, read_each, stack_raters
 from .config import DataConfig
 from .files.decoded import COLOURS, Decoded, to_unit
 from .geometry import CaseArrays, Geometry, fit
 from .resize import canvas
 from .surveys.changes import Changes, sizes_in_words
 from .surveys.channels import ImageSurvey
+from .surveys.classes import ClassRule, class_rule
 from .surveys.levels import LevelSurvey, MaskRule
 
 READING_RULES = 2  # version; increase it when the same files are read differently
+OF_CLASSES = {"classes": (), "ignore_label": None, "missing": "refuse"}  # with their defaults
+OWN_SETTINGS = {"skip_unlabelled", *OF_CLASSES}
 KEPT_BYTES = 2**29  # of decoded files kept between survey and reading
 
 
@@ -44,9 +47,9 @@ class CaseReader:
     ) -> None:
         self.image_size, self.image_channels = image_size, image_channels
         self.config, self.require_raters = config, require_raters
-        self.levels, self.images, self.changes = LevelSurvey(), ImageSurvey(), Changes()
+        self.levels, self.images, self.changes = LevelSurvey(config.ignore_label), ImageSurvey(), Changes()
         self.planes: Sequence[int] = (1,)
-        self._rule: MaskRule | None = None
+        self._rule: MaskRule | ClassRule | None = None
         self._refusal = ""  # why there is no rule
         self._unlike_others: dict[str, str] = {}  # {case: how its images differ from those of the set}
         self._kept: dict[str, CaseContent] = {}
@@ -54,8 +57,10 @@ class CaseReader:
     @property
     def settings(self) -> list[Any]:
         """The settings that affect the result of reading, as plain values."""
-        names = [field.name for field in dataclasses.fields(self.config) if field.name != "skip_unlabelled"]
-        return [self.image_size, self.require_raters, tuple(getattr(self.config, name) for name in names)]
+        names = [field.name for field in dataclasses.fields(self.config) if field.name not in OWN_SETTINGS]
+        values = [self.image_size, self.require_raters, tuple(getattr(self.config, name) for name in names)]
+        own = {name: getattr(self.config, name) for name in OF_CLASSES}
+        return values if own == OF_CLASSES else [*values, sorted(own.items())]
 
     @property
     def former_settings(self) -> list[Any]:
@@ -100,7 +105,7 @@ class CaseReader:
         faults, room = [], KEPT_BYTES
         bar = progress_bar(cases, desc="reading cases", unit="case", delay=3, leave=False)
         for name, folder in bar:
-            content = self._decode(folder)
+            content = decode_case(folder, self.config, self.require_raters)
             self._record(name, folder, content)
             if content.faults:
                 faults += [split_fault(name, folder, line) for line in content.faults]
@@ -121,11 +126,6 @@ class CaseReader:
         if faults:
             raise DataError("\n".join(faults))
 
-    def _decode(self, folder: str) -> CaseContent:
-        config = self.config
-        structure = config.structure if config.level is None else ""
-        return decode_case(folder, structure, config.grey, self.require_raters)
-
     def _record(self, name: str, folder: str, content: CaseContent) -> None:
         """Add the content of a case to the surveys."""
         if not content.faults:
@@ -145,7 +145,10 @@ class CaseReader:
             faults.append(Fault("", place, _channel_fault(self.images, channels)))
         config = self.config
         try:
-            self._rule = self.levels.rule(config.label_threshold, config.merge_labels, config.level)
+            if config.classes and not config.class_set.from_files:
+                self._rule = class_rule(self.levels, config.class_set)
+            else:
+                self._rule = self.levels.rule(config.label_threshold, config.merge_labels, config.level)
         except DataError as error:
             self._refusal = str(error)
             return faults + [Fault("", *line.split(": ", 1)) for line in str(error).splitlines()]
@@ -171,28 +174,28 @@ class CaseReader:
             self.survey([(os.path.basename(folder), folder)])
             assert self._rule is not None
         rule = self._rule
-        content = self._kept.pop(folder, None) or self._decode(folder)
+        content = self._kept.pop(folder, None) or decode_case(folder, self.config, self.require_raters)
         faults = list(content.faults)
-        masks = list(read_each(content.labels, lambda file: rule.mask(file, content.labels[file]), faults).values())
+        masks = read_each(content.labels, lambda file: rule.mask(file, content.labels[file]), faults)
         if faults:
             raise DataError("\n".join(faults))
         if self.config.label_threshold:
-            self.changes.add_thresholded(content.labels, masks)
+            self.changes.add_thresholded(content.labels, masks.values())
         pairs = zip(content.images.values(), self.planes, strict=True)
         planes = [to_unit(d.planes[:count], d.full_scale, self.config.intensity_range) for d, count in pairs]
         image = np.concatenate(planes)
         size = image.shape[1], image.shape[2]
-        raters = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
+        raters, ignored = stack_raters(content, masks, self.config, size)
         file, first = next(iter(content.images.items()))
         geometry = Geometry(os.path.basename(file), size, size, size, first.orientation, first.nifti)
-        return CaseArrays(image, raters, geometry)
+        return CaseArrays(image, raters, geometry, ignored)
 
     def fit(self, name: str, case: CaseArrays) -> CaseArrays:
         """Pad and resize a case to `image_size`, as the config allows."""
         if self.image_size is None or case.size == as_size(self.image_size):
             return case
         self.check_size(name, case.size)
-        fitted, kept = fit(case, as_size(self.image_size), self.config.pad)
+        fitted, kept = fit(case, as_size(self.image_size), self.config.pad, self.config.class_set.exclusive)
         if kept:
             self.changes.kept[name] = kept
         return fitted
@@ -224,6 +227,10 @@ class CaseReader:
             if any(h * width != w * height for h, w in sizes) and not self.config.pad:
                 shape = "square" if height == width else "of this aspect ratio"
                 notes.append(f"some of them are not {shape} and are stretched; --pad True keeps their aspect ratio")
+        classes = self.config.class_set
+        if isinstance(self._rule, ClassRule) and self._rule.levels != classes.levels:
+            levels = ", ".join(self.levels.show(level) for (level,) in self._rule.levels)
+            notes.append(f"the levels {levels} of the labels are read as {', '.join(classes.names)} (--classes)")
         return [*notes, *self.changes.notes(self.levels)]
 
 

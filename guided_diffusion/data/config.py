@@ -105,3 +105,10 @@ class DataConfig:
             return float(text)
         except ValueError:
             return None
+
+    @property
+    def structures_in_files(self) -> tuple[str, ...]:
+        """The structures that have label files of their own, label0_NAME.png, and are read."""
+        if self.class_set.from_files:
+            return self.class_set.names
+        return (self.structure,) if self.structure and self.level is None else ()

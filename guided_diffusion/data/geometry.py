@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float32, Shaped
 
 from ..errors import DataError
 from .files.nifti import NiftiFrame
-from .resize import canvas, pad_to, resize, resize_and_count
+from .resize import canvas, pad_to, resize, resize_and_count, resize_classes, resize_masks
 
 ImageArray = Float32[np.ndarray, "C H W"]
-RatersArray = Bool[np.ndarray, "R H W"]
+RatersArray = Bool[np.ndarray, "R *K H W"]
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,15 @@ class CaseArrays(NamedTuple):
     """The pixels of a case.
 
     image     in [0, 1]
-    raters    R may be 0
+    raters    [R, H, W], or [R, K, H, W] for several classes; R may be 0
     geometry  None: unknown, as of packed files of earlier versions
+    ignored   pixels that count in no loss and no figure; None: there are none
     """
 
     image: ImageArray
     raters: RatersArray
     geometry: Geometry | None = None
+    ignored: Bool[np.ndarray, "H W"] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -114,22 +116,26 @@ class CaseArrays(NamedTuple):
         return self.image.shape[1], self.image.shape[2]
 
 
-def fit(case: CaseArrays, size: tuple[int, int], pad: bool) -> tuple[CaseArrays, int]:
+def fit(case: CaseArrays, size: tuple[int, int], pad: bool, exclusive: bool = True) -> tuple[CaseArrays, int]:
     """The case at `size` (H, W), and the number of lesions that would vanish and keep a pixel.
 
-    pad  pad with black to the aspect ratio of `size`, and at least to `size`, instead of stretching
+    pad        pad with black to the aspect ratio of `size`, and at least to `size`, instead of stretching
+    exclusive  whether a pixel has at most one of several classes
     """
-    image, raters, geometry = case
+    image, raters, geometry, ignored = case
     if case.size == size:
         return case, 0
     padded = canvas(case.size, size) if pad else case.size
     if padded != case.size:
         image, raters = pad_to(image, padded), pad_to(raters, padded)
+        ignored = None if ignored is None else pad_to(ignored[None], padded)[0]
     kept = 0
     if padded != size:
         image = np.stack([resize(plane, size) for plane in image])
-        raters, kept = resize_and_count(raters, size)
-    return CaseArrays(image, raters, _fitted(geometry, padded, size) if geometry else None), kept
+        several = raters.ndim == 4
+        raters, kept = resize_classes(raters, size, exclusive) if several else resize_and_count(raters, size)
+        ignored = None if ignored is None else resize_masks(ignored[None], size)[0]
+    return CaseArrays(image, raters, _fitted(geometry, padded, size) if geometry else None, ignored), kept
 
 
 def _fitted(geometry: Geometry, padded: tuple[int, int], size: tuple[int, int]) -> Geometry:
@@ -145,6 +151,19 @@ def bring_back(case: CaseArrays) -> CaseArrays:
     if geometry is None or not geometry.changes_pixels:
         return case
     image = np.stack([geometry.bring_back(plane) for plane in case.image])
-    masks = [geometry.bring_back(mask) > 0.5 for mask in case.raters]
-    raters = np.stack(masks) if masks else np.zeros((0, *geometry.size), dtype=bool)
-    return CaseArrays(image, raters, geometry)
+    raters = np.zeros((*case.raters.shape[:-2], *geometry.size), dtype=bool)
+    for masks, own in zip(case.raters, raters, strict=True):
+        own[...] = _masks_back(geometry, masks)
+    ignored = None if case.ignored is None else geometry.bring_back(case.ignored) > 0.5
+    return CaseArrays(image, raters, geometry, ignored)
+
+
+def _masks_back(geometry: Geometry, masks: Bool[np.ndarray, "*K H W"]) -> Bool[np.ndarray, "*K H0 W0"]:
+    """The masks of a rater at the case's own size; those of classes without a common pixel leave no hole between."""
+    if masks.ndim == 2:
+        return geometry.bring_back(masks) > 0.5
+    shares = np.stack([geometry.bring_back(mask) for mask in masks])
+    if (masks.sum(axis=0) > 1).any():
+        return shares > 0.5
+    largest = np.concatenate([1 - shares.sum(axis=0, keepdims=True), shares]).argmax(axis=0)
+    return largest == np.arange(1, len(masks) + 1)[:, None, None]

@@ -35,11 +35,11 @@ def _rounded(a: int, b: int) -> int:
     return (2 * a + b) // (2 * b)
 
 
-def pad_to(planes: Shaped[np.ndarray, "N h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "N H W"]:
+def pad_to(planes: Shaped[np.ndarray, "*N h w"], size: tuple[int, int]) -> Shaped[np.ndarray, "*N H W"]:
     """Centre the planes in `size` (H, W), padded with 0."""
-    before = [(side - length) // 2 for side, length in zip(size, planes.shape[1:], strict=True)]
-    around = [(b, side - length - b) for b, side, length in zip(before, size, planes.shape[1:], strict=True)]
-    return np.pad(planes, [(0, 0), *around])
+    before = [(side - length) // 2 for side, length in zip(size, planes.shape[-2:], strict=True)]
+    around = [(b, side - length - b) for b, side, length in zip(before, size, planes.shape[-2:], strict=True)]
+    return np.pad(planes, [*[(0, 0)] * (planes.ndim - 2), *around])
 
 
 def resize_masks(masks: Bool[np.ndarray, "R h w"], size: tuple[int, int]) -> Bool[np.ndarray, "R H W"]:
@@ -61,6 +61,30 @@ def resize_and_count(masks: Bool[np.ndarray, "R h w"], size: tuple[int, int]) ->
     for lesion, box, pixel in lost:
         around = (masks[:, *box] | ~lesion).all(axis=(1, 2))
         resized[around, *pixel] = True
+    return resized, len(lost)
+
+
+def resize_classes(
+    masks: Bool[np.ndarray, "R K h w"], size: tuple[int, int], exclusive: bool
+) -> tuple[Bool[np.ndarray, "R K H W"], int]:
+    """As `resize_and_count`, for several classes.
+
+    exclusive  a pixel has at most one class, so it gets the one with the largest part of its area, or none if the
+               background has as much. So no hole appears between classes that touch. Otherwise class by class
+    """
+    R, K = masks.shape[:2]
+    if not exclusive:
+        pairs = [resize_and_count(masks[:, k], size) for k in range(K)]
+        return np.stack([resized for resized, _ in pairs], axis=1), sum(kept for _, kept in pairs)
+    rows, columns = _overlaps_of(masks[:, 0], size)
+    areas = np.zeros((R, K + 1, *size), dtype=np.float32)  # of the background first
+    areas[:, 1:] = rows @ (masks.astype(np.float32) @ columns.T)
+    areas[:, 0] = masks.shape[2] * masks.shape[3] - areas[:, 1:].sum(axis=1)
+    resized = areas.argmax(axis=1)[:, None] == np.arange(1, K + 1)[:, None, None]
+    lost = [(k, one) for k in range(K) for one in _lost_lesions(masks[:, k], resized[:, k])]
+    for k, (lesion, box, pixel) in lost:
+        around = (masks[:, k, *box] | ~lesion).all(axis=(1, 2))
+        resized[around, :, *pixel] = np.arange(K) == k
     return resized, len(lost)
 
 

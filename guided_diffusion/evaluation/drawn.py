@@ -10,8 +10,8 @@ from jaxtyping import Bool, Shaped
 
 from ..data.case_reader import READING_RULES, CaseReader
 from ..data.config import DataConfig
+from ..data.described import described
 from ..data.files.case_files import find_cases, list_files
-from ..data.files.dataset_json import read_dataset_file, with_level
 from ..data.files.decoded import Decoded
 from ..data.files.read import read_file
 from ..data.geometry import fit
@@ -68,7 +68,7 @@ class CaseFiles:
 
     def __init__(self, data_dir: str, flags: Mapping[str, Any]) -> None:
         self.cases, self.flags = find_cases(data_dir, one_set=True), flags
-        self.dataset = read_dataset_file(data_dir)
+        self.data_dir = data_dir
         self.readers: dict[tuple[tuple[int, int] | None, DataConfig], CaseReader] = {}  # by the size of the images
         self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
         self.lock = threading.Lock()  # for both
@@ -100,7 +100,7 @@ class CaseFiles:
         made_by, size = drawn.made_by, drawn.samples.shape[1:]
         if like is not None and "image_size" not in made_by:
             made_by = {**like.made_by, **made_by}
-        data = with_level(data_config_of(made_by), self.dataset)
+        data = described(data_config_of(made_by), self.data_dir)
         of_network = network_size(made_by) == size
         at_own_size = not of_network or postprocess_of(made_by).output_size == "own"
         reader = self._reader(None if at_own_size else size, data)

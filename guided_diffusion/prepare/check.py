@@ -11,8 +11,9 @@ import numpy as np
 from ..data.stores.case_cache import find_labelled
 from ..data.case_reader import CaseReader
 from ..data.config import DataConfig
+from ..data.described import described, with_intensity_range
 from ..data.files.case_files import list_files
-from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file, with_intensity_range, with_level
+from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file
 from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import pad_to, resize
 from ..errors import DataError
@@ -83,7 +84,7 @@ class CheckedCases:
     def __init__(self, config: CheckConfig, data_config: DataConfig) -> None:
         self.config = config
         file = _dataset_file(config.data_dir)
-        data_config = with_level(with_intensity_range(data_config, file), file)
+        data_config = described(with_intensity_range(data_config, file), config.data_dir)
         self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
         self.contents: dict[str, Contents] = collections.defaultdict(Contents)
         self.sheet: list[list[pictures.Tile]] = []
@@ -99,7 +100,7 @@ class CheckedCases:
                 case = reader.read(folder)
             except DataError:  # already among the faults
                 continue
-            image, raters, _ = case
+            image, raters = case.image, case.raters
             reader.changes.masks.add(raters)
             files = list_files(folder).images
             ranges = [reader.changes.ranges[file] for file in files]

@@ -7,13 +7,8 @@ import re
 import pytest
 
 from guided_diffusion.data.config import DataConfig
-from guided_diffusion.data.files.dataset_json import (
-    DatasetFile,
-    dataset_faults,
-    read_dataset_file,
-    with_intensity_range,
-    write_dataset_file,
-)
+from guided_diffusion.data.described import with_intensity_range
+from guided_diffusion.data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file, write_dataset_file
 from guided_diffusion.errors import DataError
 
 WHOLE = DatasetFile(

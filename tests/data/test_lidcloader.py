@@ -135,8 +135,9 @@ def test_the_same_fault_in_many_cases_is_one_line_with_the_flag_that_mends_it(tm
         f"{tmp_path}/unlabelled: no label; add a mask per rater, named label0_*.png, label1_*.png, ..., "
         "or skip it with --skip_unlabelled True",
         f"{tmp_path}/case00/label0_.png and 39 other labels: the labels have 4 levels: 0 (3,080 pixels), "
-        "1 (40 pixels), 2 (480 pixels), 255 (240 pixels); if they are classes, --merge_labels True "
-        "treats all but 0 as foreground, --structure LEVEL takes one",
+        "1 (40 pixels), 2 (480 pixels), 255 (240 pixels); if they are classes, name them with "
+        "--classes, as in --classes disc,cup; --merge_labels True treats all but 0 as foreground, --structure LEVEL "
+        "takes one",
     ]
 
 

@@ -35,10 +35,10 @@ def test_what_goes_in_comes_out(tmp_path):
     write_pack(path, some_cases(np.random.default_rng(0)), lambda: {"notes": ["a note"]})
     pack = PackedCases(path)
     assert pack.header == {"notes": ["a note"]} and len(pack) == 7
-    for index, (name, (image, raters, geometry)) in enumerate(some_cases(np.random.default_rng(0))):
+    for index, (name, (image, raters, geometry, _)) in enumerate(some_cases(np.random.default_rng(0))):
         assert pack.ids[index] == name
-        got_image, got_raters, got_geometry = pack.arrays(index)
-        assert got_geometry == geometry
+        got_image, got_raters, got_geometry, ignored = pack.arrays(index)
+        assert got_geometry == geometry and ignored is None
         np.testing.assert_array_equal(got_image, image)
         np.testing.assert_array_equal(got_raters, raters)
         assert got_raters.dtype == bool and got_image.dtype == np.float32

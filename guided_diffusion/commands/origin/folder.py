@@ -7,8 +7,9 @@ import os
 from ...data.stores.case_cache import find_labelled, hash_cases
 from ...data.case_reader import READING_RULES, CaseReader
 from ...data.config import DataConfig
+from ...data.described import described, with_intensity_range
 from ...data.files.case_files import Places, list_files, refuse_splits
-from ...data.files.dataset_json import FILE, DatasetFile, read_dataset_file, with_intensity_range
+from ...data.files.dataset_json import FILE, DatasetFile, read_dataset_file
 from ...data.surveys.channels import modality_of
 from ...errors import DataError
 from ...prepare.check import CheckConfig, check_data
@@ -29,7 +30,7 @@ def folder_rows(path: str) -> Rows:
             raise _other_folder(path) or error from None
         reason = str(error).removeprefix(f"{path}: ").replace("\n", "; ")
         return [("kind", f"folder with {FILE} but without cases"), *stated, ("cases", reason)]
-    config = with_intensity_range(DataConfig(), file)
+    config = described(with_intensity_range(DataConfig(), file), path)
     cases = find_labelled(path, config, lambda line: None)
     contents = [line for line in lines if not line.startswith("fault: ")][:-1]  # the last one counts the faults
     return [

@@ -31,7 +31,7 @@ def packed_rows(path: str) -> Rows:
         ("cases", str(len(pack))),
         ("sizes", _counts(f"{entry.width}x{entry.height}" for entry in pack.entries)),
         ("image channels", ", ".join(sorted(planes))),
-        ("raters", _counts(entry.raters for entry in pack.entries)),
+        ("raters", _counts(pack.num_raters(index) for index in range(len(pack)))),
         ("hash", f"{fingerprint} of the cases and of how they were read, by which a run names its cases"),
         ("reading rules", rules_in_words(facts.reading)),
     ]

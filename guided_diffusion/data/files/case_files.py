@@ -25,8 +25,13 @@ class CaseFiles(NamedTuple):
     """The files of a case."""
 
     images: list[str]  # sorted by name
-    labels: list[str]  # sorted by rater
+    raters: list[tuple[str, ...]]  # the label of each rater or, of several structures, one of each; "": an empty mask
     faults: list[str]  # one line each
+
+    @property
+    def labels(self) -> list[str]:
+        """All labels, sorted by rater."""
+        return [file for files in self.raters for file in files if file]
 
 
 Places = list[tuple[str, str]]  # the name of each case, and its folder or, for a bare picture, its file
@@ -100,8 +105,8 @@ def skip_unlabelled(directory: str, cases: Places, report: Report) -> Places:
     """
     skipped = []
     for name, folder in cases:
-        images, labels, faults = list_files(folder)
-        if images and not labels and not faults:
+        found = list_files(folder)
+        if found.images and not found.raters and not found.faults:
             skipped.append(name)
     if len(skipped) == len(cases):
         raise DataError(f"{directory}: none of the {len(cases)} cases has labels (--skip_unlabelled)")
@@ -189,13 +194,14 @@ class Search:
         return sorted(cases.items())
 
 
-def list_files(folder: str, structure: str = "") -> CaseFiles:
+def list_files(folder: str, structures: Sequence[str] = (), missing: str = "refuse") -> CaseFiles:
     """The files of a case, or a bare picture.
 
     Faults: a folder that cannot be listed, a missing image, two labels of one rater, a gap in the numbers of raters,
-    and labels that are not read.
+    a rater without a label of some structure, and labels that are not read.
 
-    structure  use the labels label0_NAME.* of this name only; empty: all labels
+    structures  use the labels label0_NAME.* of these names only, in this order; empty: all labels, one of each rater
+    missing     if a rater lacks the label of a structure: "refuse", "skip" the rater, or an "empty" mask
     """
     if os.path.isfile(folder):
         return CaseFiles([folder], [], [])
@@ -213,19 +219,54 @@ def list_files(folder: str, structure: str = "") -> CaseFiles:
         for file in files
         if UNREAD_LABEL.match(file) and not LABEL.match(file)
     ]
-    found = [(int(match[1]), match[2] or "", file) for file in files if (match := LABEL.match(file))]
-    labels: dict[int, str] = {}
-    for rater, _, file in [row for row in found if structure in ("", row[1])]:
-        if rater in labels:
-            first = os.path.basename(labels[rater])
-            remedy = "remove one, or take one structure with --structure NAME (label0_NAME.png)"
-            faults.append(f"{folder}: two labels of rater {rater}, {first} and {file}; {remedy}")
-        labels[rater] = os.path.join(folder, file)
-    if missing := set(range(len(labels))) - set(labels):
+    labels, label_faults = _labels_by_rater(folder, files, structures)
+    faults += label_faults
+    if gap := set(range(len(labels))) - set(labels):
         faults.append(
-            f"{folder}: label{min(missing)}_* is missing, but label{max(labels)}_* exists; number the raters from 0"
+            f"{folder}: label{min(gap)}_* is missing, but label{max(labels)}_* exists; number the raters from 0"
         )
-    return CaseFiles(images, [labels[rater] for rater in sorted(labels)], faults)
+    raters, missing_faults = _one_of_each(folder, labels, structures or [""], missing)
+    faults += missing_faults
+    return CaseFiles(images, raters, faults)
+
+
+def _labels_by_rater(
+    folder: str, files: Sequence[str], structures: Sequence[str]
+) -> tuple[dict[int, dict[str, str]], list[str]]:
+    """{rater: {structure: label}}, where the structure is empty if all labels are used, and faults."""
+    labels: dict[int, dict[str, str]] = {}
+    faults = []
+    for file in files:
+        if not (match := LABEL.match(file)):
+            continue
+        own = labels.setdefault(int(match[1]), {})
+        name = (match[2] or "") if structures else ""
+        if name in own:
+            first = os.path.basename(own[name])
+            remedy = "remove one, or name the structures with --classes, or one with --structure (label0_NAME.png)"
+            faults.append(f"{folder}: two labels of rater {match[1]}, {first} and {file}; {remedy}")
+        own[name] = os.path.join(folder, file)
+    return labels, faults
+
+
+def _one_of_each(
+    folder: str, labels: Mapping[int, Mapping[str, str]], structures: Sequence[str], missing: str
+) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The label of each structure by each rater, "" for an empty mask, and faults. No rater has any: none is there."""
+    raters: list[tuple[str, ...]] = []
+    faults = []
+    if not any(name in own for own in labels.values() for name in structures):
+        return [], []
+    for rater, own in sorted(labels.items()):
+        lacking = [name for name in structures if name not in own]
+        if not lacking or missing != "skip":
+            raters.append(tuple(own.get(name, "") for name in structures))
+        if lacking and missing == "refuse":
+            faults.append(
+                f"{folder}: rater {rater} has no label{rater}_{lacking[0]}.*; if that means an empty mask, add "
+                "--missing empty, otherwise --missing skip, which leaves the rater out"
+            )
+    return raters, faults
 
 
 def _unlisted(place: str, error: OSError) -> str:

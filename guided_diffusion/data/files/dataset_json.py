@@ -5,9 +5,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from ...errors import DataError
+from ...flags.classes import Classes, parse_classes
 from ...system import storage
 from ..names import SPLIT_NAMES
 
@@ -24,6 +25,7 @@ class DatasetFile:
     channel_names    names of the modalities, in the order of their files
     labels           {structure: its levels}, without background
     background       level of the background
+    paint_order      value that each structure has in a label map, if they are regions (nnU-Net: regions_class_order)
     raters           names of the raters; label k of each case is by rater k
     intensity_range  (low, high) of the values of images, which become 0 and 1
     """
@@ -33,6 +35,7 @@ class DatasetFile:
     channel_names: tuple[str, ...] = ()
     labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     background: int = 0
+    paint_order: tuple[int, ...] = ()
     raters: tuple[str, ...] = ()
     intensity_range: tuple[float, float] | None = None
     licence: str = ""
@@ -43,15 +46,50 @@ class DatasetFile:
         """The names of `labels`, without the level that nnU-Net ignores."""
         return [name for name in self.labels if name != IGNORED]
 
+    @property
+    def ignored(self) -> int | None:
+        """The level of pixels that count in no loss and no figure."""
+        return next(iter(self.labels.get(IGNORED, ())), None)
+
+    @property
+    def classes(self) -> Classes:
+        """The structures as classes; exclusive if each has one level, otherwise regions. DataError: they cannot be."""
+        names = self.structures
+        several = any(len(self.labels[name]) > 1 for name in names)
+        levels = [self._painted_first(k, name) if several else self.labels[name] for k, name in enumerate(names)]
+        plain = levels == [(k + 1,) for k in range(len(names))]
+        texts = ["+".join(map(str, one)) for one in levels]
+        entries = names if plain else [f"{name}={text}" for name, text in zip(names, texts, strict=True)]
+        try:
+            return parse_classes(entries)
+        except ValueError as error:
+            raise DataError(f"{self.path}: labels {error}; correct it") from error
+
+    def _painted_first(self, number: int, name: str) -> tuple[int, ...]:
+        """The levels of a region, first the one that it is painted with: by default, that of no later region."""
+        levels, later = self.labels[name], self.structures[number + 1 :]
+        own = [level for level in levels if not any(level in self.labels[other] for other in later)]
+        value = self.paint_order[number] if self.paint_order else next(iter(own), None)
+        if value not in levels:
+            raise DataError(
+                f"{self.path}: regions_class_order must have a level of each region, by which it is painted; {name} "
+                f"has {', '.join(map(str, levels))}"
+            )
+        return (value, *(level for level in levels if level != value))
+
+    def levels_of(self, structure: str) -> tuple[int, ...]:
+        """The levels of a structure. DataError: the file does not name it."""
+        if structure not in self.structures:
+            known = ", ".join(self.structures) or "no structures"
+            raise DataError(f"{self.path}: --structure {structure} is not among its labels, which are {known}")
+        return self.labels[structure]
+
     def level_of(self, structure: str) -> float | None:
         """The level of a structure; None: it is the only one, so that all foreground is this structure.
 
         DataError: the file does not name it, or it has several levels.
         """
-        if structure not in self.structures:
-            known = ", ".join(self.structures) or "no structures"
-            raise DataError(f"{self.path}: --structure {structure} is not among its labels, which are {known}")
-        levels = self.labels[structure]
+        levels = self.levels_of(structure)
         if len(levels) > 1:
             joined = ", ".join(map(str, levels))
             raise DataError(
@@ -104,6 +142,7 @@ def read_one(path: str) -> DatasetFile | None:
             channel_names=_channels(stored.get("channel_names") or stored.get("modality") or {}),
             labels=labels,
             background=background,
+            paint_order=_paint_order(stored.get("regions_class_order"), labels),
             raters=_names("raters", stored.get("raters") or ()),
             intensity_range=_range(stored.get("intensity_range")),
             **{key: _text(key, stored.get(key, stored.get("license") if key == "licence" else "")) for key in TEXTS},
@@ -147,6 +186,14 @@ def _labels(value: Any) -> tuple[dict[str, tuple[int, ...]], int]:
     return labels, background[0]
 
 
+def _paint_order(value: Any, labels: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """regions_class_order: a value for each structure."""
+    order = tuple(value) if isinstance(value, (list, tuple)) else () if value is None else (value,)
+    if order and (len(order) != len(labels.keys() - {IGNORED}) or not all(isinstance(level, int) for level in order)):
+        raise ValueError("regions_class_order must be a list with a level for each structure of labels")
+    return order
+
+
 def _levels(name: str, value: Any) -> tuple[int, ...]:
     levels = tuple(value) if isinstance(value, list) else (value,)
     if not levels or not all(isinstance(level, int) and not isinstance(level, bool) and level >= 0 for level in levels):
@@ -179,6 +226,7 @@ def write_dataset_file(directory: str, file: DatasetFile) -> None:
         "name": file.name,
         "channel_names": {str(k): name for k, name in enumerate(file.channel_names)},
         "labels": {BACKGROUND: file.background, **labels} if labels else {},
+        "regions_class_order": list(file.paint_order),
         "raters": list(file.raters),
         "intensity_range": list(file.intensity_range or ()),
         "licence": file.licence,
@@ -187,40 +235,7 @@ def write_dataset_file(directory: str, file: DatasetFile) -> None:
     storage.write_json(os.path.join(directory, FILE), {key: value for key, value in content.items() if value})
 
 
-# -- use --------------------------------------------------------------------------------------------------------------
-
-
-class Reading(Protocol):
-    """A config with the flags that dataset.json gives values or meanings, such as DataConfig."""
-
-    @property
-    def intensity_range(self) -> tuple[float, ...] | None:
-        """The values that become 0 and 1."""
-
-    @property
-    def structure(self) -> str:
-        """The name or the level of the only structure to read."""
-
-
-Config = TypeVar("Config", bound=Reading)
-
-
-def with_intensity_range(config: Config, file: DatasetFile | None) -> Config:
-    """`config` with the range of dataset.json, if it has none of its own."""
-    if file is None or file.intensity_range is None or config.intensity_range is not None:
-        return config
-    return dataclasses.replace(config, intensity_range=file.intensity_range)  # type: ignore[type-var]
-
-
-def with_level(config: Config, file: DatasetFile | None) -> Config:
-    """`config` with the level of a structure that dataset.json names, in place of the name.
-
-    DataError: the structure has several levels.
-    """
-    if file is None or config.structure not in file.structures:
-        return config
-    level = file.level_of(config.structure)
-    return dataclasses.replace(config, structure="" if level is None else f"{level:g}")  # type: ignore[type-var]
+# -- check -------------------------------------------------------------------------------------------------------------
 
 
 def dataset_faults(

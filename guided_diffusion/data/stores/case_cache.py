@@ -15,10 +15,11 @@ from ...flags.retired import current_flags
 from ...flags.sizes import Size, as_size
 from ...system.storage import StrPath
 from ...system.versions import written_by
-from ..case_reader import READING_RULES, CaseReader
+from ..case_reader import OF_CLASSES, READING_RULES, CaseReader
 from ..config import DataConfig
+from ..described import with_classes, with_intensity_range, with_level
 from ..files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
-from ..files.dataset_json import read_dataset_file, with_intensity_range, with_level
+from ..files.dataset_json import read_dataset_file
 from ..geometry import CaseArrays
 from .packed import PackedCases, is_packed, write_pack
 from ..surveys.changes import RESIZED
@@ -219,9 +220,9 @@ def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases,
     rules = {name: value for name, value in flags_from_configs(reader.config).items() if name in decoding_flags()}
     if different := differences(current_flags(pack.header["rules"]), rules, DataConfig):
         raise DataError(f"{path}: packed with {', '.join(different)}; rerun pack_data.py with these flags")
-    for entry in pack.entries:
-        if entry.raters == 0 and reader.require_raters:
-            raise DataError(f"{path}: {entry.id} has no rater masks; add them to the folder and pack it again")
+    for index, case in enumerate(pack.ids):
+        if reader.require_raters and not pack.num_raters(index):
+            raise DataError(f"{path}: {case} has no rater masks; add them to the folder and pack it again")
     check_planes(path, pack, reader)
     facts = SetFacts.from_header(pack)
     sizes = {entry.id: (entry.height, entry.width) for entry in pack.entries}
@@ -229,7 +230,7 @@ def open_pack(path: str, reader: CaseReader) -> tuple[PackedCases | FittedCases,
         return pack, facts
     for case, size in sizes.items():  # records or refuses sizes without reading pixels
         reader.check_size(case, size)
-    departures = [*facts.departures, *([RESIZED] if any(entry.raters for entry in pack.entries) else [])]
+    departures = [*facts.departures, *([RESIZED] if any(entry.masks for entry in pack.entries) else [])]
     notes = [*facts.notes, *reader.notes(len(pack))]
     return FittedCases(pack, reader), replace(facts, notes=notes, departures=departures, reading=READING_RULES)
 
@@ -238,7 +239,7 @@ def _check_header(path: str, header: Mapping[str, Any]) -> None:
     """DataError: not a file of pack_data.py; files of the cache, which depend on a run's settings, are refused too."""
     kinds = {"fingerprint": str, "notes": list, "rules": dict}
     lacking = [name for name, kind in kinds.items() if not isinstance(header.get(name), kind)] or [
-        name for name in decoding_flags() if name not in current_flags(header["rules"])
+        name for name in decoding_flags() if name not in {**OF_CLASSES, **current_flags(header["rules"])}
     ]
     if lacking:
         raise DataError(
@@ -260,7 +261,7 @@ def pack_folder(
     DataError: lists all broken cases.
     """
     file, lines = read_dataset_file(directory), list[str]()
-    config = with_intensity_range(config, file)
+    config = with_classes(with_intensity_range(config, file), directory)
     reader = CaseReader(image_size, None, with_level(config, file))
     folders = find_labelled(directory, config, lines.append)
     fingerprint, rules = hash_cases(folders, reader.settings), flags_from_configs(config)

@@ -1,8 +1,10 @@
 """Decoded cases in one memory-mapped file, which opens instantly for any number of cases and is read on demand.
 
-cases     each at its offset, a multiple of 4: image float32 [C, H, W]; masks [R, H, W], one bit per pixel
-header    JSON: {cases: [[id, C, R, H, W, offset, CRC-32 of the case], ...], geometry: [that of each case, see
-          Geometry.as_json, or null, ...]}, and further entries: fingerprint, notes, rules, image_size, set, written_by
+cases     each at its offset, a multiple of 4: image float32 [C, H, W]; masks [N, H, W], one bit per pixel: those of R
+          raters, each of K classes, then that of ignored pixels, if there are any
+header    JSON: {cases: [[id, C, N, H, W, offset, CRC-32 of the case], ...], geometry: [that of each case, see
+          Geometry.as_json, or null, ...]}; classes: K, if there are several; ignored: the numbers of the cases with
+          ignored pixels; and further entries: fingerprint, notes, rules, image_size, set, written_by
 end       CRC-32 and length of the header (8 bytes each, little-endian), and MAGIC
 """
 
@@ -27,7 +29,7 @@ class Entry(NamedTuple):
 
     id: str
     channels: int
-    raters: int
+    masks: int
     height: int
     width: int
     offset: int
@@ -41,7 +43,7 @@ class Entry(NamedTuple):
     @property
     def end(self) -> int:
         """The offset of the end of the case."""
-        return self.offset + self.image_bytes + -(-self.raters * self.height * self.width // 8)
+        return self.offset + self.image_bytes + -(-self.masks * self.height * self.width // 8)
 
 
 def write_pack(path: str, cases: Iterable[tuple[str, CaseArrays]], header: Callable[[], dict[str, Any]]) -> None:
@@ -54,16 +56,23 @@ def write_pack(path: str, cases: Iterable[tuple[str, CaseArrays]], header: Calla
     def write(file: IO[bytes]) -> None:
         entries: list[Entry] = []
         geometries: list[dict[str, Any] | None] = []
+        more: dict[str, Any] = {}
         offset = 0
-        for case_id, (image, raters, geometry) in cases:
-            data = np.ascontiguousarray(image, dtype=np.float32).tobytes() + np.packbits(raters).tobytes()
+        for case_id, (image, raters, geometry, ignored) in cases:
             height, width = image.shape[1:]
-            entries.append(Entry(case_id, len(image), len(raters), height, width, offset, zlib.crc32(data)))
+            masks = raters.reshape(-1, height, width)
+            if raters.ndim == 4:
+                more["classes"] = raters.shape[1]
+            if ignored is not None:
+                masks = np.concatenate([masks, ignored[None]])
+                more.setdefault("ignored", []).append(len(entries))
+            data = np.ascontiguousarray(image, dtype=np.float32).tobytes() + np.packbits(masks).tobytes()
+            entries.append(Entry(case_id, len(image), len(masks), height, width, offset, zlib.crc32(data)))
             geometries.append(geometry.as_json() if geometry else None)
             filled = data + bytes(-len(data) % 4)
             file.write(filled)
             offset += len(filled)
-        text = json.dumps({**header(), "cases": entries, "geometry": geometries}).encode()
+        text = json.dumps({**header(), **more, "cases": entries, "geometry": geometries}).encode()
         file.write(text + zlib.crc32(text).to_bytes(8, "little") + len(text).to_bytes(8, "little") + MAGIC)
 
     storage.write_atomically(path, write)
@@ -75,6 +84,8 @@ class PackedCases:
     header      the header without entries and geometry
     entries     one per case
     geometries  one per case; None: unknown
+    classes     K; None: one class, so that raters are [R, H, W]
+    ignored     the numbers of the cases with ignored pixels
 
     DataError: not such a file, truncated, or a damaged header; a damaged case is reported when it is read.
     """
@@ -85,6 +96,8 @@ class PackedCases:
             self._map()
             self.header, self.entries = self._read_header()
             self.geometries = self.header.pop("geometry", [None] * len(self.entries))
+            self.classes: int | None = self.header.pop("classes", None)
+            self.ignored = frozenset(self.header.pop("ignored", ()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a readable file of packed cases ({error}); pack them again") from error
         self.ids = [entry.id for entry in self.entries]
@@ -126,10 +139,17 @@ class PackedCases:
             )
         pixels, bits = data[: entry.image_bytes], data[entry.image_bytes :]
         image = pixels.view(np.float32).reshape(entry.channels, entry.height, entry.width)
-        masks = np.unpackbits(bits, count=entry.raters * entry.height * entry.width)
-        raters = masks.reshape(entry.raters, entry.height, entry.width).view(bool)
+        count, size = entry.masks, (entry.height, entry.width)
+        masks = np.unpackbits(bits, count=count * entry.height * entry.width).reshape(count, *size).view(bool)
+        ignored = masks[-1] if index in self.ignored else None
+        raters = masks if ignored is None else masks[:-1]
+        raters = raters.reshape(-1, self.classes, *size) if self.classes else raters
         geometry = self.geometries[index]
-        return CaseArrays(np.array(image), raters, None if geometry is None else Geometry.from_json(geometry))
+        return CaseArrays(np.array(image), raters, Geometry.from_json(geometry) if geometry else None, ignored)
+
+    def num_raters(self, index: int) -> int:
+        """The number of raters of case number `index`."""
+        return (self.entries[index].masks - (index in self.ignored)) // (self.classes or 1)
 
     def own_arrays(self, index: int) -> CaseArrays:
         """As `arrays`, at the case's own size as far as it is known."""

@@ -18,7 +18,7 @@ MUCH = 0.5  # of an image's area: foreground above it is unusual
 
 @dataclass
 class MaskCounts:
-    """The masks of a set of cases.
+    """The masks of a set of cases; several classes count as so many masks.
 
     much  cases whose masks cover more than MUCH of the image on average
     """
@@ -29,13 +29,13 @@ class MaskCounts:
     full: int = 0
     much: int = 0
 
-    def add(self, raters: Bool[np.ndarray, "R H W"]) -> None:
+    def add(self, raters: Bool[np.ndarray, "R *K H W"]) -> None:
         """Count the masks of a case."""
         if not len(raters):
             return
-        areas = raters.mean(axis=(1, 2))
+        areas = raters.mean(axis=(-2, -1)).ravel()
         self.cases += 1
-        self.masks += len(raters)
+        self.masks += len(areas)
         self.empty += int((areas == 0).sum())
         self.full += int((areas == 1).sum())
         self.much += bool(areas.mean() > MUCH)

@@ -52,10 +52,12 @@ class MaskRule:
 class LevelSurvey:
     """The levels of the labels of a set of cases.
 
+    ignore   level of pixels that do not count; None: there is none
     pixels   {level: number of pixels} of lossless labels, without soft ones
     files    {number of levels: files} of lossless labels
     """
 
+    ignore: int | None = None
     pixels: collections.Counter[float] = field(default_factory=collections.Counter)
     files: collections.Counter[int] = field(default_factory=collections.Counter)
     notes: dict[str, list[str]] = field(default_factory=lambda: collections.defaultdict(list))
@@ -66,6 +68,7 @@ class LevelSurvey:
     third: dict[str, dict[int, int]] = field(default_factory=dict)  # {lossy file: more than two clusters}
     faint: list[str] = field(default_factory=list)  # lossy files that vary and do not reach half of full scale
     lossy: list[str] = field(default_factory=list)  # lossy files
+    clusters: dict[str, dict[int, int]] = field(default_factory=dict)  # {lossy file: its clusters}
 
     def add(self, file: str, label: Label) -> None:
         """Record the levels of a label."""
@@ -75,10 +78,13 @@ class LevelSurvey:
             self.lossy.append(file)
             self._add_lossy(file, label.values / label.full_scale)
             return
-        levels, counts = _levels(label.values)
+        values = label.values
+        if self.ignore is not None and (ignored := values == self.ignore).any():
+            values = np.where(ignored, values.min(where=~ignored, initial=0), values)
+        levels, counts = _levels(values)
         self.files[len(levels)] += 1
         self.largest = max(self.largest, float(levels[-1]))
-        if len(levels) > 2 and _is_soft(label.values, levels):
+        if len(levels) > 2 and _is_soft(values, levels):
             self.soft[file] = tuple(levels.tolist())
             return
         if len(levels) > 2:
@@ -88,9 +94,10 @@ class LevelSurvey:
             self.examples.setdefault(level, file)
 
     def _add_lossy(self, file: str, values: Shaped[np.ndarray, "H W"]) -> None:
+        clusters = self.clusters[file] = _clusters(values)
         if values.max() <= 0.5 and np.ptp(values) > 0:
             self.faint.append(file)
-        elif not _are_two(clusters := _clusters(values)):
+        elif not _are_two(clusters):
             self.third[file] = clusters
 
     @property
@@ -119,7 +126,7 @@ class LevelSurvey:
             return self._threshold_rule(threshold)
         if faults := list(self._set_faults(merge, structure)):
             raise DataError("\n".join(faults))
-        refused = self._refused(merge or structure is not None)
+        refused = self.refusals(merge or structure is not None)
         if structure is not None:
             return MaskRule("==", structure, refused=refused)
         if len(self.levels) == 2 and not merge:
@@ -132,7 +139,7 @@ class LevelSurvey:
         scale = next((scale for scale in SCALES if self.largest <= scale), int(self.largest))
         return MaskRule(">", threshold, cut=threshold, share=True, scale=scale)
 
-    def _refused(self, classes: bool) -> dict[str, str]:
+    def refusals(self, classes: bool) -> dict[str, str]:
         """{file: why it is not a mask}; the text is the same for all files of a kind.
 
         classes  a flag says that the levels are classes
@@ -140,17 +147,17 @@ class LevelSurvey:
         near = ", ".join(f"{value} ({n:,} pixels)" for value, n in next(iter(self.third.values()), {}).items())
         third = (
             f"a JPEG with values near {near}, which are not one below and one above half of full scale; if they are "
-            "classes, save it as PNG; --label_threshold cuts it"
+            "classes, name them with --classes, or save it as PNG; --label_threshold cuts it"
         )
         faint = (
             "a JPEG that varies, but nowhere reaches half of full scale (a mask of 0 and 1 saved as JPEG loses its "
             "levels); save it as PNG, or cut it with --label_threshold"
         )
         refused = {**dict.fromkeys(self.third, third), **dict.fromkeys(self.faint, faint)}
-        found = {file: x for file, x in self.soft.items() if not (classes and _may_be_classes(x))}
+        found = {file: x for file, x in self.soft.items() if not (classes and may_be_classes(x))}
         if found:
             low, high = min(x[0] for x in found.values()), max(x[-1] for x in found.values())
-            thin = "; or, if they are thin classes, --merge_labels" if all(map(_may_be_classes, found.values())) else ""
+            thin = "; or, if they are thin classes, --merge_labels" if all(map(may_be_classes, found.values())) else ""
             soft = (
                 f"{'' if len(found) == 1 else 'up to '}{max(map(len, found.values()))} levels from "
                 f"{self.show(low)} to {self.show(high)}, as in an interpolated or soft mask: --label_threshold 0.5 "
@@ -181,7 +188,10 @@ class LevelSurvey:
 
     def _class_fault(self) -> str:
         rest = "" if self.many else ", in different labels"
-        remedy = "--merge_labels True treats all but 0 as foreground, --structure LEVEL takes one"
+        remedy = (
+            "name them with --classes, as in --classes disc,cup; --merge_labels True treats all but 0 as foreground, "
+            "--structure LEVEL takes one"
+        )
         file = _first(self.many) if self.many else self.examples[self.levels[-1]]
         return (
             f"{file}: the labels have {len(self.levels)} levels{rest}: {self.counts()}; if they are classes, {remedy}"
@@ -193,7 +203,8 @@ def _first(files: list[str]) -> str:
     return files[0] + (f" and {len(files) - 1} other labels" if len(files) > 1 else "")
 
 
-def _may_be_classes(levels: Sequence[float]) -> bool:
+def may_be_classes(levels: Sequence[float]) -> bool:
+    """Whether these levels of a label on ramps may be those of thin classes."""
     return len(levels) <= FEW_CLASSES and all(level % 1 == 0 for level in levels)
 
 

@@ -1,0 +1,98 @@
+"""The config of reading with what a set of cases says of itself: by dataset.json, file names, a packed file's header."""
+
+import os
+from dataclasses import replace
+
+from ..errors import DataError
+from ..flags.classes import FROM_FILES, Classes, parse_classes, show_classes
+from ..system.storage import walk
+from .config import DataConfig
+from .files.case_files import LABEL
+from .files.dataset_json import DatasetFile, read_dataset_file
+from .stores.packed import PackedCases, is_packed
+
+
+def with_intensity_range(config: DataConfig, file: DatasetFile | None) -> DataConfig:
+    """`config` with the range of dataset.json, if it has none of its own."""
+    if file is None or file.intensity_range is None or config.intensity_range is not None:
+        return config
+    return replace(config, intensity_range=file.intensity_range)
+
+
+def with_level(config: DataConfig, file: DatasetFile | None) -> DataConfig:
+    """`config` with the levels of a structure that dataset.json names, in place of the name."""
+    if file is None or config.structure not in file.structures:
+        return config
+    name, levels = config.structure, file.levels_of(config.structure)
+    if len(levels) > 1:
+        return replace(config, structure="", classes=(f"{name}={'+'.join(map(str, levels))}",))
+    level = file.level_of(name)
+    return replace(config, structure="" if level is None else f"{level:g}")
+
+
+def described(config: DataConfig, directory: str) -> DataConfig:
+    """`config` with the classes and levels that the set in `directory` states; see `with_classes` and `with_level`."""
+    config = with_classes(config, directory)
+    return config if os.path.isfile(directory) else with_level(config, read_dataset_file(directory))
+
+
+def with_classes(config: DataConfig, directory: str) -> DataConfig:
+    """`config` with the classes of the set in `directory`, and the level that its dataset.json ignores.
+
+    Given classes get the levels of dataset.json, or the files that the cases have for each structure. Where all
+    foreground is one class, or one structure is chosen, there are none.
+    DataError: dataset.json is damaged, or names other classes.
+    """
+    if config.structure or config.merge_labels or config.label_threshold is not None:
+        return config
+    if os.path.isfile(directory):
+        return _as_packed(config, directory) if is_packed(directory) else config
+    file = read_dataset_file(directory)
+    if file and config.ignore_label is None:
+        config = replace(config, ignore_label=file.ignored)
+    if file and len(file.structures) > 1:
+        config = replace(config, classes=show_classes(_agreed(config.class_set, file)))
+    classes = config.class_set
+    if (classes.plain or not classes.exclusive) and not classes.from_files and _have_files(directory, classes.names):
+        config = replace(config, classes=tuple(f"{name}={FROM_FILES}" for name in classes.names))
+    return config
+
+
+def _agreed(given: Classes, file: DatasetFile) -> Classes:
+    """The classes of dataset.json, in the order of the given ones, or those if they are of another kind.
+
+    DataError: the names differ.
+    """
+    own = file.classes
+    if not given.names:
+        return own
+    if set(given.names) != set(own.names):
+        raise DataError(
+            f"{file.path}: labels names {', '.join(own.names)}, but the classes are {', '.join(given.names)} (--classes, "
+            "or those of the checkpoint)"
+        )
+    if given.exclusive != own.exclusive and not given.plain:
+        return given
+    if given.names == own.names:
+        return own
+    levels = dict(zip(own.names, own.levels, strict=True))
+    return parse_classes([f"{name}={'+'.join(map(str, levels[name]))}" for name in given.names])
+
+
+def _as_packed(config: DataConfig, path: str) -> DataConfig:
+    """`config` with the classes of a packed file, if it has none of its own."""
+    rules = PackedCases(path).header.get("rules", {})
+    if config.classes or not rules.get("classes"):
+        return config
+    return replace(config, classes=tuple(rules["classes"]), ignore_label=rules.get("ignore_label"))
+
+
+def _have_files(directory: str, names: tuple[str, ...]) -> bool:
+    """Whether labels are named after structures, label0_NAME.png; the first folder that has labels decides."""
+    if not names or not os.path.isdir(directory):
+        return False
+    for _, folders, files in walk(directory, lambda error: None):
+        folders.sort()
+        if found := [match[2] for file in files if (match := LABEL.match(file))]:
+            return bool(set(found) & set(names))
+    return False

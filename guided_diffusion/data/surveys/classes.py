@@ -1,0 +1,134 @@
+"""The rule that turns the labels of a set into masks of several classes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from ...errors import DataError
+from ...flags.classes import Classes
+from ..files.label import Label
+from .levels import LevelSurvey, may_be_classes
+
+NEAREST = 24  # of 255: how far a cluster of a JPEG lies from its level at most; levels are twice as far apart
+NAMED = "give the level of each, as in --classes {}, and those of pixels that do not count with --ignore_label"
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """A class is where a label has one of its levels or, in a lossy label, where one of them is the nearest.
+
+    levels  of each class
+    known   all levels, with those of background and of ignored pixels
+    """
+
+    levels: tuple[tuple[int, ...], ...]
+    known: tuple[int, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)  # {file: why it has no such classes}
+
+    def mask(self, file: str, label: Label) -> Bool[np.ndarray, "*K H W"]:
+        """The masks of the classes of the label in a file, [H, W] for one class. DataError: it has other levels."""
+        if file in self.refused:
+            raise DataError(f"{file}: {self.refused[file]}")
+        values = label.values
+        if label.lossy and label.full_scale:
+            known = np.array(self.known)
+            values = known[np.abs(values[..., None] * (255 / label.full_scale) - known).argmin(axis=-1)]
+        elif (strange := ~np.isin(values, self.known)).any():
+            raise DataError(f"{file}: has the level {values[strange][0]:g}, which is not among {_listed(self.known)}")
+        masks = [np.isin(values, levels) for levels in self.levels]
+        return np.stack(masks) if len(masks) > 1 else masks[0]
+
+
+def class_rule(survey: LevelSurvey, classes: Classes) -> ClassRule:
+    """The rule for the labels of a set with these classes. DataError: they have other levels; one line per fault."""
+    refused = {file: text for file, text in survey.refusals(classes=True).items() if file not in survey.clusters}
+    found = set(survey.levels).union(*(levels for levels in survey.soft.values() if may_be_classes(levels)))
+    if survey.lossy and survey.ignore is not None:
+        raise DataError(
+            f"{survey.lossy[0]}: the compression of JPEG mixes the level of --ignore_label with others; save it as PNG"
+        )
+    levels = classes.levels
+    if classes.plain and survey.lossy:
+        levels = _lossy_levels(survey, classes, found)
+    elif classes.plain and not found <= {0, *(level for own in levels for level in own)}:
+        levels = _ascending(survey, classes, sorted(found))
+    known = _known(survey, classes, levels, found)
+    if survey.lossy:
+        refused |= _far_from(survey, known)
+    return ClassRule(levels, known, refused)
+
+
+def _ascending(survey: LevelSurvey, classes: Classes, found: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+    """The K levels above the background's, in ascending order. DataError: there are others."""
+    whole = all(level % 1 == 0 for level in found)
+    most = max(survey.pixels, key=survey.pixels.__getitem__, default=None)
+    if len(found) != classes.count + 1 or not whole or most != found[0]:  # in REFUGE's masks, 0 is the cup
+        raise DataError(
+            f"{_example(survey)}: the labels have the levels {survey.counts()}, and --classes "
+            f"{','.join(classes.names)} stands for the levels 1 to {classes.count}: {NAMED.format(_form(classes))}"
+        )
+    return tuple((int(level),) for level in found[1:])
+
+
+def _lossy_levels(survey: LevelSurvey, classes: Classes, found: set[float]) -> tuple[tuple[int, ...], ...]:
+    """As `_ascending`, from the clusters of lossy labels. DataError: there are not K + 1 of them."""
+    centres: list[int] = []
+    for value in sorted({*map(int, found), *(value for clusters in survey.clusters.values() for value in clusters)}):
+        if not centres or value - centres[-1] > NEAREST:
+            centres.append(value)
+    if len(centres) != classes.count + 1:
+        raise DataError(
+            f"{survey.lossy[0]}: the JPEG labels have values near {_listed(centres)}, which are not those of a "
+            f"background and {classes.kind}: {NAMED.format(_form(classes))}, or save them as PNG"
+        )
+    return tuple((value,) for value in centres[1:])
+
+
+def _known(
+    survey: LevelSurvey, classes: Classes, levels: Sequence[tuple[int, ...]], found: set[float]
+) -> tuple[int, ...]:
+    """All levels; that of the background is 0 or, if there is no 0 or it is that of a class, the only other one.
+
+    DataError: there are more.
+    """
+    own = {level for one in levels for level in one}
+    rest = sorted(found - own)
+    background = int(rest[0]) if len(rest) == 1 and (0 in own or rest[0] != 0) else 0 if 0 not in own else None
+    strange = [level for level in rest if level != background]
+    if strange:
+        shown = _listed([survey.show(level) for level in strange[:5]])
+        raise DataError(
+            f"{survey.examples.get(strange[0], _example(survey))}: the labels have the level {shown} beyond those of "
+            f"{classes.kind}, which are {_listed(sorted(own))}: name it with --classes, or leave its pixels out with "
+            "--ignore_label"
+        )
+    every = {*own, *([] if background is None else [background]), *([] if survey.ignore is None else [survey.ignore])}
+    return tuple(sorted(every))
+
+
+def _far_from(survey: LevelSurvey, known: Sequence[int]) -> dict[str, str]:
+    """{lossy file: why its values are not those of the known levels}. DataError: the levels are too close."""
+    if min(np.diff(known)) < 2 * NEAREST:
+        raise DataError(
+            f"{survey.lossy[0]}: the compression of JPEG mixes the levels {_listed(known)}; save the labels as PNG"
+        )
+    return {
+        file: f"a JPEG with values near {value}, which is not near one of {_listed(known)}; save it as PNG"
+        for file, clusters in survey.clusters.items()
+        for value in clusters
+        if min(abs(value - level) for level in known) > NEAREST
+    }
+
+
+def _example(survey: LevelSurvey) -> str:
+    return next(iter(survey.many or survey.soft or survey.examples.values()), "labels")
+
+
+def _form(classes: Classes) -> str:
+    return ",".join(f"{name}=LEVEL" for name in classes.names)
+
+
+def _listed(values: Sequence[object] | Shaped[np.ndarray, "n"]) -> str:
+    return ", ".join(map(str, values))
