@@ -16,6 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from .data.case_reader import CaseReader
+from .data.config import DataConfig
+from .data.described import described
+from .data.files.case_files import find_inputs, is_image
+from .data.files.passed_over import printable
+from .data.geometry import CaseArrays, Geometry
 from .data.stores.case_cache import (
     MemoryStore,
     SetFacts,
@@ -26,12 +32,6 @@ from .data.stores.case_cache import (
     open_cache,
     open_pack,
 )
-from .data.case_reader import CaseReader
-from .data.config import DataConfig
-from .data.described import described
-from .data.files.case_files import find_inputs, is_image
-from .data.files.passed_over import printable
-from .data.geometry import CaseArrays, Geometry
 from .data.stream import Batch, collate
 from .errors import DataError
 from .flags.classes import Classes

@@ -16,13 +16,13 @@ import torch
 
 from . import script_util
 from .checkpoints.files import CheckpointFile
-from .data.stores.case_cache import SetFacts
 from .data.case_reader import CaseReader
 from .data.config import DataConfig
 from .data.files.case_files import find_inputs
 from .data.files.memory import NetworkInput, as_array, decode_pixels, decode_planes
 from .data.files.passed_over import case_name
 from .data.geometry import CaseArrays, bring_back
+from .data.stores.case_cache import SetFacts
 from .data.surveys.changes import count
 from .distribution import EncoderConfig
 from .errors import ConfigError, DataError

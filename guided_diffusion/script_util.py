@@ -7,9 +7,9 @@ from . import respace
 from .checkpoints.format import Checkpoint
 from .checkpoints.load import load_checkpoint, refuse_newer_reading
 from .checkpoints.weights import check_weights, load_weights
-from .data.stores.case_cache import SetFacts
 from .data.case_reader import READING_RULES
 from .data.config import DataConfig
+from .data.stores.case_cache import SetFacts
 from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
 from .errors import CheckpointError, ConfigError, DataError
 from .flags.configs import Configs, Flags, configs_from_flags, differences, json_like, override, parse_flags, pick_flags

@@ -16,8 +16,8 @@ from drawings import put
 from helpers import ROOT, call_script, write_checkpoint
 from PIL import Image
 
-from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.case_reader import READING_RULES
+from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.errors import CheckpointError, ConfigError, DataError
 from guided_diffusion.lidcloader import Case, LIDCDataset
 from guided_diffusion.predict import Predictor, load, score

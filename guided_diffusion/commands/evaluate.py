@@ -10,8 +10,8 @@ samples. docs/metrics.md defines the metrics. To compare several folders, with p
 
 from collections.abc import Sequence
 
-from ..data.stores.case_cache import find_labelled
 from ..data.config import DataConfig
+from ..data.stores.case_cache import find_labelled
 from ..evaluation.case_figures import EvaluateConfig
 from ..evaluation.summary import evaluate
 from ..flags import command_line

@@ -8,9 +8,9 @@ import os
 from collections.abc import Sequence
 from typing import Annotated
 
-from ..data.stores.case_cache import pack_folder
 from ..data.config import DataConfig
 from ..data.names import SPLITS
+from ..data.stores.case_cache import pack_folder
 from ..errors import DataError
 from ..flags import command_line
 from ..flags.fields import Flag, config

@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 
-from ..data.stores.case_cache import find_labelled
 from ..data.config import DataConfig
 from ..data.names import PatientRule, patients_warning, place_of
+from ..data.stores.case_cache import find_labelled
 from ..errors import DataError
 from ..prepare.splits import find_patients
 from .config import CompareConfig

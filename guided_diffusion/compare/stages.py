@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 
 from .. import script_util
-from ..data.stores.case_cache import hash_cases
 from ..data.config import DataConfig
+from ..data.stores.case_cache import hash_cases
 from ..errors import ConfigError
 from ..evaluation.truth import read_truth
 from ..flags.configs import Configs, Flags, flags_from_configs, json_like

@@ -1,4 +1,4 @@
-"""The config of reading with what a set of cases says of itself: by dataset.json, file names, a packed file's header."""
+"""The config of reading, with what a set of cases states: in dataset.json, file names, the header of a packed file."""
 
 import os
 from dataclasses import replace
@@ -68,8 +68,8 @@ def _agreed(given: Classes, file: DatasetFile) -> Classes:
         return own
     if set(given.names) != set(own.names):
         raise DataError(
-            f"{file.path}: labels names {', '.join(own.names)}, but the classes are {', '.join(given.names)} (--classes, "
-            "or those of the checkpoint)"
+            f"{file.path}: labels names {', '.join(own.names)}, but the classes are {', '.join(given.names)} "
+            "(--classes, or those of the checkpoint)"
         )
     if given.exclusive != own.exclusive and not given.plain:
         return given

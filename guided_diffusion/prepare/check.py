@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 
-from ..data.stores.case_cache import find_labelled
 from ..data.case_reader import CaseReader
 from ..data.config import DataConfig
 from ..data.described import described, with_intensity_range
@@ -16,6 +15,7 @@ from ..data.files.case_files import list_files
 from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file
 from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import pad_to, resize
+from ..data.stores.case_cache import find_labelled
 from ..errors import DataError
 from ..flags.fields import Flag, config
 from ..flags.sizes import PIXELS, Size

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from drawings import AREAS, DISCS, GREY, areas_in, assert_says, opened, put, put_case, refusal, white
 
-from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.files.case_files import find_cases, find_inputs
 from guided_diffusion.data.files.passed_over import case_name
+from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 

@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guided_diffusion.data.stores import case_cache as case_store
 from guided_diffusion.data.case_reader import CaseReader
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.geometry import CaseArrays, Geometry
+from guided_diffusion.data.stores import case_cache as case_store
 from guided_diffusion.data.stores.packed import PackedCases, write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset

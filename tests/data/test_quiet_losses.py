@@ -5,8 +5,8 @@ import pytest
 from drawings import DISCS, GREY, SIDE, areas_in, assert_says, classes, opened, png, put, put_case, refusal, white
 from helpers import call_script
 
-from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 

@@ -7,9 +7,9 @@ import tifffile
 from helpers import ROOT
 from PIL import Image
 
-from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.case_reader import READING_RULES
 from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.flags.retired import current_flags
 from guided_diffusion.lidcloader import LIDCDataset

@@ -10,9 +10,9 @@ import torch
 from helpers import TINY, as_arguments, assert_refused, call_script
 from PIL import Image
 
-from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.geometry import CaseArrays
+from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.stores.packed import write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset

@@ -4,12 +4,12 @@ import collections
 import contextlib
 import os
 
-from ...data.stores.case_cache import find_labelled, hash_cases
 from ...data.case_reader import READING_RULES, CaseReader
 from ...data.config import DataConfig
 from ...data.described import described, with_intensity_range
 from ...data.files.case_files import Places, list_files, refuse_splits
 from ...data.files.dataset_json import FILE, DatasetFile, read_dataset_file
+from ...data.stores.case_cache import find_labelled, hash_cases
 from ...data.surveys.channels import modality_of
 from ...errors import DataError
 from ...prepare.check import CheckConfig, check_data

@@ -3,8 +3,8 @@
 import collections
 from collections.abc import Iterable
 
-from ...data.stores.case_cache import SetFacts
 from ...data.config import DataConfig
+from ...data.stores.case_cache import SetFacts
 from ...data.stores.packed import MAGIC, PackedCases
 from ...errors import DataError
 from ...flags.retired import current_flags

@@ -21,8 +21,8 @@ from ..described import with_classes, with_intensity_range, with_level
 from ..files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
 from ..files.dataset_json import read_dataset_file
 from ..geometry import CaseArrays
-from .packed import PackedCases, is_packed, write_pack
 from ..surveys.changes import RESIZED
+from .packed import PackedCases, is_packed, write_pack
 
 CACHE_BYTES = 2**30  # of decoded cases kept in memory; the others are read on every access
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
