@@ -151,7 +151,7 @@ def draw(
     chain = model.sampler if METHODS[model.configs[MethodConfig].method].has_chain else None
     settings = (config, chain, model.segmenter.num_timesteps, how.amp, model.configs.flags(), made_by)
     drawn_by = identity(*settings, reading=dataset.reading)
-    finished_by = finish(config, flags[PostprocessConfig])
+    finished_by = finish(config, flags[PostprocessConfig], model.configs[DataConfig].class_set)
     rewritten: list[str] = []
     classes = (SamplerConfig, *model.configs.classes)
     left = store.unfinished(dataset, mine, config, drawn_by, finished_by, classes, on_rewrite=rewritten.append)
@@ -202,7 +202,8 @@ def draw_left(
         CaseWriter(write, writers, -(-size // config.num_ensemble)) as writer,
         open_windows(flags[VisdomConfig], processes.is_main, tqdm.write) as windows,
     ):
-        watch = ChainWatch(model.segmenter.num_timesteps, config.movie, windows, flags[PostprocessConfig])
+        shown = (windows, flags[PostprocessConfig], model.configs[DataConfig].class_set)
+        watch = ChainWatch(model.segmenter.num_timesteps, config.movie, *shown)
         drawn, index_of = replace(config, batch_size=size), {dataset.ids[index]: index for index in left}
         for case, samples in draw_ensembles(
             model.segmenter, dataset, left, drawn, model.sampler, bar.update, even=how.compile, watch=watch

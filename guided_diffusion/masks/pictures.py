@@ -1,6 +1,5 @@
 """Sheets that show a case's image, raters and samples, with their mean, variance and entropy; movies of a chain."""
 
-import functools
 import io
 import itertools
 import math
@@ -8,22 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image
 
-from .postprocess import entropy_map, mean_mask, variance_map
+from ..flags.classes import Classes
+from .class_pictures import PALETTE, coloured, colours_of
+from .legends import GAP, MARGIN, PAPER, in_dash, label_picture, scale_picture, with_legend
+from .postprocess import CONSENSUS, entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
 LARGEST_TILE = 1024  # pixels; larger pictures are reduced
-MARGIN, GAP = 6, 12  # pixels; GAP is the width of an empty column
-LABEL_SIZE, LABEL_HEIGHT = 13, 18  # pixels, of letters and line, on tiles of TILE; larger tiles scale them
-CHIP = (14, 9)  # width and height, pixels, of the coloured chip before a label
 COLUMNS = 8
-PAPER, INK, FRAME = (255, 255, 255), (0, 0, 0), (128, 128, 128)
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish; bright ones first, for outlines on dark images
-PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
-DASH = 3  # pixels; outlines beyond the PALETTE repeat its colours in dashes
 NUMBERS_LISTED = 2  # of equal masks, in their label
 MOVIE_FRAMES, MOVIE_SECONDS = 40, 4
 
@@ -66,26 +61,30 @@ def shown_image(image: Float[np.ndarray, "C H W"], colour: bool) -> Shown:
 
 
 def outlines(
-    image: Shown, masks: Iterable[Bool[np.ndarray, "H W"]], scale: int = 1
+    image: Shown, masks: Iterable[Bool[np.ndarray, "*K H W"]], scale: int = 1
 ) -> UInt8[np.ndarray, "{scale}*H {scale}*W 3"]:
     """The image, enlarged by a whole factor, with a line around each mask, in the colours of PALETTE.
 
-    The line is the outermost pixel of the enlarged mask. Masks beyond the PALETTE have dashed lines.
+    The line is the outermost pixel of the enlarged mask. Masks beyond the PALETTE have dashed lines. Of several
+    classes, lines have the colour of the class, whatever the mask.
     """
     page = np.asarray(to_picture(image).convert("RGB")).repeat(scale, 0).repeat(scale, 1)
     y, x = np.indices(page.shape[:2])
     place = np.asarray(x + 2 * y)
     for k, mask in enumerate(masks):
-        large = np.asarray(mask, dtype=bool).repeat(scale, 0).repeat(scale, 1)
-        around = np.pad(large, 1)
-        inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
-        page[large & ~inside & _in_dash(k, place)] = PALETTE[k % len(PALETTE)]
+        if mask.ndim == 2:
+            page[_line(mask, scale) & in_dash(k, place)] = PALETTE[k % len(PALETTE)]
+            continue
+        for one, colour in zip(mask, colours_of(len(mask)), strict=True):
+            page[_line(one, scale)] = colour
     return page
 
 
-def _in_dash(outline: int, place: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    """Whether the pixels at `place` along a line belong to its dashes: all, every second dash, every third, ..."""
-    return place // DASH % (outline // len(PALETTE) + 1) == 0
+def _line(mask: Bool[np.ndarray, "H W"], scale: int) -> Bool[np.ndarray, "{scale}*H {scale}*W"]:
+    """The outermost pixels of a mask that is enlarged by a whole factor."""
+    large = np.asarray(mask, dtype=bool).repeat(scale, 0).repeat(scale, 1)
+    around = np.pad(large, 1)
+    return large & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
 
 
 def reduced(picture: Shown) -> Shaped[np.ndarray, "_ _"] | Float[np.ndarray, "3 _ _"]:
@@ -110,11 +109,16 @@ def enlargement(shape: tuple[int, ...]) -> int:
 
 
 def sheet(
-    image: Shown, raters: Bool[np.ndarray, "R H W"], masks: Bool[np.ndarray, "M H W"], num_shown: int | None = None
+    image: Shown,
+    raters: Bool[np.ndarray, "R *K H W"],
+    masks: Bool[np.ndarray, "M *K H W"],
+    num_shown: int | None = None,
+    classes: Classes = Classes(),
 ) -> Image.Image:
     """The sheet of a case, in colour: image and maps, then the raters' outlines and masks, then those of the samples.
 
     Equal masks share a tile, whose label counts them. The chip before the label has the colour of their outline.
+    Several classes have a colour each, which a legend below explains, and maps of their own, if they are few.
 
     image      in [0, 1], grey or in colour, see `shown_image`
     raters     R may be 0
@@ -126,15 +130,27 @@ def sheet(
     shown, image = masks[:num_shown], reduced(image)
     some = "" if len(shown) == len(masks) else "first "
     rows = [
-        [Tile("image", image), *map_tiles(masks)],
+        [Tile("image", image), *map_tiles(masks, classes)],
+        *class_rows(masks, classes),
         mask_tiles(_count(len(raters), "rater"), "rater", image, raters),
         mask_tiles(some + _count(len(shown), "sample"), "sample", image, shown),
     ]
-    return grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
+    page = grid([row[start : start + COLUMNS] for row in rows for start in range(0, len(row), COLUMNS)])
+    return with_legend(page, classes)
 
 
-def map_tiles(masks: Bool[np.ndarray, "M H W"]) -> list[Tile]:
-    """Mean, variance and entropy of the samples at each pixel, each with its scale."""
+def map_tiles(masks: Bool[np.ndarray, "M *K H W"], classes: Classes = Classes()) -> list[Tile]:
+    """Mean, variance and entropy of the samples at each pixel, each with its scale; of several classes, see below.
+
+    These have the majority in colours, and the entropy of the classes at each pixel.
+    """
+    if classes.several:
+        most = math.log2(classes.count + 1) if classes.exclusive else classes.count
+        majority = reduced(CONSENSUS["majority"](masks, classes))
+        return [
+            Tile(f"majority of {_count(len(masks), 'sample')}", in_colour(majority)),
+            Tile("entropy", reduced(entropy_map(masks, classes)) / most, scale=("0", f"{most:.3g} bits")),
+        ]
     return [
         Tile(f"mean of {_count(len(masks), 'sample')}", reduced(mean_mask(masks)), scale=("0", "1")),
         Tile("variance", reduced(4 * variance_map(masks)), scale=("0", "0.25")),
@@ -146,7 +162,24 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N _ _"]) -> list[Tile]:
+def class_rows(masks: Bool[np.ndarray, "M *K H W"], classes: Classes) -> list[list[Tile]]:
+    """The mean of each class, and the variance of each; none for a single class, or more than COLUMNS."""
+    if not classes.several or classes.count > COLUMNS:
+        return []
+    means, variances = reduced(mean_mask(masks)), reduced(4 * variance_map(masks))
+    return [
+        [Tile(f"mean of {name}", plane, scale=("0", "1")) for name, plane in zip(classes.names, means, strict=True)],
+        [Tile(f"variance of {name}", x, scale=("0", "0.25")) for name, x in zip(classes.names, variances, strict=True)],
+    ]
+
+
+def in_colour(masks: Bool[np.ndarray, "K H W"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """The classes in their colours, enlarged as tiles are."""
+    scale = enlargement(masks.shape)
+    return coloured(masks).repeat(scale, 0).repeat(scale, 1)
+
+
+def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N *K _ _"]) -> list[Tile]:
     """A tile with the outlines of all masks on the image, then a tile for each distinct mask; none without masks.
 
     image  `reduced`; the masks need not be
@@ -160,11 +193,13 @@ def mask_tiles(title: str, noun: str, image: Shown, masks: Bool[np.ndarray, "N _
     tiles = [Tile(title, outlines(image, distinct, enlargement(image.shape)))]
     for k, (group, mask) in enumerate(zip(groups, distinct, strict=True)):
         empty = not masks[group[0]].any()
-        tiles.append(Tile(_mask_label(noun, group, empty), mask, outline=None if empty else k))
+        several = mask.ndim == 3
+        picture = in_colour(mask) if several else mask
+        tiles.append(Tile(_mask_label(noun, group, empty), picture, outline=None if empty or several else k))
     return tiles
 
 
-def equal_masks(masks: Bool[np.ndarray, "N H W"]) -> Iterable[list[int]]:
+def equal_masks(masks: Bool[np.ndarray, "N *K H W"]) -> Iterable[list[int]]:
     """The numbers of equal masks, a list for each distinct mask, in the order of the first ones."""
     groups: dict[bytes, list[int]] = {}
     for k, mask in enumerate(masks):
@@ -216,46 +251,6 @@ def _draw(tile: Tile, scale: int, zoom: int) -> Image.Image:
         page.paste(part, (0, top))
         top += part.height
     return page
-
-
-# Drawing letters takes as long as a tile, and sheets repeat them. Callers share the pictures: do not change them.
-@functools.lru_cache(maxsize=1000)
-def label_picture(label: str, outline: int | None, zoom: int) -> Image.Image:
-    """A label, as wide as its letters, after the chip of its outline."""
-    chip = CHIP[0] * zoom if outline is not None else 0
-    left = chip + 4 * zoom if chip else 0
-    page = Image.new("RGB", (left + _text_width(label, zoom), LABEL_HEIGHT * zoom), PAPER)
-    if outline is not None:
-        colours = np.full((CHIP[1] * zoom, chip, 3), PAPER, dtype=np.uint8)
-        colours[:, _in_dash(outline, np.arange(chip) // zoom)] = PALETTE[outline % len(PALETTE)]
-        page.paste(Image.fromarray(colours), (0, 4 * zoom))
-    ImageDraw.Draw(page).text((left, 0), label, fill=INK, font=_font(zoom))
-    return page
-
-
-@functools.lru_cache(maxsize=1000)
-def scale_picture(black: str, white: str, width: int, zoom: int) -> Image.Image:
-    """A grey scale between the texts for black and white, `width` pixels wide or as wide as its texts need."""
-    left, right = (_text_width(text, zoom) + 4 * zoom for text in (black, white))
-    width = max(width, left + right + 20 * zoom)
-    page = Image.new("RGB", (width, LABEL_HEIGHT * zoom), PAPER)
-    draw = ImageDraw.Draw(page)
-    draw.text((0, zoom), black, fill=INK, font=_font(zoom))
-    draw.text((width - right + 4 * zoom, zoom), white, fill=INK, font=_font(zoom))
-    grey = np.linspace(0, 1, width - left - right)[None].repeat(CHIP[1] * zoom, axis=0)
-    box = (left, 5 * zoom, width - right - 1, (5 + CHIP[1]) * zoom - 1)
-    page.paste(to_grey(grey), box[:2])
-    draw.rectangle(box, outline=FRAME)
-    return page
-
-
-def _font(zoom: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=LABEL_SIZE * zoom)
-
-
-def _text_width(text: str, zoom: int) -> int:
-    """Pixels; the last letter may lean over its end."""
-    return math.ceil(max(_font(zoom).getlength(text), _font(zoom).getbbox(text)[2]))
 
 
 # -- movies -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from ..data.case_reader import READING_RULES
 from ..data.config import DataConfig
 from ..errors import ConfigError, DataError
+from ..flags.classes import Classes
 from ..flags.configs import Flags, configs_from_flags
 from ..flags.fields import Flag, config
 from ..flags.retired import current_flags
@@ -49,7 +50,11 @@ class SampleConfig:
         Flag("write ID_consensus, a consensus of the ensemble (mean: greyscale)"),
     ] = "none"
     save_probabilities: Annotated[
-        bool, Flag("write ID_probability, the mean of the masks at each pixel: 16-bit PNG, or NIfTI from 0 to 1")
+        bool,
+        Flag(
+            "write ID_probability, the mean of the masks at each pixel: 16-bit PNG, or NIfTI from 0 to 1; of several "
+            "classes ID_prob1, ID_prob2, ..."
+        ),
     ] = False
     seed: Annotated[int, Flag("random seed; a mask depends only on seed, case and index")] = 0
     overwrite: Annotated[bool, Flag("resample finished cases")] = False
@@ -94,8 +99,16 @@ def drawn_with() -> str:
     return json.dumps(written_by())
 
 
-def finish(config: SampleConfig, postprocess: PostprocessConfig) -> dict[str, Any]:
-    """The settings of postprocessing and of the files written, as plain values."""
+def finish(config: SampleConfig, postprocess: PostprocessConfig, classes: Classes = Classes()) -> dict[str, Any]:
+    """The settings of postprocessing and of the files written, as plain values.
+
+    ConfigError: they are for one class, and there are several.
+    """
+    if classes.several and config.consensus == "mean":
+        raise ConfigError(
+            "--consensus mean is for one class: use --save_probabilities True, which writes the mean of each class, or "
+            "--consensus majority"
+        )
     written = {"consensus": config.consensus, "save_probabilities": config.save_probabilities}
     return {**asdict(postprocess), **written}
 

@@ -14,18 +14,19 @@ from ..data.geometry import CaseArrays
 from ..data.surveys.changes import count
 from ..errors import ConfigError
 from ..flags.configs import parse_flags
-from ..masks import pictures, postprocess
+from ..flags.classes import Classes
+from ..masks import postprocess
 from ..masks.postprocess import PostprocessConfig, binarise
 from ..system import folders
 from . import store
-from .config import SampleConfig, finish
+from .config import SampleConfig, data_config_of, finish
 from .names import check_names
-from .outputs import shown_at
+from .outputs import Drawn, shown_at
 
 if TYPE_CHECKING:  # it imports torch
     from ..lidcloader import Case
 
-Map = Float32[np.ndarray, "H W"]
+Map = Float32[np.ndarray, "*K H W"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Drawing:
     drawn_by: Mapping[str, Any]
     classes: tuple[type, ...]
     checkpoint: CheckpointFile | None
+
+    @property
+    def labels(self) -> Classes:
+        """The classes of the masks."""
+        return data_config_of(self.drawn_by).class_set
 
     def identity(self) -> dict[str, Any]:
         """`drawn_by` with the hash of the checkpoint. ConfigError: it is unknown."""
@@ -75,6 +81,8 @@ class _OneCase:
 class Ensemble:
     """The masks of one image, and maps derived from them; H x W is its own size or, on demand, that of the network.
 
+    With several classes, `masks`, `samples`, `raters`, `mean` and `variance` have an axis of classes before H and W.
+
     name     of the case
     samples  before the threshold, at the network's size, on a scale where background is 0 and foreground 1
     masks    at the size of the image
@@ -84,10 +92,10 @@ class Ensemble:
     """
 
     name: str
-    samples: Float[np.ndarray, "M h w"]
-    masks: Bool[np.ndarray, "M H W"]
+    samples: Float[np.ndarray, "M *K h w"]
+    masks: Bool[np.ndarray, "M *K H W"]
     image: Float32[np.ndarray, "C H W"]
-    raters: Bool[np.ndarray, "R H W"]
+    raters: Bool[np.ndarray, "R *K H W"]
     notes: tuple[str, ...]
     _case: "Case" = field(repr=False)
     _own: CaseArrays = field(repr=False)
@@ -98,21 +106,29 @@ class Ensemble:
         cls,
         case: "Case",
         own: CaseArrays,
-        samples: Float[np.ndarray, "M h w"],
+        samples: Float[np.ndarray, "M *K h w"],
         drawing: Drawing,
         notes: tuple[str, ...],
     ) -> "Ensemble":
         """The ensemble of a case; `own` has its pixels at its own size."""
         to_own = drawing.postprocess.output_size == "own" and case.geometry is not None
-        masks = binarise(samples, drawing.postprocess, case.geometry.bring_back if to_own and case.geometry else None)
+        back = case.geometry.bring_back if to_own and case.geometry else None
+        masks = binarise(samples, drawing.postprocess, back, drawing.labels)
         shown = own if to_own else CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5)
         image = shown.image[: own.image.shape[0]]  # without repeated planes
         return cls(case.id, samples, masks, image, shown.raters, notes, case, own, drawing)
 
     def __repr__(self) -> str:
         """E.g. Ensemble('case1', 16 masks of 200x150)."""
-        masks, height, width = self.masks.shape
-        return f"Ensemble({self.name!r}, {count(masks, 'mask')} of {width}x{height})"
+        masks, *_, height, width = self.masks.shape
+        labels = self._drawing.labels
+        of_classes = f" of {', '.join(labels.names)}" if labels.several else ""
+        return f"Ensemble({self.name!r}, {count(masks, 'mask')}{of_classes} of {width}x{height})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of several classes; empty for one class."""
+        return self._drawing.labels.names if self._drawing.labels.several else ()
 
     @property
     def mean(self) -> Map:
@@ -126,19 +142,19 @@ class Ensemble:
 
     @property
     def entropy(self) -> Map:
-        """Entropy of `mean` at each pixel, in bits."""
-        return postprocess.entropy_map(self.masks)
+        """Entropy of `mean` at each pixel, in bits; [H, W] also for several classes."""
+        return postprocess.entropy_map(self.masks, self._drawing.labels)
 
     def consensus(self, kind: str = "majority") -> np.ndarray:
-        """The consensus mask [H, W]: bool for "majority" and "staple", float32 for "mean"."""
+        """The consensus mask [H, W], or [K, H, W]: bool for "majority" and "staple", float32 for "mean"."""
         if kind not in postprocess.CONSENSUS:
             raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
-        return postprocess.CONSENSUS[kind](self.masks)
+        return postprocess.CONSENSUS[kind](self.masks, self._drawing.labels)
 
     def show(self) -> Image.Image:
         """The sheet of the case, ID_sheet.png of the command: image, maps, outlines and masks."""
         shown = CaseArrays(self.image, self.raters)
-        return pictures.sheet(*shown_at(shown, self._case.colour), self.masks)
+        return Drawn(self.masks, *shown_at(shown, self._case.colour), self._drawing.labels).sheet()
 
     def save(
         self,
@@ -162,7 +178,7 @@ class Ensemble:
         config, drawn_by = replace(drawing.config, **values), drawing.identity()
         folders.check_writable(config.out_dir, "out_dir")
         check_names(config.out_dir, [self.name])
-        finished_by = finish(config, drawing.postprocess)
+        finished_by = finish(config, drawing.postprocess, drawing.labels)
         one = _OneCase(self._case, self._own)
         if store.unfinished(one, [0], config, drawn_by, finished_by, drawing.classes):
             store.write_case(config.out_dir, self._case, self.samples, drawn_by, finished_by, own=lambda: self._own)

@@ -44,6 +44,11 @@ def probability_path(out_dir: str, case_id: str, ending: str = PNG) -> str:
     return os.path.join(out_dir, f"{stem_of(case_id)}_probability{ending}")
 
 
+def class_probability_path(out_dir: str, case_id: str, number: int, ending: str = PNG) -> str:
+    """Path of the mean of a case's masks of one of several classes, counted from 1."""
+    return os.path.join(out_dir, f"{stem_of(case_id)}_prob{number}{ending}")
+
+
 def sheet_path(out_dir: str, case_id: str) -> str:
     """Path of a case's picture sheet."""
     return os.path.join(out_dir, f"{stem_of(case_id)}_sheet.png")

@@ -9,7 +9,7 @@ import itertools
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -17,11 +17,14 @@ from PIL import Image
 
 from ..data.files.nifti import nifti_bytes
 from ..data.geometry import CaseArrays, Geometry
+from ..flags.classes import Classes
 from ..masks import pictures
+from ..masks.class_pictures import to_palette
+from ..masks.label_maps import label_map
 from ..masks.postprocess import CONSENSUS, mean_mask
 from ..system import storage
 from .config import postprocess_of
-from .names import NIFTI, PNG, consensus_path, mask_path, movie_path, probability_path, sheet_path
+from .names import NIFTI, PNG, class_probability_path, consensus_path, mask_path, movie_path, probability_path, sheet_path
 
 FULL_SCALE = 65535  # of a probability of 1, in PNG
 
@@ -35,38 +38,51 @@ def written_geometry(geometry: Geometry | None, finished_by: Made) -> Geometry |
     return geometry if postprocess_of(finished_by).output_size == "own" else None
 
 
-def paths(out_dir: str, case_id: str, count: int, finished_by: Made, geometry: Geometry | None) -> list[str]:
-    """Paths of the files of a case with `count` masks, without the movie."""
+def paths(
+    out_dir: str, case_id: str, count: int, finished_by: Made, geometry: Geometry | None, classes: Classes = Classes()
+) -> list[str]:
+    """Paths of the files of a case with `count` masks, without the movie.
+
+    The probabilities of several classes are files of their own.
+    """
     ending = NIFTI if geometry and geometry.nifti else PNG
     found = [mask_path(out_dir, case_id, k, ending) for k in range(count)]
     if finished_by["consensus"] != "none":
         found.append(consensus_path(out_dir, case_id, ending))
-    if finished_by["save_probabilities"]:
+    if finished_by["save_probabilities"] and classes.several:
+        found += [class_probability_path(out_dir, case_id, k + 1, ending) for k in range(classes.count)]
+    elif finished_by["save_probabilities"]:
         found.append(probability_path(out_dir, case_id, ending))
     return [*found, sheet_path(out_dir, case_id)]
 
 
-def write(
-    out_dir: str,
-    case_id: str,
-    masks: Bool[np.ndarray, "M H W"],
-    shown: tuple[pictures.Shown, Bool[np.ndarray, "R H W"]],
-    finished_by: Made,
-    geometry: Geometry | None,
-) -> list[int]:
+class Drawn(NamedTuple):
+    """What is written of a case: its masks, and for the sheet image and raters at their size."""
+
+    masks: Bool[np.ndarray, "M *K H W"]
+    image: pictures.Shown
+    raters: Bool[np.ndarray, "R *K H W"]
+    classes: Classes = Classes()
+
+    def sheet(self) -> Image.Image:
+        """The sheet of the case."""
+        return pictures.sheet(self.image, self.raters, self.masks, classes=self.classes)
+
+
+def write(out_dir: str, case_id: str, drawn: Drawn, finished_by: Made, geometry: Geometry | None) -> list[int]:
     """Write the files of a case, without the movie and without a disk sync. Returns their CRC-32, in order of `paths`.
 
-    shown     image and raters at the size of the masks, for the sheet
     geometry  from `written_geometry`
     """
-    planes: list[np.ndarray] = list(masks)
-    if finished_by["consensus"] != "none":
-        planes.append(CONSENSUS[finished_by["consensus"]](masks))
-    contents = [_content(case_id, plane, geometry) for plane in planes]
+    masks, classes = drawn.masks, drawn.classes
+    contents = [_mask_content(case_id, mask, geometry, classes) for mask in masks]
+    if (kind := finished_by["consensus"]) != "none":
+        contents.append(_mask_content(case_id, CONSENSUS[kind](masks, classes), geometry, classes))
     if finished_by["save_probabilities"]:
-        contents.append(_content(case_id, mean_mask(masks), geometry, deep=True))
-    contents.append(_png(pictures.sheet(*shown, masks)))
-    places = paths(out_dir, case_id, len(masks), finished_by, geometry)
+        means = mean_mask(masks)
+        contents += [_content(case_id, x, geometry, deep=True) for x in (means if classes.several else [means])]
+    contents.append(_png(drawn.sheet()))
+    places = paths(out_dir, case_id, len(masks), finished_by, geometry, classes)
     for path, content in zip(places, contents, strict=True):
         storage.write_bytes(path, content, sync=False)
     return [zlib.crc32(content) for content in contents]
@@ -77,7 +93,7 @@ def write_movie(out_dir: str, case_id: str, image: pictures.Shown, frames: Seque
     storage.write_bytes(movie_path(out_dir, case_id), pictures.movie(image, frames))
 
 
-def shown_at(case: CaseArrays, colour: bool) -> tuple[pictures.Shown, Bool[np.ndarray, "R H W"]]:
+def shown_at(case: CaseArrays, colour: bool) -> tuple[pictures.Shown, Bool[np.ndarray, "R *K H W"]]:
     """What a sheet shows of a case."""
     return pictures.shown_image(case.image, colour), case.raters
 
@@ -103,6 +119,7 @@ def stale(out_dir: str, case_id: str, kept: Sequence[str]) -> list[str]:
     for ending in (PNG, NIFTI):
         found += reversed(mask_paths(out_dir, case_id, ending))
         found += [where(out_dir, case_id, ending) for where in (consensus_path, probability_path)]
+        found += reversed(class_probability_paths(out_dir, case_id, ending))
     keep = set(kept)
     return [path for path in found if path not in keep and os.path.exists(path)]
 
@@ -111,6 +128,24 @@ def mask_paths(out_dir: str, case_id: str, ending: str) -> list[str]:
     """The paths of a case's masks with this ending, up to the first one that does not exist."""
     every = (mask_path(out_dir, case_id, k, ending) for k in itertools.count())
     return list(itertools.takewhile(os.path.exists, every))
+
+
+def class_probability_paths(out_dir: str, case_id: str, ending: str) -> list[str]:
+    """The paths of the means of a case's classes with this ending, up to the first one that does not exist."""
+    every = (class_probability_path(out_dir, case_id, k, ending) for k in itertools.count(1))
+    return list(itertools.takewhile(os.path.exists, every))
+
+
+def _mask_content(
+    case_id: str, mask: Shaped[np.ndarray, "*K H W"], geometry: Geometry | None, classes: Classes
+) -> bytes:
+    """The content of the file of a mask or consensus; of several classes, a label map with their colours as palette."""
+    if not classes.several:
+        return _content(case_id, mask, geometry)
+    labels = label_map(mask, classes.values)
+    if geometry and geometry.nifti:
+        return nifti_bytes(case_id, labels, geometry.nifti)
+    return _png(to_palette(labels, classes))
 
 
 def _content(case_id: str, plane: Shaped[np.ndarray, "H W"], geometry: Geometry | None, deep: bool = False) -> bytes:

@@ -21,7 +21,7 @@ from ..errors import ConfigError, DataError
 from ..flags.configs import differences
 from ..masks.postprocess import binarise
 from . import outputs
-from .config import SampleConfig, drawn_with, flags_of, postprocess_of
+from .config import SampleConfig, data_config_of, drawn_with, flags_of, postprocess_of
 from .names import NIFTI, PNG, mask_path, movie_path, samples_path, stem_of
 from .outputs import Made, are_whole, remove_others, shown_at, stale, write_movie, written_geometry
 from .writer_pool import PackedArrays
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # it imports torch
 FORMER = {"save_probabilities": False, "output_size": "network"}  # of files written before there were these flags
 LARGEST_GAP = 64  # in the indices of a case's mask files, up to which a missing mask is detected
 
-Samples = Shaped[np.ndarray, "M H W"]
+Samples = Shaped[np.ndarray, "M *K H W"]
 
 
 @runtime_checkable
@@ -60,7 +60,7 @@ def image_hash(case: "Case") -> str:
 def write_case(
     out_dir: str,
     case: "Case",
-    samples: Float32[np.ndarray, "M H W"],
+    samples: Float32[np.ndarray, "M *K H W"],
     drawn_by: Made,
     finished_by: Made,
     frames: Sequence[np.ndarray] | None = None,
@@ -85,8 +85,9 @@ def write_case(
     entries = {"written_by": drawn_with(), **drawn_by, "image": image_hash(case), **_of_case(case)}
     stored = PackedArrays(samples=samples, **entries)
     stored.write(path, sync=os.path.exists(path))  # an old finished file must not survive beside new pictures
-    masks = binarise(samples, postprocess_of(finished_by), geometry.bring_back if geometry else None)
-    remove_others(out_dir, case.id, outputs.paths(out_dir, case.id, len(masks), finished_by, geometry))
+    classes = data_config_of(drawn_by).class_set
+    masks = binarise(samples, postprocess_of(finished_by), geometry.bring_back if geometry else None, classes)
+    remove_others(out_dir, case.id, outputs.paths(out_dir, case.id, len(masks), finished_by, geometry, classes))
     arrays = CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5, geometry)
     if geometry and geometry.changes_pixels:
         arrays = own() if own else bring_back(arrays)
@@ -94,7 +95,7 @@ def write_case(
     if frames:
         at_size = [geometry.bring_back(frame) for frame in frames] if geometry else frames
         write_movie(out_dir, case.id, shown[0], at_size)
-    checksums = outputs.write(out_dir, case.id, masks, shown, finished_by, geometry)
+    checksums = outputs.write(out_dir, case.id, outputs.Drawn(masks, *shown, classes), finished_by, geometry)
     stored.add(**finished_by, pictures=np.array(checksums, dtype=np.uint32))
     stored.write(path)
 
@@ -132,8 +133,11 @@ def read_case(path: str) -> tuple[Samples, Made]:
 
 def check_samples(samples: np.ndarray, path: str) -> Samples:
     """Return `samples` unchanged. DataError: wrong shape or type, or values that are not finite; `path` is named."""
-    if samples.ndim != 3 or 0 in samples.shape or samples.dtype.kind not in "biuf":
-        raise DataError(f"{path}: samples of shape {samples.shape} and type {samples.dtype}; expected masks [M, H, W]")
+    if samples.ndim not in (3, 4) or 0 in samples.shape or samples.dtype.kind not in "biuf":
+        raise DataError(
+            f"{path}: samples of shape {samples.shape} and type {samples.dtype}; expected masks [M, H, W], or "
+            "[M, K, H, W] of several classes"
+        )
     if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise DataError(f"{path}: samples are not finite (NaN); draw them again")
     return samples
@@ -270,7 +274,8 @@ def _is_finished(out_dir: str, case: "Case", count: int, before: Made, finished_
         if "pictures" not in file.files:  # older files: every picture was synced
             return True
         checksums = file["pictures"].tolist()
-    places = outputs.paths(out_dir, case.id, count, finished_by, geometry)
+    classes = data_config_of(before).class_set
+    places = outputs.paths(out_dir, case.id, count, finished_by, geometry, classes)
     return are_whole(places, checksums) and not stale(out_dir, case.id, places)
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ..lidcloader import Case
 from ..logger import NullSink
+from ..flags.classes import Classes
 from ..masks import pictures
+from ..masks.legends import with_legend
 from ..masks.postprocess import PostprocessConfig, binarise
 
 LATEST = 4  # number of finished cases whose sheets are shown
@@ -34,6 +36,7 @@ class ChainWatch:
     num_steps    steps per chain
     movie        keep the frames of each case's first chain
     postprocess  applied to the masks shown
+    classes      of the masks
     """
 
     def __init__(
@@ -42,9 +45,11 @@ class ChainWatch:
         movie: bool = False,
         windows: PictureSink = NullSink(),
         postprocess: PostprocessConfig = PostprocessConfig(),
+        classes: Classes = Classes(),
     ) -> None:
         self.frames_at, self.num_steps = pictures.movie_steps(num_steps), num_steps
-        self.keeps_frames, self.windows, self.postprocess = movie, windows, postprocess
+        self.keeps_frames, self.windows = movie, windows
+        self.postprocess, self.classes = postprocess, classes
         self.frames: dict[str, list[np.ndarray]] = {}
         self.rows: Sequence[tuple[Case, int]] = []
         self.count = 0
@@ -62,7 +67,7 @@ class ChainWatch:
             image, raters = pictures.shown_image(case.image.numpy(), case.colour), case.raters.numpy() > 0.5
             scale = pictures.enlargement(image.shape)
             tiles = [("image", image), (f"{len(raters)} raters", pictures.outlines(image, raters, scale))]
-            self.windows.picture("case", pictures.grid([tiles]), case.id)
+            self.windows.picture("case", with_legend(pictures.grid([tiles]), self.classes), case.id)
 
     def step(self, k: int, x: Float[Tensor, "B K H W"]) -> None:
         """Called after the k-th step; x is on a scale where background is 0 and foreground 1."""
@@ -70,29 +75,38 @@ class ChainWatch:
             return
         first = [row for row, (_, member) in enumerate(self.rows) if member == 0] if self.keeps_frames else []
         for row in first:
-            self.frames.setdefault(self.rows[row][0].id, []).append(x[row, 0].float().cpu().numpy())
+            self.frames.setdefault(self.rows[row][0].id, []).append(self._plane(x[row]))
         if self.windows.shown:
             case, member = self.rows[0]
-            tile = (f"{k + 1} of {self.num_steps}", x[0, 0].float().cpu().numpy())
+            tile = (f"{k + 1} of {self.num_steps}", self._plane(x[0]))
             self.windows.picture("x_t", pictures.grid([[tile]]), f"{case.id}, mask {member}")
 
-    def finished(self, case: Case, samples: Sequence[Float[np.ndarray, "H W"]]) -> None:
+    def _plane(self, x: Float[Tensor, "K H W"]) -> Float[np.ndarray, "H W"]:
+        """One plane for the state of a mask: of several classes k, the weighted sum, 0 to 1, as a grey label map."""
+        planes = x.float().cpu().numpy()
+        if not self.classes.several:
+            return planes[0]
+        return np.tensordot(np.arange(1, len(planes) + 1, dtype=np.float32) / len(planes), planes, axes=1)
+
+    def finished(self, case: Case, samples: Sequence[Float[np.ndarray, "*K H W"]]) -> None:
         """Called after each finished mask with the case's samples so far."""
         if not self.windows.shown:
             return
-        masks = binarise(np.stack(samples), self.postprocess)
-        tiles = [(f"sample {k}", mask) for k, mask in enumerate(masks)][-2 * pictures.COLUMNS :]
+        masks = binarise(np.stack(samples), self.postprocess, classes=self.classes)
+        shown = [pictures.in_colour(mask) if self.classes.several else mask for mask in masks]
+        tiles = [(f"sample {k}", mask) for k, mask in enumerate(shown)][-2 * pictures.COLUMNS :]
         rows = [tiles[start : start + pictures.COLUMNS] for start in range(0, len(tiles), pictures.COLUMNS)]
-        self.windows.picture("masks", pictures.grid(rows), case.id)
-        maps = pictures.grid([pictures.map_tiles(masks)])
+        self.windows.picture("masks", with_legend(pictures.grid(rows), self.classes), case.id)
+        maps = pictures.grid([pictures.map_tiles(masks, self.classes), *pictures.class_rows(masks, self.classes)])
         self.windows.picture("mean, variance and entropy", maps, f"{case.id}, {len(masks)} masks")
 
-    def case_done(self, case: Case, samples: Float[np.ndarray, "M H W"]) -> list[np.ndarray] | None:
+    def case_done(self, case: Case, samples: Float[np.ndarray, "M *K H W"]) -> list[np.ndarray] | None:
         """Called when all masks of a case are finished. Returns the frames of its first chain, or None."""
         if self.windows.shown:
-            masks = binarise(samples, self.postprocess)
+            masks = binarise(samples, self.postprocess, classes=self.classes)
             image = pictures.shown_image(case.image.numpy(), case.colour)
-            page = pictures.sheet(image, case.raters.numpy() > 0.5, masks, 2 * pictures.COLUMNS)
+            raters = case.raters.numpy() > 0.5
+            page = pictures.sheet(image, raters, masks, 2 * pictures.COLUMNS, self.classes)
             self.windows.picture(f"latest {self.count % LATEST}", page, case.id)
             self.count += 1
         return self.frames.pop(case.id, None)
