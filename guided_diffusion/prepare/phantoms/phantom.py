@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from ...flags.sizes import Size, as_size
+
 MODES = ("tight", "loose", "lobulated", "absent")
 MAX_ABSENT = 0.2  # the largest probability of the mode "absent"
 LUNG, WALL = 0.16, 0.62  # grey levels of lung and chest wall, in [0, 1]
@@ -161,9 +163,9 @@ def render(rng: np.random.Generator, nodules: Sequence[Nodule], size: int) -> np
     return np.clip(image + 0.012 * noise, 0, 1)
 
 
-def smooth_noise(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, size: Size, sigma: float) -> np.ndarray:
     """Smooth noise with standard deviation 1, [H, W]."""
-    noise = ndimage.gaussian_filter(rng.normal(size=(size, size)), sigma, mode="wrap")
+    noise = ndimage.gaussian_filter(rng.normal(size=as_size(size)), sigma, mode="wrap")
     return noise / noise.std()
 
 
