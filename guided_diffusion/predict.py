@@ -76,7 +76,7 @@ class Predictor:
         self._compiled_size: int | None = None  # batch size that the network was compiled for, set by the first call
 
     def __repr__(self) -> str:
-        """The method, size and channels, steps and sampler, device and path."""
+        """The method, size and channels, classes, steps and sampler, device and path."""
         unet, method = self.configs[UNetConfig], self.configs[MethodConfig].method
         height, width = unet.size
         sampler = {"sampler": SamplerConfig.sampler, **self.stored}
@@ -84,7 +84,9 @@ class Predictor:
         chain = f"{calls} steps of {sampler['sampler']}" if METHODS[method].has_chain else "one network call"
         device = next(self.segmenter.parameters()).device
         path = repr(self.checkpoint.path) if self.checkpoint else "no file"
-        return f"Predictor({method}, {width}x{height}, {count(unet.channels, 'channel')}, {chain}, {device}, {path})"
+        classes = self.configs[DataConfig].class_set
+        seen = f"{width}x{height}, {count(unet.channels, 'channel')}{f', {classes.kind}' if classes.several else ''}"
+        return f"Predictor({method}, {seen}, {chain}, {device}, {path})"
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -179,6 +181,8 @@ class Predictor:
         dataset = LIDCDataset(path, unet.image_size, unet.channels, self.configs[DataConfig], require_raters=False)
         _refuse_several(path, len(dataset))
         script_util.check_planes(self.configs, dataset)
+        name = self.checkpoint.path if self.checkpoint else "the model"
+        script_util.check_classes(name, self.configs[DataConfig].class_set, dataset)
         of_masks = set(dataset.reader.changes.masks.notes())  # which judge a whole set
         notes = [note for note in dataset.notes if note not in of_masks]
         return _Input(dataset[0], dataset.own_arrays(0), replace(dataset.facts, notes=notes))
@@ -190,7 +194,8 @@ class Predictor:
         reader = CaseReader(unet.image_size, None, config, require_raters=False)
         if isinstance(image, Case):
             name = name or image.id
-            decoded = decode_planes(name, _planes_of(image, network), image.colour, network)
+            classes = (config.class_set.count,) if config.class_set.several else ()
+            decoded = decode_planes(name, _planes_of(image, network, classes), image.colour, network)
         else:
             decoded = decode_pixels(name, image, network)
         reader.keep(name, decoded)
@@ -211,12 +216,16 @@ def _refuse_several(path: str, cases: int) -> None:
         raise DataError(f"{path}: contains {cases} cases, and one is needed; pass a list of their paths")
 
 
-def _planes_of(case: Case, network: NetworkInput) -> np.ndarray:
-    """The planes of a case's image [C, H, W], without repetitions. DataError: the case is not a valid one."""
+def _planes_of(case: Case, network: NetworkInput, classes: tuple[int, ...] = ()) -> np.ndarray:
+    """The planes of a case's image [C, H, W], without repetitions. DataError: the case is not a valid one.
+
+    classes  (K,) of several classes
+    """
     planes, raters = as_array(case.id, case.image), as_array(case.id, case.raters)
-    if planes.ndim != 3 or raters.ndim != 3 or planes.shape[1:] != raters.shape[1:]:
+    if planes.ndim != 3 or raters.shape[1:] != (*classes, *planes.shape[1:]):
         shapes = f"an image of shape {list(planes.shape)} and raters of shape {list(raters.shape)}"
-        raise DataError(f"{case.id}: a Case with {shapes}; [C, H, W] and [R, H, W] are needed")
+        needed = "[R, K, H, W]" if classes else "[R, H, W]"
+        raise DataError(f"{case.id}: a Case with {shapes}; [C, H, W] and {needed} are needed")
     repeated = planes.strides[0] == 0 or (len(planes) != network.channels and (planes == planes[:1]).all())
     return planes[:1] if repeated else planes
 

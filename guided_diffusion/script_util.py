@@ -12,6 +12,7 @@ from .data.config import DataConfig
 from .data.stores.case_cache import SetFacts
 from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
 from .errors import CheckpointError, ConfigError, DataError
+from .flags.classes import Classes
 from .flags.configs import Configs, Flags, configs_from_flags, differences, json_like, override, parse_flags, pick_flags
 from .flags.fields import flag_fields
 from .flags.presets import FAST
@@ -102,16 +103,13 @@ def check_planes(configs: Configs, dataset: LIDCDataset) -> None:
         )
 
 
-def check_classes(path: str, stored: Flags, dataset: LIDCDataset) -> None:
-    """DataError: the labels of the cases have other classes than the model of the checkpoint at `path`.
-
-    stored  {flag: value} of the checkpoint
-    """
-    (data,) = configs_from_flags(pick_flags(stored, DataConfig), DataConfig)
-    if not data.class_set.same_masks(dataset.classes):
+def check_classes(path: str, trained_on: Classes, dataset: LIDCDataset) -> None:
+    """DataError: the labels of the cases have other classes than those that the model at `path` was trained on."""
+    if not trained_on.same_masks(dataset.classes):
+        one = "" if trained_on.several else ", or choose one with --structure"
         raise DataError(
             f"{dataset.directory}: its labels have {dataset.classes.kind}, but {path} was trained on "
-            f"{data.class_set.kind}: use cases of these classes"
+            f"{trained_on.kind}: use cases of these classes{one}"
         )
 
 

@@ -226,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
         script_util.check_planes(model.configs, dataset)
+        script_util.check_classes(config.model_path, model.configs[DataConfig].class_set, dataset)
         # The processes synchronise only to score the samples, which does not need NCCL and its GPU memory.
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()

@@ -21,6 +21,7 @@ from ..data.files.dataset_json import read_dataset_file
 from ..dist_util import Processes
 from ..errors import DataError
 from ..flags import command_line
+from ..flags.classes import parse_classes
 from ..flags.configs import Configs, default_flags
 from ..flags.rules import check_rules
 from ..lidcloader import LIDCDataset
@@ -83,7 +84,8 @@ def open_cases(configs: Configs, start: Start) -> tuple[Configs, LIDCDataset]:
         configs = script_util.settle_channels(configs, stored)
     dataset = open_dataset(configs, configs[TrainConfig].data_dir)
     if start.checkpoint is not None:
-        script_util.check_classes(start.path, start.checkpoint.flags, dataset)
+        trained_on = parse_classes(start.checkpoint.flags.get("classes", ()))
+        script_util.check_classes(start.path, trained_on, dataset)
     else:
         configs = script_util.settle_channels(configs, dataset.num_planes)
     return configs, dataset

@@ -13,8 +13,8 @@ from ..checkpoints.files import CheckpointFile
 from ..data.geometry import CaseArrays
 from ..data.surveys.changes import count
 from ..errors import ConfigError
-from ..flags.configs import parse_flags
 from ..flags.classes import Classes
+from ..flags.configs import parse_flags
 from ..masks import postprocess
 from ..masks.postprocess import PostprocessConfig, binarise
 from ..system import folders

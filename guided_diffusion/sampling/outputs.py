@@ -24,7 +24,16 @@ from ..masks.label_maps import label_map
 from ..masks.postprocess import CONSENSUS, mean_mask
 from ..system import storage
 from .config import postprocess_of
-from .names import NIFTI, PNG, class_probability_path, consensus_path, mask_path, movie_path, probability_path, sheet_path
+from .names import (
+    NIFTI,
+    PNG,
+    class_probability_path,
+    consensus_path,
+    mask_path,
+    movie_path,
+    probability_path,
+    sheet_path,
+)
 
 FULL_SCALE = 65535  # of a probability of 1, in PNG
 

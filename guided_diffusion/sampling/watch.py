@@ -8,9 +8,9 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
+from ..flags.classes import Classes
 from ..lidcloader import Case
 from ..logger import NullSink
-from ..flags.classes import Classes
 from ..masks import pictures
 from ..masks.legends import with_legend
 from ..masks.postprocess import PostprocessConfig, binarise

@@ -10,7 +10,9 @@ from scipy import ndimage, stats
 
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.data.files.dataset_json import read_dataset_file
+from guided_diffusion.flags.classes import parse_classes
 from guided_diffusion.lidcloader import LIDCDataset
+from guided_diffusion.masks.class_pictures import colours_of
 from guided_diffusion.prepare.phantoms import flips, fundus, label_maps
 
 MAKERS = {"fundus": fundus.make_fundus, "flips": flips.make_flips}
@@ -253,9 +255,12 @@ def test_files(tmp_path, flags, shape, raters, classes):
 
 
 def test_labels_have_a_colour_per_class(tmp_path):
-    colours = label_maps.class_colours()
+    colours, classes = (
+        colours_of(label_maps.MAX_CLASSES),
+        parse_classes([f"c{k}" for k in range(label_maps.MAX_CLASSES)]),
+    )
     assert len({(0, 0, 0), *colours}) == label_maps.MAX_CLASSES + 1
-    label_maps.save_label(str(tmp_path / "x.png"), np.arange(20, dtype=np.uint8).reshape(4, 5))
+    label_maps.save_label(str(tmp_path / "x.png"), np.arange(20, dtype=np.uint8).reshape(4, 5), classes)
     content = (tmp_path / "x.png").read_bytes()
     assert content[24] == 8 and content[25] == 3  # bits, and the colour type of palettes
     picture = Image.open(tmp_path / "x.png")

@@ -7,8 +7,10 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable
 
-OUTPUT = re.compile(r"(.+)_(?:(?:output\d+|consensus|probability|prob\d+)\.(?:png|nii\.gz)|sheet\.png|movie\.gif|samples\.npz)")
-BESIDE_CASES = re.compile(r"manifest\.csv|truth\.json|dataset\.json|mode_\w+\.png")  # written by this program
+OUTPUT = re.compile(
+    r"(.+)_(?:(?:output\d+|consensus|probability|prob\d+)\.(?:png|nii\.gz)|sheet\.png|movie\.gif|samples\.npz)"
+)
+BESIDE_CASES = re.compile(r"manifest\.csv|truth\.json|dataset\.json|mode_[\w+]+\.png")  # written by this program
 MOST_ENDINGS = 8  # in a line
 UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}  # Unicode categories: control characters, bytes that are not text, line ends
 

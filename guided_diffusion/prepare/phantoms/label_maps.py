@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ...data.files.dataset_json import DatasetFile, write_dataset_file
-from ...masks.pictures import PALETTE
+from ...flags.classes import Classes, parse_classes
+from ...masks.class_pictures import to_palette
 from ...system import storage
 
 MAX_CLASSES = 19  # as Cityscapes has
@@ -43,6 +44,7 @@ def write_set(
     truth.json                                 {..., cases: {CASE: {modes, drawn}}}, as of nodules
     """
     cases: dict[str, dict[str, Any]] = {}
+    of_labels = parse_classes(classes)
     for index, phantom in enumerate(phantoms):
         case = f"{name}{index:04d}"
         folder = os.path.join(out, case)
@@ -50,9 +52,9 @@ def write_set(
         picture = Image.fromarray(np.round(phantom.image * 255).astype(np.uint8))
         picture.save(os.path.join(folder, f"image_{case}.png"), optimize=True)
         for rater, label in enumerate(phantom.raters):
-            save_label(os.path.join(folder, f"label{rater}_.png"), label)
+            save_label(os.path.join(folder, f"label{rater}_.png"), label, of_labels)
         for mode, label in phantom.modes.items():
-            save_label(os.path.join(folder, f"mode_{mode}.png"), label)
+            save_label(os.path.join(folder, f"mode_{mode}.png"), label, of_labels)
         cases[case] = {
             "modes": {
                 mode: {"probability": round(phantom.probabilities[mode], 6), "mask": f"{case}/mode_{mode}.png"}
@@ -65,15 +67,6 @@ def write_set(
     storage.write_json(os.path.join(out, "truth.json"), {**about, "cases": cases})
 
 
-def save_label(path: str, label: np.ndarray) -> None:
+def save_label(path: str, label: np.ndarray, classes: Classes) -> None:
     """Save a label map [H, W] uint8 as a PNG of 8 bits, whose palette has a colour per class."""
-    picture = Image.fromarray(label)
-    picture.putpalette(np.array([(0, 0, 0), *class_colours()], dtype=np.uint8).tobytes())
-    picture.save(path, optimize=True, bits=8)
-
-
-def class_colours() -> list[tuple[int, int, int]]:
-    """The colours of the classes 1 to MAX_CLASSES: those of outlines, then the same darker, then lighter."""
-    full = np.array(PALETTE)
-    red, green, blue = np.concatenate([full, full * 0.55, 115 + full * 0.55]).astype(int)[:MAX_CLASSES].T.tolist()
-    return list(zip(red, green, blue, strict=True))
+    to_palette(label, classes).save(path, optimize=True, bits=8)
