@@ -1,28 +1,32 @@
 """Metrics between two sets of masks: the samples of a model and the outlines of the raters.
 
 Arguments are masks, boolean arrays or tensors (other types must contain only 0 and 1): samples [..., M, H, W], raters
-[..., R, H, W]. Leading dimensions are a batch; results are float64 of that shape. Conventions of all functions here:
+[..., R, H, W]. Leading dimensions are a batch; results are float64 of that shape. With several `classes`, masks have an
+axis of classes, [..., M, K, H, W], and the results are over all classes. Conventions of all functions here:
 
 - Two empty masks agree completely: IoU 1, Dice 1. An empty and a non-empty mask have IoU 0, Dice 0.
-- The distance between masks is d = 1 - IoU.
+- The distance between masks is d = 1 - IoU. With several classes, IoU, Dice and V of a pair of masks are the means over
+  the classes, and metrics that do not compare pairs are the means of those of each class.
 - All members of a set have equal weight; repeated masks count repeatedly, for samples and raters.
 - Self-pairs: the biased GED (the usual form) includes the distance of each mask to itself, the unbiased GED does not.
   Diversity is a mean over pairs of distinct members; a single sample has diversity 0.
 - Of a single rater, the diversity is unknown, not 0: D_a is NaN. `all_figures` leaves out D_a, CI and the unbiased GED.
-- A majority is more than half of the masks: a tie is background.
+- A majority is more than half of the masks: a tie is background. For exclusive classes see `majority_vote`.
 - All metrics depend on the number of samples M. Always report M, and compare at equal M only.
 """
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # its submodules load on first use
-from jaxtyping import Bool, Float64, Num
+from jaxtyping import Bool, Float64
 
-from .pairs import Figure, Pairs, Raters, Samples, as_masks, dice_matrix, iou_matrix
-
-CALIBRATION_BINS = 10
-
+from ..flags.classes import Classes
+from .label_maps import strongest
+from .mean_maps import area_agreement, brier_score, calibration_error, variability_correlation
+from .pairs import Figure, Pairs, Raters, Samples, as_masks, dice_matrix, iou_matrix, over_classes
 
 # -- distance and diversity -------------------------------------------------------------------------------------------
 
@@ -37,16 +41,18 @@ class EnergyDistance:
     within_raters: Figure  # E d(Y, Y')
 
 
-def squared_ged(samples: Samples, raters: Raters, unbiased: bool = False, pairs: Pairs | None = None) -> EnergyDistance:
+def squared_ged(
+    samples: Samples, raters: Raters, unbiased: bool = False, pairs: Pairs | None = None, classes: Classes | None = None
+) -> EnergyDistance:
     """The squared generalized energy distance, GED in this project and in the literature (Kohl et al. 2018).
 
     GED = 2 E d(S, Y) - E d(S, S') - E d(Y, Y') for samples S, S' and raters Y, Y'.
 
     unbiased  exclude the distance of a mask to itself; needs at least two samples and two raters, and can be negative.
               The biased GED decreases with the number of samples: E[GED_M] = GED_inf + E d(S, S') / M.
-    pairs     Pairs.of(samples, raters), if already computed
+    pairs     Pairs.of(samples, raters, classes), if already computed
     """
-    pairs = pairs or Pairs.of(samples, raters)
+    pairs = pairs or Pairs.of(samples, raters, classes)
     samples_iou, cross_iou, raters_iou = pairs.split(pairs.iou)
     cross = 1 - cross_iou.mean((-2, -1))
     within_samples = _mean_distance_within(samples_iou, unbiased)
@@ -62,23 +68,25 @@ def _mean_distance_within(iou: Float64[np.ndarray, "*batch N N"], unbiased: bool
     return biased * count / (count - 1) if unbiased else biased  # self-pairs have distance 0
 
 
-def diversity(masks: Samples) -> Figure:
+def diversity(masks: Samples, classes: Classes | None = None) -> Figure:
     """Mean distance over pairs of distinct masks of a set [..., N, H, W], in [0, 1]; 0 for a single mask."""
-    iou = iou_matrix(masks, masks)
+    iou = iou_matrix(masks, masks, classes)
     return _mean_distance_within(iou, unbiased=iou.shape[-1] > 1)
 
 
 # -- matching ---------------------------------------------------------------------------------------------------------
 
 
-def hungarian_iou(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> Figure:
+def hungarian_iou(
+    samples: Samples, raters: Raters, pairs: Pairs | None = None, classes: Classes | None = None
+) -> Figure:
     """Hungarian-matched IoU (HM-IoU; Kohl et al. 2019), in [0, 1].
 
     Both sets are repeated to the least common multiple of their sizes and matched one to one with maximal total IoU;
     the result is the mean IoU of the matched pairs. That multiple determines time and memory: it is 700 for 100 samples
     and 7 raters.
     """
-    pairs = pairs or Pairs.of(samples, raters)
+    pairs = pairs or Pairs.of(samples, raters, classes)
     iou = pairs.split(pairs.iou)[1]
     M, R = iou.shape[-2:]
     length = np.lcm(M, R)
@@ -88,27 +96,29 @@ def hungarian_iou(samples: Samples, raters: Raters, pairs: Pairs | None = None) 
     return np.reshape(matched, iou.shape[:-2])
 
 
-def max_dice(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> Figure:
+def max_dice(samples: Samples, raters: Raters, pairs: Pairs | None = None, classes: Classes | None = None) -> Figure:
     """Maximum Dice matching D_max (CIMD): the mean over raters of the best Dice among the samples, in [0, 1]."""
-    pairs = pairs or Pairs.of(samples, raters)
+    pairs = pairs or Pairs.of(samples, raters, classes)
     return pairs.split(pairs.dice)[1].max(-2).mean(-1)
 
 
 # -- collective insight -----------------------------------------------------------------------------------------------
 
 
-def combined_sensitivity(samples: Samples, raters: Raters) -> Figure:
+def combined_sensitivity(samples: Samples, raters: Raters, classes: Classes | None = None) -> Figure:
     """S_c (CIMD): the share of the raters' union that the samples' union covers, in [0, 1].
 
     If all raters' masks are empty: 1 if all samples are empty too, otherwise 0.
     """
-    found, marked = as_masks(samples).any(-3), as_masks(raters).any(-3)
+    found, marked = as_masks(samples, classes).any(-3), as_masks(raters, classes).any(-3)
     area = marked.sum((-2, -1))
     covered = (found & marked).sum((-2, -1))
-    return np.where(area > 0, covered / np.maximum(area, 1), ~np.any(found, axis=(-2, -1)))
+    return over_classes(np.where(area > 0, covered / np.maximum(area, 1), ~np.any(found, axis=(-2, -1))), classes)
 
 
-def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice", pairs: Pairs | None = None) -> Figure:
+def diversity_agreement(
+    samples: Samples, raters: Raters, variance: str = "dice", pairs: Pairs | None = None, classes: Classes | None = None
+) -> Figure:
     """D_a (CIMD) = 1 - (|Vmax_Y - Vmax_S| + |Vmin_Y - Vmin_S|) / 2, in [0, 1]; NaN for a single rater.
 
     Vmax and Vmin are the maximum and minimum of V over pairs of distinct members of a set, 0 for a single sample. The
@@ -118,7 +128,7 @@ def diversity_agreement(samples: Samples, raters: Raters, variance: str = "dice"
               difference of two masks; V is tiny for masks much smaller than the image, so D_a exceeds 0.99 for any
               model
     """
-    pairs = pairs or Pairs.of(samples, raters)
+    pairs = pairs or Pairs.of(samples, raters, classes)
     tables = {"dice": lambda: 1 - pairs.dice, "pixels": lambda: pairs.difference_variance}
     if variance not in tables:
         raise ValueError(f"variance {variance}: choose one of {', '.join(tables)}")
@@ -152,77 +162,28 @@ def collective_insight(
 # -- the ensemble as one map ------------------------------------------------------------------------------------------
 
 
-def majority_vote(masks: Samples) -> Bool[np.ndarray, "*batch H W"]:
-    """The pixels that more than half of the masks mark: [..., N, H, W] -> [..., H, W] bool."""
-    masks = as_masks(masks)
-    return 2 * masks.sum(-3) > masks.shape[-3]
+def majority_vote(masks: Samples, classes: Classes | None = None) -> Bool[np.ndarray, "*batch H W"]:
+    """The pixels that more than half of the masks mark: [..., N, H, W] -> [..., H, W] bool.
+
+    Several classes: [..., K, H, W]. Exclusive ones: the class with most votes, the background included; ties go to the
+    background, then to the first class. Regions: each by itself.
+    """
+    masks = as_masks(masks, classes)
+    votes, count = masks.sum(-3), masks.shape[-3]
+    if classes is not None and classes.several and classes.exclusive:
+        return strongest(votes, count - votes.sum(-3))
+    return 2 * votes > count
 
 
-def mean_mask_dice(samples: Samples, raters: Raters) -> Figure:
-    """Dice of the samples' majority mask (mean mask above 0.5) against the raters' majority mask, in [0, 1]."""
-    a, b = majority_vote(samples)[..., None, :, :], majority_vote(raters)[..., None, :, :]
+def majority_dice(samples: Samples, raters: Raters, classes: Classes | None = None) -> Figure:
+    """Dice of the two majority masks, in [0, 1]; with several classes that of each, [..., K]."""
+    a, b = (majority_vote(masks, classes)[..., None, :, :] for masks in (samples, raters))
     return dice_matrix(a, b)[..., 0, 0]
 
 
-def variability_correlation(samples: Samples, raters: Raters) -> Figure:
-    """S_NCC (PHiSeg, Baumgartner et al. 2019), in [-1, 1].
-
-    The mean over raters of the normalised cross-correlation between two maps: the samples' cross-entropy to their own
-    mean, and the samples' cross-entropy to the rater. For binary masks, up to a common constant, these maps are
-    m (1 - m) and |y - m| with the mean mask m. If a map is constant, the correlation is 0, or 1 if all samples equal
-    the rater's mask.
-    """
-    samples, raters = as_masks(samples), as_masks(raters)
-    M = samples.shape[-3]
-    votes = samples.sum(-3)[..., None, :, :]  # integers, so that constant maps are detected exactly
-    own, error = votes * (M - votes), np.where(raters, M - votes, votes)
-    correlation = _correlation(*(x.reshape(*x.shape[:-2], -1) for x in (own, error)))
-    return np.where(error.any((-2, -1)), correlation, 1.0).mean(-1)
-
-
-def _correlation(
-    a: Num[np.ndarray, "*#rows pixels"], b: Num[np.ndarray, "*#rows pixels"]
-) -> Float64[np.ndarray, "*rows"]:
-    """Normalised cross-correlation over the last dimension; 0 if one of the rows is constant."""
-    flat = (np.ptp(a, axis=-1) == 0) | (np.ptp(b, axis=-1) == 0)
-    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    return np.where(flat, 0.0, (a * b).sum(-1) / np.where(flat, 1, scale))
-
-
-def calibration_error(samples: Samples, raters: Raters, bins: int = CALIBRATION_BINS) -> Figure:
-    """Expected calibration error of the mean mask against the raters' frequency, in [0, 1].
-
-    Pixels are binned by the value of the mean mask into equal bins (the last one includes 1). The result is the mean of
-    the absolute differences of mean value and mean frequency, weighted by the bins' numbers of pixels. Most pixels are
-    background, so results for different crops are not comparable.
-    """
-    samples = as_masks(samples)
-    votes, count = samples.sum(-3), samples.shape[-3]
-    bin_of = np.minimum(bins * votes // count, bins - 1)  # integers, to avoid rounding at bin edges
-    excess = votes / count - as_masks(raters).mean(-3)
-    return sum((abs(np.where(bin_of == b, excess, 0).mean((-2, -1))) for b in range(bins)), np.float64(0))
-
-
-def brier_score(samples: Samples, raters: Raters) -> Figure:
-    """Mean over the pixels of (mean mask - raters' frequency)^2, in [0, 1].
-
-    The mean squared difference to single raters is larger by the raters' variance, which is the same for all models.
-    """
-    return ((as_masks(samples).mean(-3) - as_masks(raters).mean(-3)) ** 2).mean((-2, -1))
-
-
-def area_agreement(samples: Samples, raters: Raters) -> Figure:
-    """Agreement of the areas, in [0, 1].
-
-    1 - W_1(areas of the samples, areas of the raters) / (sum of the two mean areas); W_1 is the Wasserstein distance.
-    For two single masks, this is volumetric similarity (Taha and Hanbury 2015). 1 if all masks are empty.
-    """
-    a, b = (as_masks(masks).sum((-2, -1)).astype(np.float64) for masks in (samples, raters))
-    length = np.lcm(a.shape[-1], b.shape[-1])
-    spread = [np.sort(x.repeat(length // x.shape[-1], axis=-1), axis=-1) for x in (a, b)]
-    distance, total = abs(spread[0] - spread[1]).mean(-1), a.mean(-1) + b.mean(-1)
-    return 1 - distance / np.where(total > 0, total, 1)
+def mean_mask_dice(samples: Samples, raters: Raters, classes: Classes | None = None) -> Figure:
+    """Dice of the samples' majority mask (mean mask above 0.5) against the raters' majority mask, in [0, 1]."""
+    return over_classes(majority_dice(samples, raters, classes), classes)
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -247,20 +208,23 @@ FIGURES = {
     "brier": "mean squared difference between mean mask and raters' frequency ↓",
     "area": "agreement of the distributions of areas ↑",
 }
+OF_RATERS = ("ged_of_majority", "rater_diversity")  # of the raters alone, so that they have no number of samples
 # need the raters' diversity, which a single rater does not have
 OF_SEVERAL_RATERS = ("ci", "ci_harmonic", "ci_pixels", "agreement", "agreement_pixels")
 
 
-def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) -> dict[str, Figure]:
+def all_figures(
+    samples: Samples, raters: Raters, pairs: Pairs | None = None, classes: Classes | None = None
+) -> dict[str, Figure]:
     """{name: metric [...]} for all FIGURES, without those that a single rater or a single sample leaves undefined.
 
     For a single rater, these are ged_unbiased and OF_SEVERAL_RATERS; for a single sample, ged_unbiased.
     """
-    pairs = pairs or Pairs.of(samples, raters)
+    pairs = pairs or Pairs.of(samples, raters, classes)
     biased = squared_ged(samples, raters, pairs=pairs)
     M, R = pairs.num_samples, pairs.common.shape[-1] - pairs.num_samples
     parts = {
-        "sensitivity": combined_sensitivity(samples, raters),
+        "sensitivity": combined_sensitivity(samples, raters, classes),
         "max_dice": max_dice(samples, raters, pairs),
         "agreement": diversity_agreement(samples, raters, "dice", pairs),
         "agreement_pixels": diversity_agreement(samples, raters, "pixels", pairs),
@@ -275,11 +239,11 @@ def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) ->
         "ci_harmonic": collective_insight(found, best, alike, harmonic=True),
         "ci_pixels": collective_insight(found, best, alike_pixels),
         **parts,
-        "dice": mean_mask_dice(samples, raters),
-        "ncc": variability_correlation(samples, raters),
-        "calibration": calibration_error(samples, raters),
-        "brier": brier_score(samples, raters),
-        "area": area_agreement(samples, raters),
+        "dice": mean_mask_dice(samples, raters, classes),
+        "ncc": variability_correlation(samples, raters, classes),
+        "calibration": calibration_error(samples, raters, classes=classes),
+        "brier": brier_score(samples, raters, classes),
+        "area": area_agreement(samples, raters, classes),
     }
     if M > 1 and R > 1:
         figures["ged_unbiased"] = squared_ged(samples, raters, unbiased=True, pairs=pairs).total
@@ -287,7 +251,35 @@ def all_figures(samples: Samples, raters: Raters, pairs: Pairs | None = None) ->
     return {name: figures[name] for name in FIGURES if name in figures and name not in left_out}
 
 
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+class FigureName(NamedTuple):
+    """The name of a metric in tables and files: "ged_16", or "ged_16_cup" for one of several classes.
+
+    num_samples  None: the metric does not depend on samples
+    of_class     empty: the metric is over all classes
+    """
+
+    metric: str
+    num_samples: int | None = None
+    of_class: str = ""
+
+    def __str__(self) -> str:
+        return "_".join(str(part) for part in self if part not in (None, ""))
+
+    @classmethod
+    def parse(cls, name: str) -> "FigureName":
+        """The parts of a name; a name of another form is a metric."""
+        for metric in OF_RATERS:
+            if name.startswith(f"{metric}_"):
+                return cls(metric, None, name.removeprefix(f"{metric}_"))
+        if match := re.fullmatch(r"(\D+?)_(\d+)(?:_(.+))?", name):
+            return cls(match[1], int(match[2]), match[3] or "")
+        return cls(name)
+
+
 def split_count(name: str) -> tuple[str, int | None]:
-    """Split a name into metric and number of samples: "ged_16" -> ("ged", 16), "diversity" -> ("diversity", None)."""
-    figure, _, count = name.rpartition("_")
-    return (figure, int(count)) if count.isdigit() else (name, None)
+    """Metric and number of samples of a name: "ged_16" -> ("ged", 16), "diversity" -> ("diversity", None)."""
+    found = FigureName.parse(name)
+    return found.metric, found.num_samples

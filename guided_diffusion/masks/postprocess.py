@@ -8,7 +8,11 @@ import numpy as np
 import scipy  # its submodules load on first use
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
+from ..flags.classes import Classes
 from ..flags.fields import Flag, config, odd
+from .label_maps import strongest
+
+BringBack = Callable[[Shaped[np.ndarray, "H W"]], Float32[np.ndarray, "H0 W0"]]  # a plane at the case's own size
 
 STAPLE_TOLERANCE = 1e-7  # for the sum of the probabilities, in pixels, and for sensitivity and specificity
 STAPLE_MAX_STEPS = 10_000
@@ -37,7 +41,8 @@ class PostprocessConfig:
 def binarise(
     samples: Shaped[Any, "*batch H W"],
     config: PostprocessConfig = PostprocessConfig(),
-    bring_back: Callable[[Shaped[np.ndarray, "H W"]], Float32[np.ndarray, "H0 W0"]] | None = None,
+    bring_back: BringBack | None = None,
+    classes: Classes | None = None,
 ) -> Bool[np.ndarray, "*batch H0 W0"]:
     """Convert soft samples, an array or a tensor, to masks.
 
@@ -45,11 +50,17 @@ def binarise(
     to the case's own size, threshold, largest component, holes.
 
     bring_back  brings a soft sample to the case's own size; None: keep its size
+    classes     with several, samples are [..., K, H, W]. Filter and way back are for each class by itself. A pixel gets
+                one of exclusive classes or the background, see `read_off`; regions have a threshold each
     """
     samples = np.asarray(samples)
     if config.median_blur > 1:
         window = (1,) * (samples.ndim - 2) + (config.median_blur, config.median_blur)
         samples = scipy.ndimage.median_filter(samples.astype(np.float32), size=window, mode="nearest")
+    if classes is not None and classes.several and classes.exclusive:
+        flat = samples.reshape(-1, *samples.shape[-3:])
+        made = np.array([_binarise_exclusive(sample, config, bring_back) for sample in flat])
+        return made.reshape(*samples.shape[:-3], *made.shape[1:])
     if bring_back:  # one by one, because soft samples of large images need much memory
         masks = each(lambda sample: bring_back(sample) > config.threshold, samples)
     else:
@@ -58,6 +69,37 @@ def binarise(
         masks = each(largest_component, masks)
     if config.fill_holes:
         masks = each(scipy.ndimage.binary_fill_holes, masks)
+    return masks
+
+
+def _binarise_exclusive(
+    sample: Shaped[np.ndarray, "K H W"], config: PostprocessConfig, bring_back: BringBack | None
+) -> Bool[np.ndarray, "K H0 W0"]:
+    """The steps of `binarise` from the way back on, for one sample of exclusive classes."""
+    planes = np.stack([bring_back(plane) for plane in sample]) if bring_back else sample
+    masks = read_off(planes, config.threshold)
+    if config.largest_component:
+        masks = each(largest_component, masks)
+    return _fill_background(masks) if config.fill_holes else masks
+
+
+def read_off(planes: Shaped[np.ndarray, "*batch K H W"], threshold: float = 0.5) -> Bool[np.ndarray, "*batch K H W"]:
+    """The masks of exclusive classes: at each pixel the largest of (2 threshold - sum of all planes, planes).
+
+    The first is the background, which also has ties. Of a single class this is `plane > threshold`. At the default
+    threshold, where the classes fill a pixel their planes sum to 1, and no background can appear between them, however
+    they were resized.
+    """
+    return strongest(planes, np.float32(2 * threshold) - planes.sum(-3, dtype=np.float32))
+
+
+def _fill_background(masks: Bool[np.ndarray, "K H W"]) -> Bool[np.ndarray, "K H W"]:
+    """Fill the holes of exclusive classes where they are background; one inside several goes to the innermost."""
+    filled = each(scipy.ndimage.binary_fill_holes, masks)
+    masks, background = masks.copy(), ~masks.any(0)
+    for k in np.argsort(filled.sum((-2, -1)), kind="stable"):
+        masks[k] |= filled[k] & background
+        background &= ~filled[k]
     return masks
 
 
@@ -79,8 +121,8 @@ def largest_component(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 # -- consensus --------------------------------------------------------------------------------------------------------
 
 
-def mean_mask(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
-    """Share of the masks that mark each pixel, in [0, 1]."""
+def mean_mask(masks: Bool[np.ndarray, "M *K H W"]) -> Float32[np.ndarray, "*K H W"]:
+    """Share of the masks that mark each pixel, in [0, 1]; with several classes, as each of them."""
     return np.asarray(masks).mean(0, dtype=np.float32)
 
 
@@ -152,15 +194,24 @@ CONSENSUS: dict[str, Callable[[Bool[np.ndarray, "M H W"]], np.ndarray]] = {  # {
 # -- uncertainty ------------------------------------------------------------------------------------------------------
 
 
-def variance_map(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
-    """Variance of the masks at each pixel, in [0, 0.25]."""
+def variance_map(masks: Bool[np.ndarray, "M *K H W"]) -> Float32[np.ndarray, "*K H W"]:
+    """Variance of the masks at each pixel, in [0, 0.25]; with several classes, of each of them."""
     m = mean_mask(masks)
     return m * (1 - m)
 
 
-def entropy_map(masks: Bool[np.ndarray, "M H W"]) -> Float32[np.ndarray, "H W"]:
-    """Entropy of the mean mask at each pixel, in bits, in [0, 1]."""
+def entropy_map(masks: Bool[np.ndarray, "M *K H W"], classes: Classes | None = None) -> Float32[np.ndarray, "H W"]:
+    """Entropy of the mean mask at each pixel, in bits, in [0, 1].
+
+    Several classes: of exclusive ones that of the distribution of the class, the background included, at most
+    log2(K + 1); of regions the sum of their entropies, at most K.
+    """
+    if classes is not None and classes.several and classes.exclusive:
+        votes = np.sum(masks, axis=0)
+        shares = np.concatenate([len(masks) - votes.sum(0, keepdims=True), votes]) / len(masks)
+        return (scipy.special.entr(shares).sum(0) / np.log(2)).astype(np.float32)
     m = mean_mask(masks)
     inside = (m > 0) & (m < 1)
     m = np.where(inside, m, 0.5)
-    return np.where(inside, -m * np.log2(m) - (1 - m) * np.log2(1 - m), 0).astype(np.float32)
+    entropy = np.where(inside, -m * np.log2(m) - (1 - m) * np.log2(1 - m), 0).astype(np.float32)
+    return entropy.sum(0) if entropy.ndim > 2 else entropy
