@@ -4,19 +4,20 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ConfigError, DataError
 from ..flags.fields import Flag, config
-from ..masks import fidelity, metrics, pictures
+from ..masks import fidelity, pictures
 from ..masks.fidelity import Truth
-from ..masks.pairs import Pairs
+from ..masks.pairs import Pairs, valid_pixels
 from ..masks.postprocess import PostprocessConfig, binarise
 from ..sampling.config import postprocess_of
+from .class_figures import CaseMasks, figures_by_class, figures_of_raters, figures_of_samples, named, present_figures
 from .drawn import CaseFiles, Scored, check_same_raters
 from .table import OUTPUT_SIZE, PIXELS
 from .truth import case_truth, read_truth
@@ -33,6 +34,15 @@ MORE_FIGURES = {
     "ged_of_truth": "expected ged of a perfect sampler",
     "ged_excess": "ged minus that of a perfect sampler ↓",
     "ged_unbiased_excess": "ged_unbiased minus that of a perfect sampler ↓",
+    "joint_tv": "total variation distance of the frequencies of pairs of modes to their true probabilities ↓",
+    "joint_tv_of_perfect": "expected joint_tv of a perfect sampler",
+    "joint_information": "mutual information of the modes of both classes in the samples, in bits",
+    "joint_information_of_truth": "mutual information of the modes of both classes, in bits",
+    "joint_information_of_perfect": "expected joint_information of a perfect sampler",
+    "joint_information_of_independent": "expected joint_information if both classes are drawn independently",
+    "joint_excess": "joint_information minus that of a perfect sampler; below 0: drawn too independently",
+    "ged_present": "ged with the IoU of those classes that either mask has; its distance is no metric ↓",
+    "hm_iou_present": "hm_iou with the IoU of those classes that either mask has ↑",
     "ged_of_majority": "ged of a single answer for each case, the majority vote of its raters",
     "rater_diversity": "mean distance between two different raters; of cases with several",
 }
@@ -51,6 +61,13 @@ class EvaluateConfig:
         tuple[int, ...], Flag("score the first N samples of each case, e.g. 4,16,50; empty: all", at_least=1)
     ] = ()
     truth: Annotated[str, Flag("truth.json of phantoms, for the metrics that need the true distribution")] = ""
+    absent_classes: Annotated[
+        Literal["count", "skip"],
+        Flag(
+            "a class that neither of two masks has: IoU 1 (count); skip: also report GED and HM-IoU without it, "
+            "as some papers do"
+        ),
+    ] = "count"
     report: Annotated[bool, Flag("write report.html")] = True
     out_dir: Annotated[
         str, Flag("folder for metrics.csv, metrics.json and report.html; empty: the folder of --samples", local=True)
@@ -125,49 +142,56 @@ class Scorer:
         return self.files.notes(num_cases)
 
     def _score(self, score: CaseScore, case: Scored) -> None:
-        drawn, raters = case.drawn, case.raters
-        masks = binarise(drawn.samples, postprocess_of(drawn.made_by), case.bring_back)
-        truth = self._truth(score.name, raters, case.data.pad)
+        drawn, classes = case.drawn, case.data.class_set
+        masks = binarise(drawn.samples, postprocess_of(drawn.made_by), case.bring_back, classes)
+        if case.ignored is not None and case.ignored.all():
+            raise DataError("every pixel has the level of --ignore_label")
+        found = CaseMasks(valid_pixels(masks, case.ignored), valid_pixels(case.raters, case.ignored), classes)
+        truth = self._truth(score.name, case, found.raters)
         figures: dict[str, float] = {}
-        for count, scored in self._figures(score, drawn.folder, masks, raters, truth):
-            figures |= {f"{name}_{count}": float(value) for name, value in scored.items()}
+        for scored in self._figures(score, drawn.folder, found, truth):
+            figures |= scored
         if not figures:
             return
-        score.figures[drawn.folder] = figures | figures_of_raters(raters)
+        score.figures[drawn.folder] = figures | figures_of_raters(found.raters, classes)
         score.settings[drawn.folder] = settings_of(case)
         if self.config.report:
             file = io.BytesIO()
-            pictures.sheet(case.image, raters, masks, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
+            seen, marked = (np.any(x, axis=1) if classes.several else x for x in (masks, case.raters))
+            pictures.sheet(case.image, marked, seen, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
             score.pictures[drawn.folder] = file.getvalue()
 
     def _figures(
-        self,
-        score: CaseScore,
-        folder: str,
-        masks: Bool[np.ndarray, "M H W"],
-        raters: Bool[np.ndarray, "R H W"],
-        truth: Truth | None,
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (count, {metric: value}) for each of --counts; each pair of masks is compared only once."""
-        pairs = Pairs.of(masks, raters)
-        for count in self.config.counts or (len(masks),):
-            if count > len(masks):
-                score.faults.append(f"only {len(masks)} samples in {folder}, fewer than --counts {count}")
+        self, score: CaseScore, folder: str, found: CaseMasks, truth: Truth | None
+    ) -> Iterator[dict[str, float]]:
+        """Yield {name: value} for each of --counts; each pair of masks is compared only once."""
+        pairs = Pairs.of(*found)
+        for count in self.config.counts or (len(found.samples),):
+            if count > len(found.samples):
+                score.faults.append(f"only {len(found.samples)} samples in {folder}, fewer than --counts {count}")
                 continue
-            scored: dict[str, Any] = figures_of_samples(masks[:count], raters, pairs.first(count))
+            first, among = replace(found, samples=found.samples[:count]), pairs.first(count)
+            scored: dict[str, Any] = figures_of_samples(first, among)
+            if found.classes.several and self.config.absent_classes == "skip":
+                scored |= present_figures(first, among)
             if truth:
-                own, frequencies = truth_figures(masks[:count], raters, truth, scored)
+                own, frequencies = truth_figures(first, truth, scored)
                 scored |= own
                 score.modes.setdefault(folder, {})[count] = list(zip(truth.probabilities, frequencies, strict=True))
-            yield count, scored
+            yield named(scored, count) | figures_by_class(first, among, count)
 
-    def _truth(self, name: str, raters: Bool[np.ndarray, "R H W"], pad: bool) -> Truth | None:
+    def _truth(self, name: str, case: Scored, raters: Bool[np.ndarray, "R *K H W"]) -> Truth | None:
+        """The truth of a case, without its ignored pixels.
+
+        raters  the masks without these pixels
+        """
         if not self.truth:
             return None
         if name not in self.truth:
             raise DataError(f"{self.config.truth} does not contain this case")
-        truth = case_truth(self.truth[name], (raters.shape[1], raters.shape[2]), pad)
-        if (fidelity.assign_modes(raters, truth.modes, MODE_IOU) == fidelity.IMPLAUSIBLE).any():
+        size = (case.raters.shape[-2], case.raters.shape[-1])
+        truth = case_truth(self.truth[name], size, case.data.pad, case.data.class_set, case.ignored)
+        if (fidelity.assign_modes(raters, truth.modes, MODE_IOU, truth.classes) == fidelity.IMPLAUSIBLE).any():
             raise DataError(
                 f"a rater's mask matches no mode in {self.config.truth}; check that --truth belongs to these cases"
             )
@@ -195,37 +219,21 @@ def settings_of(case: Scored) -> dict[str, str]:
         if f.name == "threshold" or getattr(postprocess, f.name) != getattr(default, f.name)
     }
     finished[OUTPUT_SIZE] = case.output_size
+    if case.data.class_set.several:
+        finished["classes" if case.data.class_set.exclusive else "regions"] = ", ".join(case.data.class_set.names)
     return {"samples per case": str(len(case.drawn.samples)), PIXELS: case.size, **drawn, **finished}
 
 
-def figures_of_samples(
-    masks: Bool[np.ndarray, "M H W"], raters: Bool[np.ndarray, "R H W"], pairs: Pairs | None = None
-) -> dict[str, Any]:
-    """{metric: value} of samples against raters, without those that need the true distribution."""
-    scored: dict[str, Any] = metrics.all_figures(masks, raters, pairs)
-    return scored | {"ged_less_majority": scored["ged"] - ged_of_majority(raters)}
-
-
-def figures_of_raters(raters: Bool[np.ndarray, "R H W"]) -> dict[str, float]:
-    """{metric: value} of the raters alone."""
-    figures = {"ged_of_majority": ged_of_majority(raters)}
-    return figures | {"rater_diversity": float(metrics.diversity(raters))} if len(raters) > 1 else figures
-
-
-def ged_of_majority(raters: Bool[np.ndarray, "R H W"]) -> float:
-    """The squared generalized energy distance (GED) of the raters' majority vote, as a single sample."""
-    return float(metrics.squared_ged(metrics.majority_vote(raters)[None], raters).total)
-
-
 def truth_figures(
-    masks: Bool[np.ndarray, "M H W"], raters: Bool[np.ndarray, "R H W"], truth: Truth, scored: Mapping[str, Any]
-) -> tuple[dict[str, float], Float[np.ndarray, "K"]]:
+    found: CaseMasks, truth: Truth, scored: Mapping[str, Any]
+) -> tuple[dict[str, float], Float[np.ndarray, "N"]]:
     """The metrics that need the true distribution, and the share of the samples in each mode.
 
     scored  result of metrics.all_figures
     """
+    masks, raters = found.samples, found.raters
     M, R = len(masks), len(raters)
-    assigned = fidelity.assign_modes(masks, truth.modes, MODE_IOU)
+    assigned = fidelity.assign_modes(masks, truth.modes, MODE_IOU, truth.classes)
     frequencies = fidelity.mode_frequencies(assigned, len(truth.modes))
     perfect = fidelity.expected_squared_ged(truth, raters, M)
     figures = {
@@ -238,4 +246,6 @@ def truth_figures(
     if M > 1 and R > 1:
         perfect = fidelity.expected_squared_ged(truth, raters, M, unbiased=True)
         figures["ged_unbiased_excess"] = scored["ged_unbiased"] - perfect
+    if truth.pairs:
+        figures |= fidelity.pair_figures(masks, truth.pairs)
     return figures, frequencies

@@ -15,6 +15,7 @@ from ..data.files.case_files import find_cases, list_files
 from ..data.files.decoded import Decoded
 from ..data.files.read import read_file
 from ..data.geometry import fit
+from ..data.surveys.classes import ClassRule
 from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
 from ..lidcloader import make_case
@@ -22,7 +23,8 @@ from ..masks import pictures
 from ..sampling import store
 from ..sampling.config import data_config_of, network_size, postprocess_of
 
-LABEL_FLAGS = {"label_threshold", "merge_labels", "structure"}  # may differ from those that the samples were drawn with
+# may differ from those that the samples were drawn with
+LABEL_FLAGS = {"label_threshold", "merge_labels", "structure", "ignore_label", "missing"}
 
 
 class Drawn(NamedTuple):
@@ -35,7 +37,7 @@ class Drawn(NamedTuple):
     @property
     def size(self) -> str:
         """Width x height in pixels."""
-        return "x".join(map(str, self.samples.shape[:0:-1]))
+        return f"{self.samples.shape[-1]}x{self.samples.shape[-2]}"
 
 
 class Scored(NamedTuple):
@@ -44,19 +46,21 @@ class Scored(NamedTuple):
     image, raters  at the size of the comparison
     bring_back     brings a soft sample to this size; None: it has this size
     output_size    which size this is, own or network
+    ignored        pixels that count in no figure; None: there are none
     """
 
     image: pictures.Shown
-    raters: Bool[np.ndarray, "R H W"]
+    raters: Bool[np.ndarray, "R *K H W"]
     bring_back: Callable[[Shaped[np.ndarray, "H W"]], np.ndarray] | None
     drawn: Drawn
     data: DataConfig
     output_size: str
+    ignored: Bool[np.ndarray, "H W"] | None = None
 
     @property
     def size(self) -> str:
         """Width x height in pixels."""
-        return f"{self.raters.shape[2]}x{self.raters.shape[1]}"
+        return f"{self.raters.shape[-1]}x{self.raters.shape[-2]}"
 
 
 class CaseFiles:
@@ -70,7 +74,7 @@ class CaseFiles:
         self.cases, self.flags = find_cases(data_dir, one_set=True), flags
         self.data_dir = data_dir
         self.readers: dict[tuple[tuple[int, int] | None, DataConfig], CaseReader] = {}  # by the size of the images
-        self.rules: dict[str, MaskRule] = {}  # of the masks of other programs, by folder
+        self.rules: dict[str, MaskRule | ClassRule] = {}  # of the masks of other programs, by folder
         self.lock = threading.Lock()  # for both
 
     def notes(self, num_cases: int) -> list[str]:
@@ -97,10 +101,11 @@ class CaseFiles:
         DataError: the samples do not belong to this case.
         """
         name, case_folder = case
-        made_by, size = drawn.made_by, drawn.samples.shape[1:]
+        made_by, size = drawn.made_by, drawn.samples.shape[-2:]
         if like is not None and "image_size" not in made_by:
             made_by = {**like.made_by, **made_by}
         data = described(data_config_of(made_by), self.data_dir)
+        _check_classes(drawn, data)
         of_network = network_size(made_by) == size
         at_own_size = not of_network or postprocess_of(made_by).output_size == "own"
         reader = self._reader(None if at_own_size else size, data)
@@ -123,7 +128,8 @@ class CaseFiles:
             )
         back = seen.geometry.bring_back if seen.geometry and found.size != size else None
         shown = pictures.shown_image(found.image, reader.colour)
-        return Scored(shown, found.raters, back, drawn, data, "own" if at_own_size else "network")
+        where = "own" if at_own_size else "network"
+        return Scored(shown, found.raters, back, drawn, data, where, found.ignored)
 
     def _reader(self, size: tuple[int, int] | None, data_config: DataConfig) -> CaseReader:
         """The reader of images of this size, which has surveyed all cases; faults of a case appear when it is read."""
@@ -133,18 +139,26 @@ class CaseFiles:
                 reader.faults_of(self.cases)
             return self.readers[size, data_config]
 
-    def _rule(self, folder: str) -> MaskRule:
+    def _rule(self, folder: str) -> MaskRule | ClassRule:
         with self.lock:
             if folder not in self.rules:
-                threshold, merge = self.flags.get("label_threshold"), self.flags.get("merge_labels", False)
-                names = [name for name, _ in self.cases]
-                self.rules[folder] = store.foreign_rule(folder, names, threshold, merge)
+                config = described(data_config_of(self.flags), self.data_dir)
+                self.rules[folder] = store.foreign_rule(folder, [name for name, _ in self.cases], config)
             return self.rules[folder]
+
+
+def _check_classes(drawn: Drawn, data: DataConfig) -> None:
+    """DataError: the samples do not have the classes of the cases."""
+    classes, channels = data.class_set, drawn.samples.shape[1:-2]
+    if channels == ((classes.count,) if classes.several else ()):
+        return
+    has = f"{channels[0]} classes" if channels else "one class"
+    raise DataError(f"the samples in {drawn.folder} have {has}, but the cases {classes.kind}; check --classes")
 
 
 def check_same_raters(case: str, first: Scored, other: Scored) -> None:
     """ConfigError: the samples of two folders to compare were drawn for different raters' masks of a case."""
-    if np.array_equal(first.raters, other.raters):
+    if np.array_equal(first.raters, other.raters) and np.array_equal(_ignored(first), _ignored(other)):
         return
     a, b = first.drawn, other.drawn
     if first.size != other.size:
@@ -160,3 +174,7 @@ def check_same_raters(case: str, first: Scored, other: Scored) -> None:
         f"--compare: {a.folder} and {b.folder} have different raters' masks of {case}, because they were drawn with "
         f"{named}; {remedy}"
     )
+
+
+def _ignored(scored: Scored) -> Bool[np.ndarray, "H W"]:
+    return np.zeros(scored.raters.shape[-2:], dtype=bool) if scored.ignored is None else scored.ignored

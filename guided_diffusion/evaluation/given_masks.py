@@ -6,30 +6,51 @@ import numpy as np
 
 from ..data.files.memory import as_array
 from ..errors import DataError
-from .case_figures import figures_of_raters, figures_of_samples
+from ..flags.classes import Classes
+from ..masks.pairs import Pairs
+from .class_figures import CaseMasks, figures_by_class, figures_of_raters, figures_of_samples, named
 
-MASKS = "masks as an array or a tensor, [N, H, W]"
+MASKS = "masks as an array or a tensor, [N, H, W] or [N, K, H, W]"
 
 
-def figures_of_case(samples: Any, raters: Any) -> dict[str, float]:
+def figures_of_case(samples: Any, raters: Any, classes: Classes | None = None) -> dict[str, float]:
     """{metric: value} of samples [M, H, W] against raters [R, H, W], bool or 0 and 1.
 
-    DataError: they are not such masks, or differ in size.
+    With several classes, samples are [M, K, H, W] and raters [R, K, H, W]; "ged" is over all classes, "ged_cup" of one.
+
+    classes  None: of masks with K > 1, they are called class1, class2, ..., and are regions if any two overlap
+    DataError: they are not such masks, or differ in size or in their classes.
     """
     masks = _as_masks("samples", samples)
     truth = _as_masks("raters", raters)
-    if masks.shape[1:] != truth.shape[1:]:
-        sizes = [f"{width}x{height}" for _, height, width in (masks.shape, truth.shape)]
+    if masks.shape[-2:] != truth.shape[-2:]:
+        sizes = [f"{x.shape[-1]}x{x.shape[-2]}" for x in (masks, truth)]
         raise DataError(
             f"samples of {sizes[0]} and raters of {sizes[1]} pixels cannot be compared; take both at the image's own "
             'size, or sample with output_size="network"'
         )
-    figures = figures_of_samples(masks, truth) | figures_of_raters(truth)
-    return {name: float(value) for name, value in figures.items()}
+    counts = [x.shape[1] if x.ndim == 4 else 1 for x in (masks, truth)]
+    if counts[0] != counts[1] or (classes is not None and classes.count != counts[0]):
+        expected = f", but there are {classes.kind}" if classes is not None else ""
+        raise DataError(f"samples of {counts[0]} and raters of {counts[1]} classes cannot be compared{expected}")
+    case = CaseMasks(masks, truth, classes or _classes_of(masks, truth))
+    pairs = Pairs.of(*case)
+    figures = named(figures_of_samples(case, pairs)) | figures_by_class(case, pairs)
+    return figures | figures_of_raters(truth, case.classes)
+
+
+def _classes_of(*sets: np.ndarray) -> Classes:
+    """Classes for masks without names."""
+    if sets[0].ndim == 3:
+        return Classes()
+    numbers = range(1, sets[0].shape[1] + 1)
+    overlap = any((masks.sum(1) > 1).any() for masks in sets)
+    levels = tuple(() if overlap else (k,) for k in numbers)
+    return Classes(tuple(f"class{k}" for k in numbers), levels, plain=not overlap)
 
 
 def _as_masks(what: str, masks: Any) -> np.ndarray:
-    """Masks [N, H, W] as bool. DataError: another shape, or values other than 0 and 1."""
+    """Masks [N, H, W], or [N, K, H, W] with K > 1, as bool. DataError: another shape, or values other than 0 and 1."""
     if isinstance(masks, (list, tuple)):
         parts = [as_array(what, mask, MASKS) for mask in masks]
         if len({part.shape for part in parts}) > 1:
@@ -37,9 +58,10 @@ def _as_masks(what: str, masks: Any) -> np.ndarray:
         array = np.stack(parts) if parts else np.zeros(0)
     else:
         array = as_array(what, masks, MASKS)
-    if array.ndim != 3 or 0 in array.shape:
+    if array.ndim not in (3, 4) or 0 in array.shape:
         raise DataError(f"{what}: has shape {list(array.shape)}; at least one mask is needed, [N, H, W]")
     binary = array.astype(bool)
     if (wrong := array[array != binary]).size:
         raise DataError(f"{what}: has values other than 0 and 1, e.g. {wrong[0]:g}; pass bool, e.g. masks > 0.5")
-    return binary
+    _, *channels, _, _ = binary.shape
+    return binary.squeeze(axis=1) if channels == [1] else binary

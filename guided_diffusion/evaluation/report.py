@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ..masks.fidelity import CalibrationPoint
-from ..masks.metrics import split_count
+from ..masks.metrics import FigureName
 from ..masks.pictures import PALETTE
 from ..system import storage
 from .table import LETTERS, Interval, Summary, as_table, legend
@@ -103,7 +103,7 @@ class Report(BaseReport):
             num_colours=len(PALETTE),
             titles=titles,
             rows=rows,
-            descriptions={name: descriptions[split_count(name)[0]] for name in rows},
+            descriptions={name: describe(name, descriptions) for name in rows},
             calibrations=list(calibrations(summary)),
             histograms=[histogram(name, values) for name, values in self.values.items()],
             cases=self._cases(),
@@ -146,7 +146,8 @@ def headlines(summary: Summary) -> Iterator[Headline]:
     folders = (summary, *summary["compared"])
     for letter, folder in zip(LETTERS, folders, strict=False):
         figures = folder["figures"]
-        counts = [count for name, count in map(split_count, figures) if name == "ged" and count]
+        names = map(FigureName.parse, figures)
+        counts = [count for metric, count, of_class in names if metric == "ged" and count and not of_class]
         if not counts:
             continue
         name = f"ged_{max(counts)}"
@@ -163,6 +164,12 @@ def headlines(summary: Summary) -> Iterator[Headline]:
             f"{perfect['mean']:.3f}" if perfect else "",
             _signed(paired) if paired else "",
         )
+
+
+def describe(name: str, descriptions: Mapping[str, str]) -> str:
+    """The description of a metric, for a class with the name of the class."""
+    metric, _, of_class = FigureName.parse(name)
+    return f"{of_class}: {descriptions[metric]}" if of_class else descriptions[metric]
 
 
 def _bounds(values: Interval, sign: str = "") -> str:

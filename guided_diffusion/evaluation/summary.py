@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from ..data.files.case_files import find_cases
 from ..errors import ConfigError, DataError
 from ..masks import fidelity, metrics
+from ..masks.metrics import FigureName
 from ..sampling.names import stem_of
 from ..system import folders, storage
 from ..system.progress import progress_bar
@@ -27,6 +28,7 @@ from .table import LETTERS, FolderSummary, Interval, Summary, as_table, legend
 
 BOOTSTRAP_DRAWS = 10_000
 FAULTS_SHOWN = 20
+NAME_WIDTH = 24  # of the table's first column, at least
 VALUES_SHOWN = 3  # of a setting in which the cases differ
 DESCRIPTIONS = {**metrics.FIGURES, **MORE_FIGURES}
 
@@ -151,7 +153,7 @@ def common_settings(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _summarise_rows(rows: Sequence[Mapping[str, float]]) -> dict[str, Interval]:
-    names = in_order({name for row in rows for name in row})
+    names = in_order(dict.fromkeys(name for row in rows for name in row))
     return {name: mean_and_interval([row[name] for row in rows if name in row]) for name in names}
 
 
@@ -161,14 +163,21 @@ def difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, floa
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Metrics in the order of DESCRIPTIONS; for each of them, its numbers of samples in ascending order."""
-    order = list(DESCRIPTIONS)
+    """Metrics in the order of DESCRIPTIONS; for each of them, its numbers of samples in ascending order.
 
-    def key(name: str) -> tuple[int, int]:
-        figure, count = metrics.split_count(name)
-        return order.index(figure), count or 0
+    The metrics over all classes come first, then those of each class in the order in which `names` has them first.
+    """
+    parts = {name: FigureName.parse(name) for name in names}
+    metric_order, class_order = (
+        list(DESCRIPTIONS),
+        list(dict.fromkeys(["", *(part.of_class for part in parts.values())])),
+    )
 
-    return sorted(names, key=key)
+    def key(name: str) -> tuple[int, int, int]:
+        metric, count, of_class = parts[name]
+        return class_order.index(of_class), metric_order.index(metric), count or 0
+
+    return sorted(parts, key=key)
 
 
 def different_counts(config: EvaluateConfig, scores: Sequence[CaseScore]) -> list[str]:
@@ -235,7 +244,7 @@ def side_by_side(figures: Mapping[str, Mapping[str, float]], folders: Sequence[s
 
 def write_csv(path: str, scores: Sequence[CaseScore]) -> None:
     """Write a row for each case and folder; metrics that a case does not have stay empty."""
-    names = in_order({name for score in scores for row in score.figures.values() for name in row})
+    names = in_order(dict.fromkeys(name for score in scores for row in score.figures.values() for name in row))
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, ["case", "samples", *names])
     writer.writeheader()
@@ -249,9 +258,10 @@ def print_summary(summary: Summary) -> None:
     for line in legend(summary):
         print(line)
     titles, rows = as_table(summary)
-    print(" " * 24 + "".join(f"{title:>10s}" for title in titles))
+    width = max(NAME_WIDTH, *map(len, rows))
+    print(" " * width + "".join(f"{title:>10s}" for title in titles))
     for name, cells in rows.items():
-        print(f"{name:24s}" + "".join(f"{cell:>10s}" for cell in cells))
+        print(f"{name:{width}s}" + "".join(f"{cell:>10s}" for cell in cells))
     shown = summary["faults"][:FAULTS_SHOWN]
     for line in (*summary["notes"], *shown):
         print(line)
