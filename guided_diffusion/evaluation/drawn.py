@@ -1,8 +1,10 @@
 """Reads a case and its samples in each folder, so that all folders are scored against the same raters' masks."""
 
+import contextlib
+import os
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +15,11 @@ from ..data.config import DataConfig
 from ..data.described import described
 from ..data.files.case_files import find_cases, list_files
 from ..data.files.decoded import Decoded
+from ..data.files.label import label_of
 from ..data.files.read import read_file
 from ..data.geometry import fit
-from ..data.surveys.classes import ClassRule
-from ..data.surveys.levels import MaskRule
+from ..data.surveys.classes import ClassRule, class_rule
+from ..data.surveys.levels import LevelSurvey, MaskRule
 from ..errors import ConfigError, DataError
 from ..lidcloader import make_case
 from ..masks import pictures
@@ -143,8 +146,32 @@ class CaseFiles:
         with self.lock:
             if folder not in self.rules:
                 config = described(data_config_of(self.flags), self.data_dir)
-                self.rules[folder] = store.foreign_rule(folder, [name for name, _ in self.cases], config)
+                self.rules[folder] = foreign_rule(folder, [name for name, _ in self.cases], config)
             return self.rules[folder]
+
+
+def foreign_rule(folder: str, case_ids: Iterable[str], config: DataConfig = DataConfig()) -> MaskRule | ClassRule:
+    """The rule for the masks ID_output0.png, ... in `folder`, which belong to one set. DataError: they are not masks.
+
+    Cases with ID_samples.npz are left out; `store.find_samples` reports unreadable files. Masks of several classes are
+    label maps, as this program writes them.
+
+    config  of the cases; label_threshold, merge_labels and classes are used
+    """
+    classes = config.class_set
+    if classes.from_files:
+        raise DataError(
+            f"{folder}: a label map cannot hold {classes.kind}, which may overlap; keep ID_samples.npz beside the masks"
+        )
+    survey = LevelSurvey()
+    for case_id in case_ids:
+        for path in [] if os.path.exists(store.samples_path(folder, case_id)) else store.mask_files(folder, case_id):
+            with contextlib.suppress(DataError):
+                survey.add(path, label_of(path, read_file(path)))
+    if not classes.several:
+        return survey.rule(config.label_threshold, config.merge_labels)
+    written = tuple((value,) for value in classes.values) if classes.exclusive else classes.levels
+    return class_rule(survey, replace(classes, levels=written, plain=False))
 
 
 def _check_classes(drawn: Drawn, data: DataConfig) -> None:

@@ -63,5 +63,4 @@ def _as_masks(what: str, masks: Any) -> np.ndarray:
     binary = array.astype(bool)
     if (wrong := array[array != binary]).size:
         raise DataError(f"{what}: has values other than 0 and 1, e.g. {wrong[0]:g}; pass bool, e.g. masks > 0.5")
-    _, *channels, _, _ = binary.shape
-    return binary.squeeze(axis=1) if channels == [1] else binary
+    return binary.squeeze(axis=1) if binary.shape[1:-2] == (1,) else binary

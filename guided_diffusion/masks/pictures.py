@@ -12,8 +12,9 @@ from PIL import Image
 
 from ..flags.classes import Classes
 from .class_pictures import PALETTE, coloured, colours_of
+from .consensus import consensus
 from .legends import GAP, MARGIN, PAPER, in_dash, label_picture, scale_picture, with_legend
-from .postprocess import CONSENSUS, entropy_map, mean_mask, variance_map
+from .postprocess import entropy_map, mean_mask, variance_map
 
 TILE = 128  # pixels; smaller pictures are enlarged by whole factors
 LARGEST_TILE = 1024  # pixels; larger pictures are reduced
@@ -146,7 +147,7 @@ def map_tiles(masks: Bool[np.ndarray, "M *K H W"], classes: Classes = Classes())
     """
     if classes.several:
         most = math.log2(classes.count + 1) if classes.exclusive else classes.count
-        majority = reduced(CONSENSUS["majority"](masks, classes))
+        majority = reduced(consensus("majority", masks, classes))
         return [
             Tile(f"majority of {_count(len(masks), 'sample')}", in_colour(majority)),
             Tile("entropy", reduced(entropy_map(masks, classes)) / most, scale=("0", f"{most:.3g} bits")),

@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..flags.classes import Classes
 from ..flags.configs import parse_flags
 from ..masks import postprocess
+from ..masks.consensus import consensus
 from ..masks.postprocess import PostprocessConfig, binarise
 from ..system import folders
 from . import store
@@ -149,7 +150,7 @@ class Ensemble:
         """The consensus mask [H, W], or [K, H, W]: bool for "majority" and "staple", float32 for "mean"."""
         if kind not in postprocess.CONSENSUS:
             raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
-        return postprocess.CONSENSUS[kind](self.masks, self._drawing.labels)
+        return consensus(kind, self.masks, self._drawing.labels)
 
     def show(self) -> Image.Image:
         """The sheet of the case, ID_sheet.png of the command: image, maps, outlines and masks."""

@@ -20,8 +20,9 @@ from ..data.geometry import CaseArrays, Geometry
 from ..flags.classes import Classes
 from ..masks import pictures
 from ..masks.class_pictures import to_palette
+from ..masks.consensus import consensus
 from ..masks.label_maps import label_map
-from ..masks.postprocess import CONSENSUS, mean_mask
+from ..masks.postprocess import mean_mask
 from ..system import storage
 from .config import postprocess_of
 from .names import (
@@ -86,7 +87,7 @@ def write(out_dir: str, case_id: str, drawn: Drawn, finished_by: Made, geometry:
     masks, classes = drawn.masks, drawn.classes
     contents = [_mask_content(case_id, mask, geometry, classes) for mask in masks]
     if (kind := finished_by["consensus"]) != "none":
-        contents.append(_mask_content(case_id, CONSENSUS[kind](masks, classes), geometry, classes))
+        contents.append(_mask_content(case_id, consensus(kind, masks, classes), geometry, classes))
     if finished_by["save_probabilities"]:
         means = mean_mask(masks)
         contents += [_content(case_id, x, geometry, deep=True) for x in (means if classes.several else [means])]

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -17,9 +16,8 @@ from ..data.files.decoded import Decoded
 from ..data.files.label import label_of
 from ..data.files.read import read_file
 from ..data.geometry import CaseArrays, Geometry, bring_back
-from ..data.config import DataConfig
-from ..data.surveys.classes import ClassRule, class_rule
-from ..data.surveys.levels import LevelSurvey, MaskRule
+from ..data.surveys.classes import ClassRule
+from ..data.surveys.levels import MaskRule
 from ..errors import ConfigError, DataError
 from ..flags.configs import differences
 from ..masks.postprocess import binarise
@@ -146,43 +144,22 @@ def check_samples(samples: np.ndarray, path: str) -> Samples:
     return samples
 
 
-def foreign_rule(folder: str, case_ids: Iterable[str], config: DataConfig = DataConfig()) -> MaskRule | ClassRule:
-    """The rule for the masks ID_output0.png, ... in `folder`, which belong to one set. DataError: they are not masks.
-
-    Cases with ID_samples.npz are left out; `find_samples` reports unreadable files. Masks of several classes are label
-    maps, as this program writes them.
-
-    config  of the cases; label_threshold, merge_labels and classes are used
-    """
-    classes = config.class_set
-    if classes.from_files:
-        raise DataError(
-            f"{folder}: a label map cannot hold {classes.kind}, which may overlap; keep ID_samples.npz beside the masks"
-        )
-    survey = LevelSurvey()
-    for case_id in case_ids:
-        for path in [] if os.path.exists(samples_path(folder, case_id)) else mask_files(folder, case_id):
-            with contextlib.suppress(DataError):
-                survey.add(path, label_of(path, read_file(path)))
-    if not classes.several:
-        return survey.rule(config.label_threshold, config.merge_labels)
-    written = tuple((value,) for value in classes.values) if classes.exclusive else classes.levels
-    return class_rule(survey, replace(classes, levels=written, plain=False))
-
-
 def mask_files(folder: str, case_id: str) -> list[str]:
     """The masks ID_output0.png, ID_output1.png, ... of a case, or .nii.gz, up to the first that does not exist."""
     return next((found for ending in (PNG, NIFTI) if (found := outputs.mask_paths(folder, case_id, ending))), [])
 
 
 def find_samples(
-    folder: str, case_id: str, rule: Callable[[], MaskRule | ClassRule], images: Callable[[], Mapping[str, Decoded]] = dict
+    folder: str,
+    case_id: str,
+    rule: Callable[[], MaskRule | ClassRule],
+    images: Callable[[], Mapping[str, Decoded]] = dict,
 ) -> tuple[Samples, Made] | None:
     """Read the samples of a case in `folder`, as read_case does; None: there are none.
 
     Reads ID_samples.npz or, if it does not exist, the masks ID_output0.png, ID_output1.png, ... of any program.
 
-    rule    () -> that of all masks in the folder, see `foreign_rule`; called only where it is needed
+    rule    () -> that of all masks in the folder, see evaluation.drawn.foreign_rule; called only where it is needed
     images  () -> the decoded image files of the case, to whose grid masks in NIfTI are brought; called only for these
     DataError: the samples are not usable.
     """
