@@ -157,8 +157,8 @@ class Scorer:
         score.settings[drawn.folder] = settings_of(case)
         if self.config.report:
             file = io.BytesIO()
-            seen, marked = (np.any(x, axis=1) if classes.several else x for x in (masks, case.raters))
-            pictures.sheet(case.image, marked, seen, SAMPLES_SHOWN).save(file, format="PNG", optimize=True)
+            page = pictures.sheet(case.image, case.raters, masks, SAMPLES_SHOWN, classes)
+            page.save(file, format="PNG", optimize=True)
             score.pictures[drawn.folder] = file.getvalue()
 
     def _figures(

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..data.case_reader import CaseReader
 from ..data.config import DataConfig
+from ..data.described import described
 from ..data.files.case_files import find_cases
 from ..data.geometry import CaseArrays, bring_back, fit
 from ..errors import DataError
@@ -87,21 +88,22 @@ class Inspector:
         if not names:
             raise DataError(f"{config.samples}: no samples; draw them with segmentation_sample.py")
         data_dir = config.data_dir or scored_on(config.samples)
-        self.folders = dict(find_cases(data_dir)) if data_dir else {}
+        self.folders, self.data_dir = dict(find_cases(data_dir)) if data_dir else {}, data_dir
         self.readers: dict[DataConfig, CaseReader] = {}
         self.figures = read_figures(config.samples)
         self.spread = {name: self._mean_variance(name) for name in names}
         self.order, self.names = "name", names
         self.case, self.threshold = names[0], self._nearest_threshold(names[0])
 
-    def _samples(self, name: str) -> tuple[Shaped[np.ndarray, "M H W"], Mapping[str, Any]]:
+    def _samples(self, name: str) -> tuple[Shaped[np.ndarray, "M *K H W"], Mapping[str, Any]]:
         return store.read_case(store.samples_path(self.config.samples, name))
 
     def _mean_variance(self, name: str) -> float | None:
         """Mean of the variance map of a case's masks at the network's size; None: its samples are unreadable."""
         try:
             samples, made_by = self._samples(name)
-            return float(variance_map(binarise(samples, postprocess_of(made_by))).mean())
+            classes = data_config_of(made_by).class_set
+            return float(variance_map(binarise(samples, postprocess_of(made_by), classes=classes)).mean())
         except DataError:
             return None
 
@@ -160,21 +162,24 @@ class Inspector:
         finish = replace(postprocess_of(made_by), threshold=self.threshold)
         case, colour = self._case(samples, made_by)
         geometry = case.geometry if finish.output_size == "own" else None
-        masks = binarise(samples, finish, geometry.bring_back if geometry else None)
-        shown = case if geometry else fit(case, (samples.shape[1], samples.shape[2]), data_config_of(made_by).pad)[0]
-        return pictures.sheet(pictures.shown_image(shown.image, colour), shown.raters, masks, MOST_SHOWN)
+        data = data_config_of(made_by)
+        masks = binarise(samples, finish, geometry.bring_back if geometry else None, data.class_set)
+        shown = case if geometry else fit(case, samples.shape[-2:], data.pad, data.class_set.exclusive)[0]
+        image = pictures.shown_image(shown.image, colour)
+        return pictures.sheet(image, shown.raters, masks, MOST_SHOWN, data.class_set)
 
-    def _case(self, samples: Shaped[np.ndarray, "M H W"], made_by: Mapping[str, Any]) -> tuple[CaseArrays, bool]:
+    def _case(self, samples: Shaped[np.ndarray, "M *K H W"], made_by: Mapping[str, Any]) -> tuple[CaseArrays, bool]:
         """The case at its own size, read with the samples' settings, and whether it is in colour.
 
         For an unknown case, the samples' mean and no raters.
         """
         name = made_by.get("case", self.case)  # stored where the names of files are shortened
-        size = samples.shape[1], samples.shape[2]
+        size = (samples.shape[-2], samples.shape[-1])
         if name not in self.folders:
-            mean = np.clip(samples.mean(0, dtype=np.float32), 0, 1)[None]
-            return bring_back(CaseArrays(mean, np.zeros((0, *size), dtype=bool), store.geometry_of(made_by))), False
-        data = data_config_of(made_by)
+            mean = np.clip(samples.mean(0, dtype=np.float32).reshape(-1, *size).sum(axis=0), 0, 1)[None]
+            no_raters = np.zeros((0, *samples.shape[1:]), dtype=bool)
+            return bring_back(CaseArrays(mean, no_raters, store.geometry_of(made_by))), False
+        data = described(data_config_of(made_by), self.data_dir)
         reader = self._reader(data)
         own = reader.read(self.folders[name])
         if own.size != size and network_size(store.spread(made_by) if "flags" in made_by else made_by) != size:
