@@ -81,8 +81,9 @@ def initialize(module: nn.Module, initializers: Mapping[str, str]) -> None:
 class AxisAlignedConvGaussian(nn.Module):
     """Encodes an image of `input_channels` and a mask as a diagonal Gaussian over `latent_dim` dimensions.
 
-    initializers  as in `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
-    posterior     True for the posterior, False for the prior; both have the same layers
+    initializers   as in `initialize`; None: He-normal weights. The biases of the last layer are standard normal.
+    posterior      True for the posterior, False for the prior; both have the same layers
+    mask_channels  K, one per class; 0: the image alone
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class AxisAlignedConvGaussian(nn.Module):
         latent_dim: int,
         initializers: Mapping[str, str] | None = None,
         posterior: bool = False,
+        *,
+        mask_channels: int = 1,
     ) -> None:
         super().__init__()
         if not num_filters or min(*num_filters, 1) < 1:
@@ -103,7 +106,7 @@ class AxisAlignedConvGaussian(nn.Module):
             )
         self.input_channels, self.latent_dim = input_channels, latent_dim
         self.posterior = posterior
-        self.encoder = Encoder(input_channels + 1, num_filters, no_convs_per_block)
+        self.encoder = Encoder(input_channels + mask_channels, num_filters, no_convs_per_block)
         self.conv_layer = nn.Conv2d(num_filters[-1], 2 * latent_dim, 1)
         initialize(self, initializers or HE_NORMAL)
         assert self.conv_layer.bias is not None
@@ -114,7 +117,7 @@ class AxisAlignedConvGaussian(nn.Module):
         return self.of(torch.cat([image, mask], dim=1))
 
     def of(self, planes: Float[Tensor, "B planes H W"]) -> Independent:
-        """As `forward`, from image and mask concatenated, or from any other input_channels + 1 planes."""
+        """As `forward`, from image and mask concatenated, or from any other planes of this number."""
         features = self.encoder(planes)
         features = features.mean(dim=(2, 3), keepdim=True)
         mu, log_sigma = self.conv_layer(features).flatten(1).float().chunk(2, dim=1)
@@ -122,7 +125,10 @@ class AxisAlignedConvGaussian(nn.Module):
         return Independent(Normal(mu, log_sigma.exp(), validate_args=False), 1, validate_args=False)
 
 
-def create_encoders(config: EncoderConfig) -> tuple[AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
+def create_encoders(
+    config: EncoderConfig, mask_channels: int = 1
+) -> tuple[AxisAlignedConvGaussian, AxisAlignedConvGaussian]:
     """(prior, posterior) of an EncoderConfig, each for the first `encoder_channels` of an image, and a mask."""
     own = (config.encoder_channels, config.num_filters, config.no_convs_per_block, config.latent_dim, HE_NORMAL)
-    return AxisAlignedConvGaussian(*own), AxisAlignedConvGaussian(*own, posterior=True)
+    prior = AxisAlignedConvGaussian(*own, mask_channels=mask_channels)
+    return prior, AxisAlignedConvGaussian(*own, posterior=True, mask_channels=mask_channels)

@@ -96,6 +96,7 @@ def scheduled_betas(config: DiffusionConfig) -> Float[np.ndarray, "{config.diffu
 Masks = Float[Tensor, "B K H W"]  # clean or noisy masks, or their noise
 Steps = Int[Tensor, "B"]  # timesteps of a GaussianDiffusion, 0 .. S-1
 Output = Float[Tensor, "B outputs H W"]  # of the network: the prediction, and the variance if it is learned
+Valid = Float[Tensor, "B 1 H W"] | None  # 1, or 0 at ignored pixels of a mask; None: no pixel is ignored
 Table = Float[np.ndarray, "S"]  # one constant per timestep of a process
 Kept = Sequence[int] | Int[np.ndarray, "S"]  # original timesteps that are kept, ascending
 
@@ -128,7 +129,7 @@ class GaussianDiffusion:
     config        the prediction target, and T of the original process
 
     The constants are float64 arrays [S] with the published names, hence more than 15 attributes.
-    A mask has K = 1 channel.
+    A mask has K channels, one per class; all methods take any K.
     """
 
     def __init__(
@@ -213,12 +214,12 @@ class GaussianDiffusion:
 
     @property
     def out_channels(self) -> int:
-        """Output channels of the network: the prediction, and the variance if it is learned."""
+        """Output channels of the network per channel of a mask: the prediction, and the variance if it is learned."""
         return 2 if self.config.learn_sigma else 1
 
     def predict_xstart(self, output: Output, x_t: Masks, t: Steps) -> Masks:
         """The clean mask predicted by the network's raw output, unclipped."""
-        prediction = output[:, :1]
+        prediction = output[:, : x_t.shape[1]]
         if self.config.predicts == "x0":
             return prediction
         invert = self.predict_xstart_from_v if self.config.predicts == "v" else self.predict_xstart_from_eps
@@ -227,11 +228,11 @@ class GaussianDiffusion:
     def p_mean_variance(self, output: Output, x_t: Masks, t: Steps, clip_denoised: bool = True) -> Prediction:
         """The Gaussian p(x_{t-1} | x_t) given the network's raw output.
 
-        output         `out_channels` channels; the second is v in [-1, 1], which interpolates the log-variance between
-                       that of the posterior and log beta_t (improved DDPM, eq. 15)
+        output         K `out_channels` channels; the last K are v in [-1, 1], which interpolates the log-variance
+                       between that of the posterior and log beta_t (improved DDPM, eq. 15)
         clip_denoised  clip the predicted x_0 to [-1, 1]
         """
-        given, needed = output.shape[1], self.out_channels
+        given, needed = output.shape[1], x_t.shape[1] * self.out_channels
         if given != needed:
             raise ConfigError(
                 f"the network has {given} output channels, but --learn_sigma {self.config.learn_sigma} needs {needed}"
@@ -240,7 +241,7 @@ class GaussianDiffusion:
         x_0 = x_0.clamp(-1, 1) if clip_denoised else x_0
         mean, posterior_log_variance = self.q_posterior(x_0, x_t, t)
         if self.config.learn_sigma:
-            share = (output[:, 1:] + 1) / 2
+            share = (output[:, x_t.shape[1] :] + 1) / 2
             log_variance = share * self.at("log_betas", t) + (1 - share) * posterior_log_variance
         else:
             log_variance = self.at("fixed_log_variance", t).expand_as(mean)
@@ -248,19 +249,29 @@ class GaussianDiffusion:
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def vb_term(self, output: Output, x_start: Masks, x_t: Masks, t: Steps) -> Float[Tensor, "B"]:
+    def vb_term(self, output: Output, x_start: Masks, x_t: Masks, t: Steps, valid: Valid = None) -> Float[Tensor, "B"]:
         """L_vb of one step, in bits per dimension (improved DDPM, eq. 4 to 6).
 
         KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t > 0, and the negative log-likelihood of x_0 for t = 0.
+
+        valid  as in `hybrid_loss`
         """
         true_mean, true_log_variance = self.q_posterior(x_start, x_t, t)
         p = self.p_mean_variance(output, x_t, t, clip_denoised=False)
-        kl = mean_flat(normal_kl(true_mean, true_log_variance, p.mean, p.log_variance))
-        nll = -mean_flat(discretized_gaussian_log_likelihood(x_start, p.mean, 0.5 * p.log_variance))
+        kl = mean_flat(normal_kl(true_mean, true_log_variance, p.mean, p.log_variance), valid)
+        nll = -mean_flat(discretized_gaussian_log_likelihood(x_start, p.mean, 0.5 * p.log_variance), valid)
         return torch.where(t == 0, nll, kl) / math.log(2)
 
     def hybrid_loss(
-        self, output: Output, x_start: Masks, x_t: Masks, t: Steps, noise: Masks, target: Masks | None = None
+        self,
+        output: Output,
+        x_start: Masks,
+        x_t: Masks,
+        t: Steps,
+        noise: Masks,
+        target: Masks | None = None,
+        *,
+        valid: Valid = None,
     ) -> dict[str, Float[Tensor, "B"]]:
         """The terms of the diffusion loss (improved DDPM, eq. 16).
 
@@ -269,17 +280,19 @@ class GaussianDiffusion:
         loss  the loss to minimise: mse + vb, or T * vb with use_kl
 
         target  the clean mask that the MSE regresses to; None: x_start
+        valid   0 at pixels that do not count; None: all count
         """
         if self.config.use_kl:
-            vb = self.vb_term(output, x_start, x_t, t)
+            vb = self.vb_term(output, x_start, x_t, t, valid)
             return {"vb": vb, "loss": self.num_timesteps * vb}
 
+        K = x_t.shape[1]
         x_0, eps = (x_start, noise) if target is None else (target, self.predict_eps_from_xstart(x_t, t, target))
         targets = {"x0": lambda: x_0, "eps": lambda: eps, "v": lambda: self.v_of(x_0, t, eps)}
-        mse = mean_flat((targets[self.config.predicts]() - output[:, :1]) ** 2)
+        mse = mean_flat((targets[self.config.predicts]() - output[:, :K]) ** 2, valid)
         if not self.config.learn_sigma:
             return {"mse": mse, "loss": mse}
-        frozen = torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1)
+        frozen = torch.cat([output[:, :K].detach(), output[:, K:]], dim=1)
         weight = self.num_timesteps / 1000 if self.config.rescale_learned_sigmas else 1.0
-        vb = weight * self.vb_term(frozen, x_start, x_t, t)
+        vb = weight * self.vb_term(frozen, x_start, x_t, t, valid)
         return {"mse": mse, "vb": vb, "loss": mse + vb}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -47,6 +47,7 @@ class Case:
     raters: Float[Tensor, "R *K H W"]  # float32, 0 or 1; [R, H, W], or [R, K, H, W] for several classes; R may be 0
     colour: bool = False  # the first three channels are red, green and blue
     geometry: Geometry | None = None  # the way back to its own size; None: unknown
+    ignored: Bool[Tensor, "H W"] | None = None  # pixels that count in no loss and no figure; None: no pixel
 
 
 class Store(Protocol):

@@ -1,10 +1,13 @@
-"""Elementwise Gaussian likelihood terms, in nats."""
+"""Likelihood terms, in nats: of elements under Gaussians, and of the classes of a pixel."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from .flags.classes import Classes
 
 HALF_BIN = 1 / 255  # half the width of a grey level, for data in [-1, 1]
 MIN_PROBABILITY = 1e-12  # keeps the logarithms finite
@@ -37,3 +40,38 @@ def discretized_gaussian_log_likelihood(
     cdf_lower = approx_standard_normal_cdf(inverse_scale * (x - means - HALF_BIN))
     probability = torch.where(x < -0.999, cdf_upper, torch.where(x > 0.999, 1 - cdf_lower, cdf_upper - cdf_lower))
     return probability.clamp(min=MIN_PROBABILITY).log()
+
+
+# -- classes ----------------------------------------------------------------------------------------------------------
+
+
+def is_categorical(classes: Classes) -> bool:
+    """Whether a pixel has a categorical distribution over background and K classes; else one Bernoulli per class."""
+    return classes.several and classes.exclusive
+
+
+def with_background(logits: Float[Tensor, "*B K H W"]) -> Float[Tensor, "*B K+1 H W"]:
+    """The logits of background and K exclusive classes; that of the background is 0."""
+    return F.pad(logits, (0, 0, 0, 0, 1, 0))
+
+
+def class_probabilities(logits: Float[Tensor, "*B K H W"], classes: Classes) -> Float[Tensor, "*B K H W"]:
+    """The probability of each class at each pixel: a softmax with background for exclusive classes, else sigmoids."""
+    if is_categorical(classes):
+        return with_background(logits).softmax(dim=-3)[..., 1:, :, :]
+    return torch.sigmoid(logits)
+
+
+def class_cross_entropy(
+    logits: Float[Tensor, "*B K H W"], masks: Float[Tensor, "*B K H W"], classes: Classes
+) -> Float[Tensor, "*B 1 H W"]:
+    """The negative log-likelihood of the classes of each pixel.
+
+    Categorical for exclusive classes; otherwise binary, and summed over the classes.
+
+    masks  0 or 1
+    """
+    if is_categorical(classes):
+        return with_background(logits).logsumexp(dim=-3, keepdim=True) - (masks * logits).sum(dim=-3, keepdim=True)
+    entropies = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    return entropies.sum(dim=-3, keepdim=True) if classes.several else entropies

@@ -93,9 +93,19 @@ def zero_module(module: M) -> M:
     return module
 
 
-def mean_flat(x: Float[Tensor, "B ..."]) -> Float[Tensor, "B"]:
-    """Mean over all dimensions except the batch dimension."""
-    return x.flatten(1).mean(dim=1)
+def sum_flat(x: Float[Tensor, "B K H W"], valid: Float[Tensor, "B 1 H W"] | None = None) -> Float[Tensor, "B"]:
+    """Sum over all dimensions except the batch dimension; `valid` is 0 at pixels that do not count."""
+    return (x if valid is None else x * valid).flatten(1).sum(dim=1)
+
+
+def mean_flat(x: Float[Tensor, "B K H W"], valid: Float[Tensor, "B 1 H W"] | None = None) -> Float[Tensor, "B"]:
+    """Mean over all dimensions except the batch dimension.
+
+    valid  1, or 0 at pixels that do not count; the mean over no pixels is 0
+    """
+    if valid is None:
+        return x.flatten(1).mean(dim=1)
+    return sum_flat(x, valid) / sum_flat(valid.expand_as(x)).clamp(min=1)
 
 
 def timestep_embedding(timesteps: Real[Tensor, "B"], dim: int, max_period: float = 10000) -> Float[Tensor, "B {dim}"]:

@@ -120,7 +120,7 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """One optimizer step on one batch."""
-        config, batch_size, K = self.config, self.config.batch_size, self.config.raters_per_image
+        config, batch_size, n = self.config, self.config.batch_size, self.config.raters_per_image
         drawn = draw_inputs(batch, self.sampler.places(self.state.samples), config, self.state)
         self._seed_dropout()
 
@@ -130,9 +130,9 @@ class Trainer:
         done = []
         for part in parts:
             with gradient_traffic(self.module, part is parts[-1]):  # one all-reduce per step
-                image, mask, t, weights, noise = drawn.part(part, K)
-                rows = None if K == 1 else torch.arange(len(mask), device=mask.device) // K
-                terms = self.module(image, mask, t, noise, rows)
+                image, mask, t, weights, noise, valid = drawn.part(part, n)
+                rows = None if n == 1 else torch.arange(len(mask), device=mask.device) // n
+                terms = self.module(image, mask, t, noise, rows, valid=valid)
                 loss = (weights * terms["loss"]).sum() / batch_size
                 self.state.scaler.scale(loss).backward()
             done.append({name: values.detach() for name, values in terms.items()})

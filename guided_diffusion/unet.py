@@ -180,7 +180,7 @@ class AttentionBlock(nn.Module):
 class UNetModel(nn.Module):
     """The U-Net: maps an image concatenated with a noisy mask, and the timesteps, to the raw output.
 
-    in_channels     channels of x; default: those of image and mask
+    in_channels     channels of x; default: those of the image, and a mask of one channel
     autocast_dtype  attribute: autocast precision, bfloat16 or float16; None: float32
     ConfigError: the configuration cannot be built; the message names the flag.
     """

@@ -32,6 +32,8 @@ BIAS = math.log(1.4)  # per control point
 SATURATION = math.log(1.3)
 GAIN = math.log(1.1)  # of red, green and blue, each
 
+TOUCHED = 1e-3  # share of an interpolated pixel above which ignored pixels make it one of them; less is rounding
+
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 
@@ -50,7 +52,13 @@ def check_augment(kind: str, colour: bool) -> None:
 
 
 def augment(
-    image: Float[Tensor, "B C H W"], masks: Float[Tensor, "B K H W"], kind: str, u: Float[Tensor, "B draws"]
+    image: Float[Tensor, "B C H W"],
+    masks: Float[Tensor, "B K H W"],
+    kind: str,
+    u: Float[Tensor, "B draws"],
+    *,
+    exclusive: int = 1,
+    ignored: bool = False,
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B K H W"]]:
     """Augment images in [0, 1] and their masks, 0 or 1, with NUM_DRAWS uniform numbers in [0, 1) per image.
 
@@ -59,6 +67,8 @@ def augment(
           coarse grid), contrast (and brightness), gamma (grey levels to a power), bias (a smooth multiplicative field,
           as of MR coils), colour (saturation and white balance of the first three channels: red, green and blue);
           images are reflected at their borders
+
+    exclusive, ignored  what the channels of the masks are, as in `read_off`
     """
     parts = split_kind(kind, AUGMENTATIONS)
     both = change_symmetry(torch.cat([image, masks], dim=1), symmetries(parts), u[:, SYMMETRY])
@@ -68,7 +78,7 @@ def augment(
         grid = affine_grid(image.shape, by[:, AFFINE] if "deform" in parts else torch.zeros(len(by), 4))
         if "elastic" in parts:
             grid = grid + displacement(image.shape, by[:, ELASTIC])
-        image, masks = resample(image, grid), (resample(masks, grid) > 0.5).float()
+        image, masks = resample(image, grid), read_off(resample(masks, grid), exclusive, ignored)
     if "contrast" in parts:
         image = change_contrast(image, by[:, GREYS])
     if "gamma" in parts:
@@ -119,6 +129,24 @@ def displacement(shape: Sequence[int], by: Float[Tensor, "B shares"]) -> Float[T
 def resample(pictures: Float[Tensor, "B C H W"], grid: Float[Tensor, "B H W 2"]) -> Float[Tensor, "B C H W"]:
     """Sample pictures at the points of a grid, by bilinear interpolation."""
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+
+
+def read_off(
+    soft: Float[Tensor, "B planes H W"], exclusive: int = 1, ignored: bool = False
+) -> Float[Tensor, "B planes H W"]:
+    """Masks, 0 or 1, from interpolated ones.
+
+    exclusive  the channels come in groups of this many exclusive classes: a pixel takes the largest of background and
+               classes, so that no hole opens between classes that touch. 1: it takes each class above 1/2
+    ignored    the last channel is a map of ignored pixels, which takes every pixel that was interpolated from one
+    """
+    if ignored:
+        return torch.cat([read_off(soft[:, :-1], exclusive), (soft[:, -1:] > TOUCHED).float()], dim=1)
+    if exclusive == 1:
+        return (soft > 0.5).float()
+    groups = soft.unflatten(1, (-1, exclusive))  # [B, groups, K, H, W]
+    largest = torch.cat([1 - groups.sum(dim=2, keepdim=True), groups], dim=2).argmax(dim=2)
+    return F.one_hot(largest, exclusive + 1).movedim(-1, 2)[:, :, 1:].flatten(1, 2).float()
 
 
 def change_contrast(image: Float[Tensor, "B C H W"], by: Float[Tensor, "B 2"]) -> Float[Tensor, "B C H W"]:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from ..errors import ConfigError
 from ..flags.classes import Classes, checked_classes, parse_classes
+from ..flags.configs import Configs
 from ..flags.fields import Flag, config, lower_first
 from .files.label import colour_level
 
@@ -112,3 +113,7 @@ class DataConfig:
         if self.class_set.from_files:
             return self.class_set.names
         return (self.structure,) if self.structure and self.level is None else ()
+
+def classes_of(configs: Configs) -> Classes:
+    """The classes of the DataConfig of `configs`; one class if they have none."""
+    return configs[DataConfig].class_set if DataConfig in configs.classes else Classes()

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import DataError, TrainingError
@@ -31,12 +31,16 @@ class CaseLike(Protocol):
         """The image in [0, 1]."""
 
     @property
-    def raters(self) -> Float[Tensor, "R H W"]:
-        """All raters' masks, 0 or 1."""
+    def raters(self) -> Float[Tensor, "R *K H W"]:
+        """All raters' masks, 0 or 1: [R, H, W] for one class, and [R, K, H, W] for several."""
 
     @property
     def colour(self) -> bool:
         """Whether the first three channels are red, green and blue."""
+
+    @property
+    def ignored(self) -> Bool[Tensor, "H W"] | None:
+        """The pixels that count in no loss; None: no pixel."""
 
 
 @runtime_checkable
@@ -48,25 +52,43 @@ class Cases(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of cases of the same size."""
+    """A batch of cases of the same size.
+
+    raters  [B, R, H, W] for one class, and [B, R, K, H, W] for several; padded with zeros to the largest number of
+            raters, and 0 at ignored pixels
+    valid   0 at ignored pixels, else 1; None: no case has ignored pixels
+    """
 
     ids: list[str]
     image: Float[Tensor, "B C H W"]
-    raters: Float[Tensor, "B R H W"]  # padded with zeros to the largest number of raters
+    raters: Float[Tensor, "B R *K H W"]
     num_raters: Int[Tensor, " B"]
+    valid: Float[Tensor, "B 1 H W"] | None = None
 
 
 def collate(cases: Sequence[CaseLike]) -> Batch:
     """Collate cases of the same size, with any numbers of raters, into a Batch. DataError: their sizes differ."""
     _check_shapes(cases)
     counts = torch.tensor([len(case.raters) for case in cases])
-    raters = torch.zeros(len(cases), int(counts.max()), *cases[0].image.shape[1:])
+    raters = torch.zeros(len(cases), int(counts.max()), *cases[0].raters.shape[1:-2], *cases[0].image.shape[1:])
     for row, case in zip(raters, cases, strict=True):
         row[: len(case.raters)] = case.raters
     channels = len(cases[0].image)
     repeated = all(case.image.stride(0) == 0 for case in cases)  # one expanded plane: copy it once
     image = torch.stack([case.image[:1] if repeated else case.image for case in cases]).expand(-1, channels, -1, -1)
-    return Batch([case.id for case in cases], image, raters, counts)
+    valid = _valid_pixels(cases)
+    if valid is not None:
+        raters *= valid.view(len(cases), *[1] * (raters.dim() - 3), *valid.shape[2:])
+    return Batch([case.id for case in cases], image, raters, counts, valid)
+
+
+def _valid_pixels(cases: Sequence[CaseLike]) -> Float[Tensor, "B 1 H W"] | None:
+    """1 at pixels that count, else 0; None: all pixels of all cases count."""
+    maps = [case.ignored for case in cases]
+    if not any(ignored is not None and ignored.any() for ignored in maps):
+        return None
+    none = torch.zeros(cases[0].image.shape[1:], dtype=torch.bool)
+    return (~torch.stack([none if ignored is None else ignored for ignored in maps]))[:, None].float()
 
 
 def _check_shapes(cases: Sequence[CaseLike]) -> None:
@@ -84,16 +106,17 @@ def _check_shapes(cases: Sequence[CaseLike]) -> None:
     raise DataError(f"{first.id} has {channels} channels and {other.id} {others}; cases of one batch need the same")
 
 
-def pick_raters(batch: Batch, u: Float[Tensor, " B"], K: int) -> Float[Tensor, "B*{K} 1 H W"]:
-    """Pick K rater masks per case, [B K, 1, H, W], with those of a case adjacent, by uniform numbers u [B] in [0, 1).
+def pick_raters(batch: Batch, u: Float[Tensor, " B"], n: int) -> Float[Tensor, "B*{n} K H W"]:
+    """Pick n rater masks per case, [B n, K, H, W], with those of a case adjacent, by uniform numbers u [B] in [0, 1).
 
-    All raters of a case are equally likely, and distinct unless the case has fewer than K.
+    All raters of a case are equally likely, and distinct unless the case has fewer than n.
     """
-    u = (u[:, None] + torch.arange(K) / K).flatten() % 1
-    rows = torch.arange(len(batch.ids)).repeat_interleave(K)
+    u = (u[:, None] + torch.arange(n) / n).flatten() % 1
+    rows = torch.arange(len(batch.ids)).repeat_interleave(n)
     counts = batch.num_raters[rows]
     chosen = torch.minimum((u * counts).long(), counts - 1)  # float32 may round up to the count
-    return batch.raters[rows, chosen][:, None]
+    masks = batch.raters[rows, chosen]
+    return masks if masks.dim() == 4 else masks[:, None]
 
 
 class EndlessSampler(torch.utils.data.Sampler[list[int]]):

@@ -1,6 +1,7 @@
 """The ambiguous segmenter: U-Net, diffusion and both Gaussian encoders in a single trainable module."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, cast
 
 import torch
@@ -8,15 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from ..data.config import classes_of
 from ..data.symmetry import symmetries, turn_and_mirror, turn_back
 from ..distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
+from ..flags.classes import Classes
 from ..flags.configs import Configs
 from ..flags.fields import Flag, config
 from ..flags.words import split_kind
 from ..gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Masks, Output, Steps
 from ..nn import Denoise, mean_flat, stack_randn, to_device
 from ..respace import create_gaussian_diffusion, spread_timesteps
-from ..sampling.protocol import OnStep, Segmenter
+from ..sampling.protocol import OnStep, Segmenter, without_ignored
 from ..sampling.samplers import SamplerConfig, sample_loop
 from ..unet import UNetConfig, UNetModel
 from .mask_mixture import MaskMixture
@@ -70,6 +73,7 @@ class AmbiguousSegmenter(Segmenter):
 
     prior, posterior  the ambiguity controlling and the ambiguity modelling network; both None: no encoders and no KL
                       term, as in Implicit Image Segmentation Ensembles
+    classes           a mask has one channel for each; the network predicts all of them together
     """
 
     terms = ("mse", "vb", "guess", "kl")  # loss terms; some may be absent
@@ -81,8 +85,11 @@ class AmbiguousSegmenter(Segmenter):
         prior: AxisAlignedConvGaussian | None,
         posterior: AxisAlignedConvGaussian | None,
         config: SegmenterConfig = SegmenterConfig(),
+        *,
+        classes: Classes = Classes(),
     ) -> None:
         super().__init__()
+        self.classes = classes
         self.model: UNetModel | SharedEncoderUNet = model
         self.prior, self.posterior = prior, posterior
         self.diffusion, self.config = diffusion, config
@@ -111,7 +118,7 @@ class AmbiguousSegmenter(Segmenter):
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one mask's noise in `forward`, for masks of `size` (H, W)."""
-        return (1, *size)
+        return (self.classes.count, *size)
 
     def spaced(self, config: SamplerConfig) -> "AmbiguousSegmenter":
         """A segmenter with the same weights on the timesteps given by the config's steps and spacing."""
@@ -119,7 +126,8 @@ class AmbiguousSegmenter(Segmenter):
             return self
         timesteps = spread_timesteps(self.diffusion.config, config.steps, config.spacing)
         diffusion = create_gaussian_diffusion(self.diffusion.config, timesteps)
-        return AmbiguousSegmenter(self.model, diffusion, self.prior, self.posterior, self.config)
+        parts = (self.model, diffusion, self.prior, self.posterior)
+        return AmbiguousSegmenter(*parts, self.config, classes=self.classes)
 
     def shardable(self) -> list[nn.Module]:
         """The modules to shard over processes, inner ones first; together they hold all weights.
@@ -145,7 +153,14 @@ class AmbiguousSegmenter(Segmenter):
         return self.model.bind(image, rows)
 
     def forward(
-        self, image: Images, mask: Masks, t: Steps, noise: Masks | None = None, rows: Rows | None = None
+        self,
+        image: Images,
+        mask: Masks,
+        t: Steps,
+        noise: Masks | None = None,
+        rows: Rows | None = None,
+        *,
+        valid: Float[Tensor, "N 1 H W"] | None = None,
     ) -> dict[str, Float[Tensor, "B"]]:
         """Compute the loss terms: mse and vb (from the diffusion), guess and kl (weighted), and their sum, loss.
 
@@ -155,26 +170,31 @@ class AmbiguousSegmenter(Segmenter):
         mask   0 or 1
         noise  standard normal; None: drawn from torch's global generator
         rows   None: N = B, one mask per image
+        valid  0 at ignored pixels: they are background in x_0 and for the encoders, and count in no term
         """
         noise = torch.randn_like(mask) if noise is None else noise
+        mask, counted = without_ignored(mask, valid, rows)
         x_0 = self.to_x(mask)
         x_t = self.diffusion.q_sample(x_0, t, noise)
         denoise = self.denoiser(image, rows)
+        if isinstance(denoise, BoundDenoiser):
+            denoise = replace(denoise, valid=counted)
         output = denoise(x_t, self.diffusion.network_timesteps(t))
 
         target = None
         if self.config.stable_target and rows is not None:
             target = stable_target(self.diffusion, x_0, x_t, t, rows)
-        terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target)
+        terms = self.diffusion.hybrid_loss(output, x_0, x_t, t, noise, target, valid=counted)
         if self.config.guess_weight:
             guess = cast(BoundDenoiser, denoise).guess()  # only a shared encoder has several guesses
-            terms["guess"] = self.config.guess_weight * mean_flat((guess - x_0) ** 2)
+            terms["guess"] = self.config.guess_weight * mean_flat((guess - x_0) ** 2, counted)
             terms["loss"] = terms["loss"] + terms["guess"]
         if self.prior is None or self.posterior is None:
             return terms
         image = image if rows is None else image[rows]
         seen = image[:, : self.prior.input_channels]  # --encoder_channels
-        prior = self.prior(seen, self.controlling_input(output, x_t, t))
+        predicted, _ = without_ignored(self.controlling_input(output, x_t, t), counted, None)
+        prior = self.prior(seen, predicted)
         kl = self.config.kl_weight * kl_divergence(self.posterior(seen, mask), prior)  # in nats
         return {**terms, "kl": kl, "loss": terms["loss"] + kl}
 
@@ -182,7 +202,7 @@ class AmbiguousSegmenter(Segmenter):
         """The ambiguity controlling network's input, computed from the U-Net's output."""
         if self.config.ambiguity_input == "x0":
             return self.to_mask(self.diffusion.predict_xstart(output, x_t, t).clamp(-1, 1))  # as samplers clip
-        return output[:, :1]
+        return output[:, : self.classes.count]
 
     def sampling_denoiser(self, image: Images, rows: Rows | None = None, tta: str = "none") -> Denoise:
         """`denoiser` for batches with a single timestep, whose embedding is computed for one row only.
@@ -204,7 +224,8 @@ class AmbiguousSegmenter(Segmenter):
     def one_call(self, image: Images, config: SamplerConfig = SamplerConfig()) -> Float[Tensor, "N outputs H W"]:
         """One network call as in sampling with `config`, one mask per image; used to measure time and memory."""
         t = torch.zeros(len(image), dtype=torch.long, device=image.device)
-        return self.sampling_denoiser(image, tta=config.tta)(image[:, :1], self.diffusion.network_timesteps(t))
+        x = image[:, :1].expand(-1, self.classes.count, -1, -1)
+        return self.sampling_denoiser(image, tta=config.tta)(x, self.diffusion.network_timesteps(t))
 
     def sample_masks(
         self,
@@ -247,13 +268,14 @@ def build_diffusion(configs: Configs, with_encoders: bool) -> AmbiguousSegmenter
 
     with_encoders  False: no encoders, as in Implicit Image Segmentation Ensembles
     """
-    unet, architecture = configs[UNetConfig], configs[ArchitectureConfig]
-    diffusion = create_gaussian_diffusion(configs[DiffusionConfig])
+    unet, architecture, classes = configs[UNetConfig], configs[ArchitectureConfig], classes_of(configs)
+    diffusion, K = create_gaussian_diffusion(configs[DiffusionConfig]), classes.count
+    out_channels = K * diffusion.out_channels
     model: UNetModel | SharedEncoderUNet
     if architecture.architecture == "shared-encoder":
-        mixture = MaskMixture(configs[DiffusionConfig], configs[SegmenterConfig].mask_low)
-        model = SharedEncoderUNet(unet, architecture, diffusion.out_channels, mixture)
+        mixture = MaskMixture(configs[DiffusionConfig], configs[SegmenterConfig].mask_low, classes)
+        model = SharedEncoderUNet(unet, architecture, out_channels, mixture, K)
     else:
-        model = UNetModel(unet, diffusion.out_channels)
-    prior, posterior = create_encoders(configs[EncoderConfig]) if with_encoders else (None, None)
-    return AmbiguousSegmenter(model, diffusion, prior, posterior, configs[SegmenterConfig])
+        model = UNetModel(unet, out_channels, unet.channels + K)
+    prior, posterior = create_encoders(configs[EncoderConfig], K) if with_encoders else (None, None)
+    return AmbiguousSegmenter(model, diffusion, prior, posterior, configs[SegmenterConfig], classes=classes)

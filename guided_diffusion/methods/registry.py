@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from ..data.config import DataConfig
+from ..data.config import DataConfig, classes_of
 from ..distribution import EncoderConfig
 from ..flags.configs import Configs
 from ..flags.fields import Flag, config, flag_fields
@@ -39,17 +39,18 @@ DIFFUSION = frozenset({"diffusion", "dropout", "sampler", "shared-encoder"})
 def build_prob_unet(configs: Configs) -> Segmenter:
     """Build the ProbabilisticUNet of the configs."""
     beta, layers = configs[MethodConfig].beta, configs[RetiredFlags].combiner_layers
-    return ProbabilisticUNet(configs[UNetConfig], configs[EncoderConfig], beta, layers)
+    return ProbabilisticUNet(configs[UNetConfig], configs[EncoderConfig], beta, layers, classes_of(configs))
 
 
 def build_ssn(configs: Configs) -> Segmenter:
     """Build the StochasticSegmentationNetwork of the configs."""
-    return StochasticSegmentationNetwork(configs[UNetConfig], configs[EncoderConfig], configs[MethodConfig].cov_rank)
+    rank = configs[MethodConfig].cov_rank
+    return StochasticSegmentationNetwork(configs[UNetConfig], configs[EncoderConfig], rank, classes_of(configs))
 
 
 def build_unet(configs: Configs, cls: type[DeterministicUNet]) -> Segmenter:
     """Build the DeterministicUNet, or its subclass `cls`, of the configs."""
-    return cls(configs[UNetConfig], configs[EncoderConfig])
+    return cls(configs[UNetConfig], configs[EncoderConfig], classes_of(configs))
 
 
 README = {  # the flags in the paper's README

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..flags.fields import Flag, config, nonempty
 from ..flags.sizes import show_size
-from ..gaussian_diffusion import Masks, Output
+from ..gaussian_diffusion import Masks, Output, Valid
 from ..unet import UNetConfig, UNetModel
-from .mask_mixture import Guesses, MaskMixture
+from .mask_mixture import Guesses, GuessLogits, MaskMixture
 
 Encoded = Float[Tensor, "B E h w"]  # the encoder's output: features, then guesses; h and w in patches
 
@@ -49,14 +49,18 @@ class ArchitectureConfig:
 
 @dataclass(frozen=True)
 class BoundDenoiser:
-    """`denoise(x, timesteps)` of a SharedEncoderUNet for encoded images."""
+    """`denoise(x, timesteps)` of a SharedEncoderUNet for encoded images.
+
+    valid  of each mask: pixels of x where it is 0 do not contribute to the weights of the guesses
+    """
 
     network: "SharedEncoderUNet"
     encoded: Encoded
+    valid: Valid = None
 
     def __call__(self, x: Masks, timesteps: Real[Tensor, "#B"]) -> Output:
         """The network's raw output."""
-        return self.network(x, timesteps, self.encoded)
+        return self.network(x, timesteps, self.encoded, self.valid)
 
     def guess(self) -> Masks:
         """The mixture's mean, weighted from the image alone, on the scale of x_0."""
@@ -76,15 +80,21 @@ class SharedEncoderUNet(nn.Module):
     encoder and at every timestep; the small denoiser only predicts how a mask differs from it. Several guesses are
     weighted by x_t, see MaskMixture.
 
-    unet          the encoder's config; its precision and dropout also apply to the denoiser. Default levels finer than
-                  a patch are dropped
-    out_channels  of the denoiser
-    mixture       combines several guesses
+    unet           the encoder's config; its precision and dropout also apply to the denoiser. Default levels finer than
+                   a patch are dropped
+    out_channels   of the denoiser
+    mixture        combines several guesses
+    mask_channels  K, one per class
     ConfigError: the configuration is invalid; the message names the flag.
     """
 
     def __init__(
-        self, unet: UNetConfig, config: ArchitectureConfig, out_channels: int, mixture: MaskMixture | None = None
+        self,
+        unet: UNetConfig,
+        config: ArchitectureConfig,
+        out_channels: int,
+        mixture: MaskMixture | None = None,
+        mask_channels: int = 1,
     ) -> None:
         super().__init__()
         multipliers = unet.channel_mult or unet.multipliers[config.patch_size.bit_length() - 1 :]
@@ -101,13 +111,14 @@ class SharedEncoderUNet(nn.Module):
             class_cond=False,
         )
         several = config.encoder_guesses > 1
-        self.mixture = mixture if several else None
-        self.guess_channels = pixels * config.encoder_guesses * (2 if several else out_channels)
-        shown = pixels if several else self.guess_channels
+        self.mixture, self.num_guesses = mixture if several else None, config.encoder_guesses
+        self.guess_channels = pixels * config.encoder_guesses * (1 + mask_channels if several else out_channels)
+        seen = pixels * mask_channels  # channels of a mask in patches
+        shown = seen if several else self.guess_channels
         self.encoder = UNetModel(
             large, config.feature_channels + self.guess_channels, in_channels=unet.channels * pixels
         )
-        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + pixels)
+        self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + seen)
         if several:  # guesses with equal initial weights would remain equal
             last = cast(nn.Conv2d, self.encoder.out[-1])
             nn.init.normal_(last.weight[-self.guess_channels :], std=0.02)
@@ -141,19 +152,21 @@ class SharedEncoderUNet(nn.Module):
         features, guess = encoded.split([encoded.shape[1] - self.guess_channels, self.guess_channels], dim=1)
         return features, guess
 
-    def maps(self, guesses: Float[Tensor, "B guesses h w"]) -> tuple[Guesses, Guesses]:
+    def maps(self, guesses: Float[Tensor, "B guesses h w"]) -> tuple[Guesses, GuessLogits]:
         """The arguments (rho, logit_mu) of MaskMixture."""
-        rho, logit_mu = F.pixel_shuffle(guesses, self.patch_size).chunk(2, dim=1)
+        maps = F.pixel_shuffle(guesses, self.patch_size)
+        rho, logit_mu = maps.split([self.num_guesses, maps.shape[1] - self.num_guesses], dim=1)
         return rho, logit_mu
 
-    def forward(self, x: Masks, timesteps: Real[Tensor, "#B"], encoded: Encoded) -> Output:
+    def forward(self, x: Masks, timesteps: Real[Tensor, "#B"], encoded: Encoded, valid: Valid = None) -> Output:
         """The raw output, in float32.
 
         encoded  the encoder's output for each mask's image
+        valid    as in BoundDenoiser
         """
         features, guess = self.split(encoded)
         if self.mixture:
-            guess = F.pixel_unshuffle(self.mixture(*self.maps(guess), x, timesteps), self.patch_size)
+            guess = F.pixel_unshuffle(self.mixture(*self.maps(guess), x, timesteps, valid), self.patch_size)
         output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
         output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # not to variance channels
         return F.pixel_shuffle(output, self.patch_size)

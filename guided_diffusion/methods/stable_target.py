@@ -14,6 +14,8 @@ def stable_target(diffusion: GaussianDiffusion, x_start: Masks, x_t: Masks, t: S
     The minimiser of the squared error is the same as for x_0, since each of these masks has its own x_t in the batch.
     The loss is lower by the variance of x_0 given x_t, which also reduces the gradient noise.
 
+    Ignored pixels do not change the weights if all masks of an image have background there.
+
     rows  index of each mask's image
     """
     x, masks = x_t.flatten(1), x_start.flatten(1)

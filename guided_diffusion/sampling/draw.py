@@ -32,8 +32,10 @@ def draw_ensembles(
     *,
     even: bool = False,
     watch: ChainWatch | None = None,
-) -> Iterator[tuple[Case, Float[np.ndarray, "M H W"]]]:
+) -> Iterator[tuple[Case, Float[np.ndarray, "M *K H W"]]]:
     """Yield (case, soft samples) for each case index in `indices`, in order. A batch may contain several cases.
+
+    Soft samples are [M, H, W] for one class, and [M, K, H, W] for several.
 
     config   num_ensemble, batch_size (a number) and seed are used
     sampler  its timesteps must be those of the segmenter (AmbiguousSegmenter.spaced)
@@ -71,10 +73,14 @@ def draw_batch(
     seed: int,
     sampler: SamplerConfig,
     on_step: OnStep | None,
-) -> Float[np.ndarray, "B H W"]:
-    """Sample the soft masks of `batch`, pairs (case index, mask index), in one batch."""
+) -> Float[np.ndarray, "B *K H W"]:
+    """Sample the soft masks of `batch`, pairs (case index, mask index), in one batch.
+
+    Returns [B, H, W] for one class, and [B, K, H, W] for several.
+    """
     device = next(segmenter.parameters()).device
     image = to_device(torch.stack([case.image for case in cases.values()]), device)
     rows = to_device(torch.tensor([list(cases).index(index) for index, _ in batch]), device)
     generators = [seeded_generator(seed, "mask", cases[index].id, member) for index, member in batch]
-    return segmenter.sample_masks(image, generators, sampler, on_step, rows)[:, 0].cpu().numpy()
+    masks = segmenter.sample_masks(image, generators, sampler, on_step, rows)
+    return (masks if masks.shape[1] > 1 else masks[:, 0]).cpu().numpy()

@@ -59,7 +59,7 @@ def blank_step(segmenter: Segmenter, image_shape: tuple[int, int, int], num_imag
     with torch.random.fork_rng(devices=[]):  # for dropout
         terms = segmenter(
             torch.zeros(num_images, *image_shape),
-            torch.zeros(num_masks, 1, *size),
+            torch.zeros(num_masks, segmenter.classes.count, *size),
             timesteps,
             torch.zeros(num_masks, *segmenter.noise_shape(size)),
             rows,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...gaussian_diffusion import Masks
+from ...losses import class_probabilities
 from ...nn import seeded_generator, stack_randn, to_device
 from ...sampling.protocol import OnStep, Segmenter
 from ...sampling.samplers import SamplerConfig
@@ -52,7 +53,10 @@ class Baseline(Segmenter):
 
     @abstractmethod
     def draw_logits(self, image: Images, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
-        """Draw mask logits from standard normal noise of shape sampling_noise_shape((H, W)) per mask."""
+        """Draw the logits of K classes, without one of the background.
+
+        noise  standard normal, of shape sampling_noise_shape((H, W)) per mask
+        """
 
     def sample_masks(
         self,
@@ -62,11 +66,11 @@ class Baseline(Segmenter):
         on_step: OnStep | None = None,
         rows: Rows | None = None,
     ) -> Masks:
-        """Sample one mask per generator, as probabilities; config is not used."""
+        """Sample one mask per generator, as probabilities of the K classes; config is not used."""
         rows = torch.arange(len(image), device=image.device) if rows is None else rows
         shape = self.sampling_noise_shape((image.shape[2], image.shape[3]))
         noise = to_device(stack_randn(generators, shape), image.device)
-        masks = torch.sigmoid(self.draw_logits(image, noise, rows))
+        masks = class_probabilities(self.draw_logits(image, noise, rows), self.classes)
         if on_step:
             on_step(0, masks)
         return masks

@@ -3,13 +3,16 @@
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig, initialize
+from ...flags.classes import Classes
 from ...gaussian_diffusion import Masks
+from ...losses import class_cross_entropy
+from ...nn import sum_flat
+from ...sampling.protocol import without_ignored
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
@@ -20,11 +23,11 @@ NORM_WEIGHT = 2e-6  # weight of the L2 norms: 1e-5 / 5
 class Combiner(nn.Module):
     """1x1 convolutions that map features and a latent sample z, broadcast to all pixels, to logits."""
 
-    def __init__(self, filters: int, latent_dim: int, num_layers: int) -> None:
+    def __init__(self, filters: int, latent_dim: int, num_layers: int, num_classes: int) -> None:
         super().__init__()
         channels = [filters + latent_dim, *(num_layers - 1) * [filters]]
         hidden = [layer for i, o in pairwise(channels) for layer in (nn.Conv2d(i, o, 1), nn.ReLU())]
-        self.hidden, self.last = nn.Sequential(*hidden), nn.Conv2d(channels[-1], 1, 1)
+        self.hidden, self.last = nn.Sequential(*hidden), nn.Conv2d(channels[-1], num_classes, 1)
         initialize(self, {"w": "orthogonal", "b": "normal"})
 
     def forward(self, features: Float[Tensor, "B F H W"], z: Float[Tensor, "B latent"]) -> Masks:
@@ -43,15 +46,23 @@ class ProbabilisticUNet(Baseline):
 
     terms = ("bce", "kl", "norm")
 
-    def __init__(self, unet: UNetConfig, encoder: EncoderConfig, beta: float = 2.0, combiner_layers: int = 4) -> None:
+    def __init__(
+        self,
+        unet: UNetConfig,
+        encoder: EncoderConfig,
+        beta: float = 2.0,
+        combiner_layers: int = 4,
+        classes: Classes = Classes(),
+    ) -> None:
         super().__init__()
+        self.classes = classes
         check_plain_unet(encoder)
         self.beta, self.latent_dim = beta, encoder.latent_dim
         self.model = PlainUNet(unet.channels, encoder.num_filters, encoder.no_convs_per_block)
         more = (encoder.num_filters, encoder.no_convs_per_block, encoder.latent_dim, HE_NORMAL)
-        self.prior = AxisAlignedConvGaussian(unet.channels - 1, *more)  # no mask channel
-        self.posterior = AxisAlignedConvGaussian(unet.channels, *more, posterior=True)
-        self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, combiner_layers)
+        self.prior = AxisAlignedConvGaussian(unet.channels, *more, mask_channels=0)
+        self.posterior = AxisAlignedConvGaussian(unet.channels, *more, posterior=True, mask_channels=classes.count)
+        self.combiner = Combiner(encoder.num_filters[0], encoder.latent_dim, combiner_layers, classes.count)
 
     @property
     def sampling_parts(self) -> list[nn.Module]:
@@ -69,16 +80,21 @@ class ProbabilisticUNet(Baseline):
         t: Int[Tensor, "B"] | None = None,
         noise: Float[Tensor, "B latent"] | None = None,
         rows: Rows | None = None,
+        *,
+        valid: Float[Tensor, "N 1 H W"] | None = None,
     ) -> Losses:
         """Compute the loss terms: bce, a sum over pixels; kl (posterior || prior) and norm, weighted; loss, their sum.
 
+        bce is the cross-entropy of `losses.class_cross_entropy`.
+
         noise  standard normal, used to draw z from the posterior; None: drawn from torch's global generator
         """
+        mask, counted = without_ignored(mask, valid, rows)
         posterior, prior = self.posterior(per_mask(image, rows), mask), self.prior_of(image, rows)
         mu, sigma = posterior.mean, posterior.stddev
         z = mu + sigma * (torch.randn_like(mu) if noise is None else noise)
         logits = self.combiner(per_mask(self.model(image), rows), z)
-        bce = F.binary_cross_entropy_with_logits(logits, mask, reduction="none").flatten(1).sum(dim=1)
+        bce = sum_flat(class_cross_entropy(logits, mask, self.classes), counted)
         kl = self.beta * kl_divergence(posterior, prior)
         norm = (NORM_WEIGHT * self.parameter_norms()).expand_as(kl)
         return {"bce": bce, "kl": kl, "norm": norm, "loss": bce + kl + norm}

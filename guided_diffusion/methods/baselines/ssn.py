@@ -4,12 +4,14 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ...distribution import EncoderConfig
+from ...flags.classes import Classes
 from ...gaussian_diffusion import Masks
+from ...losses import class_cross_entropy
+from ...sampling.protocol import without_ignored
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
@@ -22,7 +24,7 @@ MC_SAMPLES = 20  # logit maps drawn per mask in training, as published
 
 
 class LowRankGaussian(NamedTuple):
-    """Gaussians over the P = H W logits of each image."""
+    """Gaussians over the P = K H W logits of each image."""
 
     mean: Float[Tensor, "N P"]
     deviation: Float[Tensor, "N P"]  # of the diagonal
@@ -30,7 +32,7 @@ class LowRankGaussian(NamedTuple):
 
 
 class StochasticSegmentationNetwork(Baseline):
-    """Predicts logits ~ N(mu, P P^T + D) over the pixels of an image: mean mu, low-rank factor P, diagonal D.
+    """Predicts logits ~ N(mu, P P^T + D) over pixels and classes of an image: mean mu, low-rank factor P, diagonal D.
 
     The loss is the negative log-likelihood of the mask, with the logits integrated by MC_SAMPLES Monte Carlo draws
     (eq. 8).
@@ -38,24 +40,26 @@ class StochasticSegmentationNetwork(Baseline):
 
     terms = ("nll",)
 
-    def __init__(self, unet: UNetConfig, encoder: EncoderConfig, rank: int) -> None:
+    def __init__(self, unet: UNetConfig, encoder: EncoderConfig, rank: int, classes: Classes = Classes()) -> None:
         super().__init__()
+        self.classes = classes
         check_plain_unet(encoder)
         self.rank = rank
         self.model = PlainUNet(unet.channels, encoder.num_filters, encoder.no_convs_per_block)
-        self.head = nn.Conv2d(encoder.num_filters[0], 2 + self.rank, 1)
+        self.head = nn.Conv2d(encoder.num_filters[0], (2 + self.rank) * classes.count, 1)
 
     def sampling_noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape for one draw: one number per column of the factor and one per pixel."""
-        return (1, self.rank + size[0] * size[1])
+        """Shape for one draw: one number per column of the factor and one per logit."""
+        return (1, *self.noise_shape(size)[1:])
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape for MC_SAMPLES draws."""
-        return (MC_SAMPLES, self.rank + size[0] * size[1])
+        return (MC_SAMPLES, self.rank + self.classes.count * size[0] * size[1])
 
     def gaussian(self, image: Images) -> LowRankGaussian:
         """The distribution of each image's logits."""
-        mu, log_variance, *factor = self.head(self.model(image)).flatten(2).unbind(dim=1)
+        maps = self.head(self.model(image)).unflatten(1, (-1, self.classes.count))  # [N, 2 + rank, K, H, W]
+        mu, log_variance, *factor = maps.flatten(2).unbind(dim=1)
         return LowRankGaussian(mu, torch.sqrt(log_variance.exp() + MIN_VARIANCE), torch.stack(factor, dim=-1))
 
     def draw(
@@ -73,20 +77,24 @@ class StochasticSegmentationNetwork(Baseline):
         t: Int[Tensor, "B"] | None = None,
         noise: Float[Tensor, "B M rank_and_P"] | None = None,
         rows: Rows | None = None,
+        *,
+        valid: Float[Tensor, "N 1 H W"] | None = None,
     ) -> Losses:
         """Compute the loss terms: nll, in nats per mask, and loss, which equals nll.
 
         noise  standard normal; None: drawn from torch's global generator
         """
+        mask, counted = without_ignored(mask, valid, rows)
         if noise is None:
             shape = self.noise_shape((mask.shape[2], mask.shape[3]))
             noise = torch.randn(len(mask), *shape, device=mask.device)
-        logits = self.draw(self.gaussian(image), noise, rows)
-        target = mask.flatten(1)[:, None].expand_as(logits)
-        log_likelihoods = -F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(dim=2)  # [B, M]
+        logits = self.draw(self.gaussian(image), noise, rows).unflatten(2, mask.shape[1:])  # [B, M, K, H, W]
+        entropies = class_cross_entropy(logits, mask[:, None].expand_as(logits), self.classes)
+        entropies = entropies if counted is None else entropies * counted[:, None]
+        log_likelihoods = -entropies.flatten(2).sum(dim=2)  # [B, M]
         nll = math.log(MC_SAMPLES) - torch.logsumexp(log_likelihoods, dim=1)
         return {"nll": nll, "loss": nll}
 
     def draw_logits(self, image: Images, noise: Float[Tensor, "B 1 rank_and_P"], rows: Rows) -> Masks:
         """The logits of one draw per mask."""
-        return self.draw(self.gaussian(image), noise, rows).view(len(rows), 1, *image.shape[2:])
+        return self.draw(self.gaussian(image), noise, rows).view(len(rows), self.classes.count, *image.shape[2:])
