@@ -184,7 +184,8 @@ def make_case(name: str, arrays: CaseArrays, image_channels: int | None = None, 
     """
     planes = torch.from_numpy(arrays.image)
     shown = planes.expand(image_channels or len(planes), -1, -1)
-    return Case(name, shown, torch.from_numpy(arrays.raters).float(), colour, arrays.geometry)
+    ignored = None if arrays.ignored is None else torch.from_numpy(arrays.ignored)
+    return Case(name, shown, torch.from_numpy(arrays.raters).float(), colour, arrays.geometry, ignored)
 
 
 def _collate(cases: Sequence[Case], *, collate_fn_map: object = None) -> Batch:

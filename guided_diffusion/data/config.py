@@ -114,6 +114,7 @@ class DataConfig:
             return self.class_set.names
         return (self.structure,) if self.structure and self.level is None else ()
 
+
 def classes_of(configs: Configs) -> Classes:
     """The classes of the DataConfig of `configs`; one class if they have none."""
     return configs[DataConfig].class_set if DataConfig in configs.classes else Classes()
