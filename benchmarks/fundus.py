@@ -32,9 +32,9 @@ TRIAL_SHARE, TRIAL_ENSEMBLE = 0.2, 8  # of the training; masks of each validatio
 LRS = (5e-4, 2e-3)
 DRAWS = 10_000  # of seeds and cases, for an interval
 FIGURES = (
-    "ged_unbiased_excess_16", "ged_16", "hm_iou_16", "max_dice_16", "joint_tv_16", "joint_information_16", "diversity_16",
+    "ged_unbiased_excess_16", "ged_16", "hm_iou_16", "max_dice_16", "joint_tv_16", "joint_excess_16", "diversity_16",
 )  # fmt: skip
-OF_RATERS = ("joint_information_of_truth_16", "joint_tv_of_perfect_16", "ged_of_majority", "rater_diversity")
+OF_RATERS = ("joint_tv_of_perfect_16", "ged_of_truth_16", "ged_of_majority", "rater_diversity")
 
 COMMON = {"image_size": 64, "image_channels": 3, "batch_size": 16, "augment": "flip+rotate", "ema_rate": 0.999}
 SMALL = {"num_channels": 32, "num_res_blocks": 1, "attention_resolutions": 16}

@@ -18,14 +18,22 @@ from ..compare.runner import RunCommand, run_command
 from ..compare.stages import Comparison
 from ..compare.table import SCORED
 from ..data.config import DataConfig
+from ..data.described import with_classes
 from ..flags import command_line
-from ..flags.configs import Configs, pick_flags
+from ..flags.configs import Configs, Flags, pick_flags
 from ..flags.rules import check_rules
 from ..methods.registry import MODEL_CONFIGS, MethodConfig
 from ..sampling.samplers import SamplerConfig
 from ..system import storage
 
 FLAGS = (*MODEL_CONFIGS, DataConfig, SamplerConfig)
+
+
+def stated_classes(config: DataConfig, directory: str) -> Flags:
+    """{flag: value} of the classes that the cases state, for the links to them, which have no dataset.json."""
+    stated = with_classes(config, directory) if os.path.isdir(directory) else config
+    values = {"classes": stated.classes, "ignore_label": stated.ignore_label}
+    return {name: value for name, value in values.items() if value not in ((), None)}
 
 
 def main(argv: Sequence[str] | None = None, run_command: RunCommand = run_command) -> None:
@@ -35,7 +43,8 @@ def main(argv: Sequence[str] | None = None, run_command: RunCommand = run_comman
         check_rules(Configs([flags[CompareConfig], flags[MethodConfig]], flags.given))
         config = flags[CompareConfig]
         check_folders(config)
-        table = Comparison(config, pick_flags(flags.given, *FLAGS), run_command=run_command).run()
+        given = {**pick_flags(flags.given, *FLAGS), **stated_classes(flags[DataConfig], config.data_dir)}
+        table = Comparison(config, given, run_command=run_command).run()
         score = f"ged_{SCORED}"
         pages = {
             "comparison.json": json.dumps(table, indent=1) + "\n",

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from ..masks.class_pictures import PALETTE, Colour, colours_of
 from ..masks.fidelity import CalibrationPoint
 from ..masks.metrics import FigureName
-from ..masks.pictures import PALETTE
 from ..system import storage
 from .table import LETTERS, Interval, Summary, as_table, legend
 from .templates import load_template
@@ -99,7 +99,8 @@ class Report(BaseReport):
             headlines=list(headlines(summary)),
             settings=settings_table(summary),
             letters=list(LETTERS[: 1 + len(summary["compared"])]),
-            chips=["#{:02x}{:02x}{:02x}".format(*colour) for colour in PALETTE[:CHIPS]],
+            chips=[as_hex(colour) for colour in PALETTE[:CHIPS]],
+            classes=legend_of_classes(summary),
             num_colours=len(PALETTE),
             titles=titles,
             rows=rows,
@@ -116,6 +117,19 @@ class Report(BaseReport):
         self.spool.seek(0)
         for line in self.spool:
             yield json.loads(line)
+
+
+def as_hex(colour: Colour) -> str:
+    """A colour as in CSS."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def legend_of_classes(summary: Summary) -> list[tuple[str, str]]:
+    """The names of several classes with their colours; empty for one class."""
+    settings = summary["settings"]
+    names = settings.get("classes") or settings.get("regions") or ""
+    found = names.split(", ") if names else []
+    return [(name, as_hex(colour)) for name, colour in zip(found, colours_of(len(found)), strict=True)]
 
 
 def embed(caption: str, picture: bytes) -> dict[str, str | int]:

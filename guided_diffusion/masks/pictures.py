@@ -132,7 +132,6 @@ def sheet(
     some = "" if len(shown) == len(masks) else "first "
     rows = [
         [Tile("image", image), *map_tiles(masks, classes)],
-        *class_rows(masks, classes),
         mask_tiles(_count(len(raters), "rater"), "rater", image, raters),
         mask_tiles(some + _count(len(shown), "sample"), "sample", image, shown),
     ]
@@ -148,10 +147,11 @@ def map_tiles(masks: Bool[np.ndarray, "M *K H W"], classes: Classes = Classes())
     if classes.several:
         most = math.log2(classes.count + 1) if classes.exclusive else classes.count
         majority = reduced(consensus("majority", masks, classes))
-        return [
+        tiles = [
             Tile(f"majority of {_count(len(masks), 'sample')}", in_colour(majority)),
             Tile("entropy", reduced(entropy_map(masks, classes)) / most, scale=("0", f"{most:.3g} bits")),
         ]
+        return [*tiles, *class_tiles(masks, classes)]
     return [
         Tile(f"mean of {_count(len(masks), 'sample')}", reduced(mean_mask(masks)), scale=("0", "1")),
         Tile("variance", reduced(4 * variance_map(masks)), scale=("0", "0.25")),
@@ -163,14 +163,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def class_rows(masks: Bool[np.ndarray, "M *K H W"], classes: Classes) -> list[list[Tile]]:
-    """The mean of each class, and the variance of each; none for a single class, or more than COLUMNS."""
-    if not classes.several or classes.count > COLUMNS:
+def class_tiles(masks: Bool[np.ndarray, "M K H W"], classes: Classes) -> list[Tile]:
+    """The mean of each class, then the variance of each; none for more than COLUMNS classes."""
+    if classes.count > COLUMNS:
         return []
     means, variances = reduced(mean_mask(masks)), reduced(4 * variance_map(masks))
     return [
-        [Tile(f"mean of {name}", plane, scale=("0", "1")) for name, plane in zip(classes.names, means, strict=True)],
-        [Tile(f"variance of {name}", x, scale=("0", "0.25")) for name, x in zip(classes.names, variances, strict=True)],
+        *(Tile(f"mean of {name}", plane, scale=("0", "1")) for name, plane in zip(classes.names, means, strict=True)),
+        *(Tile(f"var. of {name}", x, scale=("0", "0.25")) for name, x in zip(classes.names, variances, strict=True)),
     ]
 
 
@@ -220,8 +220,8 @@ def grid(rows: Sequence[Row]) -> Image.Image:
     """Tiles side by side, in colour; all images have the size of the first tile's, which is not from `outlines`."""
     first = rows[0][0]
     assert first is not None
-    height, width = first[1].shape[-2:]
-    scale = enlargement((height, width))
+    height, width = first[1].shape[:2] if _is_drawn(first[1]) else first[1].shape[-2:]
+    scale = 1 if _is_drawn(first[1]) else enlargement((height, width))
     zoom = max(1, width * scale // TILE)  # of the labels, as large tiles are viewed at a reduced size
     drawn = [[tile and _draw(Tile(*tile), scale, zoom) for tile in row] for row in rows]
 
@@ -236,9 +236,14 @@ def grid(rows: Sequence[Row]) -> Image.Image:
     return page
 
 
+def _is_drawn(picture: Pixels) -> bool:
+    """Whether a picture comes from `outlines` or `in_colour`, which enlarge it."""
+    return picture.ndim == 3 and picture.dtype == np.uint8
+
+
 def _draw(tile: Tile, scale: int, zoom: int) -> Image.Image:
     """Label, picture and scale, one below the other."""
-    if tile.picture.ndim == 3 and tile.picture.dtype == np.uint8:  # from `outlines`, which enlarges
+    if _is_drawn(tile.picture):
         picture = Image.fromarray(tile.picture)
     else:
         height, width = tile.picture.shape[-2:]

@@ -97,7 +97,7 @@ class ChainWatch:
         tiles = [(f"sample {k}", mask) for k, mask in enumerate(shown)][-2 * pictures.COLUMNS :]
         rows = [tiles[start : start + pictures.COLUMNS] for start in range(0, len(tiles), pictures.COLUMNS)]
         self.windows.picture("masks", with_legend(pictures.grid(rows), self.classes), case.id)
-        maps = pictures.grid([pictures.map_tiles(masks, self.classes), *pictures.class_rows(masks, self.classes)])
+        maps = pictures.grid([pictures.map_tiles(masks, self.classes)])
         self.windows.picture("mean, variance and entropy", maps, f"{case.id}, {len(masks)} masks")
 
     def case_done(self, case: Case, samples: Float[np.ndarray, "M *K H W"]) -> list[np.ndarray] | None:
