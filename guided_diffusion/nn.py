@@ -93,15 +93,15 @@ def zero_module(module: M) -> M:
     return module
 
 
-def sum_flat(x: Float[Tensor, "B K H W"], valid: Float[Tensor, "B 1 H W"] | None = None) -> Float[Tensor, "B"]:
-    """Sum over all dimensions except the batch dimension; `valid` is 0 at pixels that do not count."""
+def sum_flat(x: Float[Tensor, "B ..."], valid: Float[Tensor, "B 1 H W"] | None = None) -> Float[Tensor, "B"]:
+    """Sum over all dimensions except the batch dimension; `valid` is 0 at pixels of x that do not count."""
     return (x if valid is None else x * valid).flatten(1).sum(dim=1)
 
 
-def mean_flat(x: Float[Tensor, "B K H W"], valid: Float[Tensor, "B 1 H W"] | None = None) -> Float[Tensor, "B"]:
+def mean_flat(x: Float[Tensor, "B ..."], valid: Float[Tensor, "B 1 H W"] | None = None) -> Float[Tensor, "B"]:
     """Mean over all dimensions except the batch dimension.
 
-    valid  1, or 0 at pixels that do not count; the mean over no pixels is 0
+    valid  1, or 0 at pixels of x, [B, K, H, W], that do not count; the mean over no pixels is 0
     """
     if valid is None:
         return x.flatten(1).mean(dim=1)

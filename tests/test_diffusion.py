@@ -92,6 +92,43 @@ def test_stable_target_is_bayes_over_the_masks_of_the_same_image():
     assert torch.equal(target[[1, 3]], x_0[[1, 3]])  # its only mask; and no noise to hide it
 
 
+@pytest.mark.parametrize("flags", [{}, {"learn_sigma": True}, {"use_kl": True, "learn_sigma": True}])
+@pytest.mark.parametrize("masked", [False, True])
+def test_terms_of_several_channels_are_means_of_those_of_each(flags, masked):
+    """The first K outputs are the prediction, the last K the variance; means are over the pixels that count."""
+    d, K, g = diffusion(**flags), 3, torch.Generator().manual_seed(0)
+    x_0 = (torch.rand(B, K, 6, 6, generator=g) > 0.5).float()
+    noise, t = torch.randn(B, K, 6, 6, generator=g), torch.tensor([0, 1, 20, 39])
+    output = torch.randn(B, K * d.out_channels, 6, 6, generator=g)
+    x_t, target = d.q_sample(x_0, t, noise), torch.rand(B, K, 6, 6, generator=g)
+    valid = torch.ones(B, 1, 6, 6)
+    valid[..., 4:] = 0
+    width = 4 if masked else 6
+    found = d.hybrid_loss(output, x_0, x_t, t, noise, target, valid=valid if masked else None)
+    each = []
+    for k in range(K):
+        own = [x[:, k : k + 1, :, :width] for x in (x_0, x_t, noise, target)]
+        each.append(d.hybrid_loss(output[:, k::K, :, :width], own[0], own[1], t, own[2], own[3]))
+    for name, value in found.items():
+        torch.testing.assert_close(value, sum(terms[name] for terms in each) / K)
+
+
+def test_stable_target_of_several_channels_weighs_them_together():
+    """As of one channel on a picture K times as high."""
+    d, g = diffusion(), torch.Generator().manual_seed(0)
+    x_0 = (torch.rand(B, 3, 2, 6, generator=g) > 0.5).float()
+    t, rows = torch.tensor([39, 30, 25, 20]), torch.tensor([0, 1, 0, 0])
+    x_t = d.q_sample(x_0, t, torch.randn(x_0.shape, generator=g))
+    tall = stable_target(d, x_0.reshape(B, 1, 6, 6), x_t.reshape(B, 1, 6, 6), t, rows)
+    torch.testing.assert_close(stable_target(d, x_0, x_t, t, rows), tall.reshape(B, 3, 2, 6))
+
+
+def test_outputs_that_do_not_fit_the_channels_are_refused():
+    d, x = diffusion(learn_sigma=True), torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ConfigError, match="5 output channels, but --learn_sigma True needs 6"):
+        d.p_mean_variance(torch.zeros(1, 5, 4, 4), x, torch.tensor([3]))
+
+
 @pytest.mark.parametrize("t", [5, 8, 15])
 def test_stable_target_moves_no_minimum(t):
     """A squared error is least where E[target | x_t] is: E[(target - x_0) f(x_t)] = 0 whatever f."""

@@ -16,7 +16,7 @@ from ..flags.classes import Classes
 from ..flags.configs import Configs
 from ..flags.fields import Flag, config
 from ..flags.words import split_kind
-from ..gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Masks, Output, Steps
+from ..gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Masks, Output, Steps, Valid
 from ..nn import Denoise, mean_flat, stack_randn, to_device
 from ..respace import create_gaussian_diffusion, spread_timesteps
 from ..sampling.protocol import OnStep, Segmenter, without_ignored
@@ -148,9 +148,10 @@ class AmbiguousSegmenter(Segmenter):
         """The inverse of `to_x`."""
         return (x - self.config.mask_low) / (1 - self.config.mask_low)
 
-    def denoiser(self, image: Images, rows: Rows | None = None) -> Denoise:
-        """`denoise(x, timesteps)` with the images bound; see UNetModel.bind."""
-        return self.model.bind(image, rows)
+    def denoiser(self, image: Images, rows: Rows | None = None, valid: Valid = None) -> Denoise:
+        """`denoise(x, timesteps)` with the images bound; see UNetModel.bind. `valid` as in BoundDenoiser."""
+        bound = self.model.bind(image, rows)
+        return replace(bound, valid=valid) if isinstance(bound, BoundDenoiser) else bound
 
     def forward(
         self,
@@ -176,9 +177,7 @@ class AmbiguousSegmenter(Segmenter):
         mask, counted = without_ignored(mask, valid, rows)
         x_0 = self.to_x(mask)
         x_t = self.diffusion.q_sample(x_0, t, noise)
-        denoise = self.denoiser(image, rows)
-        if isinstance(denoise, BoundDenoiser):
-            denoise = replace(denoise, valid=counted)
+        denoise = self.denoiser(image, rows, counted)
         output = denoise(x_t, self.diffusion.network_timesteps(t))
 
         target = None
@@ -189,14 +188,18 @@ class AmbiguousSegmenter(Segmenter):
             guess = cast(BoundDenoiser, denoise).guess()  # only a shared encoder has several guesses
             terms["guess"] = self.config.guess_weight * mean_flat((guess - x_0) ** 2, counted)
             terms["loss"] = terms["loss"] + terms["guess"]
-        if self.prior is None or self.posterior is None:
+        if not self.encoders:
             return terms
-        image = image if rows is None else image[rows]
-        seen = image[:, : self.prior.input_channels]  # --encoder_channels
         predicted, _ = without_ignored(self.controlling_input(output, x_t, t), counted, None)
-        prior = self.prior(seen, predicted)
-        kl = self.config.kl_weight * kl_divergence(self.posterior(seen, mask), prior)  # in nats
+        kl = self._kl(image if rows is None else image[rows], mask, predicted)
         return {**terms, "kl": kl, "loss": terms["loss"] + kl}
+
+    def _kl(self, image: Float[Tensor, "B C H W"], mask: Masks, predicted: Masks) -> Float[Tensor, "B"]:
+        """The weighted KL of the posterior, which sees the mask, to the prior, which sees the prediction; in nats."""
+        assert self.prior is not None and self.posterior is not None
+        seen = image[:, : self.prior.input_channels]  # --encoder_channels
+        prior = self.prior(seen, predicted)
+        return self.config.kl_weight * kl_divergence(self.posterior(seen, mask), prior)
 
     def controlling_input(self, output: Output, x_t: Masks, t: Steps) -> Masks:
         """The ambiguity controlling network's input, computed from the U-Net's output."""

@@ -33,9 +33,7 @@ def draw_ensembles(
     even: bool = False,
     watch: ChainWatch | None = None,
 ) -> Iterator[tuple[Case, Float[np.ndarray, "M *K H W"]]]:
-    """Yield (case, soft samples) for each case index in `indices`, in order. A batch may contain several cases.
-
-    Soft samples are [M, H, W] for one class, and [M, K, H, W] for several.
+    """Yield (case, soft samples) for each case index, in order; [M, H, W] for one class, [M, K, H, W] for several.
 
     config   num_ensemble, batch_size (a number) and seed are used
     sampler  its timesteps must be those of the segmenter (AmbiguousSegmenter.spaced)

@@ -14,6 +14,7 @@ from guided_diffusion.data.augmentation import (
     change_contrast,
     check_augment,
     displacement,
+    read_off,
     resample,
 )
 from guided_diffusion.data.symmetry import symmetries
@@ -257,3 +258,65 @@ def test_parts_that_fit_the_cases_are_not_refused():
     check_augment("none", False)
     check_augment("+".join(part for part in AUGMENTATIONS if part not in ("gamma", "bias", "flip")), True)
     check_augment("+".join(part for part in AUGMENTATIONS if part not in ("colour", "flip")), False)
+
+
+def test_exclusive_classes_are_read_off_with_the_background_pixel_by_pixel():
+    """Two groups of two classes: the largest of background and classes, ties to the first."""
+    values = [0, 0.25, 0.375, 0.5, 0.625, 1]
+    pairs = [(a, b) for a in values for b in values if a + b <= 1]
+    soft = torch.tensor(pairs).T.reshape(1, 2, 1, -1)
+    masks = read_off(torch.cat([soft, soft.flip(1)], dim=1), exclusive=2)
+    for place, (a, b) in enumerate(pairs):
+        for group, (first, second) in enumerate([(a, b), (b, a)]):
+            candidates = [1 - first - second, first, second]
+            chosen = candidates.index(max(candidates))
+            assert masks[0, 2 * group : 2 * group + 2, 0, place].tolist() == [chosen == 1, chosen == 2]
+    assert torch.equal(read_off(soft), (soft > 0.5).float())
+    assert torch.equal(read_off(soft[:, :1]), read_off(soft[:, :1].repeat(1, 1, 1, 1), exclusive=1))
+
+
+def test_no_hole_opens_between_exclusive_classes():
+    """Three classes that fill the picture and meet in every pixel, for two raters."""
+    labels = torch.randint(3, (32, 32), generator=torch.Generator().manual_seed(1))
+    masks = torch.nn.functional.one_hot(labels, 3).permute(2, 0, 1).float()
+    both = torch.cat([masks, masks.flip(1)])[None].expand(20, -1, -1, -1)
+    u = torch.rand(20, augmentation.NUM_DRAWS, generator=torch.Generator().manual_seed(0))
+    image = torch.zeros(20, 1, 32, 32)
+    _, changed = augment(image, both, "flip+rotate+deform+elastic", u, exclusive=3)
+    _, channel_by_channel = augment(image, both, "flip+rotate+deform+elastic", u)
+    assert set(changed.unique().tolist()) == {0.0, 1.0}
+    assert (changed.unflatten(1, (2, 3)).sum(2) == 1).all()  # one class at each pixel, none is background
+    assert channel_by_channel.unflatten(1, (2, 3)).sum(2).mean() < 0.95
+
+
+def test_regions_stay_nested():
+    masks = torch.cat([disc(32, 16, 16, 9), disc(32, 16, 14, 5)], dim=1).expand(20, -1, -1, -1)
+    u = torch.rand(20, augmentation.NUM_DRAWS, generator=torch.Generator().manual_seed(0))
+    _, changed = augment(torch.zeros(20, 1, 32, 32), masks, "deform+elastic", u)
+    assert (changed[:, 0] >= changed[:, 1]).all() and changed[:, 1].sum(dim=(1, 2)).min() > 0
+
+
+def test_a_pixel_interpolated_from_an_ignored_one_is_ignored():
+    """A mask that differs at ignored pixels alone is the same at all others afterwards."""
+    ignored = disc(32, 10, 12, 4) + disc(32, 20, 22, 3)
+    masks = disc(32, 12, 12, 6)
+    other = torch.where(ignored > 0, 1 - masks, masks)
+    u = torch.rand(20, augmentation.NUM_DRAWS, generator=torch.Generator().manual_seed(0))
+    found = []
+    for mask in (masks, other):
+        planes = torch.cat([mask, ignored], dim=1).expand(20, -1, -1, -1)
+        image = torch.zeros(20, 1, 32, 32)
+        found.append(augment(image, planes, "flip+rotate+deform+elastic", u, ignored=True)[1])
+    assert torch.equal(found[0][:, 1], found[1][:, 1])
+    counted = found[0][:, 1] == 0
+    assert torch.equal(found[0][:, 0][counted], found[1][:, 0][counted])
+    assert not torch.equal(found[0][:, 0], found[1][:, 0])
+    grown = found[0][:, 1].sum(dim=(1, 2)) / ignored.sum()
+    assert grown.min() > 0.6 and grown.max() < 2.6  # of small discs, whose rim counts
+
+
+def test_symmetries_turn_the_map_of_ignored_pixels_as_the_masks():
+    picture = (torch.arange(9.0) % 4 == 0).float().reshape(1, 1, 3, 3).expand(32, 2, 3, 3)
+    u = torch.rand(32, augmentation.NUM_DRAWS, generator=torch.Generator().manual_seed(0))
+    _, planes = augment(picture[:, :1], picture, "flip+rotate", u, ignored=True)
+    assert torch.equal(planes[:, 0], planes[:, 1])

@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from guided_diffusion.data.stream import Batch, EndlessSampler, endless_batches, pick_raters
+from guided_diffusion.data.stream import Batch, EndlessSampler, collate, endless_batches, pick_raters
 from guided_diffusion.errors import DataError, TrainingError
 from guided_diffusion.lidcloader import Case, LIDCDataset
 from guided_diffusion.nn import to_device
@@ -28,6 +28,35 @@ def test_raters_of_an_image_are_unlike_and_each_equally_often(K):
         assert all(len(set(row.tolist())) == min(K, count) for row in rows)
         shares = torch.bincount(rows.flatten(), minlength=4) / rows.numel()
         assert torch.allclose(shares[:count], torch.tensor(1 / count), atol=0.01) and not shares[count:].any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_raters_of_several_classes_are_picked_as_those_of_one(n):
+    """The same raters for the same numbers, all channels together."""
+    marks = torch.arange(1.0, 5).reshape(1, 4, 1, 1).expand(50, 4, 2, 2)
+    counts, ids = torch.tensor([4, 2]).repeat(25), [str(k) for k in range(50)]
+    u, image = torch.rand(50, generator=torch.Generator().manual_seed(0)), torch.zeros(50, 1, 2, 2)
+    one = pick_raters(Batch(ids, image, marks, counts), u, n)
+    three = pick_raters(Batch(ids, image, torch.stack([marks, 10 * marks, -marks], dim=2), counts), u, n)
+    assert one.shape == (50 * n, 1, 2, 2) and torch.equal(three, torch.cat([one, 10 * one, -one], dim=1))
+
+
+@pytest.mark.parametrize("axis", [(), (3,)], ids=["one class", "three classes"])
+def test_ignored_pixels_of_a_batch(axis):
+    """Its map is that of each case; no rater has a mask there; None where nothing is ignored."""
+    ignored = torch.zeros(4, 4, dtype=torch.bool)
+    ignored[1, 2:] = True
+    image, raters = torch.zeros(1, 4, 4), torch.ones(2, *axis, 4, 4)
+    cases = [
+        Case("all", image, raters),
+        Case("some", image, torch.ones(3, *axis, 4, 4), ignored=ignored),
+        Case("none", image, raters, ignored=torch.zeros(4, 4, dtype=torch.bool)),
+    ]
+    batch = collate(cases)
+    assert torch.equal(batch.valid, torch.stack([torch.ones(4, 4), (~ignored).float(), torch.ones(4, 4)])[:, None])
+    assert batch.raters.shape == (3, 3, *axis, 4, 4) and batch.num_raters.tolist() == [2, 3, 2]
+    assert (batch.raters[1] == (~ignored).float()).all() and (batch.raters[[0, 2], :2] == 1).all()
+    assert collate(cases[::2]).valid is None and (cases[1].raters == 1).all()
 
 
 def test_repeated_channels_are_laid_out_before_they_are_pinned(monkeypatch):
