@@ -14,6 +14,7 @@ from ..dist_util import Processes
 from ..flags.fields import Flag, config
 from ..lidcloader import Case, LIDCDataset
 from ..masks.metrics import mean_mask_dice, squared_ged
+from ..masks.pairs import valid_pixels
 from ..masks.pictures import sheet, shown_image
 from ..masks.postprocess import binarise
 from ..sampling.config import SampleConfig
@@ -117,11 +118,15 @@ class Validator:
 
     def _score_case(self, case: Case, samples: np.ndarray) -> list[float]:
         """[GED, Dice of the two majority masks, 1] of a case; NaN if a sample is not finite."""
-        masks, raters = binarise(samples), case.raters.numpy() > 0.5
+        classes = self.dataset.classes
+        masks, raters = binarise(samples, classes=classes), case.raters.numpy() > 0.5
         if self.sheet is None:
-            self.sheet = sheet(shown_image(case.image.numpy(), case.colour), raters, masks)
+            self.sheet = sheet(shown_image(case.image.numpy(), case.colour), raters, masks, classes=classes)
         soundness = 1.0 if np.isfinite(samples).all() else np.nan  # thresholded NaNs would look like empty masks
-        scores = (float(squared_ged(masks, raters).total), float(mean_mask_dice(masks, raters)), 1.0)
+        ignored = None if case.ignored is None else case.ignored.numpy()
+        masks, raters = valid_pixels(masks, ignored), valid_pixels(raters, ignored)
+        ged, dice = squared_ged(masks, raters, classes=classes).total, mean_mask_dice(masks, raters, classes)
+        scores = (float(ged), float(dice), 1.0)
         return [soundness * score for score in scores]
 
 
