@@ -1,6 +1,8 @@
 """Slow, plain-Python reference for metrics that compare a set of masks with a set of masks.
 
-Each mask is a two-dimensional array of booleans, read as mask[i][j].
+Each mask is a two-dimensional array of booleans, read as mask[i][j]. A mask of several classes is a sequence of such
+arrays, read as mask[k][i][j]: pairs of them have the mean over the classes, and `over_classes` makes that mean of a
+function of sets.
 """
 
 import itertools
@@ -8,6 +10,26 @@ import math
 from fractions import Fraction
 
 EPS = 1e-8
+
+
+def _has_classes(mask):
+    """Whether a mask is mask[k][i][j]."""
+    return hasattr(mask[0][0], "__len__")
+
+
+def _over_classes(function, a, b):
+    """Mean over the classes of a function of two masks."""
+    return _mean(function(a[k], b[k]) for k in range(len(a)))
+
+
+def over_classes(function):
+    """The function of two sets of masks, as its mean over the classes."""
+
+    def mean(samples, raters):
+        classes = range(len(samples[0]))
+        return _mean(function([s[k] for s in samples], [y[k] for y in raters]) for k in classes)
+
+    return mean
 
 
 def _flat(mask):
@@ -52,6 +74,8 @@ def _flat_dice(x, y):
 
 def iou(a, b):
     """Intersection over union; 1 for two empty masks."""
+    if _has_classes(a):
+        return _over_classes(iou, a, b)
     both = 0
     either = 0
     for u, v in zip(_flat(a), _flat(b), strict=True):
@@ -66,7 +90,45 @@ def iou(a, b):
 
 def dice(a, b):
     """Dice overlap; 1 for two empty masks."""
+    if _has_classes(a):
+        return _over_classes(dice, a, b)
     return _flat_dice(_flat(a), _flat(b))
+
+
+def iou_present(a, b):
+    """Mean IoU over the classes that a or b has; 1 if there are none."""
+    values = []
+    for k in range(len(a)):
+        if any(_flat(a[k])) or any(_flat(b[k])):
+            values.append(iou(a[k], b[k]))
+    return _mean(values) if values else 1.0
+
+
+def ged_present(samples, raters):
+    """Squared generalised energy distance of 1 - iou_present, self-pairs included."""
+    cross = _mean(1 - iou_present(s, y) for s in samples for y in raters)
+    within = [_mean(1 - iou_present(a, b) for a in masks for b in masks) for masks in (samples, raters)]
+    return 2 * cross - within[0] - within[1]
+
+
+def majority(masks):
+    """The class with most votes at each pixel, 0 for the background, flattened; ties go to the lower class."""
+    winners = []
+    for i in range(len(masks[0][0])):
+        for j in range(len(masks[0][0][0])):
+            votes = [0] * (len(masks[0]) + 1)
+            for mask in masks:
+                marked = [k for k in range(len(mask)) if mask[k][i][j]]
+                votes[marked[0] + 1 if marked else 0] += 1
+            winners.append(max(range(len(votes)), key=lambda k: (votes[k], -k)))
+    return winners
+
+
+def majority_dice_exclusive(samples, raters):
+    """Mean over the classes of the Dice of the two sets' majorities."""
+    a, b = majority(samples), majority(raters)
+    classes = range(1, len(samples[0]) + 1)
+    return _mean(_flat_dice([int(x == k) for x in a], [int(x == k) for x in b]) for k in classes)
 
 
 def _distance(a, b):
@@ -151,6 +213,8 @@ def _one_minus_dice(a, b):
 
 def _difference_variance(a, b):
     """Population variance over the pixels of the difference image a - b."""
+    if _has_classes(a):
+        return _over_classes(_difference_variance, a, b)
     difference = [u - v for u, v in zip(_flat(a), _flat(b), strict=True)]
     mean = Fraction(sum(difference), len(difference))
     return float(sum((x - mean) ** 2 for x in difference) / len(difference))

@@ -41,8 +41,8 @@ MORE_FIGURES = {
     "joint_information_of_perfect": "expected joint_information of a perfect sampler",
     "joint_information_of_independent": "expected joint_information if both classes are drawn independently",
     "joint_excess": "joint_information minus that of a perfect sampler; below 0: drawn too independently",
-    "ged_present": "ged with the IoU of those classes that either mask has; its distance is no metric ↓",
-    "hm_iou_present": "hm_iou with the IoU of those classes that either mask has ↑",
+    "ged_present": "ged with the mean IoU over the classes that either mask has ↓",
+    "hm_iou_present": "hm_iou with the mean IoU over the classes that either mask has ↑",
     "ged_of_majority": "ged of a single answer for each case, the majority vote of its raters",
     "rater_diversity": "mean distance between two different raters; of cases with several",
 }

@@ -90,6 +90,6 @@ def figures_of_raters(raters: Bool[np.ndarray, "R *K H W"], classes: Classes) ->
     return figures
 
 
-def ged_of_majority(raters: Bool[np.ndarray, "R *K H W"], classes: Classes) -> float:
+def ged_of_majority(raters: Bool[np.ndarray, "R *K H W"], classes: Classes | None = None) -> float:
     """The squared generalized energy distance (GED) of the raters' majority vote, as a single sample."""
     return float(metrics.squared_ged(metrics.majority_vote(raters, classes)[None], raters, classes=classes).total)

@@ -14,7 +14,7 @@ from own_size import blobs, draws_raters, plane_in, sample, write_model
 from PIL import Image
 
 from guided_diffusion.data.config import DataConfig
-from guided_diffusion.evaluation.case_figures import ged_of_majority
+from guided_diffusion.evaluation.class_figures import ged_of_majority
 from guided_diffusion.evaluation.truth import case_truth, read_truth
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks import metrics
