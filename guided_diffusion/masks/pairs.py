@@ -78,7 +78,8 @@ def overlaps(
 def _as_words(masks: Bool[np.ndarray, "*batch N H W"]) -> UInt64[np.ndarray, "*batch N words"]:
     """Masks as bits, 64 pixels per word."""
     bits = np.packbits(masks.reshape(*masks.shape[:-2], -1), axis=-1)
-    return np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)]).view(np.uint64)
+    padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 8)])
+    return np.ascontiguousarray(padded).view(np.uint64)  # `pad` keeps the order of the axes in memory
 
 
 def _count(words: UInt64[np.ndarray, "*rows words"]) -> Float64[np.ndarray, "*rows"]:
