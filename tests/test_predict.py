@@ -556,7 +556,8 @@ def test_score_of_one_rater_and_of_one_sample():
         (np.ones((2, 4, 4)), np.array([["a"]]), "type <U1"),
         (np.ones((2, 4, 4)), [np.ones((4, 4)), np.ones((4, 5))], "different shapes"),
         (np.ones((2, 4, 4)), np.ones((2, 4, 5)), "samples of 4x4 and raters of 5x4 pixels"),
-        (np.ones((1, 2, 4, 4)), np.ones((2, 4, 4)), "at least one mask"),
+        (np.ones((1, 2, 4, 4)), np.ones((2, 4, 4)), "samples of 2 and raters of 1 classes .* pass both as"),
+        (np.ones((1, 1, 2, 4, 4)), np.ones((2, 4, 4)), "at least one mask"),
     ],
 )
 def test_score_refuses_in_one_line(samples, raters, words):

@@ -31,8 +31,11 @@ def figures_of_case(samples: Any, raters: Any, classes: Classes | None = None) -
         )
     counts = [x.shape[1] if x.ndim == 4 else 1 for x in (masks, truth)]
     if counts[0] != counts[1] or (classes is not None and classes.count != counts[0]):
-        expected = f", but there are {classes.kind}" if classes is not None else ""
-        raise DataError(f"samples of {counts[0]} and raters of {counts[1]} classes cannot be compared{expected}")
+        shape = f"[N, {classes.count}, H, W] for {classes.kind}" if classes and classes.several else "[N, K, H, W]"
+        raise DataError(
+            f"samples of {counts[0]} and raters of {counts[1]} classes cannot be compared; pass both as {shape}, or as "
+            "[N, H, W] for a single class"
+        )
     case = CaseMasks(masks, truth, classes or _classes_of(masks, truth))
     pairs = Pairs.of(*case)
     figures = named(figures_of_samples(case, pairs)) | figures_by_class(case, pairs)
