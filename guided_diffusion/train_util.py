@@ -132,7 +132,8 @@ class Trainer:
             with gradient_traffic(self.module, part is parts[-1]):  # one all-reduce per step
                 image, mask, t, weights, noise, valid = drawn.part(part, n)
                 rows = None if n == 1 else torch.arange(len(mask), device=mask.device) // n
-                terms = self.module(image, mask, t, noise, rows, valid=valid)
+                ignoring = {} if valid is None else {"valid": valid}  # which methods of others may lack
+                terms = self.module(image, mask, t, noise, rows, **ignoring)
                 loss = (weights * terms["loss"]).sum() / batch_size
                 self.state.scaler.scale(loss).backward()
             done.append({name: values.detach() for name, values in terms.items()})

@@ -1,4 +1,4 @@
-"""Several classes in every method: shapes and gradients, likelihoods written out, and both classes of an image learnt."""
+"""Several classes in every method: shapes and gradients, likelihoods written out, both classes of an image learnt."""
 
 import itertools
 import math
