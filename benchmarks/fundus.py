@@ -40,7 +40,7 @@ COMMON = {"image_size": 64, "image_channels": 3, "batch_size": 16, "augment": "f
 SMALL = {"num_channels": 32, "num_res_blocks": 1, "attention_resolutions": 16}
 METHODS = {
     "tuned": {"preset": "tuned", **SMALL, "channel_mult": "1,1", "denoiser_mult": "1,1"},
-    "cimd": {"preset": "cimd", **SMALL, "channel_mult": "1,2,2", "num_filters": "8,16,24"},
+    "cimd": {"preset": "cimd", **SMALL, "channel_mult": "1,1,2", "num_filters": "8,16,24"},
     "prob-unet": {"preset": "prob-unet", "num_filters": "16,32,64,96"},
     "ssn": {"preset": "ssn", "num_filters": "16,32,64,96"},
 }
