@@ -100,7 +100,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
             self.ids, self.fingerprint, self._store = packed.ids, packed.header["fingerprint"], packed
             return
         if require_raters:
-            self.folders = find_labelled(self.directory, config, self._found.append, one_set=True)
+            self.folders = find_labelled(self.directory, own, self._found.append, one_set=True)
         else:
             self.folders = find_inputs(self.directory, self.image_channels, self._found.append)
         self.ids = [name for name, _ in self.folders]

@@ -148,7 +148,7 @@ class CaseReader:
             if config.classes and not config.class_set.from_files:
                 self._rule = class_rule(self.levels, config.class_set)
             else:
-                self._rule = self.levels.rule(config.label_threshold, config.merge_labels, config.level)
+                self._rule = self.levels.rule(config.label_threshold, config.merge_labels, config.levels)
         except DataError as error:
             self._refusal = str(error)
             return faults + [Fault("", *line.split(": ", 1)) for line in str(error).splitlines()]
@@ -228,10 +228,11 @@ class CaseReader:
                 shape = "square" if height == width else "of this aspect ratio"
                 notes.append(f"some of them are not {shape} and are stretched; --pad True keeps their aspect ratio")
         classes = self.config.class_set
+        of_classes = isinstance(self._rule, ClassRule)
         if isinstance(self._rule, ClassRule) and self._rule.levels != classes.levels:
             levels = ", ".join(self.levels.show(level) for (level,) in self._rule.levels)
             notes.append(f"the levels {levels} of the labels are read as {', '.join(classes.names)} (--classes)")
-        return [*notes, *self.changes.notes(self.levels)]
+        return [*notes, *self.changes.notes(self.levels, of_classes)]
 
 
 def _channel_fault(images: ImageSurvey, image_channels: int) -> str:

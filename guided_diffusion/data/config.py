@@ -30,7 +30,7 @@ class DataConfig:
     structure: Annotated[
         str,
         Flag(
-            "NAME or LEVEL of the only structure to read: of files label0_NAME.png, or a level",
+            "NAME or LEVEL of the only structure to read: of files label0_NAME.png, or a level, or several as 1+2",
             sampling="free",
             decodes=True,
         ),
@@ -97,24 +97,28 @@ class DataConfig:
         return parse_classes(self.classes)
 
     @property
-    def level(self) -> float | None:
-        """The level that `structure` names, a number or a colour #rrggbb; None: it is a name, or empty."""
-        text = self.structure
+    def levels(self) -> tuple[float, ...]:
+        """The levels that `structure` gives, numbers or colours #rrggbb, joined by +; none: it is a name, or empty."""
         try:
-            if text.startswith("#") and len(text) == 7:
-                return float(colour_level(*(int(text[k : k + 2], 16) for k in (1, 3, 5))))
-            return float(text)
+            return tuple(map(_level, self.structure.split("+")))
         except ValueError:
-            return None
+            return ()
 
     @property
     def structures_in_files(self) -> tuple[str, ...]:
         """The structures that have label files of their own, label0_NAME.png, and are read."""
         if self.class_set.from_files:
             return self.class_set.names
-        return (self.structure,) if self.structure and self.level is None else ()
+        return (self.structure,) if self.structure and not self.levels else ()
 
 
 def classes_of(configs: Configs) -> Classes:
     """The classes of the DataConfig of `configs`; one class if they have none."""
     return configs[DataConfig].class_set if DataConfig in configs.classes else Classes()
+
+
+def _level(text: str) -> float:
+    """The level that a number or a colour #rrggbb stands for. ValueError: it is neither."""
+    if text.startswith("#") and len(text) == 7:
+        return float(colour_level(*(int(text[k : k + 2], 16) for k in (1, 3, 5))))
+    return float(text)

@@ -19,21 +19,19 @@ def with_intensity_range(config: DataConfig, file: DatasetFile | None) -> DataCo
     return replace(config, intensity_range=file.intensity_range)
 
 
-def with_level(config: DataConfig, file: DatasetFile | None) -> DataConfig:
-    """`config` with the levels of a structure that dataset.json names, in place of the name."""
-    if file is None or config.structure not in file.structures:
+def with_level(config: DataConfig, file: DatasetFile | None, directory: str) -> DataConfig:
+    """`config` with the levels of a structure that dataset.json names, in place of the name, unless files have it."""
+    name = config.structure
+    if file is None or name not in file.structures or (len(file.structures) > 1 and _have_files(directory, (name,))):
         return config
-    name, levels = config.structure, file.levels_of(config.structure)
-    if len(levels) > 1:
-        return replace(config, structure="", classes=(f"{name}={'+'.join(map(str, levels))}",))
-    level = file.level_of(name)
-    return replace(config, structure="" if level is None else f"{level:g}")
+    levels = file.levels_of(config.structure)
+    return replace(config, structure="" if levels is None else "+".join(map(str, levels)))
 
 
 def described(config: DataConfig, directory: str) -> DataConfig:
     """`config` with the classes and levels that the set in `directory` states; see `with_classes` and `with_level`."""
     config = with_classes(config, directory)
-    return config if os.path.isfile(directory) else with_level(config, read_dataset_file(directory))
+    return config if os.path.isfile(directory) else with_level(config, read_dataset_file(directory), directory)
 
 
 def with_classes(config: DataConfig, directory: str) -> DataConfig:
@@ -43,22 +41,22 @@ def with_classes(config: DataConfig, directory: str) -> DataConfig:
     foreground is one class, or one structure is chosen, there are none.
     DataError: dataset.json is damaged, or names other classes.
     """
-    if config.structure or config.merge_labels or config.label_threshold is not None:
-        return config
     if os.path.isfile(directory):
         return _as_packed(config, directory) if is_packed(directory) else config
     file = read_dataset_file(directory)
     if file and config.ignore_label is None:
         config = replace(config, ignore_label=file.ignored)
+    if config.structure or config.merge_labels or config.label_threshold is not None:
+        return config
     if file and len(file.structures) > 1:
-        config = replace(config, classes=show_classes(_agreed(config.class_set, file)))
+        config = replace(config, classes=show_classes(agreed(config.class_set, file)))
     classes = config.class_set
     if (classes.plain or not classes.exclusive) and not classes.from_files and _have_files(directory, classes.names):
         config = replace(config, classes=tuple(f"{name}={FROM_FILES}" for name in classes.names))
     return config
 
 
-def _agreed(given: Classes, file: DatasetFile) -> Classes:
+def agreed(given: Classes, file: DatasetFile) -> Classes:
     """The classes of dataset.json, in the order of the given ones, or those if they are of another kind.
 
     DataError: the names differ.
@@ -80,11 +78,17 @@ def _agreed(given: Classes, file: DatasetFile) -> Classes:
 
 
 def _as_packed(config: DataConfig, path: str) -> DataConfig:
-    """`config` with the classes of a packed file, if it has none of its own."""
+    """`config` with the ignored level of a packed file, and its classes, if it has none or their names only."""
     rules = PackedCases(path).header.get("rules", {})
-    if config.classes or not rules.get("classes"):
+    if config.ignore_label is None:
+        config = replace(config, ignore_label=rules.get("ignore_label"))
+    packed = tuple(rules.get("classes") or ())
+    if not packed or config.structure or config.merge_labels or config.label_threshold is not None:
         return config
-    return replace(config, classes=tuple(rules["classes"]), ignore_label=rules.get("ignore_label"))
+    own, given = parse_classes(packed), config.class_set
+    if not given.names or (given.names == own.names and (given.plain or given.exclusive == own.exclusive)):
+        return replace(config, classes=packed)
+    return config
 
 
 def _have_files(directory: str, names: tuple[str, ...]) -> bool:

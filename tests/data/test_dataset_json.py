@@ -123,13 +123,11 @@ def test_damaged_files_are_refused(content, tmp_path):
 
 
 def test_a_structure_is_a_level():
-    assert WHOLE.level_of("cup") == 2 and WHOLE.level_of("disc") == 1
-    with pytest.raises(DataError, match="--structure both is a region of the levels 1, 2"):
-        WHOLE.level_of("both")
+    assert WHOLE.levels_of("cup") == (2,) and WHOLE.levels_of("disc") == (1,) and WHOLE.levels_of("both") == (1, 2)
     with pytest.raises(DataError, match="--structure liver is not among its labels, which are disc, cup, both"):
-        WHOLE.level_of("liver")
-    assert DatasetFile(labels={"lesion": (1,)}).level_of("lesion") is None  # whatever the levels of the files
-    assert DatasetFile(labels={"lesion": (1,), "ignore": (2,)}).level_of("lesion") == 1
+        WHOLE.levels_of("liver")
+    assert DatasetFile(labels={"lesion": (1,)}).levels_of("lesion") is None  # whatever the levels of the files
+    assert DatasetFile(labels={"lesion": (1,), "ignore": (2,)}).levels_of("lesion") == (1,)
 
 
 def test_a_range_is_the_default_of_the_flag():

@@ -98,14 +98,14 @@ def refuse_splits(directory: str, cases: Places) -> None:
         )
 
 
-def skip_unlabelled(directory: str, cases: Places, report: Report) -> Places:
-    """The cases that have labels; reports the others. A case whose labels are not read stays, so that it is named.
+def skip_unlabelled(directory: str, cases: Places, report: Report, listed: Callable[[str], CaseFiles]) -> Places:
+    """The cases of which `listed` finds labels; reports the others. Cases whose labels are not read stay, to be named.
 
     DataError: no case has labels.
     """
     skipped = []
     for name, folder in cases:
-        found = list_files(folder)
+        found = listed(folder)
         if found.images and not found.raters and not found.faults:
             skipped.append(name)
     if len(skipped) == len(cases):
@@ -226,8 +226,7 @@ def list_files(folder: str, structures: Sequence[str] = (), missing: str = "refu
             f"{folder}: label{min(gap)}_* is missing, but label{max(labels)}_* exists; number the raters from 0"
         )
     raters, missing_faults = _one_of_each(folder, labels, structures or [""], missing)
-    faults += missing_faults
-    return CaseFiles(images, raters, faults)
+    return CaseFiles(images, raters, faults + missing_faults)
 
 
 def _labels_by_rater(

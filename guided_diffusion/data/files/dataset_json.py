@@ -57,7 +57,7 @@ class DatasetFile:
         names = self.structures
         several = any(len(self.labels[name]) > 1 for name in names)
         levels = [self._painted_first(k, name) if several else self.labels[name] for k, name in enumerate(names)]
-        plain = levels == [(k + 1,) for k in range(len(names))]
+        plain = levels == [(k + 1,) for k in range(len(names))] and not self.background
         texts = ["+".join(map(str, one)) for one in levels]
         entries = names if plain else [f"{name}={text}" for name, text in zip(names, texts, strict=True)]
         try:
@@ -77,25 +77,15 @@ class DatasetFile:
             )
         return (value, *(level for level in levels if level != value))
 
-    def levels_of(self, structure: str) -> tuple[int, ...]:
-        """The levels of a structure. DataError: the file does not name it."""
+    def levels_of(self, structure: str) -> tuple[int, ...] | None:
+        """The levels of a structure; None: it is the only label, so that all foreground is this structure.
+
+        DataError: the file does not name it.
+        """
         if structure not in self.structures:
             known = ", ".join(self.structures) or "no structures"
             raise DataError(f"{self.path}: --structure {structure} is not among its labels, which are {known}")
-        return self.labels[structure]
-
-    def level_of(self, structure: str) -> float | None:
-        """The level of a structure; None: it is the only one, so that all foreground is this structure.
-
-        DataError: the file does not name it, or it has several levels.
-        """
-        levels = self.levels_of(structure)
-        if len(levels) > 1:
-            joined = ", ".join(map(str, levels))
-            raise DataError(
-                f"{self.path}: --structure {structure} is a region of the levels {joined}; give one of them as a number"
-            )
-        return None if list(self.labels) == [structure] else float(levels[0])
+        return None if list(self.labels) == [structure] else self.labels[structure]
 
     def in_words(self) -> str:
         """The structures with their levels: "1 liver, 2 tumour"."""

@@ -18,7 +18,7 @@ from ...system.versions import written_by
 from ..case_reader import OF_CLASSES, READING_RULES, CaseReader
 from ..config import DataConfig
 from ..described import with_classes, with_intensity_range, with_level
-from ..files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, skip_unlabelled
+from ..files.case_files import FORMATS, IMAGE, LABEL, Places, Report, find_cases, list_files, skip_unlabelled
 from ..files.dataset_json import read_dataset_file
 from ..geometry import CaseArrays
 from ..surveys.changes import RESIZED
@@ -262,8 +262,8 @@ def pack_folder(
     """
     file, lines = read_dataset_file(directory), list[str]()
     config = with_classes(with_intensity_range(config, file), directory)
-    reader = CaseReader(image_size, None, with_level(config, file))
-    folders = find_labelled(directory, config, lines.append)
+    reader = CaseReader(image_size, None, with_level(config, file, directory))
+    folders = find_labelled(directory, reader.config, lines.append)
     fingerprint, rules = hash_cases(folders, reader.settings), flags_from_configs(config)
 
     def header() -> dict[str, Any]:
@@ -276,4 +276,7 @@ def pack_folder(
 def find_labelled(directory: str, config: DataConfig, report: Report, one_set: bool = False) -> Places:
     """The cases below `directory`, without those that the config skips; see find_cases for `report` and `one_set`."""
     folders = find_cases(directory, one_set, report)
-    return skip_unlabelled(directory, folders, report) if config.skip_unlabelled else folders
+    if not config.skip_unlabelled:
+        return folders
+    structures = config.structures_in_files
+    return skip_unlabelled(directory, folders, report, lambda folder: list_files(folder, structures, config.missing))

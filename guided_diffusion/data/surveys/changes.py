@@ -107,8 +107,8 @@ class Changes:
             if not mask.any() and np.ptp(label.values) > 0:
                 self.emptied[file] = float(label.values.max())
 
-    def notes(self, levels: LevelSurvey) -> Iterable[str]:
-        """The changes besides sizes, one line each."""
+    def notes(self, levels: LevelSurvey, of_classes: bool = False) -> Iterable[str]:
+        """The changes besides sizes, one line each; `of_classes`: labels are read as classes."""
         for files, noun, what in (
             (self.alpha, "image", "with a constant alpha channel, which is dropped"),
             (self.greyed, "image", "in colour, converted to grey (--grey)"),
@@ -118,7 +118,8 @@ class Changes:
             if files:
                 yield f"{count(len(files), noun)} {what}, e.g. {files[0]}"
         if levels.lossy:
-            yield f"{count(len(levels.lossy), 'label')} with lossy compression (JPEG), thresholded (--label_threshold)"
+            how = "read by the nearest level of a class" if of_classes else "thresholded (--label_threshold)"
+            yield f"{count(len(levels.lossy), 'label')} with lossy compression (JPEG), {how}"
         if self.emptied:
             file, largest = next(iter(self.emptied.items()))
             yield (

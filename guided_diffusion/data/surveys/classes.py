@@ -29,31 +29,36 @@ class ClassRule:
 
     def mask(self, file: str, label: Label) -> Bool[np.ndarray, "*K H W"]:
         """The masks of the classes of the label in a file, [H, W] for one class. DataError: it has other levels."""
+        values = self.known_levels(file, label)
+        masks = [np.isin(values, levels) for levels in self.levels]
+        return np.stack(masks) if len(masks) > 1 else masks[0]
+
+    def known_levels(self, file: str, label: Label) -> Shaped[np.ndarray, "H W"]:
+        """The levels of the label in a file, each of them one of `known`. DataError: it has others."""
         if file in self.refused:
             raise DataError(f"{file}: {self.refused[file]}")
         values = label.values
         if label.lossy and label.full_scale:
             known = np.array(self.known)
-            values = known[np.abs(values[..., None] * (255 / label.full_scale) - known).argmin(axis=-1)]
-        elif (strange := ~np.isin(values, self.known)).any():
+            return known[np.abs(values[..., None] * (255 / label.full_scale) - known).argmin(axis=-1)]
+        if (strange := ~np.isin(values, self.known)).any():
             raise DataError(f"{file}: has the level {values[strange][0]:g}, which is not among {_listed(self.known)}")
-        masks = [np.isin(values, levels) for levels in self.levels]
-        return np.stack(masks) if len(masks) > 1 else masks[0]
+        return values
 
 
 def class_rule(survey: LevelSurvey, classes: Classes) -> ClassRule:
     """The rule for the labels of a set with these classes. DataError: they have other levels; one line per fault."""
     refused = {file: text for file, text in survey.refusals(classes=True).items() if file not in survey.clusters}
     found = set(survey.levels).union(*(levels for levels in survey.soft.values() if may_be_classes(levels)))
-    if survey.lossy and survey.ignore is not None:
-        raise DataError(
-            f"{survey.lossy[0]}: the compression of JPEG mixes the level of --ignore_label with others; save it as PNG"
-        )
+    survey.refuse_ignored_jpeg()
     levels = classes.levels
     if classes.plain and survey.lossy:
         levels = _lossy_levels(survey, classes, found)
     elif classes.plain and not found <= {0, *(level for own in levels for level in own)}:
         levels = _ascending(survey, classes, sorted(found))
+    for name, own in zip(classes.names, levels, strict=True):
+        if survey.ignore in own:
+            raise DataError(f"--ignore_label {survey.ignore}: also a level of the class {name}; use another level")
     known = _known(survey, classes, levels, found)
     if survey.lossy:
         refused |= _far_from(survey, known)

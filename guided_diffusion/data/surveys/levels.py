@@ -24,15 +24,20 @@ HALF, UNCLEAR = 127.5, 26  # of 255; clusters of a JPEG lie at least so far from
 FEW = 8  # flat pixels that may lie elsewhere by chance
 SCALES = (1, 255, 65535)  # full scales to choose from, where the type has none
 
-COMPARE: Mapping[str, Callable[..., Bool[np.ndarray, "H W"]]] = {">": operator.gt, "==": operator.eq, "!=": operator.ne}
+COMPARE: Mapping[str, Callable[..., Bool[np.ndarray, "H W"]]] = {
+    ">": operator.gt,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "in": np.isin,
+}
 
 
 @dataclass(frozen=True)
 class MaskRule:
     """Foreground is where `values COMPARE number`; for lossy labels, where values exceed `cut` of full scale."""
 
-    compare: Literal[">", "==", "!="] = "!="
-    number: float = 0
+    compare: Literal[">", "==", "!=", "in"] = "!="
+    number: float | tuple[float, ...] = 0  # several levels for "in"
     cut: float = 0.5
     share: bool = False  # the number is a share of full scale
     scale: int = 1  # full scale of labels whose type has none
@@ -44,7 +49,8 @@ class MaskRule:
             raise DataError(f"{file}: {self.refused[file]}")
         if label.lossy and label.full_scale:
             return label.values > self.cut * label.full_scale
-        number = self.number * (label.full_scale or self.scale) if self.share else self.number
+        scale = (label.full_scale or self.scale) if self.share else 1
+        number = self.number if isinstance(self.number, tuple) else self.number * scale
         return COMPARE[self.compare](label.values, number)
 
 
@@ -80,7 +86,7 @@ class LevelSurvey:
             return
         values = label.values
         if self.ignore is not None and (ignored := values == self.ignore).any():
-            values = np.where(ignored, values.min(where=~ignored, initial=0), values)
+            values = np.where(ignored, values[~ignored].min() if not ignored.all() else 0, values)
         levels, counts = _levels(values)
         self.files[len(levels)] += 1
         self.largest = max(self.largest, float(levels[-1]))
@@ -114,24 +120,34 @@ class LevelSurvey:
         shown = [f"{self.show(level)} ({self.pixels[level]:,} pixels)" for level in self.levels[:LISTED]]
         return ", ".join([*shown, "..."] if len(self.levels) > LISTED else shown)
 
-    def rule(self, threshold: float | None = None, merge: bool = False, structure: float | None = None) -> MaskRule:
+    def rule(self, threshold: float | None = None, merge: bool = False, structure: Sequence[float] = ()) -> MaskRule:
         """The rule for all labels of the set; it refuses single labels that are not masks.
 
         threshold  --label_threshold; None: auto
         merge      --merge_labels
-        structure  level of --structure; None: all
+        structure  levels of --structure; empty: all
         DataError: the set is not one of masks under these flags; one line per fault.
         """
+        self.refuse_ignored_jpeg()
         if threshold is not None:
             return self._threshold_rule(threshold)
         if faults := list(self._set_faults(merge, structure)):
             raise DataError("\n".join(faults))
-        refused = self.refusals(merge or structure is not None)
-        if structure is not None:
-            return MaskRule("==", structure, refused=refused)
+        refused = self.refusals(merge or bool(structure))
+        if structure:
+            levels = tuple(structure)
+            return MaskRule("in", levels, refused=refused) if levels[1:] else MaskRule("==", levels[0], refused=refused)
         if len(self.levels) == 2 and not merge:
             return MaskRule("==", self.levels[1], refused=refused)
         return MaskRule("!=", 0, refused=refused)
+
+    def refuse_ignored_jpeg(self) -> None:
+        """DataError: some labels are lossy, so that the level of ignored pixels cannot be told from others."""
+        if self.lossy and self.ignore is not None:
+            raise DataError(
+                f"{_first(self.lossy)}: the compression of JPEG mixes the level of --ignore_label with others; save "
+                "the labels as PNG"
+            )
 
     def _threshold_rule(self, threshold: float) -> MaskRule:
         if threshold == 0:
@@ -166,21 +182,22 @@ class LevelSurvey:
             refused |= dict.fromkeys(found, soft)
         return refused
 
-    def _set_faults(self, merge: bool, structure: float | None) -> Iterator[str]:
+    def _set_faults(self, merge: bool, structure: Sequence[float]) -> Iterator[str]:
         falling, rising = self.notes.get("falling palette", []), self.notes.get("rising palette", [])
         if falling and rising and len(self.levels) == 2:
             yield (
                 f"{_first(falling)}: the palette orders its levels by falling brightness, but those of other labels by "
                 "rising brightness; save all masks as grey PNG files"
             )
-        if (merge or structure is not None) and self.lossy:
+        if (merge or structure) and self.lossy:
             yield (
                 f"{_first(self.lossy)}: the compression of JPEG mixes the levels that --merge_labels and --structure "
                 "select; save them as PNG"
             )
-        if structure is not None and not self._has_level(structure) and not self.lossy:
-            yield f"--structure {self.show(structure)}: no label has this level; the levels are {self.counts()}"
-        elif len(self.levels) > 2 and not merge and structure is None:
+        if structure and not any(map(self._has_level, structure)) and not self.lossy:
+            shown = "+".join(map(self.show, structure))
+            yield f"--structure {shown}: no label has this level; the levels are {self.counts()}"
+        elif len(self.levels) > 2 and not merge and not structure:
             yield self._class_fault()
 
     def _has_level(self, level: float) -> bool:
