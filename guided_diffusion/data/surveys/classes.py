@@ -12,6 +12,10 @@ from ..files.label import Label
 from .levels import LevelSurvey, may_be_classes
 
 NEAREST = 24  # of 255: how far a cluster of a JPEG lies from its level at most; levels are twice as far apart
+MIXED = (
+    "levels between those of the classes, along outlines, as in an interpolated label; use the label before that, or "
+    "interpolate it by the nearest pixel"
+)
 NAMED = "give the level of each, as in --classes {}, and those of pixels that do not count with --ignore_label"
 
 
@@ -48,7 +52,11 @@ class ClassRule:
 
 def class_rule(survey: LevelSurvey, classes: Classes) -> ClassRule:
     """The rule for the labels of a set with these classes. DataError: they have other levels; one line per fault."""
-    refused = {file: text for file, text in survey.refusals(classes=True).items() if file not in survey.clusters}
+    refused = {
+        file: MIXED if file in survey.soft else text
+        for file, text in survey.refusals(classes=True).items()
+        if file not in survey.clusters
+    }
     found = set(survey.levels).union(*(levels for levels in survey.soft.values() if may_be_classes(levels)))
     survey.refuse_ignored_jpeg()
     levels = classes.levels
