@@ -9,19 +9,27 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 from PIL import Image
 
 from ..data.files.decoded import COLOURS, Decoded
 from ..data.names import BY_NAMES, PatientRule, normal, patients_warning
 from ..data.surveys.levels import Label
 from ..errors import DataError
+from ..masks.pictures import PALETTE
 from ..system import storage
 from .case_names import longest_name, printable, safe_name, with_hash
 from .splits import write_split
 
 STAGE = ".unsplit"  # subfolder of OUT for cases that are not assigned to a split yet
 ROUNDING = 1e-6  # beyond [0, 1], of floats
+IGNORED_COLOUR = (
+    224,
+    224,
+    224,
+)  # of a label's level 255; brighter than all classes, so that the order is that of levels
+
+LabelFiles = Mapping[str, np.ndarray]  # a rater's label of each structure; of "" if all are in one
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class RawCase:
 
     planes   {modality: image}; the modality is "" if there is one. An array is grey, [H, W], or in colour, [3, H, W]:
              uint8, uint16, or floats in [0, 1]
-    raters   masks [H, W] bool, or labels, which become masks by the rule for all labels of the source
+    raters   masks [H, W] bool, or labels, which become masks by the rule for all labels of the source; of several
+             structures with labels of their own, those of each rater in turn, None for an empty mask
     patient  all cases of a patient go to one split; None: by `within`
     split    one of SPLITS, if the source defines it; None: assigned at random
     turned   files brought to the orientation of the image
@@ -78,7 +87,7 @@ class RawCase:
 
     id: str
     planes: Mapping[str, np.ndarray | FileImage]
-    raters: Sequence[np.ndarray] | Sequence[FileLabel] | np.ndarray
+    raters: Sequence[np.ndarray] | Sequence[FileLabel] | Sequence[FileLabel | None] | np.ndarray
     patient: str | None = None
     split: str | None = None
     origin: Origin = Origin()
@@ -101,7 +110,7 @@ class ManifestRow:
     height: int
     width: int
     raters: int
-    areas: str  # foreground pixels of each rater's mask
+    areas: str  # foreground pixels of each rater's mask; of several classes, joined by +
     original: str | None = None  # the name of the case in its source, if the file system cannot store it
 
 
@@ -141,7 +150,8 @@ class CaseFolder:
             for k, (modality, plane) in enumerate(case.planes.items()):
                 title = f"image_{name}" if len(case.planes) == 1 else f"image{k}_{self.name_of(modality)}"
                 write_picture(os.path.join(aside, f"{title}.png"), np.asarray(plane))
-            areas = _write_masks(aside, case.raters)
+            masks = _checked(case.raters)
+            write_labels(aside, [{"": mask} for mask in masks])
         except DataError as error:
             shutil.rmtree(aside)
             raise DataError(f"{self.source}: {printable(case.id)}: {error}") from error
@@ -155,7 +165,7 @@ class CaseFolder:
             height=height,
             width=width,
             raters=len(case.raters),
-            areas=areas,
+            areas=areas_of(masks),
             original=None if name == normal(case.id) else printable(case.id),
         )
 
@@ -172,16 +182,16 @@ class CaseFolder:
         warning = None if self.rule.is_given else patients_warning((row.case, self._known[row.case]) for row in rows)
         return [*notes, warning] if warning else notes
 
-    def add_masks(self, row: ManifestRow, masks: Sequence[np.ndarray]) -> ManifestRow:
-        """Write the masks [H, W] bool of a case that was written without; returns its row of the manifest."""
-        areas = _write_masks(os.path.join(self.out, row.split, row.case), masks)
-        return replace(row, raters=len(masks), areas=areas)
+    def add_labels(self, row: ManifestRow, labels: Sequence[LabelFiles], areas: str) -> ManifestRow:
+        """Write the labels of the raters of a case that was written without; returns its row of the manifest."""
+        write_labels(os.path.join(self.out, row.split, row.case), labels)
+        return replace(row, raters=len(labels), areas=areas)
 
     def size_of(self, case: RawCase) -> tuple[int, int]:
         """The common height and width of all images and masks of a case. DataError: they differ."""
         shapes = [image.shape for image in case.planes.values()]
         shapes = [shape[1:] if len(shape) == 3 and shape[0] == COLOURS else shape for shape in shapes]
-        different = {*shapes, *(mask.shape for mask in case.raters)}
+        different = {*shapes, *(mask.shape for mask in case.raters if mask is not None)}
         shape = next(iter(different), ())
         if len(different) != 1 or len(shape) != 2 or 0 in shape:
             raise DataError(
@@ -234,15 +244,28 @@ def _replace_folder(source: str, target: str) -> None:
     os.replace(source, target)
 
 
-def _write_masks(folder: str, masks: Sequence[np.ndarray] | Sequence[FileLabel] | np.ndarray) -> str:
-    """Write the masks [H, W] bool of all raters; returns their areas in pixels. DataError: they are not masks."""
-    areas = []
+def _checked(masks: Sequence[np.ndarray] | Sequence[FileLabel | None] | np.ndarray) -> list[np.ndarray]:
+    """The masks [H, W] bool of all raters. DataError: they are not masks."""
     for k, mask in enumerate(masks):
         if not isinstance(mask, np.ndarray) or mask.dtype != bool:
             raise DataError(f"mask {k} is not an array of bool")
-        Image.fromarray(mask).save(os.path.join(folder, f"label{k}_.png"))
-        areas.append(str(int(mask.sum())))
-    return " ".join(areas)
+    return [mask for mask in masks if isinstance(mask, np.ndarray)]
+
+
+def areas_of(masks: Iterable[Bool[np.ndarray, "*K H W"]]) -> str:
+    """The pixels of each rater's mask, in words of the manifest: "517 373", or "517+249 373+0" of two classes."""
+    return " ".join("+".join(map(str, np.atleast_1d(mask.sum(axis=(-2, -1))))) for mask in masks)
+
+
+def write_labels(folder: str, raters: Sequence[LabelFiles]) -> None:
+    """Write the labels of all raters, label0_.png or label0_STRUCTURE.png: masks, or levels [H, W] uint8."""
+    for k, labels in enumerate(raters):
+        for structure, label in labels.items():
+            picture = Image.fromarray(label)
+            if label.dtype != bool:
+                colours = [(0, 0, 0), *(PALETTE[value % len(PALETTE)] for value in range(254)), IGNORED_COLOUR]
+                picture.putpalette([part for colour in colours for part in colour])
+            picture.save(os.path.join(folder, f"label{k}_{structure}.png"))
 
 
 def write_picture(path: str, plane: Shaped[np.ndarray, "H W"] | Shaped[np.ndarray, "3 H W"]) -> None:

@@ -26,6 +26,7 @@ from .contents import Contents, Range, level_lines
 from .splits import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128  # cases on a sheet; side of a tile, pixels
+CLASSES_SHOWN = 3  # with a tile of their own
 SHEET_COLUMNS, CASE_COLUMNS = 14, 7  # tiles in a row, at most, and tiles of a case
 
 
@@ -86,7 +87,8 @@ class CheckedCases:
         file = _dataset_file(config.data_dir)
         data_config = described(with_intensity_range(data_config, file), config.data_dir)
         self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
-        self.contents: dict[str, Contents] = collections.defaultdict(Contents)
+        self.classes = data_config.class_set
+        self.contents: dict[str, Contents] = collections.defaultdict(lambda: Contents(self.classes))
         self.sheet: list[list[pictures.Tile]] = []
 
     def read(self, folders: Sequence[tuple[str, str]]) -> list[str]:
@@ -100,18 +102,19 @@ class CheckedCases:
                 case = reader.read(folder)
             except DataError:  # already among the faults
                 continue
-            image, raters = case.image, case.raters
+            image, raters, _, ignored = case
             reader.changes.masks.add(raters)
             files = list_files(folder).images
             ranges = [reader.changes.ranges[file] for file in files]
-            self.contents[_split_of(self.config.data_dir, folder)].add(image, raters, ranges, reader.colour)
+            self.contents[_split_of(self.config.data_dir, folder)].add(image, raters, ranges, reader.colour, ignored)
             faults += grey_faults(files, ranges)
             try:
                 self.fitted.fit(folder, case)
             except DataError as error:
                 faults.append(str(error))
             if k in shown:
-                self.sheet.append(case_tiles(name, image, raters, reader.colour))
+                tiles = case_tiles if raters.ndim == 3 else class_tiles(self.classes.names)
+                self.sheet.append(tiles(name, image, raters, reader.colour))
         return faults
 
     def dataset_faults(self) -> list[str]:
@@ -119,10 +122,14 @@ class CheckedCases:
         modalities = () if self.reader.images.single else self.reader.images.modalities
         raters = max((max(one.raters) for one in self.contents.values()), default=0)
         planes = self.reader.num_planes if self.contents else 0
-        return dataset_faults(self.config.data_dir, modalities, planes, self.reader.levels.levels, raters)
+        levels = () if self.classes.from_files else self.reader.levels.levels
+        return dataset_faults(self.config.data_dir, modalities, planes, levels, raters)
 
     def lines(self, num_cases: int) -> Iterator[str]:
-        """The levels of the labels, and what reading changed."""
+        """The classes, the levels of the labels, and what reading changed."""
+        if self.classes.several:
+            kind = "of which a pixel has at most one" if self.classes.exclusive else "regions, which may overlap"
+            yield f"classes: {', '.join(self.classes.names)}, {kind}"
         yield from level_lines(self.reader.levels)
         yield from self.reader.notes(num_cases)
         yield from self.fitted.notes(num_cases)
@@ -170,6 +177,20 @@ def case_tiles(name: str, image: np.ndarray, raters: np.ndarray, colour: bool = 
     masks = np.array([_resized(mask) > 0.5 for mask in raters], dtype=bool).reshape(-1, SHEET_SIDE, SHEET_SIDE)
     title = f"{len(raters)} rater{'' if len(raters) == 1 else 's'}"
     return [pictures.Tile(name[:20], small), *pictures.mask_tiles(title, "rater", small, masks)][:CASE_COLUMNS]
+
+
+def class_tiles(names: Sequence[str]) -> Callable[..., list[pictures.Tile]]:
+    """As `case_tiles`, for raters [R, K, H, W] of these classes: all outlines of each class, then each rater's."""
+
+    def tiles(name: str, image: np.ndarray, raters: np.ndarray, colour: bool = False) -> list[pictures.Tile]:
+        small = _resized(pictures.shown_image(image, colour))
+        planes = [[_resized(mask) > 0.5 for mask in masks] for masks in raters]
+        of_class = zip(names, zip(*planes, strict=True), strict=False)
+        shown = [pictures.Tile(f"{one[:12]}, {len(raters)} raters", pictures.outlines(small, m)) for one, m in of_class]
+        by_rater = [pictures.Tile(f"rater {k}", pictures.outlines(small, masks)) for k, masks in enumerate(planes)]
+        return [pictures.Tile(name[:20], small), *shown[:CLASSES_SHOWN], *by_rater][:CASE_COLUMNS]
+
+    return tiles
 
 
 def in_columns(cases: Sequence[list[pictures.Tile]]) -> list[list[pictures.Tile | None]]:

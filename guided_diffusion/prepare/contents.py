@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 
 from ..data.surveys.levels import LevelSurvey
+from ..flags.classes import Classes
 from ..masks import metrics
 from ..masks.pairs import dice_matrix, iou_matrix
 
@@ -16,10 +17,33 @@ MANY_LEVELS = 10  # of a label: from this number on they are not counted
 Range = tuple[float, float, int | None]  # lowest and highest value, and full scale
 
 
-class Contents:
-    """Statistics of the cases of a set that can be read."""
+class ClassContents:
+    """Statistics of the masks of one of several classes."""
 
     def __init__(self) -> None:
+        self.areas: list[tuple[int, int]] = []  # pixels of each mask, and of its image
+        self.iou: list[float] = []  # of two raters, on average over each case
+        self.dice: list[float] = []
+
+    def line(self, name: str) -> str:
+        """The statistics, as a line of text."""
+        pixels, whole = np.transpose(self.areas)
+        marked = pixels[pixels > 0]
+        sizes = f", areas {marked.min()} to {marked.max()} pixels, median {np.median(marked):g}" if len(marked) else ""
+        agreement = f"; IoU of two raters {np.mean(self.iou):.3f}, Dice {np.mean(self.dice):.3f}" if self.iou else ""
+        share = 100 * pixels.sum() / whole.sum()
+        return (
+            f"class {name}: {pixels.sum():,} pixels ({share:.1f} % of all) in {len(marked)} of {len(pixels)} masks"
+            f"{sizes}{agreement}"
+        )
+
+
+class Contents:
+    """Statistics of the cases of a set that can be read, with masks of these classes."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes = {name: ClassContents() for name in classes.names} if classes.several else {}
+        self.ignored: list[tuple[int, int]] = []  # ignored pixels, and all, of each case that has some
         self.cases = 0
         self.sizes: collections.Counter[str] = collections.Counter()
         self.planes: collections.Counter[str] = collections.Counter()
@@ -31,9 +55,10 @@ class Contents:
     def add(
         self,
         image: Shaped[np.ndarray, "C H W"],
-        raters: Bool[np.ndarray, "R H W"],
+        raters: Bool[np.ndarray, "R *K H W"],
         ranges: Iterable[Range],
         colour: bool = False,
+        ignored: Bool[np.ndarray, "H W"] | None = None,
     ) -> None:
         """Add a case.
 
@@ -45,6 +70,11 @@ class Contents:
         self.planes[f"{len(image)}{' in colour' if colour else ''}"] += 1
         self.raters[len(raters)] += 1
         self.ranges += ranges
+        if ignored is not None:
+            self.ignored.append((int(ignored.sum()), ignored.size))
+        if self.classes:
+            self._add_classes(raters)
+            return
         self.areas += [(int(mask.sum()), float(mask.mean())) for mask in raters]
         if len(raters) > 1:
             pairs = ~np.eye(len(raters), dtype=bool)
@@ -52,6 +82,22 @@ class Contents:
             self.agreement["Dice of two raters"].append(dice_matrix(raters, raters)[pairs].mean())
             distances = [metrics.squared_ged(rater[None], raters).total for rater in raters]
             self.agreement["GED of one rater against all"].append(float(np.mean(distances)))
+
+    def _add_classes(self, raters: Bool[np.ndarray, "R K H W"]) -> None:
+        """Add masks of several classes; the agreement over classes is by the mean of their IoU and of their Dice."""
+        for k, one in enumerate(self.classes.values()):
+            one.areas += [(int(mask.sum()), mask.size) for mask in raters[:, k]]
+        if len(raters) < 2:
+            return
+        of_each = raters.swapaxes(0, 1)
+        iou, dice = iou_matrix(of_each, of_each), dice_matrix(of_each, of_each)
+        pairs = ~np.eye(len(raters), dtype=bool)
+        for k, one in enumerate(self.classes.values()):
+            one.iou.append(float(iou[k][pairs].mean()))
+            one.dice.append(float(dice[k][pairs].mean()))
+        self.agreement["IoU of two raters, over classes"].append(iou.mean(axis=0)[pairs].mean())
+        self.agreement["Dice of two raters, over classes"].append(dice.mean(axis=0)[pairs].mean())
+        self.agreement["GED of one rater against all, over classes"].append(1 - iou.mean())  # that of one mask is 0
 
     def lines(self) -> Iterator[str]:
         """The statistics, as lines of text."""
@@ -68,6 +114,12 @@ class Contents:
                 f"mask areas: {pixels.min():g} to {pixels.max():g} pixels, median {np.median(pixels):g} "
                 f"({100 * np.median(shares):.1f} % of the image), without empty masks"
             )
+        for name, one in self.classes.items():
+            if one.areas:
+                yield one.line(name)
+        if self.ignored:
+            pixels, whole = np.sum(self.ignored, axis=0)
+            yield f"ignored pixels: {pixels:,} ({100 * pixels / whole:.1f} %) in {len(self.ignored)} cases"
         for title, values in self.agreement.items():
             yield f"{title}: {np.mean(values):.3f} on average over {len(values)} cases"
 

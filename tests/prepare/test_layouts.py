@@ -430,14 +430,16 @@ def test_a_missing_channel_is_a_fault(tmp_path):
 @pytest.mark.parametrize(
     "labels", [{"background": 0, "liver": 1, "tumour": 2}, {"0": "background", "1": "liver", "2": "tumour"}]
 )
-def test_classes_of_nnunet_are_refused_and_chosen_by_name(labels, tmp_path):
+def test_classes_of_nnunet_are_converted_or_chosen_by_name(labels, tmp_path):
     src = nnunet(tmp_path, labels=labels, licence="CC BY 4.0")
     classes = DISC.astype(np.uint8)
     classes[35:45, 5:20] = 2
     for i in IDS:
         put(src, f"labelsTr/{i}.png", classes)
-    done = convert("folders", src, tmp_path / "no")
-    assert done.returncode == 2 and "names the levels 1 liver, 2 tumour; --structure liver takes one" in done.stderr
+    assert convert("folders", src, tmp_path / "all").returncode == 0
+    assert {row["areas"] for row in read(tmp_path / "all")[1].values()} == {"517+150"}
+    stored = json.loads((tmp_path / "all" / "dataset.json").read_text())
+    assert stored["labels"] == {"background": 0, "liver": 1, "tumour": 2} and stored["licence"] == "CC BY 4.0"
     assert convert("folders", src, tmp_path / "out", "--structure=tumour").returncode == 0
     assert {row["areas"] for row in read(tmp_path / "out")[1].values()} == {"150"}
     stored = json.loads((tmp_path / "out" / "dataset.json").read_text())

@@ -21,7 +21,7 @@ from ...script_util import calls_of
 from ...system import storage
 from ...visualize.connection import VisdomConfig
 from ..train import CONFIGS
-from .stored import NOT_STORED, Rows, rules_in_words, sort_flags, versions_in_words, with_others
+from .stored import NOT_STORED, Rows, class_rows, rules_in_words, sort_flags, versions_in_words, with_others
 
 PLACES = {"data_dir": "DATA_DIR", "eval_data_dir": "EVAL_DATA_DIR", "resume_checkpoint": "CHECKPOINT"}
 OF_THE_MACHINE = ("log_dir", "cache_dir", *flag_fields(VisdomConfig))  # they do not affect the weights
@@ -57,6 +57,7 @@ def _own_rows(checkpoint: Checkpoint) -> Rows:
         *with_others(command_rows(current), others),
         ("paths", _paths(values)),
         ("model", _model(checkpoint, values)),
+        *class_rows(checkpoint.flags.get("classes")),
         ("sampler", _sampler(values)),
         ("progress", f"step {checkpoint.step}, {checkpoint.samples or 0} masks drawn from the cases{processes}"),
         ("averages", _averages(checkpoint)),
@@ -77,6 +78,7 @@ def _exported_rows(checkpoint: Checkpoint) -> Rows:
         ("command", "cimd-export --model_path CHECKPOINT --out DIR"),
         ("flags", typed_flags(current, *CONFIGS) or "all at their defaults"),
         ("model", _model(checkpoint, values)),
+        *class_rows(checkpoint.flags.get("classes")),
         ("sampler", _sampler(values)),
         ("progress", f"step {checkpoint.step}, {checkpoint.samples or 0} masks drawn from the cases"),
         ("cases", f"hash {checkpoint.data}" if checkpoint.data else f"hash {NOT_STORED}"),

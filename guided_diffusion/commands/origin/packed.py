@@ -10,7 +10,7 @@ from ...errors import DataError
 from ...flags.retired import current_flags
 from ...flags.typed import typed_flags
 from ..pack_data import PackConfig
-from .stored import NOT_STORED, Rows, rules_in_words, sort_flags, titled, versions_in_words, with_others
+from .stored import NOT_STORED, Rows, class_rows, rules_in_words, sort_flags, titled, versions_in_words, with_others
 
 
 def packed_rows(path: str) -> Rows:
@@ -31,6 +31,7 @@ def packed_rows(path: str) -> Rows:
         ("cases", str(len(pack))),
         ("sizes", _counts(f"{entry.width}x{entry.height}" for entry in pack.entries)),
         ("image channels", ", ".join(sorted(planes))),
+        *_class_rows(pack),
         ("raters", _counts(pack.num_raters(index) for index in range(len(pack)))),
         ("hash", f"{fingerprint} of the cases and of how they were read, by which a run names its cases"),
         ("reading rules", rules_in_words(facts.reading)),
@@ -47,6 +48,12 @@ def _command_rows(pack: PackedCases) -> Rows:
     if "image_size" not in pack.header:
         rows.append(("", f"--image_size is {NOT_STORED}"))
     return with_others(rows, others)
+
+
+def _class_rows(pack: PackedCases) -> Rows:
+    """The classes of the masks, if there are several; the cache stores only their number."""
+    rules = pack.header.get("rules") or {}
+    return class_rows(rules.get("classes")) or ([("classes", str(pack.classes))] if pack.classes else [])
 
 
 def _counts(values: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ from ...data.files.passed_over import OUTPUT
 from ...errors import DataError
 from ...sampling import store
 from ...sampling.config import flags_of
-from .stored import NOT_STORED, Rows, rules_in_words, versions_in_words, with_others
+from .stored import NOT_STORED, Rows, class_rows, rules_in_words, versions_in_words, with_others
 
 # Entries with a row of their own
 TITLED = {"flags", "written_by", "case", "checkpoint", "image", "reading", "geometry"}
@@ -46,6 +46,7 @@ def _own_rows(path: str, samples: store.Samples, made_by: store.Made) -> Rows:
         *commands,
         ("case", _case(path, made_by)),
         ("samples", _in_words(samples)),
+        *class_rows(flags.get("classes")),
         ("own size", _own_size(path, made_by)),
         *((name, f"hash {made_by.get(name, NOT_STORED)}") for name in ("checkpoint", "image")),
         ("reading rules", rules_in_words(made_by.get("reading", 1))),  # version 1 did not store it
@@ -80,9 +81,10 @@ def _case(path: str, made_by: store.Made) -> str:
 
 
 def _in_words(samples: store.Samples) -> str:
-    count, height, width = samples.shape
+    count, *classes, height, width = samples.shape
     low, high = np.min(samples), np.max(samples)
-    return f"{count} of {width}x{height} pixels, {samples.dtype}, from {float(low):.3g} to {float(high):.3g}"
+    each = f", each of {classes[0]} classes" if classes else ""
+    return f"{count} of {width}x{height} pixels{each}, {samples.dtype}, from {float(low):.3g} to {float(high):.3g}"
 
 
 def _command_rows(flags: Mapping[str, Any], entries: Mapping[str, Any]) -> tuple[Rows, str]:

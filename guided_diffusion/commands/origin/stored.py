@@ -1,10 +1,12 @@
 """Stored flags, versions and reading rules in words. Does not need torch."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ...data.case_reader import READING_RULES
 from ...errors import ConfigError
+from ...flags.classes import parse_classes
 from ...flags.configs import Flags, as_typed
 from ...flags.fields import flag_fields
 from ...system.versions import is_written_by
@@ -56,6 +58,18 @@ def sort_flags(stored: Flags, *classes: type) -> tuple[dict[str, Any], str]:
         except (ConfigError, TypeError, OverflowError):
             others.append(f"--{name} {as_typed(name, value, {})}")
     return kept, " ".join(others)
+
+
+def class_rows(stored: object) -> Rows:
+    """A row on the classes that a stored value of --classes names, if there are several and it can be read."""
+    entries = stored.split(",") if isinstance(stored, str) else stored
+    if not isinstance(entries, Sequence) or not all(isinstance(entry, str) for entry in entries):
+        return []
+    with contextlib.suppress(ValueError):
+        classes = parse_classes(entries)
+        kind = "of which a pixel has at most one" if classes.exclusive else "regions, which may overlap"
+        return [("classes", f"{', '.join(classes.names)}, {kind}")] if classes.several else []
+    return []
 
 
 def titled(title: str, lines: Iterable[str]) -> Rows:

@@ -3,14 +3,17 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from ...errors import DataError
+from ...errors import ConfigError, DataError
+from ...flags.classes import parse_classes
 from ...system.storage import walk
 from ..case_writer import RawCase
+from .classes import complete, placed
 from .config import ConvertConfig
+from .facts import Facts
 from .foreign_files import each, folders_with, scaled
 from .volumes import modalities_first, on_one_grid, read_volume, slices
 
@@ -19,33 +22,55 @@ MS = (("flair",), ("t1", "mprage", "f1"), ("t2", "f2"), ("pd",))  # names of eac
 MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(?:\.gz)?", re.IGNORECASE)
 
 
-def qubiq(config: ConvertConfig) -> Iterator[RawCase | DataError]:
-    """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; a third axis holds modalities or slices."""
-    return each(folders_with(config.src, "image.nii.gz"), partial(_qubiq_case, config))
+def qubiq(config: ConvertConfig) -> Iterator[RawCase | DataError | Facts]:
+    """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; a third axis holds modalities or slices.
+
+    Several tasks are so many structures, which --classes may name.
+    """
+    structures: tuple[str, ...] = ()
+    if len(config.task) > 1:
+        structures = config.classes or tuple(f"task{number}" for number in config.task)
+        if len(structures) != len(config.task) or not parse_classes(structures).plain:
+            raise ConfigError(f"--classes must give a name for each of the {len(config.task)} numbers of --task")
+        yield Facts(structures=structures)
+    yield from each(folders_with(config.src, "image.nii.gz"), partial(_qubiq_case, config, structures))
 
 
-def _qubiq_case(config: ConvertConfig, folder: str) -> Iterator[RawCase]:
+def _qubiq_case(config: ConvertConfig, structures: Sequence[str], folder: str) -> Iterator[RawCase]:
     within = tuple(os.path.relpath(folder, config.src).split(os.sep))
     name = "-".join(within)
-    mask_name = re.compile(rf"task{config.task:02d}_seg(\d+)\.nii(\.gz)?")
-    files = [(int(match[1]), file) for file in os.listdir(folder) if (match := mask_name.fullmatch(file))]
-    if not files:
-        raise DataError(f"{folder}: no task{config.task:02d}_seg01.nii.gz (--task)")
+    files = _qubiq_masks(config, structures or [""], folder)
     image = read_volume(os.path.join(folder, "image.nii.gz"))
-    masks = [read_volume(os.path.join(folder, file)) for _, file in sorted(files)]
+    masks = [read_volume(os.path.join(folder, file)) for file in files if file]
     stacked = image.array.ndim > masks[0].array.ndim
     if stacked:
         image = modalities_first(image, masks[0], config.axis)
     (image, *masks), turned = on_one_grid([image, *masks])
     images = {f"m{k}": scaled(plane, image.file) for k, plane in enumerate(image.array)} if stacked else {}
     case = RawCase(name, {}, [], name, turned=turned, within=within)
-    return slices(case, images or {"": scaled(image.array, image.file)}, masks, config.axis)
+    for one in slices(case, images or {"": scaled(image.array, image.file)}, masks, config.axis):
+        yield replace(one, raters=placed(one.raters, files))
+
+
+def _qubiq_masks(config: ConvertConfig, structures: Sequence[str], folder: str) -> list[str]:
+    """The file of each structure by each rater in turn, "" for an empty mask. DataError: some are missing."""
+    raters: dict[int, dict[str, str]] = {}
+    for number, structure in zip(config.task, structures, strict=True):
+        mask_name = re.compile(rf"task{number:02d}_seg(\d+)\.nii(\.gz)?")
+        for file in os.listdir(folder):
+            if match := mask_name.fullmatch(file):
+                raters.setdefault(int(match[1]), {})[structure] = file
+    if not raters:
+        raise DataError(f"{folder}: no task{config.task[0]:02d}_seg01.nii.gz (--task)")
+    named = {str(rater): own for rater, own in sorted(raters.items())}
+    return [file for own in complete(folder, named, structures, config.missing).values() for file in own]
 
 
 def brats(config: ConvertConfig) -> Iterator[RawCase | DataError]:
     """Slices of the implicit-ensembles code: X_X_PATIENT_MODALITY_SLICE_X.nii.gz.
 
-    Its classes are merged, unless --structure names one. Slices of 240x240 pixels are cropped by 8 on each side.
+    Its classes are merged, unless --structure or --classes names them. Slices of 240x240 pixels are cropped by 8 on
+    each side.
     """
     groups: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for base, _, files in walk(config.src):
@@ -66,7 +91,7 @@ def _brats_case(config: ConvertConfig, item: tuple[tuple[str, str], Mapping[str,
     *images, label = volumes
     if (label.array % 1 != 0).any():
         raise DataError(f"{label.file}: values between its classes, as in an interpolated mask; use the original one")
-    if not config.structure:
+    if not config.structure and not config.classes:
         label = replace(label, array=label.array > 0)
     planes = {modality: scaled(volume.array, volume.file) for modality, volume in zip(BRATS, images, strict=True)}
     name, patient = re.sub(r"\.nii(\.gz)?$", "", stem), "_".join(stem.split("_")[:3])

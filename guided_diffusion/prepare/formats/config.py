@@ -1,10 +1,11 @@
 """The flags of a conversion, which every converter receives."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ...data.names import PatientPattern, PatientTable
 from ...errors import ConfigError
-from ...flags.fields import Flag, config
+from ...flags.classes import checked_classes
+from ...flags.fields import Flag, config, nonempty
 from ...flags.rules import one_of
 
 
@@ -14,7 +15,9 @@ class ConvertConfig:
 
     src: Annotated[str, Flag("source file or folder", required=True)] = ""
     out: Annotated[str, Flag("output folder of cases", required=True, local=True)] = ""
-    task: Annotated[int, Flag("qubiq: task number", at_least=0)] = 1
+    task: Annotated[
+        tuple[int, ...], Flag("qubiq: task number, or those of several structures", at_least=0, check=nonempty)
+    ] = (1,)
     axis: Annotated[
         int | None,
         Flag(
@@ -39,10 +42,26 @@ class ConvertConfig:
     structure: Annotated[
         str,
         Flag(
-            "the only structure to convert: a level, a number or #rrggbb; or, for folders, NAME in the names of masks "
-            "or in dataset.json; empty: all"
+            "the only structure to convert: a level, a number or #rrggbb, or several as 1+2; or, for folders, NAME in "
+            "the names of masks or in dataset.json; empty: all"
         ),
     ] = ""
+    classes: Annotated[
+        tuple[str, ...],
+        Flag(
+            "classes to convert: disc,cup for levels 1 and 2 or, for folders, NAMES in the names of masks; "
+            "disc=128,cup=0 for other levels; disc=1+2,cup=2 for regions; empty: those of dataset.json, or one class",
+            check=checked_classes,
+        ),
+    ] = ()
+    ignore_label: Annotated[
+        int | None,
+        Flag("level of pixels that do not count; none: that of dataset.json, if any", none="none", at_least=0),
+    ] = None
+    missing: Annotated[
+        Literal["refuse", "skip", "empty"],
+        Flag("a rater without a mask of some class: an error; skip the rater; or an empty mask"),
+    ] = "refuse"
     images: Annotated[
         str,
         Flag(
@@ -71,3 +90,10 @@ def check_level_stands_alone(config: ConvertConfig) -> None:
     ):
         if is_given:
             raise ConfigError(one_of("structure", flag))
+
+
+def check_classes_stand_alone(config: ConvertConfig) -> None:
+    """ConfigError: --classes and a flag that makes one class are both given."""
+    for flag, is_given in (("structure", bool(config.structure)), ("merge_labels", config.merge_labels)):
+        if config.classes and is_given:
+            raise ConfigError(one_of("classes", flag))

@@ -7,6 +7,7 @@ source is unusable.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from ...data.config import DataConfig
 from ...data.files.dataset_json import write_dataset_file
@@ -18,7 +19,7 @@ from ..layouts.patterns import check_patterns
 from ..lidc import published
 from ..splits import assign_splits, read_split
 from . import challenge_sets
-from .config import ConvertConfig, check_level_stands_alone
+from .config import ConvertConfig, check_classes_stand_alone, check_level_stands_alone
 from .facts import Facts, dataset_file
 from .staging import Stage, Staged
 
@@ -45,11 +46,14 @@ def check_convert_config(name: str, config: ConvertConfig) -> None:
     check_patterns(config.images, config.masks)
     if config.images and name != "folders":
         raise ConfigError(f"--images and --masks describe sources of the format folders, not {name}")
-    is_level = DataConfig(structure=config.structure).level is not None
+    is_level = bool(DataConfig(structure=config.structure).levels)
     if config.structure and not is_level and name != "folders":
         raise ConfigError(f"--structure {config.structure}: a level is required, a number or a colour #rrggbb")
     if is_level:
         check_level_stands_alone(config)
+    check_classes_stand_alone(config)
+    if len(config.task) > 1 and name != "qubiq":
+        raise ConfigError(f"--task describes sources of the format qubiq, not {name}")
 
 
 def convert(
@@ -74,7 +78,8 @@ def convert(
         split_of = _split(config, stage.cases, known)
         rows = [out.move(case.row, split_of[case.row.patient]) for case in stage.cases]
         out.finish(rows, split_of, config.seed)
-        write_dataset_file(config.out, dataset_file(name, config, stage.facts, stage.modalities))
+        described = dataset_file(name, config, stage.facts, stage.modalities)
+        write_dataset_file(config.out, replace(described, labels=stage.stated, paint_order=stage.painted))
     finally:
         stage.close()
     for line in (*stage.notes(), *out.notes(rows), *notes):
@@ -96,7 +101,7 @@ def _stage(name: str, stage: Stage, report: Callable[[str], None]) -> list[str]:
             report(f"note: {case}")
             continue
         if isinstance(case, Facts):
-            stage.facts = case
+            stage.know(case)
             continue
         if isinstance(case, DataError):
             faults.append(str(case))
@@ -117,7 +122,7 @@ def _settle(stage: Stage, faults: list[str]) -> list[str]:
     except DataError as error:
         lines = str(error).splitlines()
         dataset = stage.facts.dataset
-        if dataset and len(dataset.structures) > 1:
+        if dataset and len(dataset.structures) > 1 and not stage.config.classes:
             lines.append(
                 f"{dataset.path}: names the levels {dataset.in_words()}; --structure {dataset.structures[0]} takes one"
             )

@@ -23,20 +23,28 @@ PUBLISHED = {  # {format: (source, licence)}
 class Facts:
     """What a converter may yield before its cases.
 
-    dataset    the source's own dataset.json; its labels are the levels of the label files
-    raters     names of the raters, if label k of every case is by rater k
-    structure  that of all masks
+    dataset     the source's own dataset.json; its labels are the levels of the label files
+    raters      names of the raters, if label k of every case is by rater k
+    structure   that of all masks
+    structures  several, if each rater has a label of each, in this order; empty: a rater has one label
     """
 
     dataset: DatasetFile | None = None
     raters: tuple[str, ...] = ()
     structure: str = ""
+    structures: tuple[str, ...] = ()
+
+
+def structure_of(facts: Facts) -> str:
+    """The name of the structure, if there is a single one."""
+    own = facts.dataset or DatasetFile()
+    return facts.structure or (own.structures[0] if len(own.structures) == 1 else "foreground")
 
 
 def dataset_file(
     name: str, config: ConvertConfig, facts: Facts, modalities: Collection[tuple[str, ...]]
 ) -> DatasetFile:
-    """The dataset.json of a conversion.
+    """The dataset.json of a conversion, without what its labels are.
 
     modalities  the names of those of each case
     """
@@ -45,11 +53,9 @@ def dataset_file(
     channels = next(iter(modalities)) if len(set(modalities)) == 1 else ()
     if own.channel_names and len(own.channel_names) == len(channels):
         channels = own.channel_names
-    structure = facts.structure or (own.structures[0] if len(own.labels) == 1 else "foreground")
     return DatasetFile(
         name=own.name or os.path.basename(os.path.abspath(config.out)),
         channel_names=tuple(channel or "image" for channel in channels),
-        labels={structure: (1,)},
         raters=facts.raters,
         licence=own.licence or licence,
         source=own.source or source,

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,11 +13,13 @@ from jaxtyping import Bool, Shaped
 from ...data.config import DataConfig
 from ...data.files.decoded import COLOURS, Decoded, to_grey, to_unit
 from ...data.surveys.changes import Changes
-from ...data.surveys.levels import Label, LevelSurvey, MaskRule
+from ...data.surveys.classes import ClassRule
+from ...data.surveys.levels import Label, LevelSurvey
 from ...errors import NAMES_SHOWN, DataError
-from ..case_writer import STAGE, CaseFolder, FileImage, FileLabel, ManifestRow, RawCase
+from ..case_writer import STAGE, CaseFolder, FileImage, FileLabel, ManifestRow, RawCase, areas_of
+from .classes import ClassLabels, RaterMasks, classes_of, labels_of
 from .config import ConvertConfig, check_level_stands_alone
-from .facts import Facts
+from .facts import Facts, structure_of
 from .foreign_files import label_values, scaled
 
 NO_VALUES = np.empty((0, 0), dtype=np.uint8)
@@ -83,11 +85,13 @@ class Stage:
     skipped  number of cases with too few raters
     facts    what is known of the source
     modalities  the names of those of each case
+    labels   how labels become masks; None: not settled yet
     """
 
     def __init__(self, config: ConvertConfig, out: CaseFolder) -> None:
         self.config, self.out = config, out
-        self.levels, self.changes = LevelSurvey(), Changes()
+        self.levels, self.changes = LevelSurvey(config.ignore_label), Changes()
+        self.labels: ClassLabels | None = None
         self.cases: list[Staged] = []
         self.skipped = 0
         self.facts = Facts()
@@ -98,10 +102,16 @@ class Stage:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
+    def know(self, facts: Facts) -> None:
+        """Take what is known of the source, before its first case."""
+        self.facts = facts
+        if facts.dataset and self.config.ignore_label is None:
+            self.levels.ignore = facts.dataset.ignored
+
     def add(self, case: RawCase) -> None:
         """Record the labels of a case, and stage it. DataError: it is broken."""
-        raters = [self._rater(case, k) for k in range(len(case.raters))]
-        self.out.size_of(case)
+        size = self.out.size_of(case)
+        raters = [self._rater(case, k, size) for k in range(len(case.raters))]
         planes = {modality: self._plane(image) for modality, image in case.planes.items()}
         row = self.out.write(replace(case, planes=planes, raters=()), STAGE)
         turned = [file for file in case.turned if file not in self._turned]
@@ -110,11 +120,13 @@ class Stage:
         self.modalities.add(tuple(case.planes))
         self.cases.append(Staged(row, case.split, [self._put_aside(rater) for rater in raters]))
 
-    def _rater(self, case: RawCase, k: int) -> FileLabel | Bool[np.ndarray, "H W"]:
-        """The label or the mask of a rater; the levels of labels are recorded."""
+    def _rater(self, case: RawCase, k: int, size: tuple[int, int]) -> FileLabel | Bool[np.ndarray, "H W"]:
+        """The label or the mask with number k of a case; the levels of labels are recorded."""
         rater = case.raters[k]
+        if rater is None:
+            return np.zeros(size, dtype=bool)
         if isinstance(rater, np.ndarray):
-            if rater.dtype == bool:
+            if rater.dtype == bool and not self.config.classes:
                 return rater
             name = f"{self.config.src}, {case.id}, rater {k}"
             rater = FileLabel(name, Label(label_values(name, rater), None))
@@ -158,46 +170,69 @@ class Stage:
 
         DataError: the labels are not masks; one line per fault.
         """
-        config, level = self.config, self._level()
-        rule = self.levels.rule(config.label_threshold, config.merge_labels, level)
+        config = self.config
+        self.labels = labels = labels_of(self.levels, config, classes_of(config, self.facts), self._structure_levels())
         kept = []
         for case in self.cases:
-            masks = self._masks(case, rule)
-            if masks is not None and sum(bool(mask.any()) for mask in masks) < config.min_raters:
+            raters = self._masks(case, labels)
+            if raters is not None and sum(bool(rater.masks.any()) for rater in raters) < config.min_raters:
                 self.skipped += 1
-                masks = None
-            if masks is None:
+                raters = None
+            if raters is None:
                 self.out.remove(case.row)
                 continue
+            masks = [rater.masks for rater in raters]
             self.changes.masks.add(np.array(masks))
-            kept.append(case._replace(row=self.out.add_masks(case.row, masks)))
+            files = [rater.labels for rater in raters]
+            kept.append(case._replace(row=self.out.add_labels(case.row, files, areas_of(masks))))
         self.cases = kept
-        return list(_faults_of_files(rule))
+        return list(_faults_of_files(labels.rule.refused))
 
-    def _level(self) -> float | None:
-        """The level of --structure; None: it is a name in the paths of masks, or not given."""
+    def _structure_levels(self) -> tuple[float, ...]:
+        """The levels of --structure; empty: it is a name in the paths of masks, or not given."""
         config, dataset = self.config, self.facts.dataset
-        level = DataConfig(structure=config.structure).level
-        if level is None and dataset and config.structure in dataset.structures:
-            level = dataset.level_of(config.structure)
-            if level is not None:
+        levels = DataConfig(structure=config.structure).levels
+        if not levels and dataset and config.structure in dataset.structures:
+            levels = dataset.levels_of(config.structure) or ()
+            if levels:
                 check_level_stands_alone(config)
-        return level
+        return levels
 
-    def _masks(self, case: Staged, rule: MaskRule) -> list[Bool[np.ndarray, "H W"]] | None:
+    def _masks(self, case: Staged, labels: ClassLabels) -> list[RaterMasks] | None:
         """The masks of a case; None: the rule refuses one of its labels."""
-        masks = []
+        found: list[FileLabel | Bool[np.ndarray, "H W"]] = []
         for label, kept in case.labels:
-            if label and label.file in rule.refused:
+            if label and label.file in labels.rule.refused:
                 return None
             values = self._aside.get(kept)
-            masks.append(rule.mask(label.file, replace(label.label, values=values)) if label else values)
-        return masks
+            found.append(label._replace(label=replace(label.label, values=values)) if label else values)
+        each = labels.classes.count if labels.classes.from_files else 1
+        return [labels.read(found[start : start + each]) for start in range(0, len(found), each)]
+
+    @property
+    def stated(self) -> dict[str, tuple[int, ...]]:
+        """What dataset.json states about the labels, once they are settled."""
+        return self.labels.stated(structure_of(self.facts)) if self.labels else {}
+
+    @property
+    def painted(self) -> tuple[int, ...]:
+        """The values that regions are painted with, once they are settled; empty: there are none."""
+        return self.labels.painted() if self.labels else ()
 
     def notes(self) -> Iterator[str]:
         """What reading changed, and what is unusual, one line each."""
-        for line in self.changes.notes(self.levels):
+        of_classes = self.labels is not None and isinstance(self.labels.rule, ClassRule)
+        for line in (*self._values_in_words(), *self.changes.notes(self.levels, of_classes)):
             yield line if line.startswith("warning: ") else f"note: {line}"
+
+    def _values_in_words(self) -> Iterator[str]:
+        """Lines on classes that hide others, and on levels that are written as other values."""
+        values = self.labels.values if self.labels and self.labels.by_level else {}
+        if self.labels:
+            yield from self.labels.notes()
+        changed = [f"{self.levels.show(level)} as {value}" for level, value in values.items() if level != value]
+        if changed:
+            yield f"levels of the labels are written with other values: {', '.join(changed)}"
 
 
 def in_full_scale(
@@ -217,9 +252,9 @@ def in_full_scale(
     return decoded.planes.astype(np.uint16)
 
 
-def _faults_of_files(rule: MaskRule) -> Iterator[str]:
-    """A line for each kind of labels that the rule refuses."""
-    for text in dict.fromkeys(rule.refused.values()):
-        files = [file for file, reason in rule.refused.items() if reason == text]
+def _faults_of_files(refused: Mapping[str, str]) -> Iterator[str]:
+    """A line for each kind of labels {file: reason} that the rule refuses."""
+    for text in dict.fromkeys(refused.values()):
+        files = [file for file, reason in refused.items() if reason == text]
         more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
         yield f"{', '.join(files[:NAMES_SHOWN])}{more}: {text}"

@@ -3,7 +3,7 @@
 import collections
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +13,9 @@ from ...data.files.dataset_json import FILE, DatasetFile, read_one
 from ...data.files.decoded import to_unit
 from ...data.names import patient_of
 from ...errors import DataError, first_lines
+from ...flags.classes import parse_classes
 from ..case_writer import Origin, RawCase
+from ..formats.classes import complete, placed
 from ..formats.config import ConvertConfig
 from ..formats.facts import Facts
 from ..formats.foreign_files import each, pages_of, read_images
@@ -22,9 +24,9 @@ from .beside import beside
 from .drawing import nothing_usable
 from .found import Case, Found, image_folder
 from .listing import Listing, list_source
-from .naming import Named, in_order, name_masks
+from .naming import Named, in_order, is_structure, name_masks, of_structures
 from .patterns import by_patterns
-from .words import shown
+from .words import in_natural_order, shown
 
 UNSAFE = re.compile(r"[^\w.\-]+|^[.\-]+")
 
@@ -34,13 +36,14 @@ class Files(NamedTuple):
 
     within  names of its folders in the source, and its own name last
     images  {modality: path}
+    masks   of each rater in turn; "": an empty mask
     """
 
     id: str
     within: tuple[str, ...]
     split: str | None
     images: dict[str, str]
-    masks: list[str]
+    masks: list[str] = []
 
 
 def folders(config: ConvertConfig) -> Iterator[RawCase | DataError | str | Facts]:
@@ -53,10 +56,13 @@ def folders(config: ConvertConfig) -> Iterator[RawCase | DataError | str | Facts
     dataset = read_one(os.path.join(config.src, FILE))
     try:
         found = find_layout(listing, config)
-        masks, notes = name_masks(found, _structure_in_names(config, found, dataset))
+        named, notes = name_masks(found)
+        structures = _structures_in_names(config, {mask.structure for mask in named}, dataset)
+        masks = of_structures(named, structures, "structure" if config.structure else "classes")
     except DataError as error:
         raise DataError("\n".join([str(error), *map(str, listing.faults)])) from error
-    yield _facts(config, masks, dataset)
+    raters = _raters(config, masks, named)
+    yield _facts(config, masks, raters, dataset)
     yield from notes
     yield _summary(found, masks)
     yield from _passed_over(listing, found, masks)
@@ -64,12 +70,16 @@ def folders(config: ConvertConfig) -> Iterator[RawCase | DataError | str | Facts
     channels = _channels(found, masks)
     items = sorted(_by_case(masks).items(), key=lambda item: item[1][0].mask.file.within)
     names = _ids([case for case, _ in items])
-    for case, of_case in items:
+    for case, _ in items:
         try:
-            files = _files(case, names[case], found, of_case, _modalities(channels, dataset))
+            files = _files(case, names[case], found, _modalities(channels, dataset))
         except DataError as error:
             yield error
             continue
+        if isinstance(of_raters := raters[case], DataError):
+            yield of_raters
+            continue
+        files = files._replace(masks=[path for paths in of_raters.values() for path in paths])
         yield from each([files], partial(_raw_cases, config, dataset.intensity_range if dataset else None))
 
 
@@ -101,40 +111,77 @@ def find_layout(listing: Listing, config: ConvertConfig) -> Found:
 # -- structures and raters --------------------------------------------------------------------------------------------
 
 
-def _structure_in_names(config: ConvertConfig, found: Found, dataset: DatasetFile | None) -> str:
-    """--structure, if it is a name in the paths of masks; empty: none is given, or it is a level of the labels."""
-    if DataConfig(structure=config.structure).level is not None:
-        return ""
-    if dataset and config.structure in dataset.structures:
+def _structures_in_names(config: ConvertConfig, named: Set[str], dataset: DatasetFile | None) -> Sequence[str]:
+    """The structures to convert that are names in the paths of masks; empty: the only one, or all are in each label.
+
+    named  the structures that the paths name
+    """
+    if config.structure:
+        in_dataset = dataset and len(named) == 1 and config.structure in dataset.structures
+        return () if in_dataset or DataConfig(structure=config.structure).levels else (config.structure,)
+    classes = parse_classes(config.classes)
+    names = classes.names
+    if not names and dataset and not config.merge_labels and config.label_threshold is None:
+        names = dataset.classes.names if len(dataset.structures) > 1 else ()
+    by_level = not (classes.plain or classes.from_files)
+    are_named = any(is_structure(one, name) for one in named for name in names)
+    return names if (are_named or (len(named) > 1 and config.classes)) and not by_level else ()
+
+
+def _raters(
+    config: ConvertConfig, masks: Sequence[Named], named: Sequence[Named]
+) -> dict[Case, dict[str, tuple[str, ...]] | DataError]:
+    """The files of each rater, one of each structure, of each case with masks; or what is wrong with them.
+
+    Of a single structure, raters without it have not seen the case, unless the config says that it is empty.
+
+    named  the masks of all structures
+    """
+    structures = list(dict.fromkeys(mask.structure for mask in masks))
+    everyone = _by_case(named) if len(structures) == 1 and config.missing == "empty" else {}
+    found: dict[Case, dict[str, tuple[str, ...]] | DataError] = {}
+    for case, of_case in _by_case(masks).items():
+        files: dict[str, dict[str, str]] = {mask.rater: {} for mask in in_order(everyone.get(case, of_case))}
         try:
-            name_masks(found)
-            return ""
-        except DataError:  # the names of masks have structures, too
-            pass
-    return config.structure
+            for mask in in_order(of_case):
+                path = mask.mask.file.path
+                other = files[mask.rater].setdefault(mask.structure, path)
+                if other != path:
+                    raise DataError(f"{path}: {os.path.basename(other)} is by the same rater; remove one")
+            place = f"{config.src}: {'/'.join((*case.folders, case.name))}"
+            found[case] = complete(place, files, structures, config.missing)
+        except DataError as error:
+            found[case] = error
+    return found
 
 
-def _facts(config: ConvertConfig, masks: Sequence[Named], dataset: DatasetFile | None) -> Facts:
-    raters = [mask.rater for mask in in_order(masks)]
-    distinct = tuple(dict.fromkeys(raters))
-    of_cases = [[mask.rater for mask in in_order(named)] for named in _by_case(masks).values()]
-    same = all(names == list(distinct[: len(names)]) for names in of_cases)
+def _facts(
+    config: ConvertConfig,
+    masks: Sequence[Named],
+    raters: Mapping[Case, Mapping[str, object] | DataError],
+    dataset: DatasetFile | None,
+) -> Facts:
+    of_cases = [[] if isinstance(own, DataError) else list(own) for own in raters.values()]
+    distinct = tuple(sorted(dict.fromkeys(name for own in of_cases for name in own), key=in_natural_order))
+    same = all(own and own == list(distinct[: len(own)]) for own in of_cases)
     known = distinct if same and all(distinct) else ()
-    structure, level = masks[0].structure, DataConfig(structure=config.structure).level
-    if dataset and structure:  # its labels are not those of these files
+    structures = tuple(dict.fromkeys(mask.structure for mask in masks))
+    structure, levels = structures[0] if len(structures) == 1 else "", DataConfig(structure=config.structure).levels
+    if dataset and any(structures):  # its labels are not those of these files
         dataset = replace(dataset, labels={})
-    elif level is None:
+    elif not levels:
         structure = structure or config.structure
     elif dataset:
-        structure = next((name for name, levels in dataset.labels.items() if levels == (level,)), "")
-    return Facts(dataset, known, structure)
+        structure = next((name for name, own in dataset.labels.items() if own == levels), "")
+    return Facts(dataset, known, structure, structures if len(structures) > 1 else ())
 
 
 def _summary(found: Found, masks: Sequence[Named]) -> str:
     """A line on the layout, and on the masks by rater."""
     counts = collections.Counter(mask.rater for mask in in_order(masks))
     raters = [f"{name or 'no name'} {count}" for name, count in counts.items()]
-    structure = f", structure {masks[0].structure}" if masks[0].structure else ""
+    names = list(dict.fromkeys(filter(None, (mask.structure for mask in masks))))
+    structure = f", structure{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
     return f"layout {found.layout}; masks by rater: {shown(raters, 10)}{structure}"
 
 
@@ -187,7 +234,8 @@ def _modalities(channels: Sequence[str], dataset: DatasetFile | None) -> dict[st
     return dict(zip(channels, unique, strict=True))
 
 
-def _files(case: Case, name: str, found: Found, masks: Sequence[Named], modalities: Mapping[str, str]) -> Files:
+def _files(case: Case, name: str, found: Found, modalities: Mapping[str, str]) -> Files:
+    """The files of a case without those of its masks. DataError: its modalities are not those of most cases."""
     images = found.images[case]
     if set(images) != set(modalities):
         first = next(iter(images.values()))
@@ -195,28 +243,24 @@ def _files(case: Case, name: str, found: Found, masks: Sequence[Named], modaliti
             f"{first.path}: the modalities of this case are {', '.join(sorted(images)) or 'without a name'}, but those "
             f"of most cases are {', '.join(modalities)}; give all cases the same"
         )
-    files: dict[str, str] = {}
-    for mask in in_order(masks):
-        other = files.setdefault(mask.rater, mask.mask.file.path)
-        if other != mask.mask.file.path:
-            raise DataError(f"{mask.mask.file.path}: {os.path.basename(other)} is by the same rater; remove one")
     paths = {modalities[channel]: images[channel].path for channel in sorted(images)}
-    return Files(name, (*case.folders, case.name), case.split, paths, list(files.values()))
+    return Files(name, (*case.folders, case.name), case.split, paths)
 
 
 def _raw_cases(config: ConvertConfig, scale: tuple[float, float] | None, files: Files) -> Iterator[RawCase]:
     """The cases in the files of one: one for each page or slice."""
     case = RawCase(files.id, {}, [], split=files.split, within=files.within)
     patient = patient_of(files.within) or files.id  # of all pages or slices
-    if any(is_volume(path) for path in (*files.images.values(), *files.masks)):
-        volumes, turned = on_one_grid([read_volume(path) for path in (*files.images.values(), *files.masks)])
+    paths = [*files.images.values(), *filter(None, files.masks)]
+    if any(map(is_volume, paths)):
+        volumes, turned = on_one_grid([read_volume(path) for path in paths])
         images = zip(files.images, volumes, strict=False)
         planes = {modality: to_unit(volume.array[None], None, scale)[0] for modality, volume in images}
-        yield from slices(
-            replace(case, patient=patient, turned=turned), planes, volumes[len(files.images) :], config.axis
-        )
+        whole = replace(case, patient=patient, turned=turned)
+        for one in slices(whole, planes, volumes[len(files.images) :], config.axis):
+            yield replace(one, raters=placed(one.raters, files.masks))
         return
-    first, *others = (*files.images.values(), *files.masks)
+    first, *others = paths
     pages = pages_of(first, others)
     if pages > 1:
         case = replace(case, patient=patient)
@@ -225,6 +269,6 @@ def _raw_cases(config: ConvertConfig, scale: tuple[float, float] | None, files: 
 
 
 def _page(case: RawCase, files: Files, page: int | None) -> Iterator[RawCase]:
-    planes, raters, turned = read_images(files.images, files.masks, page)
-    case = replace(case, planes=planes, raters=raters, turned=turned)
+    planes, labels, turned = read_images(files.images, list(filter(None, files.masks)), page)
+    case = replace(case, planes=planes, raters=placed(labels, files.masks), turned=turned)
     yield case if page is None else replace(case, id=f"{case.id}_z{page:03d}", origin=Origin(slice=page))

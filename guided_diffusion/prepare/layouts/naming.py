@@ -15,11 +15,15 @@ Words = tuple[str, ...]
 
 
 class Named(NamedTuple):
-    """A mask with the names of its structure and its rater; empty: its path names none."""
+    """A mask with the names of its structure and its rater; empty: its path names none.
+
+    form  of its path, such as masks/RATER/ID.*; empty: that of a pattern
+    """
 
     mask: FoundMask
     structure: str
     rater: str
+    form: str = ""
 
 
 class Read(NamedTuple):
@@ -45,14 +49,10 @@ class Read(NamedTuple):
         return self.folders.unknown + self.name.unknown
 
 
-def name_masks(found: Found, structure: str = "") -> tuple[list[Named], list[str]]:
-    """The masks of all cases, of one structure, and notes.
-
-    structure  --structure NAME; empty: the only one
-    DataError: several structures, words that may be raters or structures, or two layouts.
-    """
+def name_masks(found: Found) -> tuple[list[Named], list[str]]:
+    """The masks of all cases and structures, and notes. DataError: words that may be raters or structures."""
     if any(mask.rater is not None or mask.structure is not None for mask in found.masks):
-        return one_structure([Named(m, m.structure or "", m.rater or "") for m in found.masks], structure), []
+        return [Named(m, m.structure or "", m.rater or "") for m in found.masks], []
     masks = [_read(mask) for mask in found.masks]
     apart = [read for read in masks if read.folders.apart or read.name.apart]
     notes = []
@@ -63,11 +63,24 @@ def name_masks(found: Found, structure: str = "") -> tuple[list[Named], list[str
             f"{apart[0].mask.file.within}"
         )
     masks = _sort_unknown(found, masks)
-    named = _named(masks)
-    chosen = one_structure(named, structure)
-    paths = {name.mask.file.path for name in chosen}
-    _refuse_two_forms([read for read in masks if read.mask.file.path in paths])
-    return chosen, notes
+    return _named(masks), notes
+
+
+def of_structures(named: Sequence[Named], structures: Sequence[str], flag: str) -> list[Named]:
+    """The masks of these structures, named as they are in `structures`; empty: of the only structure.
+
+    flag  that names them
+    DataError: there are several structures, or none of a name, or two layouts.
+    """
+    if len(structures) < 2:
+        chosen = one_structure(named, next(iter(structures), ""), flag)
+    else:
+        of_each = {name: one_structure(named, name, flag) for name in structures}
+        chosen = [mask._replace(structure=name) for name, masks in of_each.items() for mask in masks]
+        if twice := [path for path, n in collections.Counter(mask.mask.file.path for mask in chosen).items() if n > 1]:
+            raise DataError(f"{twice[0]}: its name has several of the names of --classes; give the whole names")
+    _refuse_two_forms(chosen)
+    return chosen
 
 
 def _read(mask: FoundMask) -> Read:
@@ -165,7 +178,8 @@ def _with_field(text: str, word: str, field: str) -> str:
 def _named(masks: Sequence[Read]) -> list[Named]:
     structures = _joined([(read.folders.structure, read.name.structure) for read in masks])
     raters = _joined([(read.folders.rater, read.name.rater) for read in masks])
-    return [Named(read.mask, s, r) for read, s, r in zip(masks, structures, raters, strict=True)]
+    named = zip(masks, structures, raters, strict=True)
+    return [Named(read.mask, structure, rater, _form(read)) for read, structure, rater in named]
 
 
 def _joined(pairs: Sequence[tuple[Words, Words]]) -> list[str]:
@@ -177,26 +191,28 @@ def _joined(pairs: Sequence[tuple[Words, Words]]) -> list[str]:
     return ["_".join((*pair[0], *pair[1])) for pair in pairs]
 
 
-def one_structure(named: Sequence[Named], structure: str) -> list[Named]:
-    """The masks of one structure. DataError: there are several, or none of this name."""
+def one_structure(named: Sequence[Named], structure: str, flag: str) -> list[Named]:
+    """The masks of one structure, which a flag names. DataError: there are several, or none of this name."""
     counts = collections.Counter(mask.structure for mask in named)
     if structure:
-        chosen = [mask for mask in named if _is_named(mask.structure, structure)]
+        chosen = [mask for mask in named if is_structure(mask.structure, structure)]
         if len({mask.structure for mask in chosen}) > 1:
             chosen = [mask for mask in chosen if mask.structure.lower() == structure.lower()]
         if not chosen:
-            raise DataError(f"--structure {structure}: no masks of this name; those found are {_listed(counts)}")
+            raise DataError(f"--{flag} {structure}: no masks of this name; those found are {_listed(counts)}")
         return chosen
     if len(counts) > 1:
         example = next(mask for mask in named if mask.structure)
         raise DataError(
-            f"{example.mask.file.path}: the masks are of several structures: {_listed(counts)}; convert one with "
-            f"--structure {example.structure} (if these are raters, name them by {{rater}} in --masks)"
+            f"{example.mask.file.path}: the masks are of several structures: {_listed(counts)}; convert all with "
+            f"--classes {','.join(filter(None, counts))}, or one with --structure {example.structure} (if these are "
+            "raters, name them by {rater} in --masks)"
         )
     return list(named)
 
 
-def _is_named(name: str, structure: str) -> bool:
+def is_structure(name: str, structure: str) -> bool:
+    """Whether the name of a structure in a path is the one that a flag gives, or has it among its words."""
     return structure.lower() in (name.lower(), *name.lower().split("_"))
 
 
@@ -204,11 +220,11 @@ def _listed(counts: collections.Counter[str]) -> str:
     return ", ".join(f"{name or 'without a name'} ({count} masks)" for name, count in sorted(counts.items()))
 
 
-def _refuse_two_forms(masks: Sequence[Read]) -> None:
+def _refuse_two_forms(masks: Sequence[Named]) -> None:
     """DataError: the paths of masks have two forms, such as masks/ID.* beside masks/RATER/ID.*."""
-    forms: dict[str, list[Read]] = collections.defaultdict(list)
-    for read in masks:
-        forms[_form(read)].append(read)
+    forms: dict[str, list[Named]] = collections.defaultdict(list)
+    for named in masks:
+        forms[named.form].append(named)
     if len(forms) > 1:
         (one, first), (two, second), *_ = sorted(forms.items(), key=lambda item: -len(item[1]))
         raise DataError(
