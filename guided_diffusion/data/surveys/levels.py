@@ -86,7 +86,9 @@ class LevelSurvey:
             return
         values = label.values
         if self.ignore is not None and (ignored := values == self.ignore).any():
-            values = np.where(ignored, values[~ignored].min() if not ignored.all() else 0, values)
+            if ignored.all():
+                return
+            values = np.where(ignored, values[~ignored].min(), values)
         levels, counts = _levels(values)
         self.files[len(levels)] += 1
         self.largest = max(self.largest, float(levels[-1]))
