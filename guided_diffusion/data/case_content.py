@@ -1,6 +1,7 @@
 """The decoded files of one case, upright and on one grid."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -74,11 +75,8 @@ def content_of(
     images = read_each(
         (file for file in image_files if file in decoded), lambda file: _image(file, decoded[file]), faults
     )
-    labels = read_each(
-        (file for files in raters for file in files if file in decoded),
-        lambda file: label_of(file, decoded[file]),
-        faults,
-    )
+    label_files = filter(decoded.__contains__, itertools.chain.from_iterable(raters))
+    labels = read_each(label_files, lambda file: label_of(file, decoded[file]), faults)
     colour = [file for file, image in images.items() if image.in_colour] if grey else []
     images |= {file: dataclasses.replace(images[file], planes=to_grey(images[file].planes)) for file in colour}
     return CaseContent(images, labels, list(raters), turned, colour, faults)

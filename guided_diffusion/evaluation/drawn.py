@@ -180,7 +180,11 @@ def _check_classes(drawn: Drawn, data: DataConfig) -> None:
     if channels == ((classes.count,) if classes.several else ()):
         return
     has = f"{channels[0]} classes" if channels else "one class"
-    raise DataError(f"the samples in {drawn.folder} have {has}, but the cases {classes.kind}; check --classes")
+    shape = list(drawn.samples.shape)
+    raise DataError(
+        f"the samples in {drawn.folder} have the shape {shape}, so {has}, but the cases have {classes.kind}; check "
+        "--classes"
+    )
 
 
 def check_same_raters(case: str, first: Scored, other: Scored) -> None:

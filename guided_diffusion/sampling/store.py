@@ -89,16 +89,21 @@ def write_case(
     classes = data_config_of(drawn_by).class_set
     masks = binarise(samples, postprocess_of(finished_by), geometry.bring_back if geometry else None, classes)
     remove_others(out_dir, case.id, outputs.paths(out_dir, case.id, len(masks), finished_by, geometry, classes))
-    arrays = CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5, geometry)
-    if geometry and geometry.changes_pixels:
-        arrays = own() if own else bring_back(arrays)
-    shown = shown_at(arrays, case.colour)
+    shown = shown_at(_arrays_of(case, geometry, own), case.colour)
     if frames:
         at_size = [geometry.bring_back(frame) for frame in frames] if geometry else frames
         write_movie(out_dir, case.id, shown[0], at_size)
     checksums = outputs.write(out_dir, case.id, outputs.Drawn(masks, *shown, classes), finished_by, geometry)
     stored.add(**finished_by, pictures=np.array(checksums, dtype=np.uint32))
     stored.write(path)
+
+
+def _arrays_of(case: "Case", geometry: Geometry | None, own: Callable[[], CaseArrays] | None) -> CaseArrays:
+    """The pixels of a case at the size of its masks; see `write_case`."""
+    arrays = CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5, geometry)
+    if geometry is None or not geometry.changes_pixels:
+        return arrays
+    return own() if own else bring_back(arrays)
 
 
 def _of_case(case: "Case") -> dict[str, str]:

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from guided_diffusion.masks import pictures
+from guided_diffusion.masks import legends, pictures
 
 
 def test_sheet_shows_each_picture_where_it_is_labelled():
@@ -13,19 +13,19 @@ def test_sheet_shows_each_picture_where_it_is_labelled():
     masks[1, :2] = True
     page = np.asarray(pictures.sheet(image, raters, masks))
     scale = pictures.TILE // 4
-    step_x = 4 * scale + pictures.MARGIN
-    step_y = 4 * scale + pictures.LABEL_HEIGHT + pictures.MARGIN
-    assert page.shape == (4 * step_y + pictures.LABEL_HEIGHT + pictures.MARGIN, 8 * step_x + pictures.MARGIN, 3)
+    step_x = 4 * scale + legends.MARGIN
+    step_y = 4 * scale + legends.LABEL_HEIGHT + legends.MARGIN
+    assert page.shape == (4 * step_y + legends.LABEL_HEIGHT + legends.MARGIN, 8 * step_x + legends.MARGIN, 3)
 
     def tile(row, column, colour=False):
-        y, x = pictures.MARGIN + row * step_y + pictures.LABEL_HEIGHT, pictures.MARGIN + column * step_x
-        y += pictures.LABEL_HEIGHT * (row > 0)  # of the scales
+        y, x = legends.MARGIN + row * step_y + legends.LABEL_HEIGHT, legends.MARGIN + column * step_x
+        y += legends.LABEL_HEIGHT * (row > 0)  # of the scales
         shown = page[y : y + 4 * scale, x : x + 4 * scale]
         return shown if colour else shown[scale // 2 :: scale, scale // 2 :: scale, 0]
 
     def scale_of(column):
         """The grey levels of the scale below a tile of the first row, without its frame."""
-        y, x = pictures.MARGIN + pictures.LABEL_HEIGHT + 4 * scale + 9, pictures.MARGIN + column * step_x
+        y, x = legends.MARGIN + legends.LABEL_HEIGHT + 4 * scale + 9, legends.MARGIN + column * step_x
         return page[y, x + 22 : x + 60, 0].astype(int)
 
     half = np.repeat([[255], [255], [0], [0]], 4, axis=1)
@@ -64,8 +64,8 @@ def test_equal_masks_share_a_tile_whose_label_counts_them():
 def test_chips_have_the_colours_and_dashes_of_their_outlines():
     seen = set()
     for k in range(3 * len(pictures.PALETTE)):
-        chip = np.asarray(pictures.label_picture("rater", k, 1))[6, : pictures.CHIP[0]]
-        coloured = (chip != pictures.PAPER).any(1)
+        chip = np.asarray(legends.label_picture("rater", k, 1))[6, : legends.CHIP[0]]
+        coloured = (chip != legends.PAPER).any(1)
         assert (chip[coloured] == pictures.PALETTE[k % len(pictures.PALETTE)]).all() and coloured[0]
         assert coloured.all() == (k < len(pictures.PALETTE))
         seen.add(chip.tobytes())
@@ -108,9 +108,9 @@ def test_colour_images_are_in_colour_on_sheets_outlines_and_movies():
     assert drawn.any() and drawn[32, 32] and (outlined[~drawn] == expected[~drawn]).all()
 
     page = np.asarray(pictures.sheet(image, mask[None], mask[None]))
-    top, left = pictures.MARGIN + pictures.LABEL_HEIGHT, pictures.MARGIN
+    top, left = legends.MARGIN + legends.LABEL_HEIGHT, legends.MARGIN
     np.testing.assert_array_equal(page[top : top + 128, left : left + 128], expected)
-    row = top + 2 * pictures.LABEL_HEIGHT + 128 + pictures.MARGIN  # the raters' row, below a scale
+    row = top + 2 * legends.LABEL_HEIGHT + 128 + legends.MARGIN  # the raters' row, below a scale
     np.testing.assert_array_equal(page[row : row + 128, left : left + 128], outlined)
 
     film = Image.open(io.BytesIO(pictures.movie(image, [np.full((16, 16), value) for value in (0.2, 1.0)])))
@@ -139,7 +139,7 @@ def test_movies_run_from_noise_to_the_mask():
     frames = [np.full((16, 16), value) for value in (0.0, 0.5, 1.0)]
     film = Image.open(io.BytesIO(pictures.movie(np.zeros((16, 16)), frames)))
     assert film.n_frames >= 3 and film.is_animated
-    x, y = pictures.MARGIN + 128 + pictures.MARGIN + 60, pictures.MARGIN + pictures.LABEL_HEIGHT + 60
+    x, y = legends.MARGIN + 128 + legends.MARGIN + 60, legends.MARGIN + legends.LABEL_HEIGHT + 60
     seen = []
     for k in range(film.n_frames):
         film.seek(k)
@@ -155,11 +155,11 @@ def test_labels_lie_beside_each_other_and_grow_with_the_tiles():
         return (np.asarray(page.convert("L"))[top : top + height] < 200).any(0)
 
     narrow = pictures.sheet(np.zeros((80, 20)), np.zeros((0, 80, 20), bool), np.zeros((1, 80, 20), bool))
-    columns = inked(narrow, pictures.MARGIN, pictures.LABEL_HEIGHT)
+    columns = inked(narrow, legends.MARGIN, legends.LABEL_HEIGHT)
     gaps = np.diff(np.flatnonzero(np.diff(np.concatenate([[False], columns, [False]]).astype(int))))[1::2]
-    assert (gaps >= pictures.MARGIN).sum() >= 3  # between four labels
+    assert (gaps >= legends.MARGIN).sum() >= 3  # between four labels
     wide = pictures.grid([[("image", np.ones((512, 512)))]])
-    assert wide.height == 512 + 4 * pictures.LABEL_HEIGHT + 2 * pictures.MARGIN
+    assert wide.height == 512 + 4 * legends.LABEL_HEIGHT + 2 * legends.MARGIN
     assert (
         np.flatnonzero(inked(wide, 0, wide.height)).max()
         > 3 * np.flatnonzero(inked(pictures.grid([[("image", np.ones((128, 128)))]]), 0, 128)).max()

@@ -151,7 +151,7 @@ def test_a_case_waits_for_the_disk_once_and_at_its_end(dataset, tmp_path, monkey
 def test_samples_survive_an_error_in_making_their_pictures(dataset, tmp_path, monkeypatch):
     config, drawn_by, finished_by, write = writing(tmp_path)
     with monkeypatch.context() as broken, pytest.raises(MemoryError):
-        broken.setattr(pictures, "sheet", lambda *args: (_ for _ in ()).throw(MemoryError))
+        broken.setattr(pictures, "sheet", lambda *args, **more: (_ for _ in ()).throw(MemoryError))
         write(dataset[0])
     np.testing.assert_array_equal(store.find_samples(str(tmp_path), dataset.ids[0], lambda: None)[0], soft(0, 3))
     assert store.unfinished(dataset, [0], config, drawn_by, finished_by) == []

@@ -1,6 +1,7 @@
 """The files of cases: finds the folders, and the images and labels in them."""
 
 import collections
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ class CaseFiles(NamedTuple):
     @property
     def labels(self) -> list[str]:
         """All labels, sorted by rater."""
-        return [file for files in self.raters for file in files if file]
+        return list(filter(None, itertools.chain.from_iterable(self.raters)))
 
 
 Places = list[tuple[str, str]]  # the name of each case, and its folder or, for a bare picture, its file

@@ -178,10 +178,12 @@ def _labels(value: Any) -> tuple[dict[str, tuple[int, ...]], int]:
 
 def _paint_order(value: Any, labels: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """regions_class_order: a value for each structure."""
-    order = tuple(value) if isinstance(value, (list, tuple)) else () if value is None else (value,)
-    if order and (len(order) != len(labels.keys() - {IGNORED}) or not all(isinstance(level, int) for level in order)):
+    if value in (None, []):
+        return ()
+    whole = isinstance(value, list) and all(isinstance(level, int) for level in value)
+    if not whole or len(value) != len(labels.keys() - {IGNORED}):
         raise ValueError("regions_class_order must be a list with a level for each structure of labels")
-    return order
+    return tuple(value)
 
 
 def _levels(name: str, value: Any) -> tuple[int, ...]:

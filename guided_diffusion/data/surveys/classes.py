@@ -108,7 +108,9 @@ def _known(
     """
     own = {level for one in levels for level in one}
     rest = sorted(found - own)
-    background = int(rest[0]) if len(rest) == 1 and (0 in own or rest[0] != 0) else 0 if 0 not in own else None
+    background = 0 if 0 not in own else None
+    if len(rest) == 1 and (0 in own or 0 not in found):
+        background = int(rest[0])
     strange = [level for level in rest if level != background]
     if strange:
         shown = _listed([survey.show(level) for level in strange[:5]])
@@ -117,8 +119,7 @@ def _known(
             f"{classes.kind}, which are {_listed(sorted(own))}: name it with --classes, or leave its pixels out with "
             "--ignore_label"
         )
-    every = {*own, *([] if background is None else [background]), *([] if survey.ignore is None else [survey.ignore])}
-    return tuple(sorted(every))
+    return tuple(sorted(own | {level for level in (background, survey.ignore) if level is not None}))
 
 
 def _far_from(survey: LevelSurvey, known: Sequence[int]) -> dict[str, str]:
@@ -127,12 +128,14 @@ def _far_from(survey: LevelSurvey, known: Sequence[int]) -> dict[str, str]:
         raise DataError(
             f"{survey.lossy[0]}: the compression of JPEG mixes the levels {_listed(known)}; save the labels as PNG"
         )
-    return {
-        file: f"a JPEG with values near {value}, which is not near one of {_listed(known)}; save it as PNG"
-        for file, clusters in survey.clusters.items()
-        for value in clusters
-        if min(abs(value - level) for level in known) > NEAREST
-    }
+    refused = {}
+    for file, clusters in survey.clusters.items():
+        far = [value for value in clusters if min(abs(value - level) for level in known) > NEAREST]
+        if far:
+            refused[file] = (
+                f"a JPEG with values near {far[0]}, which is not near one of {_listed(known)}; save it as PNG"
+            )
+    return refused
 
 
 def _example(survey: LevelSurvey) -> str:

@@ -181,7 +181,8 @@ def _summary(found: Found, masks: Sequence[Named]) -> str:
     counts = collections.Counter(mask.rater for mask in in_order(masks))
     raters = [f"{name or 'no name'} {count}" for name, count in counts.items()]
     names = list(dict.fromkeys(filter(None, (mask.structure for mask in masks))))
-    structure = f", structure{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
+    noun = "structure" if len(names) == 1 else "structures"
+    structure = f", {noun} {', '.join(names)}" if names else ""
     return f"layout {found.layout}; masks by rater: {shown(raters, 10)}{structure}"
 
 
