@@ -79,7 +79,7 @@ def agreed(given: Classes, file: DatasetFile) -> Classes:
 
 def _as_packed(config: DataConfig, path: str) -> DataConfig:
     """`config` with the ignored level of a packed file, and its classes, if it has none or their names only."""
-    rules = PackedCases(path).header.get("rules", {})
+    rules = PackedCases(path).header.get("rules") or {}
     if config.ignore_label is None:
         config = replace(config, ignore_label=rules.get("ignore_label"))
     packed = tuple(rules.get("classes") or ())

@@ -57,6 +57,14 @@ def test_jpeg_is_read_by_the_nearest_level(tmp_path):
     assert_says(refusal(tmp_path, classes=("disc", "spot"), ignore_label=170), "JPEG", "--ignore_label", "PNG")
 
 
+def test_background_of_a_jpeg_may_be_the_upper_level(tmp_path):
+    """As in REFUGE: 0 is the cup, 128 the disc, 255 background."""
+    put_case(tmp_path / "c0", [np.array([255, 128, 0], np.uint8)[classes()]], suffix=".jpg", quality=95)
+    (masks,) = masks_in(opened(tmp_path, classes=("disc=128", "spot=0")))
+    assert (masks ^ [DISCS[0], SPOT]).mean() < 0.001
+    assert_says(refusal(tmp_path, classes=("disc=0", "spot=20")), "label0_.jpg", "the level 128, 255 beyond")
+
+
 def test_three_levels_in_a_border_are_classes_or_ignored(tmp_path):
     """The case `border`: 128 in the first three rows, which are at the edge of the view."""
     border = white(DISCS[0]).copy()

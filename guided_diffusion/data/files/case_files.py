@@ -104,11 +104,8 @@ def skip_unlabelled(directory: str, cases: Places, report: Report, listed: Calla
 
     DataError: no case has labels.
     """
-    skipped = []
-    for name, folder in cases:
-        found = listed(folder)
-        if found.images and not found.raters and not found.faults:
-            skipped.append(name)
+    found = {name: listed(folder) for name, folder in cases}
+    skipped = [name for name, files in found.items() if files.images and not files.raters and not files.faults]
     if len(skipped) == len(cases):
         raise DataError(f"{directory}: none of the {len(cases)} cases has labels (--skip_unlabelled)")
     if skipped:

@@ -18,7 +18,7 @@ MUCH = 0.5  # of an image's area: foreground above it is unusual
 
 @dataclass
 class MaskCounts:
-    """The masks of a set of cases; several classes count as so many masks.
+    """The masks of a set of cases; each class of a rater is one.
 
     much  cases whose masks cover more than MUCH of the image on average
     """

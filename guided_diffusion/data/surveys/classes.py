@@ -1,6 +1,7 @@
 """The rule that turns the labels of a set into masks of several classes."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,6 +68,9 @@ def class_rule(survey: LevelSurvey, classes: Classes) -> ClassRule:
     for name, own in zip(classes.names, levels, strict=True):
         if survey.ignore in own:
             raise DataError(f"--ignore_label {survey.ignore}: also a level of the class {name}; use another level")
+    if survey.lossy:
+        seen = {0, *found, *itertools.chain.from_iterable(levels)}
+        found |= {value for value in _centres(survey, found) if not _near(value, seen)}
     known = _known(survey, classes, levels, found)
     if survey.lossy:
         refused |= _far_from(survey, known)
@@ -87,16 +91,22 @@ def _ascending(survey: LevelSurvey, classes: Classes, found: Sequence[float]) ->
 
 def _lossy_levels(survey: LevelSurvey, classes: Classes, found: set[float]) -> tuple[tuple[int, ...], ...]:
     """As `_ascending`, from the clusters of lossy labels. DataError: there are not K + 1 of them."""
-    centres: list[int] = []
-    for value in sorted({*map(int, found), *(value for clusters in survey.clusters.values() for value in clusters)}):
-        if not centres or value - centres[-1] > NEAREST:
-            centres.append(value)
+    centres = _centres(survey, found)
     if len(centres) != classes.count + 1:
         raise DataError(
             f"{survey.lossy[0]}: the JPEG labels have values near {_listed(centres)}, which are not those of a "
             f"background and {classes.kind}: {NAMED.format(_form(classes))}, or save them as PNG"
         )
     return tuple((value,) for value in centres[1:])
+
+
+def _centres(survey: LevelSurvey, found: set[float]) -> list[int]:
+    """The clusters of lossy labels and the levels of others, without those near a lower one."""
+    centres: list[int] = []
+    for value in sorted({*map(int, found), *itertools.chain.from_iterable(survey.clusters.values())}):
+        if not centres or value - centres[-1] > NEAREST:
+            centres.append(value)
+    return centres
 
 
 def _known(
@@ -108,8 +118,8 @@ def _known(
     """
     own = {level for one in levels for level in one}
     rest = sorted(found - own)
-    background = 0 if 0 not in own else None
-    if len(rest) == 1 and (0 in own or 0 not in found):
+    background = None if 0 in own else 0
+    if len(rest) == 1:
         background = int(rest[0])
     strange = [level for level in rest if level != background]
     if strange:
@@ -124,22 +134,25 @@ def _known(
 
 def _far_from(survey: LevelSurvey, known: Sequence[int]) -> dict[str, str]:
     """{lossy file: why its values are not those of the known levels}. DataError: the levels are too close."""
-    if min(np.diff(known)) < 2 * NEAREST:
+    if (np.diff(known) < 2 * NEAREST).any():
         raise DataError(
             f"{survey.lossy[0]}: the compression of JPEG mixes the levels {_listed(known)}; save the labels as PNG"
         )
-    refused = {}
-    for file, clusters in survey.clusters.items():
-        far = [value for value in clusters if min(abs(value - level) for level in known) > NEAREST]
-        if far:
-            refused[file] = (
-                f"a JPEG with values near {far[0]}, which is not near one of {_listed(known)}; save it as PNG"
-            )
-    return refused
+    far = {file: [value for value in clusters if not _near(value, known)] for file, clusters in survey.clusters.items()}
+    return {
+        file: f"a JPEG with values near {values[0]}, which is not near one of {_listed(known)}; save it as PNG"
+        for file, values in far.items()
+        if values
+    }
+
+
+def _near(value: float, levels: Iterable[float]) -> bool:
+    """Whether a cluster of a JPEG may be one of the levels."""
+    return any(abs(value - level) <= NEAREST for level in levels)
 
 
 def _example(survey: LevelSurvey) -> str:
-    return next(iter(survey.many or survey.soft or survey.examples.values()), "labels")
+    return next(iter(survey.many or survey.soft or survey.examples.values() or survey.lossy), "labels")
 
 
 def _form(classes: Classes) -> str:

@@ -144,7 +144,7 @@ class LevelSurvey:
         return MaskRule("!=", 0, refused=refused)
 
     def refuse_ignored_jpeg(self) -> None:
-        """DataError: some labels are lossy, so that the level of ignored pixels cannot be told from others."""
+        """DataError: some labels are lossy, and there is a level of ignored pixels."""
         if self.lossy and self.ignore is not None:
             raise DataError(
                 f"{_first(self.lossy)}: the compression of JPEG mixes the level of --ignore_label with others; save "
