@@ -1,7 +1,6 @@
 """Checks a folder of cases in one pass: reports every fault, and what the folder contains."""
 
 import collections
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
@@ -12,7 +11,7 @@ from ..data.case_reader import CaseReader
 from ..data.config import DataConfig
 from ..data.described import described, with_intensity_range
 from ..data.files.case_files import list_files
-from ..data.files.dataset_json import DatasetFile, dataset_faults, read_dataset_file
+from ..data.files.dataset_json import dataset_faults, read_dataset_file
 from ..data.names import PatientPattern, PatientRule, PatientTable
 from ..data.resize import pad_to, resize
 from ..data.stores.case_cache import find_labelled
@@ -84,8 +83,7 @@ class CheckedCases:
 
     def __init__(self, config: CheckConfig, data_config: DataConfig) -> None:
         self.config = config
-        file = _dataset_file(config.data_dir)
-        data_config = described(with_intensity_range(data_config, file), config.data_dir)
+        data_config = _described(data_config, config.data_dir)
         self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
         self.classes = data_config.class_set
         self.contents: dict[str, Contents] = collections.defaultdict(lambda: Contents(self.classes))
@@ -135,11 +133,13 @@ class CheckedCases:
         yield from self.fitted.notes(num_cases)
 
 
-def _dataset_file(directory: str) -> DatasetFile | None:
-    """The dataset.json of a folder; None also if it is damaged, which dataset_faults reports."""
-    with contextlib.suppress(DataError):
-        return read_dataset_file(directory)
-    return None
+def _described(config: DataConfig, directory: str) -> DataConfig:
+    """`config` with what the dataset.json of a folder states; as it is if that is damaged, see dataset_faults."""
+    try:
+        file = read_dataset_file(directory)
+    except DataError:
+        return config
+    return described(with_intensity_range(config, file), directory)
 
 
 def report_contents(contents: Mapping[str, Contents], num_cases: int, report: Callable[[str], None]) -> None:

@@ -25,7 +25,7 @@ MS_FILE = re.compile(r"(.+?)_(flair|mprage|t1|f1|t2|f2|pd|mask\d+)(?:_.*)?\.nii(
 def qubiq(config: ConvertConfig) -> Iterator[RawCase | DataError | Facts]:
     """CASE/image.nii.gz, CASE/task01_seg01.nii.gz, ...; a third axis holds modalities or slices.
 
-    Several tasks are so many structures, which --classes may name.
+    Each of several tasks is a structure, which --classes may name.
     """
     structures: tuple[str, ...] = ()
     if len(config.task) > 1:
