@@ -42,10 +42,11 @@ LEAST = {**TINY, "image_size": 8, "channel_mult": "1", "attention_resolutions": 
 
 def segmenter_of(flags):
     """The segmenter of model flags {name: value}; others are passed over."""
+    from guided_diffusion.data.config import DataConfig
     from guided_diffusion.flags.configs import configs_from_flags
     from guided_diffusion.script_util import MODEL_CONFIGS, create_segmenter
 
-    return create_segmenter(configs_from_flags(flags, *MODEL_CONFIGS))
+    return create_segmenter(configs_from_flags(flags, DataConfig, *MODEL_CONFIGS))
 
 
 def write_checkpoint(path, reading=None, **flags):

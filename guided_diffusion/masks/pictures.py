@@ -88,8 +88,8 @@ def _line(mask: Bool[np.ndarray, "H W"], scale: int) -> Bool[np.ndarray, "{scale
     return large & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
 
 
-def reduced(picture: Shown) -> Shaped[np.ndarray, "_ _"] | Float[np.ndarray, "3 _ _"]:
-    """The picture, by area averaging at most LARGEST_TILE high and wide; masks stay masks."""
+def reduced(picture: Shaped[np.ndarray, "*planes _ _"]) -> Shaped[np.ndarray, "*planes _ _"]:
+    """The picture, or the planes, by area averaging at most LARGEST_TILE high and wide; masks stay masks."""
     height, width = picture.shape[-2:]
     factor = LARGEST_TILE / max(height, width)
     if factor >= 1:
