@@ -137,6 +137,24 @@ def test_flags_of_other_versions_are_named_beside_the_command(tmp_path):
     assert rows["sampler"].startswith("not usable: --timestep_respacing all")
 
 
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        (["disc", "cup"], "disc, cup, of which a pixel has at most one"),
+        ("disc=1+2,cup=2", "disc, cup, regions, which may overlap"),
+        (["disc=file", "cup=file"], "disc, cup, regions, which may overlap"),
+        (["cup"], None),
+        ([], None),
+        ([3], None),
+    ],
+)
+def test_checkpoints_and_samples_name_several_classes(classes, words, tmp_path):
+    assert info(write_checkpoint(tmp_path / "m.pt", {"classes": classes})).get("classes") == words
+    flags = json.dumps({"method": "mc-dropout", "image_size": 8, "classes": classes})
+    np.savez(tmp_path / "x_samples.npz", samples=np.zeros((3, 8, 8)), flags=flags, sampler="none", seed=2)
+    assert info(tmp_path / "x_samples.npz").get("classes") == words
+
+
 def test_a_command_that_this_version_refuses_is_said_to_be(tmp_path):
     flags = parse_training(["--preset=tuned", "--data_dir=x", "--raters_per_image=1"]).flags()  # only from a preset
     rows = info(write_checkpoint(tmp_path / "m.pt", {**flags, "image_channels": 1}))
