@@ -48,7 +48,7 @@ def with_classes(config: DataConfig, directory: str) -> DataConfig:
         config = replace(config, ignore_label=file.ignored)
     if config.structure or config.merge_labels or config.label_threshold is not None:
         return config
-    if file and len(file.structures) > 1:
+    if file and (len(file.structures) > 1 or (file.structures and config.class_set.several)):
         config = replace(config, classes=show_classes(agreed(config.class_set, file)))
     classes = config.class_set
     if (classes.plain or not classes.exclusive) and not classes.from_files and _have_files(directory, classes.names):

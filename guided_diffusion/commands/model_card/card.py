@@ -73,6 +73,7 @@ def card(name: str, model: Model, configs: Configs, figures: Figures | None, **m
         height=height,
         width=width,
         planes="one plane" if planes == 1 else f"{planes} planes",
+        classes=classes.kind if (classes := configs[DataConfig].class_set).several else "",
         calls=calls_of(configs.flags(SamplerConfig), configs[DiffusionConfig]) if chain else None,
         flags=typed_flags(configs.flags(), SamplerConfig, DataConfig, *MODEL_CONFIGS) or "none",
         cases_hash=checkpoint.data or "not stored",

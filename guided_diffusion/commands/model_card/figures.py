@@ -64,7 +64,7 @@ def read_figures(path: str) -> Figures:
 
 def _row(name: str, figure: Mapping[str, Any]) -> Figure:
     """A figure of a summary. ValueError: its name is not that of a metric."""
-    if not re.fullmatch(r"\w+", name):
+    if not re.fullmatch(r"[\w -]+", name):
         raise ValueError(name)
     metric, _ = split_count(name)
     low, high = figure["low"], figure["high"]
