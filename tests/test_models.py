@@ -77,6 +77,14 @@ def moved(words, folder):
     return [word.replace("results/", f"{folder}/") for word in words]
 
 
+def unseen(name, folder):
+    """The paths of 12 cases like those of a shipped model's training."""
+    if name == "phantom":
+        return [str(ROOT / "data" / "testing" / f"phantom{k:04d}") for k in range(12)]
+    call_script("make_phantom", f"--kind={name}", f"--out={folder / 'unseen'}", "--num_cases=12", "--seed=13")
+    return [str(folder / "unseen" / f"{name}{k:04d}") for k in range(12)]
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", shipped_names())
 def test_a_short_run_of_its_recipe_is_on_the_way(name, tmp_path):
@@ -92,7 +100,6 @@ def test_a_short_run_of_its_recipe_is_on_the_way(name, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         model = load(log_dir / "savedmodel.pt", weights="raw")
-        paths = [str(ROOT / "data" / "testing" / f"phantom{k:04d}") for k in range(12)]
-        scores = [score(one, one.raters) for one in model.sample(paths, num_ensemble=8, batch_size=16)]
+        scores = [score(one, one.raters) for one in model.sample(unseen(name, tmp_path), num_ensemble=8, batch_size=16)]
         ged[steps] = np.mean([figures["ged_unbiased"] for figures in scores])
     assert ged[200] < 0.6 * ged[1], ged

@@ -25,7 +25,7 @@ def in_dash(outline: int, place: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, 
 # Drawing letters takes as long as a tile, and sheets repeat them. Callers share the pictures: do not change them.
 @functools.lru_cache(maxsize=1000)
 def label_picture(label: str, outline: int | None, zoom: int, classes: int = 0) -> Image.Image:
-    """A label, as wide as its letters, after the chip of its outline or, of so many classes, of its class."""
+    """A label, as wide as its letters, after the chip of its outline or, if `classes` is their number, of its class."""
     chip = CHIP[0] * zoom if outline is not None else 0
     left = chip + 4 * zoom if chip else 0
     page = Image.new("RGB", (left + _text_width(label, zoom), LABEL_HEIGHT * zoom), PAPER)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ..dist_util import Processes
+from ..flags.classes import Classes
 from ..flags.fields import Flag, config
 from ..lidcloader import Case, LIDCDataset
 from ..masks.metrics import mean_mask_dice, squared_ged
@@ -108,7 +109,7 @@ class Validator:
                 for case, samples in draw_ensembles(
                     spaced, self.dataset, self.mine, self.sampling, self.sampler, _until(give_up)
                 ):
-                    total[:3] += torch.tensor(self._score_case(case, samples))
+                    total[:3] += torch.tensor(self._score_case(case, samples, segmenter.classes))
             except GivenUp:
                 total[3] = 1
             finally:
@@ -116,9 +117,8 @@ class Validator:
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 
-    def _score_case(self, case: Case, samples: np.ndarray) -> list[float]:
+    def _score_case(self, case: Case, samples: np.ndarray, classes: Classes) -> list[float]:
         """[GED, Dice of the two majority masks, 1] of a case; NaN if a sample is not finite."""
-        classes = self.dataset.classes
         masks, raters = binarise(samples, classes=classes), case.raters.numpy() > 0.5
         if self.sheet is None:
             self.sheet = sheet(shown_image(case.image.numpy(), case.colour), raters, masks, classes=classes)

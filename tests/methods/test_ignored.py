@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_classes import KINDS, METHODS, build, inputs_of
+from test_class_channels import KINDS, METHODS, build, inputs_of
 
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
 from guided_diffusion.methods.mask_mixture import MaskMixture

@@ -68,7 +68,7 @@ def test_a_sound_folder_is_described(split, tmp_path):
     alone = np.mean([np.mean([metrics.squared_ged(m[None], masks).total for m in masks]) for masks in raters])
     assert f"GED of one rater against all: {alone:.3f} on average over 4 cases" in done.stdout
     sheet = Image.open(tmp_path / "sheet.png")
-    top, left = pictures.MARGIN + pictures.LABEL_HEIGHT, pictures.MARGIN
+    top, left = legends.MARGIN + legends.LABEL_HEIGHT, legends.MARGIN
     tile = np.asarray(sheet)[top : top + 128, left : left + 128, 0]  # the first case's image, eight times as large
     with Image.open(next((split / "testing" / "testing0").glob("image*"))) as image:
         assert (

@@ -13,7 +13,7 @@ from guided_diffusion.data.geometry import CaseArrays, Geometry
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.evaluation.case_figures import EvaluateConfig, Scorer
 from guided_diffusion.lidcloader import make_case
-from guided_diffusion.masks import pictures
+from guided_diffusion.masks import legends, pictures
 from guided_diffusion.masks.postprocess import PostprocessConfig
 from guided_diffusion.prepare import check
 from guided_diffusion.sampling import store
@@ -33,8 +33,8 @@ SAMPLES = RATERS.astype(np.float32)
 
 def shows_colour(picture):
     """Whether the first tile is red and green; otherwise it must have the grey levels of the first plane."""
-    pixels = np.asarray(picture.convert("RGB"))[pictures.MARGIN + pictures.LABEL_HEIGHT + 5]
-    found = tuple(tuple(pixels[pictures.MARGIN + x].tolist()) for x in (5, 122))
+    pixels = np.asarray(picture.convert("RGB"))[legends.MARGIN + legends.LABEL_HEIGHT + 5]
+    found = tuple(tuple(pixels[legends.MARGIN + x].tolist()) for x in (5, 122))
     assert found in ((RED, GREEN), ((RED[0],) * 3, (GREEN[0],) * 3)), found
     return found == (RED, GREEN)
 

@@ -24,7 +24,7 @@ from visdom_server import Server, picture_of, points_of, there, unused_port, win
 
 from guided_diffusion.errors import ConfigError, DataError
 from guided_diffusion.logger import NullSink
-from guided_diffusion.masks import pictures
+from guided_diffusion.masks import legends, pictures
 from guided_diffusion.visualize.__main__ import main
 from guided_diffusion.visualize.connection import VisdomConfig, connect
 from guided_diffusion.visualize.inspector import InspectConfig, Inspector
@@ -383,9 +383,7 @@ def test_sampling_shows_the_chain_and_the_latest_cases_and_writes_movies(server,
             film.seek(index)
             frames.append(np.asarray(film.convert("L")))
         assert film.n_frames >= 5
-        last = frames[-1][pictures.MARGIN + pictures.LABEL_HEIGHT :, 2 * pictures.MARGIN + 128 :][:128, :128][
-            4::8, 4::8
-        ]
+        last = frames[-1][legends.MARGIN + legends.LABEL_HEIGHT :, 2 * legends.MARGIN + 128 :][:128, :128][4::8, 4::8]
         with np.load(sampled / f"phantom000{k}_samples.npz") as file:
             np.testing.assert_allclose(last, np.clip(file["samples"][0], 0, 1) * 255, atol=3)
 
