@@ -16,7 +16,7 @@ from guided_diffusion.data.stores.case_cache import pack_folder
 from guided_diffusion.data.stores.packed import write_pack
 from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
-from guided_diffusion.masks import metrics, pictures
+from guided_diffusion.masks import legends, metrics, pictures
 from guided_diffusion.masks.pairs import dice_matrix, iou_matrix
 from guided_diffusion.prepare import check as checking
 from guided_diffusion.prepare.phantoms import phantom
