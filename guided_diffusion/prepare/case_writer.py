@@ -16,7 +16,7 @@ from ..data.files.decoded import COLOURS, Decoded
 from ..data.names import BY_NAMES, PatientRule, normal, patients_warning
 from ..data.surveys.levels import Label
 from ..errors import DataError
-from ..masks.pictures import PALETTE
+from ..masks.class_pictures import colours_of
 from ..system import storage
 from .case_names import longest_name, printable, safe_name, with_hash
 from .splits import write_split
@@ -263,8 +263,8 @@ def write_labels(folder: str, raters: Sequence[LabelFiles]) -> None:
         for structure, label in labels.items():
             picture = Image.fromarray(label)
             if label.dtype != bool:
-                colours = [(0, 0, 0), *(PALETTE[value % len(PALETTE)] for value in range(254)), IGNORED_COLOUR]
-                picture.putpalette([part for colour in colours for part in colour])
+                colours = [(0, 0, 0), *colours_of(254), IGNORED_COLOUR]
+                picture.putpalette(np.ravel(colours).tolist())
             picture.save(os.path.join(folder, f"label{k}_{structure}.png"))
 
 

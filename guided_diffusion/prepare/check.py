@@ -19,13 +19,13 @@ from ..errors import DataError
 from ..flags.fields import Flag, config
 from ..flags.sizes import PIXELS, Size
 from ..masks import pictures
+from ..masks.legends import with_legend
 from ..system import storage
 from ..system.progress import progress_bar
 from .contents import Contents, Range, level_lines
 from .splits import split_faults
 
 SHEET_CASES, SHEET_SIDE = 16, 128  # cases on a sheet; side of a tile, pixels
-CLASSES_SHOWN = 3  # with a tile of their own
 SHEET_COLUMNS, CASE_COLUMNS = 14, 7  # tiles in a row, at most, and tiles of a case
 
 
@@ -63,7 +63,7 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
         report(line)
     if checked.sheet:
         storage.make_folder(os.path.dirname(config.sheet) or ".")
-        page = pictures.grid(in_columns(checked.sheet))
+        page = with_legend(pictures.grid(in_columns(checked.sheet)), checked.classes)
         storage.write_atomically(config.sheet, lambda file: page.save(file, format="PNG"))
         report(f"{len(checked.sheet)} of the cases are shown in {config.sheet}")
     for fault in faults:
@@ -111,8 +111,7 @@ class CheckedCases:
             except DataError as error:
                 faults.append(str(error))
             if k in shown:
-                tiles = case_tiles if raters.ndim == 3 else class_tiles(self.classes.names)
-                self.sheet.append(tiles(name, image, raters, reader.colour))
+                self.sheet.append(case_tiles(name, image, raters, reader.colour))
         return faults
 
     def dataset_faults(self) -> list[str]:
@@ -172,25 +171,13 @@ def _split_of(data_dir: str, folder: str) -> str:
 
 
 def case_tiles(name: str, image: np.ndarray, raters: np.ndarray, colour: bool = False) -> list[pictures.Tile]:
-    """The image [C, H, W] of a case, the outlines of its raters [R, H, W], and the first distinct masks."""
+    """The image [C, H, W] of a case, the outlines of its raters [R, *K, H, W], and the first distinct masks."""
     small = _resized(pictures.shown_image(image, colour))
-    masks = np.array([_resized(mask) > 0.5 for mask in raters], dtype=bool).reshape(-1, SHEET_SIDE, SHEET_SIDE)
+    planes = raters.reshape(-1, *raters.shape[-2:])
+    masks = np.array([_resized(plane) > 0.5 for plane in planes], dtype=bool)
+    masks = masks.reshape(*raters.shape[:-2], SHEET_SIDE, SHEET_SIDE)
     title = f"{len(raters)} rater{'' if len(raters) == 1 else 's'}"
     return [pictures.Tile(name[:20], small), *pictures.mask_tiles(title, "rater", small, masks)][:CASE_COLUMNS]
-
-
-def class_tiles(names: Sequence[str]) -> Callable[..., list[pictures.Tile]]:
-    """As `case_tiles`, for raters [R, K, H, W] of these classes: all outlines of each class, then each rater's."""
-
-    def tiles(name: str, image: np.ndarray, raters: np.ndarray, colour: bool = False) -> list[pictures.Tile]:
-        small = _resized(pictures.shown_image(image, colour))
-        planes = [[_resized(mask) > 0.5 for mask in masks] for masks in raters]
-        of_class = zip(names, zip(*planes, strict=True), strict=False)
-        shown = [pictures.Tile(f"{one[:12]}, {len(raters)} raters", pictures.outlines(small, m)) for one, m in of_class]
-        by_rater = [pictures.Tile(f"rater {k}", pictures.outlines(small, masks)) for k, masks in enumerate(planes)]
-        return [pictures.Tile(name[:20], small), *shown[:CLASSES_SHOWN], *by_rater][:CASE_COLUMNS]
-
-    return tiles
 
 
 def in_columns(cases: Sequence[list[pictures.Tile]]) -> list[list[pictures.Tile | None]]:
