@@ -38,7 +38,7 @@ model-phantom: $(VENV)/installed
 	$(BIN)/python scripts/make_phantom.py --out $(PHANTOM)/training --num_cases 2000 --seed 11
 	$(BIN)/python scripts/segmentation_train.py --preset tuned --data_dir $(PHANTOM)/training --log_dir $(PHANTOM)/run \
 		--image_size 64 --image_channels 1 --num_channels 32 --num_res_blocks 1 --channel_mult 1,1 --denoiser_mult 1,1 \
-		--batch_size 16 --lr 2e-3 --lr_anneal_steps 3000
+		--batch_size 16 --lr 2e-3 --lr_anneal_steps 1800
 	$(BIN)/python scripts/export.py --model_path $(PHANTOM)/run/savedmodel.pt --out $(PHANTOM)/model --dtype bf16
 	$(BIN)/python scripts/segmentation_sample.py --data_dir data/testing --model_path $(PHANTOM)/model --num_ensemble 16 \
 		--batch_size 16 --out_dir $(PHANTOM)/samples
@@ -50,10 +50,10 @@ model-phantom: $(VENV)/installed
 
 model-fundus: $(VENV)/installed
 	$(BIN)/python scripts/make_phantom.py --kind fundus --out $(FUNDUS)/training --num_cases 2000 --seed 11
-	$(BIN)/python scripts/make_phantom.py --kind fundus --out $(FUNDUS)/testing --num_cases 160 --seed 13
+	$(BIN)/python scripts/make_phantom.py --kind fundus --out $(FUNDUS)/testing --num_cases 80 --seed 13
 	$(BIN)/python scripts/segmentation_train.py --preset tuned --data_dir $(FUNDUS)/training --log_dir $(FUNDUS)/run \
 		--image_size 64 --num_channels 32 --num_res_blocks 1 --channel_mult 1,1 --denoiser_mult 1,1 \
-		--batch_size 16 --lr 2e-3 --lr_anneal_steps 2400
+		--batch_size 16 --lr 2e-3 --lr_anneal_steps 1800
 	$(BIN)/python scripts/export.py --model_path $(FUNDUS)/run/savedmodel.pt --out $(FUNDUS)/model --dtype bf16
 	$(BIN)/python scripts/segmentation_sample.py --data_dir $(FUNDUS)/testing --model_path $(FUNDUS)/model --num_ensemble 16 \
 		--batch_size 16 --out_dir $(FUNDUS)/samples
