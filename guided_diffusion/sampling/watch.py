@@ -82,7 +82,7 @@ class ChainWatch:
             self.windows.picture("x_t", pictures.grid([[tile]]), f"{case.id}, mask {member}")
 
     def _plane(self, x: Float[Tensor, "K H W"]) -> Float[np.ndarray, "H W"]:
-        """One plane for the state of a mask: of several classes k, the weighted sum, 0 to 1, as a grey label map."""
+        """One plane for the state of a mask: of several classes, the sum of k x_k / K, a grey label map."""
         planes = x.float().cpu().numpy()
         if not self.classes.several:
             return planes[0]

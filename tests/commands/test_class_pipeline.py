@@ -17,7 +17,9 @@ from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.class_pictures import colours_of
 from guided_diffusion.masks.label_maps import from_label_map, label_map
 from guided_diffusion.masks.metrics import squared_ged
+from guided_diffusion.masks.postprocess import PostprocessConfig
 from guided_diffusion.predict import load, score
+from guided_diffusion.sampling.watch import ChainWatch
 from guided_diffusion.visualize.inspector import InspectConfig, Inspector
 
 NAMES = ("disc", "cup")
@@ -307,3 +309,19 @@ def test_label_maps_and_masks_are_inverse():
     masks = from_label_map(RATERS, classes)
     np.testing.assert_array_equal(masks[:, 0], RATERS > 0)
     np.testing.assert_array_equal(label_map(masks, classes.values), RATERS)
+
+
+def test_the_windows_of_sampling_show_the_classes_in_colours(cases):
+    shown = {}
+    sink = types.SimpleNamespace(shown=True, picture=lambda window, picture, caption: shown.update({window: picture}))
+    classes, case = parse_classes(NAMES), LIDCDataset(cases, image_channels=3)[0]
+    watch = ChainWatch(1, True, sink, PostprocessConfig(), classes)
+    watch.begin([(case, 0)])
+    watch.step(0, case.raters[:1])
+    samples = case.raters.numpy()
+    watch.finished(case, samples)
+    (frame,) = watch.case_done(case, samples)
+    np.testing.assert_allclose(frame, RATERS[0] / 2)  # a grey label map
+    for window in ("case", "masks", "mean, variance and entropy", "latest 0"):
+        pixels = {tuple(pixel) for pixel in np.asarray(shown[window].convert("RGB")).reshape(-1, 3).tolist()}
+        assert set(colours_of(2)) <= pixels, window
