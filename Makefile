@@ -3,7 +3,7 @@
 # make test      the tests, in WORKERS processes; those that measure memory or time after the others, one by one
 # make lint      formatting, lint, types and the direction of imports
 # make test-all  these on every installed Python, and the nightly ones: full size, all faults, the commands of docs
-# make model-phantom   train and export the shipped model `phantom` again               (20 minutes on 2 CPU cores)
+# make model-phantom   train and export the shipped model `phantom` again               (17 minutes on 2 CPU cores)
 # make model-fundus    the same for the shipped model `fundus`                          (20 minutes on 2 CPU cores)
 #
 # Each makes its own set-up first: a virtual environment in .venv with what requirements.txt pins. To take torch from
