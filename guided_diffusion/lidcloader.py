@@ -48,6 +48,7 @@ class Case:
     colour: bool = False  # the first three channels are red, green and blue
     geometry: Geometry | None = None  # the way back to its own size; None: unknown
     ignored: Bool[Tensor, "H W"] | None = None  # pixels that count in no loss and no figure; None: no pixel
+    classes: Classes | None = None  # of the masks; None: unknown
 
 
 class Store(Protocol):
@@ -92,7 +93,7 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
         self.fingerprint: str | None = None
         self._found: list[str] = []  # lines of the search for cases
         is_packed = os.path.isfile(self.directory) and not is_image(self.directory)
-        own = described(config, self.directory) if is_packed or os.path.isdir(self.directory) else config
+        own = described(config, self.directory, self._found.append)
         self.reader = CaseReader(checked_size(image_size), self.image_channels, own, require_raters)
         if is_packed:
             self.folders = []
@@ -170,22 +171,29 @@ class LIDCDataset(torch.utils.data.Dataset[Case]):
 
     def __getitem__(self, index: int) -> Case:
         """The case at `index`; cases are sorted by name."""
-        return make_case(self.ids[index], self._store.arrays(index), self.image_channels, self.colour)
+        return make_case(self.ids[index], self._store.arrays(index), self.image_channels, self.colour, self.classes)
 
     def own_arrays(self, index: int) -> CaseArrays:
         """The pixels of the case at `index` at its own size; of a file packed at another size, from that."""
         return self._store.own_arrays(index)
 
 
-def make_case(name: str, arrays: CaseArrays, image_channels: int | None = None, colour: bool = False) -> Case:
+def make_case(
+    name: str,
+    arrays: CaseArrays,
+    image_channels: int | None = None,
+    colour: bool = False,
+    classes: Classes | None = None,
+) -> Case:
     """A `Case` from its pixels; a single plane is repeated to `image_channels`, if given.
 
-    colour  the first three planes are red, green and blue
+    colour   the first three planes are red, green and blue
+    classes  of the masks
     """
     planes = torch.from_numpy(arrays.image)
     shown = planes.expand(image_channels or len(planes), -1, -1)
     ignored = None if arrays.ignored is None else torch.from_numpy(arrays.ignored)
-    return Case(name, shown, torch.from_numpy(arrays.raters).float(), colour, arrays.geometry, ignored)
+    return Case(name, shown, torch.from_numpy(arrays.raters).float(), colour, arrays.geometry, ignored, classes)
 
 
 def _collate(cases: Sequence[Case], *, collate_fn_map: object = None) -> Batch:

@@ -27,6 +27,7 @@ from .data.surveys.changes import count
 from .distribution import EncoderConfig
 from .errors import ConfigError, DataError
 from .evaluation.given_masks import figures_of_case
+from .flags.classes import Classes
 from .flags.configs import Configs, configs_from_flags, parse_flags, refuse_unknown
 from .flags.fields import flag_fields
 from .gaussian_diffusion import DiffusionConfig
@@ -194,8 +195,7 @@ class Predictor:
         reader = CaseReader(unet.image_size, None, config, require_raters=False)
         if isinstance(image, Case):
             name = name or image.id
-            classes = (config.class_set.count,) if config.class_set.several else ()
-            decoded = decode_planes(name, _planes_of(image, network, classes), image.colour, network)
+            decoded = decode_planes(name, _planes_of(image, network, config.class_set), image.colour, network)
         else:
             decoded = decode_pixels(name, image, network)
         reader.keep(name, decoded)
@@ -204,8 +204,10 @@ class Predictor:
         if isinstance(image, Case):
             reader.changes.ranges.clear()  # its values were reported when it was read
             raters = as_array(name, image.raters) > 0.5
-            own = CaseArrays(own.image, raters, image.geometry or own.geometry)
-        case, facts = make_case(name, reader.fit(name, own), unet.channels, reader.colour), SetFacts.of(reader, 1)
+            ignored = None if image.ignored is None else as_array(name, image.ignored) > 0
+            own = CaseArrays(own.image, raters, image.geometry or own.geometry, ignored)
+        case = make_case(name, reader.fit(name, own), unet.channels, reader.colour, config.class_set)
+        facts = SetFacts.of(reader, 1)
         if own.geometry and own.geometry.changes_pixels:
             facts = replace(facts, notes=[*facts.notes, AT_NETWORK_SIZE])
         return _Input(case, bring_back(own), facts)
@@ -216,15 +218,18 @@ def _refuse_several(path: str, cases: int) -> None:
         raise DataError(f"{path}: contains {cases} cases, and one is needed; pass a list of their paths")
 
 
-def _planes_of(case: Case, network: NetworkInput, classes: tuple[int, ...] = ()) -> np.ndarray:
+def _planes_of(case: Case, network: NetworkInput, classes: Classes) -> np.ndarray:
     """The planes of a case's image [C, H, W], without repetitions. DataError: the case is not a valid one.
 
-    classes  (K,) of several classes
+    classes  of the model
     """
     planes, raters = as_array(case.id, case.image), as_array(case.id, case.raters)
-    if planes.ndim != 3 or raters.shape[1:] != (*classes, *planes.shape[1:]):
+    if case.classes and len(raters) and not classes.same_masks(case.classes):
+        raise DataError(f"{case.id}: has {case.classes.kind}, but the model has {classes.kind}")
+    axis = (classes.count,) if classes.several else ()
+    if planes.ndim != 3 or raters.shape[-2:] != planes.shape[1:] or (len(raters) and raters.shape[1:-2] != axis):
         shapes = f"an image of shape {list(planes.shape)} and raters of shape {list(raters.shape)}"
-        needed = "[R, K, H, W]" if classes else "[R, H, W]"
+        needed = "[R, K, H, W]" if classes.several else "[R, H, W]"
         raise DataError(f"{case.id}: a Case with {shapes}; [C, H, W] and {needed} are needed")
     repeated = planes.strides[0] == 0 or (len(planes) != network.channels and (planes == planes[:1]).all())
     return planes[:1] if repeated else planes
@@ -286,8 +291,12 @@ def load(
 def score(samples: Any, raters: Any) -> dict[str, float]:
     """{metric: value} of one case, as in metrics.csv but for the number of samples in their names; see docs/metrics.md.
 
-    samples  an `Ensemble`, or masks [M, H, W], bool or 0 and 1
+    With several classes, "ged" is over all of them and "ged[cup]" of one. Ignored pixels of an `Ensemble` do not count.
+
+    samples  an `Ensemble`, or masks [M, H, W], bool or 0 and 1; of several classes [M, K, H, W]
     raters   masks [R, H, W] of the same size
     DataError: they are not such masks, or differ in size.
     """
-    return figures_of_case(samples.masks if isinstance(samples, Ensemble) else samples, raters)
+    if isinstance(samples, Ensemble):
+        return figures_of_case(samples.masks, raters, samples.labels, samples.ignored)
+    return figures_of_case(samples, raters)

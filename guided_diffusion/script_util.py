@@ -12,7 +12,7 @@ from .data.config import DataConfig
 from .data.stores.case_cache import SetFacts
 from .distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
 from .errors import CheckpointError, ConfigError, DataError
-from .flags.classes import Classes
+from .flags.classes import Classes, parse_classes
 from .flags.configs import Configs, Flags, configs_from_flags, differences, json_like, override, parse_flags, pick_flags
 from .flags.fields import flag_fields
 from .flags.presets import FAST
@@ -103,13 +103,13 @@ def check_planes(configs: Configs, dataset: LIDCDataset) -> None:
         )
 
 
-def check_classes(path: str, trained_on: Classes, dataset: LIDCDataset) -> None:
-    """DataError: the labels of the cases have other classes than those that the model at `path` was trained on."""
-    if not trained_on.same_masks(dataset.classes):
-        one = "" if trained_on.several else ", or choose one with --structure"
+def check_classes(of: str, classes: Classes, dataset: LIDCDataset) -> None:
+    """DataError: the labels of the cases have other classes than `of`, a model or training cases."""
+    if not classes.same_masks(dataset.classes):
+        one = "" if classes.several else ", or choose one with --structure"
         raise DataError(
-            f"{dataset.directory}: its labels have {dataset.classes.kind}, but {path} was trained on "
-            f"{trained_on.kind}: use cases of these classes{one}"
+            f"{dataset.directory}: its labels have {dataset.classes.kind}, but {of} has {classes.kind}: use cases of "
+            f"these classes{one}"
         )
 
 
@@ -156,6 +156,8 @@ def load_segmenter(path: str, given: Flags, weights: str = "ema") -> LoadedModel
     except ConfigError as error:
         raise CheckpointError(f"{path}: its stored flags are invalid: {error}") from error
     free = free_in_sampling(stored.get("method", MethodConfig.method))
+    if parse_classes(stored.get("classes", ())).same_masks(parse_classes(given.get("classes", ()))):
+        free |= {"classes"}  # the cases may have other levels
     if stored and (different := differences(stored, json_like(given), *classes, free=free)):
         raise CheckpointError(f"{path} was trained with {', '.join(different)}: remove the flag or the preset")
     configs = configs_from_flags(override(stored, given, *classes), *classes)

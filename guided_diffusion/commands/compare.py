@@ -19,6 +19,7 @@ from ..compare.stages import Comparison
 from ..compare.table import SCORED
 from ..data.config import DataConfig
 from ..data.described import with_classes
+from ..errors import DataError
 from ..flags import command_line
 from ..flags.configs import Configs, Flags, pick_flags
 from ..flags.rules import check_rules
@@ -29,10 +30,21 @@ from ..system import storage
 FLAGS = (*MODEL_CONFIGS, DataConfig, SamplerConfig)
 
 
-def stated_classes(config: DataConfig, directory: str) -> Flags:
-    """{flag: value} of the classes that the cases state, for the links to them, which have no dataset.json."""
-    stated = with_classes(config, directory) if os.path.isdir(directory) else config
+def stated_classes(config: DataConfig, directory: str, test_dir: str) -> Flags:
+    """{flag: value} of the classes that the cases state, for the links to them, which have no dataset.json.
+
+    DataError: those to score on state others.
+    """
+    stated, tested = (
+        with_classes(config, x) if os.path.isdir(x) else config for x in (directory, test_dir or directory)
+    )
     values = {"classes": stated.classes, "ignore_label": stated.ignore_label}
+    if values != {"classes": tested.classes, "ignore_label": tested.ignore_label}:
+        described = [",".join(one.classes) or "none" for one in (stated, tested)]
+        raise DataError(
+            f"--test_dir {test_dir}: states the classes {described[1]}, and --data_dir {directory} states "
+            f"{described[0]}: give both the same classes, levels and ignored level in dataset.json"
+        )
     return {name: value for name, value in values.items() if value not in ((), None)}
 
 
@@ -43,7 +55,10 @@ def main(argv: Sequence[str] | None = None, run_command: RunCommand = run_comman
         check_rules(Configs([flags[CompareConfig], flags[MethodConfig]], flags.given))
         config = flags[CompareConfig]
         check_folders(config)
-        given = {**pick_flags(flags.given, *FLAGS), **stated_classes(flags[DataConfig], config.data_dir)}
+        given = {
+            **pick_flags(flags.given, *FLAGS),
+            **stated_classes(flags[DataConfig], config.data_dir, config.test_dir),
+        }
         table = Comparison(config, given, run_command=run_command).run()
         score = f"ged_{SCORED}"
         pages = {

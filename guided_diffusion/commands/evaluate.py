@@ -11,6 +11,7 @@ samples. docs/metrics.md defines the metrics. To compare several folders, with p
 from collections.abc import Sequence
 
 from ..data.config import DataConfig
+from ..data.described import described
 from ..data.stores.case_cache import find_labelled
 from ..evaluation.case_figures import EvaluateConfig
 from ..evaluation.summary import evaluate
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         flags = command_line.parse_command_line((EvaluateConfig, PostprocessConfig, DataConfig), __doc__, argv)
         config, names = flags[EvaluateConfig], None
         if flags[DataConfig].skip_unlabelled:
-            names = {name for name, _ in find_labelled(config.data_dir, flags[DataConfig], print, one_set=True)}
+            data = described(flags[DataConfig], config.data_dir)
+            names = {name for name, _ in find_labelled(config.data_dir, data, print, one_set=True)}
         evaluate(config, pick_flags(flags.given, PostprocessConfig, DataConfig), names)
 
 

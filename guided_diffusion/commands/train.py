@@ -19,7 +19,7 @@ from ..data.config import DataConfig
 from ..data.described import with_classes, with_intensity_range
 from ..data.files.dataset_json import read_dataset_file
 from ..dist_util import Processes
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..flags import command_line
 from ..flags.classes import parse_classes
 from ..flags.configs import Configs, default_flags
@@ -64,21 +64,33 @@ def with_stated(configs: Configs) -> Configs:
     directory = configs[TrainConfig].data_dir
     if not directory or not os.path.exists(directory):  # opening the cases names the fault
         return configs
+    given = configs[DataConfig].class_set
     data = with_classes(configs[DataConfig], directory)
+    if "classes" in configs.given and not given.plain and given != data.class_set:
+        raise ConfigError(
+            f"--classes {','.join(configs[DataConfig].classes)} contradicts the cases, which state "
+            f"{','.join(data.classes)}: remove the flag"
+        )
     if "intensity_range" not in configs.given:
         data = with_intensity_range(data, read_dataset_file(directory))
     return configs.replace(**{name: getattr(data, name) for name in ("intensity_range", "classes", "ignore_label")})
 
 
 def find_checkpoint(configs: Configs, world_size: int) -> Start:
-    """The result of find_start; the channels that the flags leave open may have any number in the checkpoint."""
-    left_open = script_util.open_channels(configs)
+    """The result of find_start; the checkpoint may have any number of the channels that the flags leave open.
+
+    The levels of the classes follow from the cases, so `check_cases` compares them.
+    """
+    left_open = script_util.open_channels(configs) | {"classes"}
     flags = {name: value for name, value in flags_to_store(configs).items() if name not in left_open}
     return find_start(configs, flags, world_size)
 
 
 def open_cases(configs: Configs, start: Start) -> tuple[Configs, LIDCDataset]:
-    """The training cases, and the configs with the channels of the checkpoint or, without one, of the cases."""
+    """The training cases, and the configs with the levels of their classes, and with the channels of the checkpoint.
+
+    Without a checkpoint the channels are those of the cases.
+    """
     if start.checkpoint is not None:
         stored = {**default_flags(*configs.classes), **start.checkpoint.flags}
         configs = script_util.settle_channels(configs, stored)
@@ -88,7 +100,7 @@ def open_cases(configs: Configs, start: Start) -> tuple[Configs, LIDCDataset]:
         script_util.check_classes(start.path, trained_on, dataset)
     else:
         configs = script_util.settle_channels(configs, dataset.num_planes)
-    return configs, dataset
+    return configs.replace(classes=dataset.facts.classes), dataset
 
 
 def open_dataset(configs: Configs, folder: str) -> LIDCDataset:
@@ -165,6 +177,7 @@ def train(configs: Configs) -> None:
     check_cases(start, flags, dataset)
     eval_dataset = open_dataset(configs, eval_dir) if eval_dir else None
     if eval_dataset is not None:
+        script_util.check_classes(f"--data_dir {config.data_dir}", dataset.classes, eval_dataset)
         check_validation(dataset, eval_dataset)
     folders.check_writable(config.log_dir, "log_dir")
     lock.take()

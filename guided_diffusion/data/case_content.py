@@ -132,7 +132,7 @@ def stack_raters(
     """
     classes, empty = config.class_set, np.zeros(size, dtype=bool)
     shape = (0, classes.count, *size) if classes.several else (0, *size)
-    if classes.from_files:
+    if classes.from_files and classes.several:
         stacked = [np.stack([masks.get(file, empty) for file in files]) for files in content.raters]
     else:
         stacked = [masks.get(file, empty) for (file,) in content.raters]

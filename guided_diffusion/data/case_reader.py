@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, Fault, first_lines, group_faults, split_fault
+from ..flags.classes import show_classes
 from ..flags.sizes import Size, as_size, show_size
 from ..system.progress import progress_bar
 from .case_content import CaseContent, content_of, decode_case, read_each, stack_raters
@@ -60,7 +61,8 @@ class CaseReader:
         names = [field.name for field in dataclasses.fields(self.config) if field.name not in OWN_SETTINGS]
         values = [self.image_size, self.require_raters, tuple(getattr(self.config, name) for name in names)]
         own = {name: getattr(self.config, name) for name in OF_CLASSES}
-        return values if own == OF_CLASSES else [*values, sorted(own.items())]
+        as_before = own == OF_CLASSES and not self.config.structures_in_files  # "missing" decides about these
+        return values if as_before else [*values, sorted(own.items())]
 
     @property
     def former_settings(self) -> list[Any]:
@@ -79,6 +81,13 @@ class CaseReader:
     def colour(self) -> bool:
         """Whether the first three planes are red, green and blue."""
         return self.planes[0] == COLOURS
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes as --classes gives them, with the levels that the survey found."""
+        if not isinstance(self._rule, ClassRule) or self._rule.levels == self.config.class_set.levels:
+            return self.config.classes
+        return show_classes(dataclasses.replace(self.config.class_set, levels=self._rule.levels, plain=False))
 
     @property
     def has_rule(self) -> bool:
@@ -195,9 +204,11 @@ class CaseReader:
         if self.image_size is None or case.size == as_size(self.image_size):
             return case
         self.check_size(name, case.size)
-        fitted, kept = fit(case, as_size(self.image_size), self.config.pad, self.config.class_set.exclusive)
+        fitted, (kept, lost) = fit(case, as_size(self.image_size), self.config.pad, self.config.class_set.exclusive)
         if kept:
             self.changes.kept[name] = kept
+        if lost:
+            self.changes.lost[name] = lost
         return fitted
 
     def check_size(self, name: str, size: tuple[int, int]) -> None:
@@ -227,11 +238,9 @@ class CaseReader:
             if any(h * width != w * height for h, w in sizes) and not self.config.pad:
                 shape = "square" if height == width else "of this aspect ratio"
                 notes.append(f"some of them are not {shape} and are stretched; --pad True keeps their aspect ratio")
-        classes = self.config.class_set
         of_classes = isinstance(self._rule, ClassRule)
-        if isinstance(self._rule, ClassRule) and self._rule.levels != classes.levels:
-            levels = ", ".join(self.levels.show(level) for (level,) in self._rule.levels)
-            notes.append(f"the levels {levels} of the labels are read as {', '.join(classes.names)} (--classes)")
+        if isinstance(self._rule, ClassRule):
+            notes += self._rule.notes(self.levels, self.config.class_set)
         return [*notes, *self.changes.notes(self.levels, of_classes)]
 
 

@@ -47,8 +47,8 @@ class DataConfig:
     ignore_label: Annotated[
         int | None,
         Flag(
-            "level of pixels that count in no loss and no figure; none: that of dataset.json, if any",
-            none="none",
+            "level of pixels that count in no loss and no figure; auto: that of dataset.json, if any",
+            none="auto",
             sampling="free",
             decodes=True,
             at_least=0,

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Shaped
 
 from ..errors import DataError
 from .files.nifti import NiftiFrame
-from .resize import canvas, pad_to, resize, resize_and_count, resize_classes, resize_masks
+from .resize import Vanishing, canvas, pad_to, resize, resize_and_count, resize_classes, resize_ignored
 
 ImageArray = Float32[np.ndarray, "C H W"]
 RatersArray = Bool[np.ndarray, "R *K H W"]
@@ -116,26 +116,29 @@ class CaseArrays(NamedTuple):
         return self.image.shape[1], self.image.shape[2]
 
 
-def fit(case: CaseArrays, size: tuple[int, int], pad: bool, exclusive: bool = True) -> tuple[CaseArrays, int]:
-    """The case at `size` (H, W), and the number of lesions that would vanish and keep a pixel.
+def fit(case: CaseArrays, size: tuple[int, int], pad: bool, exclusive: bool = True) -> tuple[CaseArrays, Vanishing]:
+    """The case at `size` (H, W), and the number of lesions that would vanish.
 
     pad        pad with black to the aspect ratio of `size`, and at least to `size`, instead of stretching
     exclusive  whether a pixel has at most one of several classes
     """
     image, raters, geometry, ignored = case
     if case.size == size:
-        return case, 0
+        return case, Vanishing()
     padded = canvas(case.size, size) if pad else case.size
     if padded != case.size:
         image, raters = pad_to(image, padded), pad_to(raters, padded)
         ignored = None if ignored is None else pad_to(ignored[None], padded)[0]
-    kept = 0
+    vanishing = Vanishing()
     if padded != size:
         image = np.stack([resize(plane, size) for plane in image])
-        several = raters.ndim == 4
-        raters, kept = resize_classes(raters, size, exclusive) if several else resize_and_count(raters, size)
-        ignored = None if ignored is None else resize_masks(ignored[None], size)[0]
-    return CaseArrays(image, raters, _fitted(geometry, padded, size) if geometry else None, ignored), kept
+        if raters.ndim == 4:
+            raters, vanishing = resize_classes(raters, size, exclusive)
+        else:
+            raters, kept = resize_and_count(raters, size)
+            vanishing = Vanishing(kept)
+        ignored = None if ignored is None else resize_ignored(ignored, size)
+    return CaseArrays(image, raters, _fitted(geometry, padded, size) if geometry else None, ignored), vanishing
 
 
 def _fitted(geometry: Geometry, padded: tuple[int, int], size: tuple[int, int]) -> Geometry:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # its submodules load on first use
@@ -58,34 +59,58 @@ def resize_and_count(masks: Bool[np.ndarray, "R h w"], size: tuple[int, int]) ->
     half = masks.shape[1] * masks.shape[2] / 2  # the size of a pixel, in the unit of `overlaps`
     resized = rows @ (masks.astype(np.float32) @ columns.T) > half
     lost = list(_lost_lesions(masks, resized))
-    for lesion, box, pixel in lost:
+    for lesion, box, shares in lost:
+        pixel = np.unravel_index(shares.argmax(), shares.shape)
         around = (masks[:, *box] | ~lesion).all(axis=(1, 2))
         resized[around, *pixel] = True
     return resized, len(lost)
 
 
+class Vanishing(NamedTuple):
+    """The lesions that cover no foreground pixel after resizing: those that keep a pixel, and those that cannot."""
+
+    kept: int = 0
+    lost: int = 0
+
+
 def resize_classes(
     masks: Bool[np.ndarray, "R K h w"], size: tuple[int, int], exclusive: bool
-) -> tuple[Bool[np.ndarray, "R K H W"], int]:
-    """As `resize_and_count`, for several classes.
+) -> tuple[Bool[np.ndarray, "R K H W"], Vanishing]:
+    """As `resize_and_count`, for several classes. Nested regions remain nested.
 
     exclusive  a pixel has at most one class, so it gets the one with the largest part of its area, or none if the
-               background has as much. So no hole appears between classes that touch. Otherwise class by class
+               background has as much. So no hole appears between classes that touch. A lesion that would vanish keeps
+               the pixel it covers most of those that no other class needs, and is lost if there is none
     """
     R, K = masks.shape[:2]
     if not exclusive:
-        pairs = [resize_and_count(masks[:, k], size) for k in range(K)]
-        return np.stack([resized for resized, _ in pairs], axis=1), sum(kept for _, kept in pairs)
+        resized, kept = resize_and_count(masks.reshape(R * K, *masks.shape[2:]), size)
+        return resized.reshape(R, K, *size), Vanishing(kept)
     rows, columns = _overlaps_of(masks[:, 0], size)
     areas = np.zeros((R, K + 1, *size), dtype=np.float32)  # of the background first
     areas[:, 1:] = rows @ (masks.astype(np.float32) @ columns.T)
     areas[:, 0] = masks.shape[2] * masks.shape[3] - areas[:, 1:].sum(axis=1)
     resized = areas.argmax(axis=1)[:, None] == np.arange(1, K + 1)[:, None, None]
-    lost = [(k, one) for k in range(K) for one in _lost_lesions(masks[:, k], resized[:, k])]
-    for k, (lesion, box, pixel) in lost:
+    taken, lost = np.zeros((R, *size), dtype=bool), 0
+    lesions = [(k, one) for k in range(K) for one in _lost_lesions(masks[:, k], resized[:, k])]
+    for k, (lesion, box, shares) in lesions:
         around = (masks[:, k, *box] | ~lesion).all(axis=(1, 2))
+        only = resized[around].sum(axis=(2, 3), keepdims=True) == 1  # the last pixel of a class
+        needed = taken[around].any(axis=0) | (resized[around] & only).any(axis=(0, 1))
+        free = np.where(needed, 0, shares)
+        if not free.any():
+            lost += 1
+            continue
+        pixel = np.unravel_index(free.argmax(), free.shape)
         resized[around, :, *pixel] = np.arange(K) == k
-    return resized, len(lost)
+        taken[around, *pixel] = True
+    return resized, Vanishing(len(lesions) - lost, lost)
+
+
+def resize_ignored(ignored: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """The pixels that overlap an ignored one."""
+    rows, columns = _overlaps_of(ignored[None], size)
+    return rows @ (ignored.astype(np.float32) @ columns.T) > 0
 
 
 def _overlaps_of(
@@ -110,8 +135,8 @@ def overlaps(length: int, side: int) -> Float32[np.ndarray, "{side} {length}"]:
 
 def _lost_lesions(
     masks: Bool[np.ndarray, "R h w"], resized: Bool[np.ndarray, "R H W"]
-) -> Iterator[tuple[Bool[np.ndarray, "box_h box_w"], tuple[slice, slice], tuple[int, int]]]:
-    """Yield each lesion that covers no foreground pixel of its resized mask: its pixels, box, most covered pixel."""
+) -> Iterator[tuple[Bool[np.ndarray, "box_h box_w"], tuple[slice, slice], Float32[np.ndarray, "H W"]]]:
+    """Yield each lesion without a foreground pixel in its resized mask: its pixels, its box, its part of each pixel."""
     size = (resized.shape[1], resized.shape[2])
     if all(side >= length for side, length in zip(size, masks.shape[1:], strict=True)):
         return
@@ -121,7 +146,7 @@ def _lost_lesions(
         for number, box in enumerate(scipy.ndimage.find_objects(parts), start=1):
             lesion = parts[box] == number
             shares = rows[:, box[0]] @ lesion @ columns[:, box[1]].T
-            yield lesion, box, np.unravel_index(shares.argmax(), shares.shape)
+            yield lesion, box, shares
 
 
 def _unreached(masks: Bool[np.ndarray, "R H W"], reached: Bool[np.ndarray, "R H W"]) -> Bool[np.ndarray, "R H W"]:

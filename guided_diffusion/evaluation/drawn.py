@@ -21,6 +21,7 @@ from ..data.geometry import fit
 from ..data.surveys.classes import ClassRule, class_rule
 from ..data.surveys.levels import LevelSurvey, MaskRule
 from ..errors import ConfigError, DataError
+from ..flags.classes import Classes
 from ..lidcloader import make_case
 from ..masks import pictures
 from ..sampling import store
@@ -36,6 +37,7 @@ class Drawn(NamedTuple):
     folder: str
     samples: store.Samples
     made_by: dict[str, Any]  # what is stored with them, with the flags of the evaluation
+    classes: Classes | None = None  # that they were drawn with; None: not stored
 
     @property
     def size(self) -> str:
@@ -91,7 +93,8 @@ class CaseFiles:
             raise DataError(f"no samples in {folder}")
         samples, made_by = found
         stored = store.spread(made_by) if "flags" in made_by else made_by
-        return Drawn(folder, samples, {**stored, **self.flags})
+        classes = data_config_of(made_by).class_set if "flags" in made_by else None
+        return Drawn(folder, samples, {**stored, **self.flags}, classes)
 
     def _images(self, name: str) -> dict[str, Decoded]:
         """The decoded image files of a case."""
@@ -170,13 +173,17 @@ def foreign_rule(folder: str, case_ids: Iterable[str], config: DataConfig = Data
                 survey.add(path, label_of(path, read_file(path)))
     if not classes.several:
         return survey.rule(config.label_threshold, config.merge_labels)
-    written = tuple((value,) for value in classes.values) if classes.exclusive else classes.levels
-    return class_rule(survey, replace(classes, levels=written, plain=False))
+    return class_rule(survey, replace(classes, levels=classes.written, plain=False), background=0)
 
 
 def _check_classes(drawn: Drawn, data: DataConfig) -> None:
     """DataError: the samples do not have the classes of the cases."""
     classes, channels = data.class_set, drawn.samples.shape[1:-2]
+    if drawn.classes and not drawn.classes.same_masks(classes):
+        raise DataError(
+            f"the samples in {drawn.folder} have {drawn.classes.kind}, but the cases have {classes.kind}; check "
+            "--classes"
+        )
     if channels == ((classes.count,) if classes.several else ()):
         return
     has = f"{channels[0]} classes" if channels else "one class"

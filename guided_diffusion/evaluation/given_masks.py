@@ -3,20 +3,25 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from ..data.files.memory import as_array
 from ..errors import DataError
 from ..flags.classes import Classes
-from ..masks.pairs import Pairs
+from ..masks.metrics import FigureName
+from ..masks.pairs import Pairs, valid_pixels
 from .class_figures import CaseMasks, figures_by_class, figures_of_raters, figures_of_samples, named
 
 MASKS = "masks as an array or a tensor, [N, H, W] or [N, K, H, W]"
 
 
-def figures_of_case(samples: Any, raters: Any, classes: Classes | None = None) -> dict[str, float]:
+def figures_of_case(
+    samples: Any, raters: Any, classes: Classes | None = None, ignored: Bool[np.ndarray, "H W"] | None = None
+) -> dict[str, float]:
     """{metric: value} of samples [M, H, W] against raters [R, H, W], bool or 0 and 1.
 
-    With several classes, samples are [M, K, H, W] and raters [R, K, H, W]; "ged" is over all classes, "ged_cup" of one.
+    With several classes, samples are [M, K, H, W] and raters [R, K, H, W]; "ged" is over all classes, "ged[cup]" of
+    one.
 
     classes  None: of masks with K > 1, they are called class1, class2, ..., and are regions if any two overlap
     DataError: they are not such masks, or differ in size or in their classes.
@@ -36,10 +41,14 @@ def figures_of_case(samples: Any, raters: Any, classes: Classes | None = None) -
             f"samples of {counts[0]} and raters of {counts[1]} classes cannot be compared; pass both as {shape}, or as "
             "[N, H, W] for a single class"
         )
-    case = CaseMasks(masks, truth, classes or _classes_of(masks, truth))
+    classes = classes or _classes_of(masks, truth)
+    case = CaseMasks(valid_pixels(masks, ignored), valid_pixels(truth, ignored), classes)
     pairs = Pairs.of(*case)
-    figures = named(figures_of_samples(case, pairs)) | figures_by_class(case, pairs)
-    return figures | figures_of_raters(truth, case.classes)
+    figures = named(figures_of_samples(case, pairs)) | figures_of_raters(case.raters, classes)
+    of_classes = (figures_by_class(case, pairs, 0), figures_of_raters(case.raters, classes))
+    parts = {FigureName.parse(name): value for found in of_classes for name, value in found.items()}
+    by_class = {f"{part.metric}[{part.of_class}]": value for part, value in parts.items() if part.of_class}
+    return {name: value for name, value in figures.items() if not FigureName.parse(name).of_class} | by_class
 
 
 def _classes_of(*sets: np.ndarray) -> Classes:

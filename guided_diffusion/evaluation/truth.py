@@ -11,14 +11,13 @@ from jaxtyping import Bool
 
 from ..data.files.label import label_of
 from ..data.files.read import read_file
-from ..data.resize import canvas, overlaps, pad_to, resize_masks
+from ..data.resize import canvas, pad_to, resize_classes, resize_masks
 from ..data.surveys.levels import read_masks
 from ..errors import DataError
 from ..flags.classes import Classes
 from ..masks.fidelity import Truth, pair_truth
 from ..masks.label_maps import from_label_map
 from ..masks.pairs import valid_pixels
-from ..masks.postprocess import read_off
 
 
 class Mode(NamedTuple):
@@ -86,8 +85,7 @@ def _read(modes: Mapping[str, Mode], classes: Classes) -> list[Bool[np.ndarray, 
     if not classes.several:
         masks = read_masks(mode.mask for mode in modes.values())
         return [masks[mode.mask] for mode in modes.values()]
-    exact = classes.exclusive or classes.from_files
-    known, found = {0, *(classes.values if exact else itertools.chain(*classes.levels))}, []
+    known, found = {0, *itertools.chain(*classes.written)}, []
     for mode in modes.values():
         labels = label_of(mode.mask, read_file(mode.mask)).values
         if unknown := sorted(set(np.unique(labels).tolist()) - known):
@@ -100,13 +98,8 @@ def _read(modes: Mapping[str, Mode], classes: Classes) -> list[Bool[np.ndarray, 
 def _resized(
     masks: Bool[np.ndarray, "N *K H0 W0"], size: tuple[int, int], pad: bool, classes: Classes
 ) -> Bool[np.ndarray, "N *K H W"]:
-    planes = masks.reshape(-1, *masks.shape[-2:])
     if pad:
-        planes = pad_to(planes, canvas((planes.shape[1], planes.shape[2]), size))
-    if planes.shape[1:] == size:
-        return planes.reshape(*masks.shape[:-2], *size)
-    if not (classes.several and classes.exclusive):
-        return resize_masks(planes, size).reshape(*masks.shape[:-2], *size)
-    rows, columns = overlaps(planes.shape[1], size[0]), overlaps(planes.shape[2], size[1])
-    shares = rows @ (planes.astype(np.float32) @ columns.T) / (planes.shape[1] * planes.shape[2])
-    return read_off(shares.reshape(*masks.shape[:-2], *size))
+        masks = pad_to(masks, canvas((masks.shape[-2], masks.shape[-1]), size))
+    if masks.shape[-2:] == size:
+        return masks
+    return resize_classes(masks, size, classes.exclusive)[0] if classes.several else resize_masks(masks, size)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 FROM_FILES = "file"  # in the place of levels: the class is read from files of its own
 FORM = "must be names such as disc,cup, or names with levels such as disc=1+2,cup=2"
 RESERVED = ("background", "ignore")
-UNNAMED = ",=+"  # characters that names do not contain
+UNNAMED = ",=+/\\"  # characters that names do not contain
+MOST = 255  # classes, and the largest value of a mask
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,30 @@ class Classes:
 
     @property
     def values(self) -> tuple[int, ...]:
-        """The value of each class in the masks written: 1 to K, and for regions of levels the first of each."""
+        """The value of each class in the masks written: 1 to K.
+
+        Exclusive classes with these levels in another order have their levels, and regions the first of theirs, if that
+        is not 0 and fits into 8 bits.
+        """
+        numbers = tuple(range(1, self.count + 1))
+        if not self.names or self.from_files:
+            return numbers
+        first = tuple(levels[0] for levels in self.levels)
+        fits = set(first) == set(numbers) if self.exclusive else min(first) > 0 and max(first) <= MOST
+        return first if fits else numbers
+
+    @property
+    def written(self) -> tuple[tuple[int, ...], ...]:
+        """The values that mean each class in the masks written: of a region, also those of regions within it."""
         if self.exclusive or self.from_files:
-            return tuple(range(1, self.count + 1))
-        return tuple(levels[0] for levels in self.levels)
+            return tuple((value,) for value in self.values)
+        painted = [(levels[0], value) for levels, value in zip(self.levels, self.values, strict=True)]
+        return tuple(tuple(value for level, value in painted if level in levels) for levels in self.levels)
 
     def same_masks(self, other: "Classes") -> bool:
-        """Whether masks of both mean the same, whatever the levels of their labels."""
+        """Whether masks of both mean the same, whatever the levels of their labels; one class may have no name."""
         if not self.several and not other.several:
-            return True
+            return not self.names or not other.names or self.names == other.names
         return self.names == other.names and self.exclusive == other.exclusive
 
     @property
@@ -72,6 +88,8 @@ def parse_classes(entries: Sequence[str]) -> Classes:
         raise ValueError(f"{wrong[0]!r} cannot be the name of a class; {FORM}")
     if len(set(names)) < len(names):
         raise ValueError("must name each class only once")
+    if len(names) > MOST:
+        raise ValueError(f"must be at most {MOST} classes")
     given = [text for text in texts if text is not None]
     if not given:
         return Classes(names, tuple((k + 1,) for k in range(len(names))))

@@ -1,10 +1,9 @@
 """Masks of several classes on sheets: a colour and a legend for the classes, and label maps in these colours."""
 
 import colorsys
-from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Shaped, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from ..flags.classes import Classes
@@ -41,13 +40,3 @@ def to_palette(labels: UInt8[np.ndarray, "H W"], classes: Classes) -> Image.Imag
         table[value] = colour
     picture.putpalette(table.ravel().tolist())
     return picture
-
-
-def area(masks: Shaped[np.ndarray, "*K H W"]) -> int:
-    """The number of pixels that have any class."""
-    return int(masks.any(axis=0).sum()) if masks.ndim == 3 else int(masks.sum())
-
-
-def in_order(names: Sequence[str]) -> list[tuple[str, Colour]]:
-    """The classes with their colours, for a legend."""
-    return list(zip(names, colours_of(len(names)), strict=True))

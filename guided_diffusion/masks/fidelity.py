@@ -8,7 +8,7 @@ draws both together: it may have the right frequencies of each and still combine
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from numpy.typing import ArrayLike
 
 from ..flags.classes import Classes
-from .pairs import iou_matrix
+from .pairs import Pairs, iou_matrix
 
 IMPLAUSIBLE = -1
 CALIBRATION_BINS = 10
@@ -59,8 +59,12 @@ def assign_modes(
     min_iou: float,
     classes: Classes | None = None,
 ) -> Int[np.ndarray, "M"]:
-    """The mode of each sample, in 0 .. N - 1, or IMPLAUSIBLE."""
-    iou = iou_matrix(samples, modes, classes)
+    """The mode of each sample, in 0 .. N - 1, or IMPLAUSIBLE.
+
+    The IoU is the mean over the classes that either has: of many classes, most are absent on both sides.
+    """
+    pairs = replace(Pairs.of(samples, modes, classes), skip_absent=True)
+    iou = pairs.split(pairs.iou)[1]
     return np.where(iou.max(-1) >= min_iou, iou.argmax(-1), IMPLAUSIBLE)
 
 

@@ -36,9 +36,7 @@ def label_map(masks: Bool[np.ndarray, "*batch K H W"], values: Sequence[int]) ->
 def from_label_map(labels: Shaped[np.ndarray, "*batch H W"], classes: Classes) -> Bool[np.ndarray, "*batch K H W"]:
     """The masks of the classes in label maps with the values of `label_map`; the inverse of it.
 
-    A pixel belongs to every region whose levels include its value. Classes from files of their own that overlap cannot
-    be restored: the pixel has the class painted last.
+    A pixel also belongs to the regions around that of its value. Classes from files of their own that overlap cannot be
+    restored: the pixel has the class painted last.
     """
-    labels, exact = np.asarray(labels), classes.exclusive or classes.from_files
-    levels = [(value,) for value in classes.values] if exact else classes.levels
-    return np.stack([np.isin(labels, of_class) for of_class in levels], axis=-3)
+    return np.stack([np.isin(labels, values) for values in classes.written], axis=-3)

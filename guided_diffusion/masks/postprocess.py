@@ -90,6 +90,7 @@ def read_off(planes: Shaped[np.ndarray, "*batch K H W"], threshold: float = 0.5)
     threshold, where the classes fill a pixel their planes sum to 1, and no background can appear between them, however
     they were resized.
     """
+    planes = np.asarray(planes).clip(0, 1)  # so that small values below 0, of many classes, add nothing
     return strongest(planes, np.float32(2 * threshold) - planes.sum(-3, dtype=np.float32))
 
 

@@ -50,11 +50,11 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     ConfigError or DataError: the flags of patients cannot be used, or there are no cases.
     """
     rule = PatientRule.of(config)
-    folders = find_labelled(config.data_dir, data_config, report)
+    folders = find_labelled(config.data_dir, _described(data_config, config.data_dir)[0], report)
     checked = CheckedCases(config, data_config)
     faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
     faults += checked.read(folders)
-    faults += checked.dataset_faults()
+    faults += [*checked.stated_faults, *checked.dataset_faults()]
     of_split, notes = split_faults(config.data_dir, folders, rule)
     faults += of_split
 
@@ -83,7 +83,7 @@ class CheckedCases:
 
     def __init__(self, config: CheckConfig, data_config: DataConfig) -> None:
         self.config = config
-        data_config = _described(data_config, config.data_dir)
+        data_config, self.stated_faults = _described(data_config, config.data_dir)
         self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
         self.classes = data_config.class_set
         self.contents: dict[str, Contents] = collections.defaultdict(lambda: Contents(self.classes))
@@ -132,13 +132,16 @@ class CheckedCases:
         yield from self.fitted.notes(num_cases)
 
 
-def _described(config: DataConfig, directory: str) -> DataConfig:
-    """`config` with what the dataset.json of a folder states; as it is if that is damaged, see dataset_faults."""
+def _described(config: DataConfig, directory: str) -> tuple[DataConfig, list[str]]:
+    """`config` with what a folder states, and faults; as it is if dataset.json is damaged, see dataset_faults."""
     try:
-        file = read_dataset_file(directory)
+        config = with_intensity_range(config, read_dataset_file(directory))
     except DataError:
-        return config
-    return described(with_intensity_range(config, file), directory)
+        return config, []
+    try:
+        return described(config, directory), []
+    except DataError as error:
+        return config, [str(error)]
 
 
 def report_contents(contents: Mapping[str, Contents], num_cases: int, report: Callable[[str], None]) -> None:

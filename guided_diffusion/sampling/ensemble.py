@@ -89,6 +89,7 @@ class Ensemble:
     masks    at the size of the image
     image    as the reading rules give it, in [0, 1]
     raters   the raters' masks, if the case has labels; R may be 0
+    ignored  pixels that count in no metric; None: there are none
     notes    what reading changed, one line each
     """
 
@@ -97,6 +98,7 @@ class Ensemble:
     masks: Bool[np.ndarray, "M *K H W"]
     image: Float32[np.ndarray, "C H W"]
     raters: Bool[np.ndarray, "R *K H W"]
+    ignored: Bool[np.ndarray, "H W"] | None
     notes: tuple[str, ...]
     _case: "Case" = field(repr=False)
     _own: CaseArrays = field(repr=False)
@@ -115,9 +117,11 @@ class Ensemble:
         to_own = drawing.postprocess.output_size == "own" and case.geometry is not None
         back = case.geometry.bring_back if to_own and case.geometry else None
         masks = binarise(samples, drawing.postprocess, back, drawing.labels)
-        shown = own if to_own else CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5)
+        ignored = None if case.ignored is None else case.ignored.numpy()
+        at_network = CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5, ignored=ignored)
+        shown = own if to_own else at_network
         image = shown.image[: own.image.shape[0]]  # without repeated planes
-        return cls(case.id, samples, masks, image, shown.raters, notes, case, own, drawing)
+        return cls(case.id, samples, masks, image, shown.raters, shown.ignored, notes, case, own, drawing)
 
     def __repr__(self) -> str:
         """E.g. Ensemble('case1', 16 masks of 200x150)."""
@@ -127,9 +131,14 @@ class Ensemble:
         return f"Ensemble({self.name!r}, {count(masks, 'mask')}{of_classes} of {width}x{height})"
 
     @property
+    def labels(self) -> Classes:
+        """The classes of the masks."""
+        return self._drawing.labels
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of several classes; empty for one class."""
-        return self._drawing.labels.names if self._drawing.labels.several else ()
+        return self.labels.names if self.labels.several else ()
 
     @property
     def mean(self) -> Map:

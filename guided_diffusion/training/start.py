@@ -9,6 +9,7 @@ from ..checkpoints.format import Checkpoint, RunInfo
 from ..checkpoints.load import load_checkpoint, refuse_newer_reading
 from ..checkpoints.weights import check_optimizer, check_weights, load_weights
 from ..data.case_reader import READING_RULES
+from ..data.config import DataConfig
 from ..dist_util import Processes
 from ..errors import CheckpointError, ConfigError
 from ..flags.configs import Configs, Flags, differences
@@ -137,11 +138,14 @@ def reading_of(start: Start, dataset: LIDCDataset) -> int:
 def check_cases(start: Start, flags: Flags, dataset: LIDCDataset) -> None:
     """Check the cases of a run that is resumed.
 
-    CheckpointError: they are read differently from when the run began; or, with another --data_dir, their hash differs
-    from that of the run's cases.
+    CheckpointError: they have other classes, or are read differently from when the run began; or, with another
+    --data_dir, their hash differs from that of the run's cases.
     """
     if start.checkpoint is None or not start.own:
         return
+    _refuse_other_flags(
+        start, {"classes": flags["classes"]}, (DataConfig,), (), "use these classes, or another --log_dir"
+    )
     reading = reading_of(start, dataset)
     if reading < dataset.reading and dataset.departures:
         raise CheckpointError(

@@ -12,6 +12,8 @@ from helpers import LEAST, as_arguments, assert_refused, call_script
 from own_size import draws_nothing, draws_raters, write_model
 from PIL import Image
 
+from guided_diffusion.data.config import DataConfig
+from guided_diffusion.errors import DataError
 from guided_diffusion.flags.classes import parse_classes
 from guided_diffusion.lidcloader import LIDCDataset
 from guided_diffusion.masks.class_pictures import colours_of
@@ -198,7 +200,7 @@ def run(cases, tmp_path):
 
 def test_a_checkpoint_names_its_classes(run, cases, tmp_path):
     model = load(run / "savedmodel.pt")
-    assert model.flags["classes"] == list(NAMES) and "the classes disc, cup" in repr(model)
+    assert model.flags["classes"] == ["disc=1", "cup=2"] and "the classes disc, cup" in repr(model)
     dataset = LIDCDataset(cases, 16, 3)
     ensemble = model.sample(str(cases / "case0"), 3, steps=2)
     assert ensemble.masks.shape == (3, 2, 24, 20) and ensemble.classes == NAMES
@@ -271,7 +273,7 @@ def test_packed_cases_have_the_same_classes(cases, tmp_path):
     done = call_script(
         "segmentation_train", f"--data_dir={tmp_path / 'packed' / 'cases.pack'}", f"--log_dir={run}", *TRAIN
     )
-    assert done.returncode == 0 and load(run / "savedmodel.pt").flags["classes"] == list(NAMES), done.stderr
+    assert done.returncode == 0 and load(run / "savedmodel.pt").flags["classes"] == ["disc=1", "cup=2"], done.stderr
 
 
 def test_a_comparison_keeps_the_classes(cases, tmp_path):
@@ -325,3 +327,107 @@ def test_the_windows_of_sampling_show_the_classes_in_colours(cases):
     for window in ("case", "masks", "mean, variance and entropy", "latest 0"):
         pixels = {tuple(pixel) for pixel in np.asarray(shown[window].convert("RGB")).reshape(-1, 3).tolist()}
         assert set(colours_of(2)) <= pixels, window
+
+
+# -- what must not be altered in silence ------------------------------------------------------------------------------
+
+
+def evaluated(data, samples, *more):
+    return call_script("segmentation_evaluate", f"--data_dir={data}", f"--samples={samples}", "--report=False", *more)
+
+
+def test_samples_of_other_classes_are_not_scored(drawn, cases, tmp_path):
+    """Classes in another order, and regions of the same names."""
+    _, out = drawn
+    (cases / "dataset.json").unlink()
+    done = evaluated(cases, out, "--classes=cup,disc")
+    assert (
+        done.returncode
+        and "the classes disc, cup, but the cases have the classes cup, disc" in done.stdout + done.stderr
+    )
+    write_cases(cases, labels={"background": 0, "disc": [1, 2], "cup": 2})
+    done = evaluated(cases, out)
+    assert done.returncode and "the regions disc, cup" in done.stdout + done.stderr
+
+
+def test_the_order_in_dataset_json_does_not_matter(tmp_path, monkeypatch):
+    draws_raters(monkeypatch)
+    cases = write_cases(tmp_path / "cases", 1, {"background": 0, "cup": 2, "disc": 1})
+    model = model_of(tmp_path / "model.pt", "cup=2", "disc=1")
+    assert sample(cases, model, tmp_path / "out", "--output_size=own").returncode == 0
+    masks = maps_in(tmp_path / "out", "case0")
+    assert (masks != RATERS).mean() < 0.12  # with the levels of the labels
+    others = tmp_path / "others"
+    others.mkdir()
+    for k, rater in enumerate(RATERS):
+        Image.fromarray(rater).save(others / f"case0_output{k}.png")
+    assert evaluated(cases, others).returncode == 0
+    assert float(rows_of(others)["case0"]["ged_3_cup"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_regions_of_levels_that_contain_0_are_written_and_read(tmp_path, monkeypatch):
+    """REFUGE's levels: 0 is the cup, 128 the rest of the disc, 255 the background."""
+    draws_raters(monkeypatch)
+    cases = tmp_path / "cases"
+    put(cases / "a" / "image.png", IMAGE)
+    for k, rater in enumerate(RATERS):
+        put(cases / "a" / f"label{k}_.png", np.array([255, 128, 0], dtype=np.uint8)[rater])
+    classes = ("disc=128+0", "cup=0")
+    model = write_model(
+        tmp_path / "model.pt", image_size="24,20", image_channels=3, encoder_channels=3, classes=classes
+    )
+    done = sample(cases, model, tmp_path / "out")
+    assert done.returncode == 0 and "the level 255 of the labels is read as background" in done.stdout, done.stderr
+    np.testing.assert_array_equal(maps_in(tmp_path / "out", "a"), RATERS)
+    (tmp_path / "out" / "a_samples.npz").unlink()
+    done = evaluated(cases, tmp_path / "out", f"--classes={','.join(classes)}")
+    assert done.returncode == 0, done.stdout
+    assert float(rows_of(tmp_path / "out")["a"]["ged_3_disc"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_validation_cases_need_the_same_classes(cases, tmp_path):
+    others = write_cases(tmp_path / "others", labels={"background": 0, "disc": [1, 2], "cup": 2})
+    words = (f"--data_dir={cases}", f"--log_dir={tmp_path / 'run'}", f"--eval_data_dir={others}")
+    assert_refused(call_script("segmentation_train", *words, *TRAIN), "the regions disc, cup", "--data_dir")
+
+
+def test_levels_that_contradict_dataset_json_are_refused_in_training(cases, tmp_path):
+    words = (f"--data_dir={cases}", f"--log_dir={tmp_path / 'run'}", "--classes=disc=2,cup=1")
+    assert_refused(call_script("segmentation_train", *words, *TRAIN), "--classes disc=2,cup=1", "disc=1,cup=2")
+
+
+def test_a_run_stores_the_levels_so_that_a_class_may_be_absent_later(tmp_path):
+    cases, alone = tmp_path / "cases", tmp_path / "alone" / "a"
+    levels = np.array([0, 128, 255], dtype=np.uint8)
+    put(cases / "a" / "image.png", IMAGE)
+    put(cases / "a" / "label0_.png", levels[RATERS[0]])
+    put(alone / "image.png", IMAGE)
+    put(alone / "label0_.png", levels[RATERS[0].clip(0, 1)])
+    words = (
+        f"--data_dir={cases}",
+        f"--log_dir={tmp_path / 'run'}",
+        "--classes=disc,cup",
+        *TRAIN[:-1],
+        "--batch_size=1",
+    )
+    for _ in range(2):  # the second resumes
+        done = call_script("segmentation_train", *words)
+        assert done.returncode == 0, done.stderr
+    model = load(tmp_path / "run" / "savedmodel.pt")
+    assert model.flags["classes"] == ["disc=128", "cup=255"]
+    raters = model.sample(str(alone), 1, steps=2).raters
+    assert raters[0, 0].any() and not raters[0, 1].any()
+
+
+def test_comparisons_refuse_test_cases_with_other_levels(cases, tmp_path):
+    test = write_cases(tmp_path / "test", 1, {"background": 0, "disc": 2, "cup": 1})
+    words = ("--methods=unet", "--budget_images=2", "--batch_size=1", f"--out_dir={tmp_path / 'out'}")
+    assert_refused(call_script("compare", f"--data_dir={cases}", f"--test_dir={test}", *words), "disc=2,cup=1")
+
+
+def test_a_case_of_other_classes_is_refused_in_python(cases, tmp_path):
+    model = load(model_of(tmp_path / "model.pt", *NAMES))
+    (cases / "dataset.json").unlink()
+    case = LIDCDataset(cases, 16, 3, DataConfig(classes=("cup", "disc")))[0]
+    with pytest.raises(DataError, match="the classes cup, disc, but the model has the classes disc, cup"):
+        model.sample(case, 1, steps=2)

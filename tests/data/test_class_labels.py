@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from drawings import DISCS, GREY, assert_says, classes, disc, masks_in, opened, paletted, put, put_case, refusal, white
 from helpers import call_script
+from PIL import Image
 
 from guided_diffusion.data.config import DataConfig
+from guided_diffusion.data.resize import resize_classes, resize_ignored
+from guided_diffusion.errors import DataError
 from guided_diffusion.lidcloader import LIDCDataset
 
 CUPS = [disc(7), disc(5), disc(3)]
@@ -406,3 +409,61 @@ def test_padding_and_other_sizes(tmp_path):
         np.testing.assert_array_equal(masks[:, top : top + 64, left : left + 64], [RINGS[0], CUPS[0]])
         assert masks.sum() == DISCS[0].sum()
         assert dataset.own_arrays(k).raters.shape[-2:] == ((64, 96), (64, 64))[k]
+
+
+# -- resizing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_does_not_take_the_last_pixel_of_another():
+    masks = np.zeros((1, 2, 64, 64), dtype=bool)
+    masks[0, 0, 8:14, 8:14], masks[0, 1, 10:13, 10:13] = True, True
+    masks[0, 0] &= ~masks[0, 1]  # a rim of 27 pixels around a core of 9, in one pixel of the network
+    resized, vanishing = resize_classes(masks, (8, 8), exclusive=True)
+    assert resized[0, 0, 1, 1] and not resized[0, 1].any() and vanishing == (1, 1)
+
+
+def test_a_small_lesion_keeps_its_next_pixel_if_another_class_needs_the_first():
+    masks = np.zeros((1, 2, 16, 16), dtype=bool)
+    masks[0, 0, 0:4, 0:3], masks[0, 1, 0:1, 3:6] = True, True  # the second covers 1 of 16 and 2 of 16 pixels
+    resized, vanishing = resize_classes(masks, (4, 4), exclusive=True)
+    assert resized[0, 0, 0, 0] and resized[0, 1, 0, 1] and vanishing == (1, 0)
+
+
+def test_nested_regions_remain_nested():
+    masks = np.zeros((2, 2, 64, 64), dtype=bool)
+    masks[:, 0, 20:44, 20:44], masks[:, 1, 43:44, 40:44] = True, True
+    resized, _ = resize_classes(masks, (8, 8), exclusive=False)
+    assert resized[:, 1].any() and not (resized[:, 1] & ~resized[:, 0]).any()
+
+
+def test_a_pixel_that_overlaps_an_ignored_one_is_ignored():
+    ignored = np.zeros((16, 16), dtype=bool)
+    ignored[3, 5] = True
+    np.testing.assert_array_equal(np.argwhere(resize_ignored(ignored, (4, 4))), [[0, 1]])
+    np.testing.assert_array_equal(resize_ignored(ignored, (16, 16)), ignored)
+
+
+def test_jpeg_of_a_white_background_is_not_read_in_ascending_order(tmp_path):
+    put(tmp_path / "a" / "image.png", GREY)
+    levels = np.full((64, 64), 255, dtype=np.uint8)
+    levels[16:48, 16:48], levels[24:40, 24:40] = 128, 0
+    Image.fromarray(levels).save(tmp_path / "a" / "label0_.jpg", quality=95)
+    with pytest.raises(DataError, match="the most frequent"):
+        LIDCDataset(tmp_path, config=DataConfig(classes=("disc", "cup")))
+
+
+def test_levels_that_dataset_json_states_are_not_reinterpreted(tmp_path):
+    put(tmp_path / "a" / "image.png", GREY)
+    levels = np.zeros((64, 64), dtype=np.uint8)
+    levels[16:48, 16:48], levels[24:40, 24:40] = 1, 3
+    put(tmp_path / "a" / "label0_.png", levels)
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "tumour": 2}}')
+    with pytest.raises(DataError, match="the level 3 beyond"):
+        LIDCDataset(tmp_path)
+
+
+def test_one_class_with_files_of_its_own_has_no_axis_of_classes(tmp_path):
+    put(tmp_path / "a" / "image.png", GREY)
+    for name in ("cup", "disc"):
+        put(tmp_path / "a" / f"label0_{name}.png", np.where(np.eye(64), 255, 0).astype(np.uint8))
+    assert LIDCDataset(tmp_path, config=DataConfig(classes=("cup",)))[0].raters.shape == (1, 64, 64)

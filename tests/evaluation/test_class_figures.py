@@ -219,7 +219,7 @@ def test_masks_in_memory():
     S, Y = masks(rng, 4), masks(rng, 3)
     found = figures_of_case(S, Y.astype(np.uint8), DISC_CUP)
     assert found["ged"] == pytest.approx(brute_force.ged(S, Y))
-    assert found["ged_cup"] == pytest.approx(brute_force.ged(S[:, 1], Y[:, 1]))
+    assert found["ged[cup]"] == pytest.approx(brute_force.ged(S[:, 1], Y[:, 1]))
     unnamed = figures_of_case(list(S), Y)
     assert {name.replace("class1", "disc").replace("class2", "cup") for name in unnamed} == set(found)
     assert unnamed["dice"] == found["dice"] == pytest.approx(brute_force.majority_dice_exclusive(S, Y))

@@ -252,7 +252,7 @@ def _one_of_each(
     """The label of each structure by each rater, "" for an empty mask, and faults. No rater has any: none is there."""
     raters: list[tuple[str, ...]] = []
     faults = []
-    if not any(name in own for own in labels.values() for name in structures):
+    if missing != "empty" and not any(name in own for own in labels.values() for name in structures):
         return [], []
     for rater, own in sorted(labels.items()):
         lacking = [name for name in structures if name not in own]

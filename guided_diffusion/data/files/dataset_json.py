@@ -57,11 +57,9 @@ class DatasetFile:
         names = self.structures
         several = any(len(self.labels[name]) > 1 for name in names)
         levels = [self._painted_first(k, name) if several else self.labels[name] for k, name in enumerate(names)]
-        plain = levels == [(k + 1,) for k in range(len(names))] and not self.background
         texts = ["+".join(map(str, one)) for one in levels]
-        entries = names if plain else [f"{name}={text}" for name, text in zip(names, texts, strict=True)]
         try:
-            return parse_classes(entries)
+            return parse_classes([f"{name}={text}" for name, text in zip(names, texts, strict=True)])
         except ValueError as error:
             raise DataError(f"{self.path}: labels {error}; correct it") from error
 
@@ -71,9 +69,10 @@ class DatasetFile:
         own = [level for level in levels if not any(level in self.labels[other] for other in later)]
         value = self.paint_order[number] if self.paint_order else next(iter(own), None)
         if value not in levels:
+            needed = "must have" if self.paint_order else "is missing, which has"
             raise DataError(
-                f"{self.path}: regions_class_order must have a level of each region, by which it is painted; {name} "
-                f"has {', '.join(map(str, levels))}"
+                f"{self.path}: regions_class_order {needed} a level of each region, by which it is painted; {name} has "
+                f"{', '.join(map(str, levels))}"
             )
         return (value, *(level for level in levels if level != value))
 

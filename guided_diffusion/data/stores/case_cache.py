@@ -85,6 +85,7 @@ class SetFacts:
     reading     version of the reading rules
     departures  what version 1 would have read differently, as phrases
     masks       "empty" or "full" if all masks are; None: neither
+    classes     as --classes gives them, with the levels that the labels have
     """
 
     notes: list[str]
@@ -93,18 +94,21 @@ class SetFacts:
     reading: int = READING_RULES
     departures: list[str] = field(default_factory=list)
     masks: str | None = None
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, reader: CaseReader, num_cases: int) -> "SetFacts":
         """The facts of the cases that a reader has read."""
         masks = reader.changes.masks.constant()
-        return cls(reader.notes(num_cases), reader.num_planes, reader.colour, departures=reader.departures, masks=masks)
+        facts = cls(reader.notes(num_cases), reader.num_planes, reader.colour, classes=reader.classes)
+        return replace(facts, departures=reader.departures, masks=masks)
 
     @classmethod
     def from_header(cls, pack: PackedCases) -> "SetFacts":
         """The facts stored in a packed file; one without them was packed by version 1 of the rules, all in grey."""
         if "set" in pack.header:
-            return cls(**pack.header["set"])
+            facts = cls(**pack.header["set"])
+            return replace(facts, classes=tuple(facts.classes))
         note = (
             "warning: packed by version 1 of the reading rules, which turned colour into grey and ignored "
             "orientations; pack the cases again"

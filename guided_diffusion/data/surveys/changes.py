@@ -64,6 +64,7 @@ class Changes:
 
     sizes       {case: (height, width)} of the resized or padded cases
     kept        {case: lesions} that would have vanished by resizing
+    lost        {case: lesions} of exclusive classes that vanish by resizing, beside others
     turned      NIfTI files brought to the orientation of their image
     upright     pictures turned by their EXIF or TIFF orientation
     alpha       images whose constant alpha channel was dropped
@@ -73,6 +74,7 @@ class Changes:
 
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
     turned: list[str] = field(default_factory=list)
     upright: list[str] = field(default_factory=list)
     alpha: list[str] = field(default_factory=list)
@@ -117,6 +119,11 @@ class Changes:
         ):
             if files:
                 yield f"{count(len(files), noun)} {what}, e.g. {files[0]}"
+        if levels.ignoring:
+            yield (
+                f"{count(len(levels.ignoring), 'label')} with pixels of the level {levels.ignore}, which count in no "
+                f"loss and no metric (--ignore_label), e.g. {levels.ignoring[0]}"
+            )
         if levels.lossy:
             how = "read by the nearest level of a class" if of_classes else "thresholded (--label_threshold)"
             yield f"{count(len(levels.lossy), 'label')} with lossy compression (JPEG), {how}"
@@ -137,6 +144,11 @@ class Changes:
             yield (
                 f"{count(sum(self.kept.values()), 'lesion')} in {count(len(self.kept), 'case')} would vanish at this "
                 "size; each keeps its most covered pixel"
+            )
+        if self.lost:
+            yield (
+                f"warning: {count(sum(self.lost.values()), 'lesion')} in {count(len(self.lost), 'case')} vanish at "
+                "this size, because other classes need the pixels that they cover; use a larger --image_size"
             )
         yield from self.masks.notes()
 

@@ -74,6 +74,7 @@ class LevelSurvey:
     third: dict[str, dict[int, int]] = field(default_factory=dict)  # {lossy file: more than two clusters}
     faint: list[str] = field(default_factory=list)  # lossy files that vary and do not reach half of full scale
     lossy: list[str] = field(default_factory=list)  # lossy files
+    ignoring: list[str] = field(default_factory=list)  # files with the level `ignore`
     clusters: dict[str, dict[int, int]] = field(default_factory=dict)  # {lossy file: its clusters}
 
     def add(self, file: str, label: Label) -> None:
@@ -86,6 +87,7 @@ class LevelSurvey:
             return
         values = label.values
         if self.ignore is not None and (ignored := values == self.ignore).any():
+            self.ignoring.append(file)
             if ignored.all():
                 return
             values = np.where(ignored, values[~ignored].min(), values)

@@ -1,7 +1,5 @@
 """A deterministic U-Net, and MC dropout (Gal and Ghahramani 2016, Kendall et al. 2017)."""
 
-from typing import TYPE_CHECKING
-
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -15,9 +13,6 @@ from ...sampling.protocol import without_ignored
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
-
-if TYPE_CHECKING:
-    pass
 
 
 class DeterministicUNet(Baseline):

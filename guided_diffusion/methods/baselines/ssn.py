@@ -1,7 +1,7 @@
 """Stochastic segmentation network (Monteiro et al. 2020): a low-rank Gaussian over the logits of all pixels."""
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +15,6 @@ from ...sampling.protocol import without_ignored
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
-
-if TYPE_CHECKING:
-    pass
 
 MIN_VARIANCE = 1e-5
 MC_SAMPLES = 20  # logit maps drawn per mask in training, as published

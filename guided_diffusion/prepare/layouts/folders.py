@@ -133,12 +133,13 @@ def _raters(
 ) -> dict[Case, dict[str, tuple[str, ...]] | DataError]:
     """The files of each rater, one of each structure, of each case with masks; or what is wrong with them.
 
-    Of a single structure, raters without it have not seen the case, unless the config says that it is empty.
+    Of a single structure, a rater without it may have others; the config says what that means.
 
     named  the masks of all structures
     """
     structures = list(dict.fromkeys(mask.structure for mask in masks))
-    everyone = _by_case(named) if len(structures) == 1 and config.missing == "empty" else {}
+    of_several = len(structures) == 1 and len({mask.structure for mask in named}) > 1
+    everyone = _by_case(named) if of_several else {}
     found: dict[Case, dict[str, tuple[str, ...]] | DataError] = {}
     for case, of_case in _by_case(masks).items():
         files: dict[str, dict[str, str]] = {mask.rater: {} for mask in in_order(everyone.get(case, of_case))}
