@@ -55,13 +55,14 @@ def with_classes(config: DataConfig, directory: str, report: Report = lambda lin
         config = replace(config, ignore_label=file.ignored)
     if config.structure or config.merge_labels or config.label_threshold is not None:
         return config
-    if file and (len(file.structures) > 1 or (file.structures and config.class_set.several)):
-        given, classes = config.class_set, agreed(config.class_set, file)
+    given = config.class_set
+    if file and (len(file.structures) > 1 or (file.structures and given.several)):
+        classes = agreed(given, file)
         if not given.plain and classes != given:
             report(f"{file.path}: its levels of the classes are used, {', '.join(show_classes(classes))}")
         config = replace(config, classes=show_classes(classes))
-    classes = config.class_set
-    if (classes.plain or not classes.exclusive) and not classes.from_files and _have_files(directory, classes.names):
+    classes, may_be_files = config.class_set, given.plain or not given.exclusive
+    if may_be_files and not classes.from_files and _have_files(directory, classes.names):
         config = replace(config, classes=tuple(f"{name}={FROM_FILES}" for name in classes.names))
     return config
 

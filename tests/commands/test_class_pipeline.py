@@ -321,7 +321,7 @@ def test_the_windows_of_sampling_show_the_classes_in_colours(cases):
     watch.begin([(case, 0)])
     watch.step(0, case.raters[:1])
     samples = case.raters.numpy()
-    watch.finished(case, samples)
+    watch.finished(case, list(samples))
     (frame,) = watch.case_done(case, samples)
     np.testing.assert_allclose(frame, RATERS[0] / 2)  # a grey label map
     for window in ("case", "masks", "mean, variance and entropy", "latest 0"):
@@ -386,9 +386,12 @@ def test_regions_of_levels_that_contain_0_are_written_and_read(tmp_path, monkeyp
 
 
 def test_validation_cases_need_the_same_classes(cases, tmp_path):
-    others = write_cases(tmp_path / "others", labels={"background": 0, "disc": [1, 2], "cup": 2})
-    words = (f"--data_dir={cases}", f"--log_dir={tmp_path / 'run'}", f"--eval_data_dir={others}")
-    assert_refused(call_script("segmentation_train", *words, *TRAIN), "the regions disc, cup", "--data_dir")
+    for k in range(2):
+        put(tmp_path / "one" / "a" / f"label{k}_.png", RATERS[k].clip(0, 1))
+    put(tmp_path / "one" / "a" / "image.png", IMAGE)
+    words = (f"--data_dir={tmp_path / 'one'}", f"--log_dir={tmp_path / 'run'}", f"--eval_data_dir={cases}", *TRAIN[:-1])
+    done = call_script("segmentation_train", *words, "--batch_size=1")
+    assert_refused(done, "the classes disc, cup", "--data_dir", "has one class")
 
 
 def test_levels_that_contradict_dataset_json_are_refused_in_training(cases, tmp_path):

@@ -181,8 +181,9 @@ def test_samples_of_other_classes_are_a_fault(tmp_path, monkeypatch):
     cases.samples["s", "case2"] = cases.samples["s", "case2"][:, [0, 1, 1]]
     _, found = cases.evaluate()
     assert found["faults"] == [
-        "case1: the samples in s have one class, but the cases the classes disc, cup; check --classes",
-        "case2: the samples in s have 3 classes, but the cases the classes disc, cup; check --classes",
+        f"{case}: the samples in s have the shape {shape}, so {has}, but the cases have "
+        "the classes disc, cup; check --classes"
+        for case, shape, has in (("case1", [6, 16, 16], "one class"), ("case2", [6, 3, 16, 16], "3 classes"))
     ]
 
 

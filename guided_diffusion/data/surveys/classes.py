@@ -157,6 +157,8 @@ def _background(survey: LevelSurvey, own: set[int], found: set[float]) -> int:
         return int(rest[0])
     if 0 not in own:
         return 0
+    if len(rest) > 1:
+        return max(own | {int(level) for level in rest}) + 1  # which no label has
     raise DataError(
         f"{_example(survey)}: the level of the background is not clear: 0 is that of a class, and the labels have the "
         f"levels {survey.counts()}; it must be the only other level, and the most frequent"
