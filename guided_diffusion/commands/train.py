@@ -118,6 +118,17 @@ def check_dataset(config: TrainConfig, dataset: LIDCDataset, world_size: int) ->
     dataset.check_trainable()
 
 
+def open_validation(configs: Configs, dataset: LIDCDataset) -> LIDCDataset | None:
+    """The cases to validate on, if any. DataError: they have other classes, or are some of the training cases."""
+    folder = configs[ValidationConfig].eval_data_dir
+    if not folder:
+        return None
+    eval_dataset = open_dataset(configs, folder)
+    script_util.check_classes(f"--data_dir {configs[TrainConfig].data_dir}", dataset.classes, eval_dataset)
+    check_validation(dataset, eval_dataset)
+    return eval_dataset
+
+
 def check_validation(dataset: LIDCDataset, eval_dataset: LIDCDataset) -> None:
     """DataError: some of the cases to validate on, found by links, are also trained on; all of them may be."""
     trained, validated = dataset.real_folders, eval_dataset.real_folders
@@ -169,16 +180,13 @@ def train(configs: Configs) -> None:
     lock.take()  # before reading an existing folder
     start = find_checkpoint(configs, processes.world_size)
     configs, dataset = open_cases(configs, start)
-    eval_dir, unet, flags = configs[ValidationConfig].eval_data_dir, configs[UNetConfig], flags_to_store(configs)
+    unet, flags = configs[UNetConfig], flags_to_store(configs)
     torch.manual_seed(config.seed)  # for the initial weights
     segmenter = script_util.create_segmenter(configs)
     check_start(segmenter, start)
     check_dataset(config, dataset, processes.world_size)
     check_cases(start, flags, dataset)
-    eval_dataset = open_dataset(configs, eval_dir) if eval_dir else None
-    if eval_dataset is not None:
-        script_util.check_classes(f"--data_dir {config.data_dir}", dataset.classes, eval_dataset)
-        check_validation(dataset, eval_dataset)
+    eval_dataset = open_validation(configs, dataset)
     folders.check_writable(config.log_dir, "log_dir")
     lock.take()
 

@@ -276,7 +276,8 @@ def test_a_rater_without_a_structure_is_refused_skipped_or_empty(tmp_path):
         np.testing.assert_array_equal(cases["eye0"], NESTED)
     assert read_dataset_file(str(tmp_path / "skip")).raters == ()
     assert read_dataset_file(str(tmp_path / "empty")).raters == ("1", "2", "3")
-    assert convert("folders", src, tmp_path / "cup", "--structure=cup").returncode == 0  # as before
+    assert convert("folders", src, tmp_path / "refused", "--structure=cup").returncode == 1
+    assert convert("folders", src, tmp_path / "cup", "--structure=cup", "--missing=skip").returncode == 0
     np.testing.assert_array_equal(read(tmp_path / "cup")[0]["eye1"], CUPS[::2])
     assert convert("folders", src, tmp_path / "cups", "--structure=cup", "--missing=empty").returncode == 0
     np.testing.assert_array_equal(read(tmp_path / "cups")[0]["eye1"], [CUPS[0], CUPS[1] & False, CUPS[2]])

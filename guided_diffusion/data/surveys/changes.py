@@ -140,6 +140,11 @@ class Changes:
                 f"warning: {count(len(self.faint), 'image')} using less than a tenth of the scale of the type, e.g. "
                 f"{low:g} to {high:g} of {scale} in {self.faint[0]}: {remedy}"
             )
+        yield from self._vanishing()
+        yield from self.masks.notes()
+
+    def _vanishing(self) -> Iterable[str]:
+        """Lines on lesions that resizing makes vanish."""
         if self.kept:
             yield (
                 f"{count(sum(self.kept.values()), 'lesion')} in {count(len(self.kept), 'case')} would vanish at this "
@@ -150,7 +155,6 @@ class Changes:
                 f"warning: {count(sum(self.lost.values()), 'lesion')} in {count(len(self.lost), 'case')} vanish at "
                 "this size, because other classes need the pixels that they cover; use a larger --image_size"
             )
-        yield from self.masks.notes()
 
     def departures(self, levels: LevelSurvey, in_colour: bool) -> list[str]:
         """What version 1 of the reading rules would have read differently, as phrases."""
