@@ -182,8 +182,7 @@ class Predictor:
         dataset = LIDCDataset(path, unet.image_size, unet.channels, self.configs[DataConfig], require_raters=False)
         _refuse_several(path, len(dataset))
         script_util.check_planes(self.configs, dataset)
-        name = self.checkpoint.path if self.checkpoint else "the model"
-        script_util.check_classes(name, self.configs[DataConfig].class_set, dataset)
+        script_util.check_classes(str(self.checkpoint or "the model"), self.configs[DataConfig].class_set, dataset)
         of_masks = set(dataset.reader.changes.masks.notes())  # which judge a whole set
         notes = [note for note in dataset.notes if note not in of_masks]
         return _Input(dataset[0], dataset.own_arrays(0), replace(dataset.facts, notes=notes))
@@ -206,8 +205,8 @@ class Predictor:
             raters = as_array(name, image.raters) > 0.5
             ignored = None if image.ignored is None else as_array(name, image.ignored) > 0
             own = CaseArrays(own.image, raters, image.geometry or own.geometry, ignored)
-        case = make_case(name, reader.fit(name, own), unet.channels, reader.colour, config.class_set)
-        facts = SetFacts.of(reader, 1)
+        fitted, facts = reader.fit(name, own), SetFacts.of(reader, 1)
+        case = make_case(name, fitted, unet.channels, reader.colour, config.class_set)
         if own.geometry and own.geometry.changes_pixels:
             facts = replace(facts, notes=[*facts.notes, AT_NETWORK_SIZE])
         return _Input(case, bring_back(own), facts)

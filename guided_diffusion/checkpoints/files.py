@@ -99,6 +99,9 @@ class CheckpointFile:
         self.path = path
         self._before = self._state()
 
+    def __str__(self) -> str:
+        return self.path
+
     def _state(self) -> tuple[int, int] | None:
         """Time and size of a local file that exists."""
         path = locate(self.path)
