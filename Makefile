@@ -4,7 +4,7 @@
 # make lint      formatting, lint, types and the direction of imports
 # make test-all  these on every installed Python, and the nightly ones: full size, all faults, the commands of docs
 # make model-phantom   train and export the shipped model `phantom` again               (17 minutes on 2 CPU cores)
-# make model-fundus    the same for the shipped model `fundus`                          (20 minutes on 2 CPU cores)
+# make model-fundus    the same for the shipped model `fundus`
 #
 # Each makes its own set-up first: a virtual environment in .venv with what requirements.txt pins. To take torch from
 # another index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
