@@ -117,7 +117,7 @@ class Validator:
         *sums, count, given_up = self.processes.sum(total.to(self.processes.device)).tolist()
         return {} if given_up else {name: value / count for name, value in zip(self.names, sums, strict=True)}
 
-    def _score_case(self, case: Case, samples: np.ndarray, classes: Classes) -> list[float]:
+    def _score_case(self, case: Case, samples: np.ndarray, classes: Classes = Classes()) -> list[float]:
         """[GED, Dice of the two majority masks, 1] of a case; NaN if a sample is not finite."""
         masks, raters = binarise(samples, classes=classes), case.raters.numpy() > 0.5
         if self.sheet is None:

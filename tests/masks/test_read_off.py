@@ -25,10 +25,16 @@ def test_exclusive_classes_are_read_off_as_in_a_loop(threshold):
     samples = soft(THREE)
     masks = binarise(samples, PostprocessConfig(threshold=threshold), classes=THREE)
     for m, i, j in np.ndindex(4, 9, 7):
-        x = samples[m, :, i, j].tolist()
+        x = samples[m, :, i, j].clip(0, 1).tolist()
         values = [2 * threshold - sum(x), *x]
         winner = values.index(max(values))
         assert masks[m, :, i, j].tolist() == [winner == k for k in (1, 2, 3)]
+
+
+def test_small_values_of_many_classes_do_not_make_a_background():
+    planes = np.full((19, 1, 1), -0.06, dtype=np.float32)
+    planes[3] = 0.9
+    assert read_off(planes)[3].all()
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS)
