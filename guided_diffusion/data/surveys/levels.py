@@ -149,7 +149,7 @@ class LevelSurvey:
         """DataError: some labels are lossy, and there is a level of ignored pixels."""
         if self.lossy and self.ignore is not None:
             raise DataError(
-                f"{_first(self.lossy)}: compression mixes the level of --ignore_label with others; save it as PNG"
+                f"{_first(self.lossy)}: JPEG mixes the level of --ignore_label with others; save the labels as PNG"
             )
 
     def _threshold_rule(self, threshold: float) -> MaskRule:
