@@ -62,7 +62,7 @@ def train(work, method, name, steps, **flags):
     folder = os.path.join(work, "runs", f"{method}-{name}")
     values = {**COMMON, **METHODS[method], **flags, "log_dir": folder, "data_dir": os.path.join(work, "training")}
     values |= dict.fromkeys(("iterations", "lr_anneal_steps", "save_interval"), steps)
-    if "lr_warmup_steps" not in values and method == "tuned":
+    if method == "tuned":
         values["lr_warmup_steps"] = min(100, steps // 10)
     run("segmentation_train", *as_arguments(values), threads=1)
     return folder

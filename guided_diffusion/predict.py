@@ -296,5 +296,5 @@ def score(samples: Any, raters: Any) -> dict[str, float]:
     raters   masks [R, H, W] of the same size
     DataError: they are not such masks, or differ in size.
     """
-    own = (samples.labels, samples.ignored) if isinstance(samples, Ensemble) else ()
+    own = (samples.class_set, samples.ignored) if isinstance(samples, Ensemble) else ()
     return figures_of_case(samples.masks if isinstance(samples, Ensemble) else samples, raters, *own)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FROM_FILES = "file"  # in the place of levels: the class is read from files of its own
+FROM_FILES = "file"  # instead of levels: the class is read from files of its own
 FORM = "must be names such as disc,cup, or names with levels such as disc=1+2,cup=2"
 RESERVED = ("background", "ignore")
 UNNAMED = ",=+/\\"  # characters that names do not contain

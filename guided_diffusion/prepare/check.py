@@ -50,11 +50,12 @@ def check_data(config: CheckConfig, data_config: DataConfig, report: Callable[[s
     ConfigError or DataError: the flags of patients cannot be used, or there are no cases.
     """
     rule = PatientRule.of(config)
-    folders = find_labelled(config.data_dir, _described(data_config, config.data_dir)[0], report)
+    data_config, stated_faults = _described(data_config, config.data_dir)
+    folders = find_labelled(config.data_dir, data_config, report)
     checked = CheckedCases(config, data_config)
     faults = [f"{fault.place}: {fault.text}" for fault in checked.reader.faults_of(folders)]
     faults += checked.read(folders)
-    faults += [*checked.stated_faults, *checked.dataset_faults()]
+    faults += [*stated_faults, *checked.dataset_faults()]
     of_split, notes = split_faults(config.data_dir, folders, rule)
     faults += of_split
 
@@ -83,7 +84,6 @@ class CheckedCases:
 
     def __init__(self, config: CheckConfig, data_config: DataConfig) -> None:
         self.config = config
-        data_config, self.stated_faults = _described(data_config, config.data_dir)
         self.reader, self.fitted = CaseReader(config=data_config), CaseReader(config.image_size, config=data_config)
         self.classes = data_config.class_set
         self.contents: dict[str, Contents] = collections.defaultdict(lambda: Contents(self.classes))

@@ -47,7 +47,7 @@ class Drawing:
     checkpoint: CheckpointFile | None
 
     @property
-    def labels(self) -> Classes:
+    def class_set(self) -> Classes:
         """The classes of the masks."""
         return data_config_of(self.drawn_by).class_set
 
@@ -116,7 +116,7 @@ class Ensemble:
         """The ensemble of a case; `own` has its pixels at its own size."""
         to_own = drawing.postprocess.output_size == "own" and case.geometry is not None
         back = case.geometry.bring_back if to_own and case.geometry else None
-        masks = binarise(samples, drawing.postprocess, back, drawing.labels)
+        masks = binarise(samples, drawing.postprocess, back, drawing.class_set)
         ignored = None if case.ignored is None else case.ignored.numpy()
         at_network = CaseArrays(case.image.numpy(), case.raters.numpy() > 0.5, ignored=ignored)
         shown = own if to_own else at_network
@@ -126,19 +126,18 @@ class Ensemble:
     def __repr__(self) -> str:
         """E.g. Ensemble('case1', 16 masks of 200x150)."""
         masks, *_, height, width = self.masks.shape
-        labels = self._drawing.labels
-        of_classes = f" of {', '.join(labels.names)}" if labels.several else ""
+        of_classes = f" of {', '.join(self.classes)}" if self.classes else ""
         return f"Ensemble({self.name!r}, {count(masks, 'mask')}{of_classes} of {width}x{height})"
 
     @property
-    def labels(self) -> Classes:
+    def class_set(self) -> Classes:
         """The classes of the masks."""
-        return self._drawing.labels
+        return self._drawing.class_set
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of several classes; empty for one class."""
-        return self.labels.names if self.labels.several else ()
+        return self.class_set.names if self.class_set.several else ()
 
     @property
     def mean(self) -> Map:
@@ -153,18 +152,18 @@ class Ensemble:
     @property
     def entropy(self) -> Map:
         """Entropy of `mean` at each pixel, in bits; [H, W] also for several classes."""
-        return postprocess.entropy_map(self.masks, self._drawing.labels)
+        return postprocess.entropy_map(self.masks, self._drawing.class_set)
 
     def consensus(self, kind: str = "majority") -> np.ndarray:
         """The consensus mask [H, W], or [K, H, W]: bool for "majority" and "staple", float32 for "mean"."""
         if kind not in postprocess.CONSENSUS:
             raise ConfigError(f"consensus {kind} is unknown: choose one of {', '.join(postprocess.CONSENSUS)}")
-        return consensus(kind, self.masks, self._drawing.labels)
+        return consensus(kind, self.masks, self._drawing.class_set)
 
     def show(self) -> Image.Image:
         """The sheet of the case, ID_sheet.png of the command: image, maps, outlines and masks."""
         shown = CaseArrays(self.image, self.raters)
-        return Drawn(self.masks, *shown_at(shown, self._case.colour), self._drawing.labels).sheet()
+        return Drawn(self.masks, *shown_at(shown, self._case.colour), self._drawing.class_set).sheet()
 
     def save(
         self,
@@ -188,7 +187,7 @@ class Ensemble:
         config, drawn_by = replace(drawing.config, **values), drawing.identity()
         folders.check_writable(config.out_dir, "out_dir")
         check_names(config.out_dir, [self.name])
-        finished_by = finish(config, drawing.postprocess, drawing.labels)
+        finished_by = finish(config, drawing.postprocess, drawing.class_set)
         one = _OneCase(self._case, self._own)
         if store.unfinished(one, [0], config, drawn_by, finished_by, drawing.classes):
             store.write_case(config.out_dir, self._case, self.samples, drawn_by, finished_by, own=lambda: self._own)

@@ -34,7 +34,7 @@ def masks(rng, count, classes=DISC_CUP):
 
 
 class Set:
-    """A set of cases in memory, in the place of the files that `CaseFiles` reads."""
+    """A set of cases in memory, instead of the files that `CaseFiles` reads."""
 
     def __init__(self, folder, monkeypatch, ignored=None, config=("disc", "cup")):
         self.data, self.ignored, rng = DataConfig(classes=config), ignored, np.random.default_rng(0)
@@ -188,7 +188,7 @@ def test_samples_of_other_classes_are_a_fault(tmp_path, monkeypatch):
 
 
 def test_the_truth_of_pairs(tmp_path, monkeypatch):
-    """The samples are modes: the figures of a perfect sampler and those of the pairs are at hand."""
+    """The samples are modes, so the figures of a perfect sampler and those of the pairs are known."""
     cases = Set(tmp_path, monkeypatch)
     labels = {"small+small": (5, 2), "small+large": (5, 4), "large+small": (8, 2), "large+large": (8, 4)}
     probabilities = {"small+small": 0.5, "small+large": 0.0, "large+small": 0.0, "large+large": 0.5}

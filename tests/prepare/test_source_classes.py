@@ -373,13 +373,13 @@ def test_check_data_reports_each_class_and_their_mean(kind, tmp_path):
         assert f"{line} in {sum(map(bool, pixels))} of 3 masks" in done.stdout
         assert f"IoU of two raters {np.array(of_pairs)[..., k][apart].mean():.3f}" in done.stdout
     assert "no faults" in done.stdout and Image.open(tmp_path / "sheet.png").size[0] > 500
-    told = call_script("info", tmp_path / "out").stdout
-    assert "class cup: " in told and "classes: disc, cup, " in told
+    printed = call_script("info", tmp_path / "out").stdout
+    assert "class cup: " in printed and "classes: disc, cup, " in printed
     packed = call_script("pack_data", f"--data_dir={tmp_path}/out/training", f"--out={tmp_path}/packed")
     assert packed.returncode == 0, packed.stderr
-    told = call_script("info", tmp_path / "packed" / "training.pack").stdout
+    printed = call_script("info", tmp_path / "packed" / "training.pack").stdout
     kind = "regions, which may overlap" if kind == "files" else "of which a pixel has at most one"
-    assert f"disc, cup, {kind}" in told and "3 in 1" in told
+    assert f"disc, cup, {kind}" in printed and "3 in 1" in printed
 
 
 def test_check_data_counts_ignored_pixels(tmp_path):

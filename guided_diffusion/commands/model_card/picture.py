@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from ...data.config import DataConfig
 from ...distribution import EncoderConfig
 from ...errors import ConfigError
 from ...masks import pictures
@@ -25,8 +24,7 @@ def draw_picture(folder: str) -> bytes:
     image = phantom_image(unet.size, unet.channels if encoders.encoder_channels > 1 else 1)
     more = {"fast": True} if METHODS[model.configs[MethodConfig].method].has_chain else {}
     ensemble = model.sample(image if len(image) > 1 else image[0], SHOWN, name="phantom", **more)
-    classes = model.configs[DataConfig].class_set
-    sheet = pictures.sheet(image[0], ensemble.raters, ensemble.masks, classes=classes)
+    sheet = pictures.sheet(image[0], ensemble.raters, ensemble.masks, classes=ensemble.class_set)
     return as_png(sheet)
 
 

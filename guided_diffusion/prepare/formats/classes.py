@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
 from ...data.described import agreed
+from ...data.files.dataset_json import IGNORED
 from ...data.surveys.classes import ClassRule, class_rule
 from ...data.surveys.levels import LevelSurvey, MaskRule
 from ...errors import ConfigError, DataError
@@ -19,7 +20,6 @@ from .facts import Facts
 
 IGNORED_VALUE = 255  # of ignored pixels, in a label that is written
 MOST_VALUES = IGNORED_VALUE - 1  # of the classes
-IGNORED = "ignore"  # its name in dataset.json
 
 
 class RaterMasks(NamedTuple):
