@@ -134,12 +134,17 @@ class Processes:
         )
 
     def shard(self, modules: Iterable[nn.Module]) -> None:
-        """Shard the weights and gradients of each module over the processes, in place (FSDP)."""
-        from torch.distributed.fsdp import fully_shard
+        """Shard the weights and gradients of each module over the processes, in place (FSDP).
+
+        A module's attribute `calls` names the methods beside `forward` that use its weights.
+        """
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         mesh = dist.init_device_mesh(self.device.type, (self.world_size,))
         for module in modules:
             fully_shard(module, mesh=mesh)
+            for name in getattr(module, "calls", ()):
+                register_fsdp_forward_method(module, name)
 
     # -- tensors ------------------------------------------------------------------------------------------------------
 

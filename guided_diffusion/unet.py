@@ -17,6 +17,7 @@ from .flags.sizes import PIXELS, Size, as_size, show_size
 from .nn import Denoise, Downsample, Upsample, checkpoint, normalization, pointwise, timestep_embedding, zero_module
 
 Resample = type[Upsample] | type[Downsample]
+Maps = Float[Tensor, "B _ H W"]  # with any number of channels
 
 NUM_CLASSES = 2  # of the published --class_cond
 EMBEDDING = 4  # channels of the timestep embedding, per channel of the first level
@@ -135,7 +136,6 @@ class ResBlock(nn.Module):
         norm, activation, conv = self.in_layers
         h = conv(self.h_upd(activation(norm(x))))
         emb = self.emb_layers(emb).type(h.dtype)[:, :, None, None]
-
         if self.use_scale_shift_norm:
             scale, shift = emb.chunk(2, dim=1)
             h = self.out_layers[0](h) * (1 + scale) + shift
@@ -166,7 +166,6 @@ class AttentionBlock(nn.Module):
         # Channels last throughout: fused attention kernels require q, k and v with contiguous channels.
         h = self.norm(x.reshape(B, C, H * W)).transpose(1, 2)  # [B, H W, C]
         qkv = pointwise(self.qkv, h)  # [B, H W, 3 C]
-
         if self.new_order:
             q, k, v = qkv.reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         else:
@@ -212,12 +211,13 @@ class UNetModel(nn.Module):
         return lambda x, timesteps: self(torch.cat([image, x], dim=1), timesteps)
 
     def forward(
-        self, x: Float[Tensor, "B C H W"], timesteps: Real[Tensor, "#B"], y: Int[Tensor, "B"] | None = None
-    ) -> Float[Tensor, "B outputs H W"]:
+        self, x: Maps, timesteps: Real[Tensor, "#B"], y: Int[Tensor, "B"] | None = None, first: Maps | None = None
+    ) -> Maps:
         """Compute the raw output, in float32.
 
         timesteps  a single value if it is the same for all rows
         y          class of each image, 0 or 1; required with class_cond and refused without it
+        first      added to the output of the first convolution
         """
         if (y is not None) != self.config.class_cond:
             given = "no classes were given" if y is None else "classes were given"
@@ -227,11 +227,11 @@ class UNetModel(nn.Module):
             emb = emb + self.label_emb(y)
 
         with torch.autocast(x.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            h, skips = x, []
-            for module in self.input_blocks:
-                h = module(h, emb)
-                skips.append(h)
-            h = self.middle_block(h, emb)
+            h = self.input_blocks[0](x, emb)
+            skips = [h if first is None else h + first]
+            for module in self.input_blocks[1:]:
+                skips.append(module(skips[-1], emb))
+            h = self.middle_block(skips[-1], emb)
             for module in self.output_blocks:
                 h = module(torch.cat([h, skips.pop()], dim=1), emb)
             return self.out(h).float()

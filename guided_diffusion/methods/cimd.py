@@ -138,6 +138,8 @@ class AmbiguousSegmenter(Segmenter):
         parts = []
         for unet in [part for part in self.model.modules() if isinstance(part, UNetModel)]:
             parts += [*unet.input_blocks, unet.middle_block, *unet.output_blocks, unet]
+        if isinstance(self.model, SharedEncoderUNet):
+            parts.append(self.model)
         return [*parts, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
 
     def to_x(self, mask: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:

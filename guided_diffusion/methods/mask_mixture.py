@@ -58,28 +58,35 @@ class MaskMixture(nn.Module):
         self.mask_low, self.classes = mask_low, classes
 
     def forward(
-        self, rho: Guesses, logit_mu: GuessLogits, x: Masks, timesteps: Real[Tensor, "#B"], valid: Valid = None
+        self, rho: Guesses, mu: Probabilities, x: Masks, timesteps: Real[Tensor, "#B"], valid: Valid = None
     ) -> Masks:
-        """sum_m w_m mu_m on the scale of x_0; pixels where `valid` is 0 do not contribute to the weights."""
+        """sum_m w_m mu_m on the scale of x_0; pixels where `valid` is 0 do not contribute to the weights.
+
+        mu  from `bounded`
+        """
         t = (timesteps * self.steps_per_timestep).round().long()
         # Log-likelihood ratio of each class to the background; 0 at `middle`
         llr = (self.gain[t] * (x - self.middle[t]))[:, None]  # [B, 1, K, H, W]
-        mu = self._probabilities(logit_mu)
         if is_categorical(self.classes):
-            mu = MIN_MU + (1 - (self.classes.count + 1) * MIN_MU) * mu
             largest = llr.amax(dim=2, keepdim=True).clamp(min=0)
             foreground, background = (llr - largest).exp(), (-largest).exp()  # relative to the largest one
             likelihood = background + (mu * (foreground - background)).sum(dim=2, keepdim=True)
         else:
-            mu = mu.clamp(MIN_MU, 1 - MIN_MU)
             foreground, background = llr.clamp(max=0).exp(), (-llr).clamp(max=0).exp()  # relative to the larger one
-            likelihood = background + mu * (foreground - background)
+            likelihood = torch.addcmul(background, mu, foreground - background)
         evidence = torch.log(likelihood) if valid is None else torch.log(likelihood) * valid[:, None]
         return self._mean(rho + evidence.sum(dim=(2, 3, 4))[:, :, None, None], mu)
 
     def before(self, rho: Guesses, logit_mu: GuessLogits) -> Masks:
         """The mixture's mean from the image alone (x_t carries no information); mu has no least value."""
         return self._mean(rho, self._probabilities(logit_mu))
+
+    def bounded(self, logit_mu: GuessLogits) -> Probabilities:
+        """The guesses' mu, at least MIN_MU for each value of a pixel; it depends on the image alone."""
+        mu = self._probabilities(logit_mu)
+        if is_categorical(self.classes):
+            return MIN_MU + (1 - (self.classes.count + 1) * MIN_MU) * mu
+        return mu.clamp(MIN_MU, 1 - MIN_MU)
 
     def _probabilities(self, logit_mu: GuessLogits) -> Probabilities:
         return class_probabilities(logit_mu.unflatten(1, (-1, self.classes.count)), self.classes)

@@ -6,7 +6,7 @@ more than the small U-Net.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,10 @@ from ..errors import ConfigError
 from ..flags.fields import Flag, config, nonempty
 from ..flags.sizes import show_size
 from ..gaussian_diffusion import Masks, Output, Valid
-from ..unet import UNetConfig, UNetModel
-from .mask_mixture import Guesses, GuessLogits, MaskMixture
+from ..unet import Maps, TimestepEmbedSequential, UNetConfig, UNetModel
+from .mask_mixture import Guesses, GuessLogits, MaskMixture, Probabilities
 
-Encoded = Float[Tensor, "B E h w"]  # the encoder's output: features, then guesses; h and w in patches
+Encoded = Float[Tensor, "B E h w"]  # the output of the encoder: features, then guesses; h and w in patches
 
 
 @config(group="shared-encoder")
@@ -47,26 +47,75 @@ class ArchitectureConfig:
     ] = (1, 1, 2)
 
 
+class SplitConvolution(TimestepEmbedSequential):
+    """The first convolution of a U-Net as a sum of two: over an image's features, and over the other channels.
+
+    The first is computed once per image. The order of the input channels is features, others.
+
+    channels  number of features
+    """
+
+    calls = ("of_features",)  # methods beside forward that use the weights, see Processes.shard
+
+    def __init__(self, convolution: nn.Conv2d, channels: int) -> None:
+        super().__init__(convolution)
+        self.channels = channels
+
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """The convolution over all channels."""
+        return cast(nn.Conv2d, self[0])
+
+    def of_features(self, features: Float[Tensor, "N features h w"]) -> Maps:
+        """The part over the features, without the bias."""
+        return F.conv2d(features, self.convolution.weight[:, : self.channels], padding=1)
+
+    def forward(  # type: ignore[override]  # as TimestepEmbedSequential
+        self, x: Float[Tensor, "B rest h w"], emb: Float[Tensor, "#B E"]
+    ) -> Maps:
+        """The part over the other channels, with the bias."""
+        return F.conv2d(x, self.convolution.weight[:, self.channels :], self.convolution.bias, padding=1)
+
+
+class Encoding(NamedTuple):
+    """What the network computes of an image alone; of one guess only `guess` is set, of several only `rho` and `mu`."""
+
+    first: Float[Tensor, "B width h w"]  # the part over the features of the denoiser's first convolution
+    guess: Float[Tensor, "B guess H W"] | None  # no channels if the encoder makes none
+    rho: Guesses | None  # log prior weights, see MaskMixture
+    mu: Probabilities | None  # bounded
+
+    def of_rows(self, rows: Int[Tensor, "B"]) -> "Encoding":
+        """The encoding of each mask's image."""
+        of_masks = [None if x is None else x.index_select(0, rows) for x in self]
+        return Encoding(cast(Tensor, of_masks[0]), *of_masks[1:])
+
+
 @dataclass(frozen=True)
 class BoundDenoiser:
     """`denoise(x, timesteps)` of a SharedEncoderUNet for encoded images.
 
-    valid  of each mask: pixels of x where it is 0 do not contribute to the weights of the guesses
+    guesses   the encoder's output for each image, without the features
+    rows      index of each mask's image; None: one mask per image
+    encoding  of each mask's image
+    valid     of each mask: pixels of x where it is 0 do not contribute to the weights of the guesses
     """
 
     network: "SharedEncoderUNet"
-    encoded: Encoded
+    guesses: Float[Tensor, "N guesses h w"]
+    rows: Int[Tensor, "B"] | None
+    encoding: Encoding
     valid: Valid = None
 
     def __call__(self, x: Masks, timesteps: Real[Tensor, "#B"]) -> Output:
         """The network's raw output."""
-        return self.network(x, timesteps, self.encoded, self.valid)
+        return self.network(x, timesteps, self.encoding, self.valid)
 
     def guess(self) -> Masks:
         """The mixture's mean, weighted from the image alone, on the scale of x_0."""
         assert self.network.mixture is not None
-        _, guesses = self.network.split(self.encoded)
-        return self.network.mixture.before(*self.network.maps(guesses))
+        mean = self.network.mixture.before(*self.network.maps(self.guesses))
+        return mean if self.rows is None else mean.index_select(0, self.rows)
 
 
 class SharedEncoderUNet(nn.Module):
@@ -87,6 +136,8 @@ class SharedEncoderUNet(nn.Module):
     mask_channels  K, one per class
     ConfigError: the configuration is invalid; the message names the flag.
     """
+
+    calls = ("encode",)
 
     def __init__(
         self,
@@ -119,6 +170,8 @@ class SharedEncoderUNet(nn.Module):
             large, config.feature_channels + self.guess_channels, in_channels=unet.channels * pixels
         )
         self.denoiser = UNetModel(small, out_channels * pixels, in_channels=config.feature_channels + shown + seen)
+        convolution = cast(nn.Conv2d, cast(TimestepEmbedSequential, self.denoiser.input_blocks[0])[0])
+        self.denoiser.input_blocks[0] = SplitConvolution(convolution, config.feature_channels)
         if several:  # guesses with equal initial weights would remain equal
             last = cast(nn.Conv2d, self.encoder.out[-1])
             nn.init.normal_(last.weight[-self.guess_channels :], std=0.02)
@@ -133,19 +186,33 @@ class SharedEncoderUNet(nn.Module):
         self.encoder.autocast_dtype = self.denoiser.autocast_dtype = dtype
 
     def compile(self, backend: Any = "inductor", **how: Any) -> None:  # arguments of torch.compile
-        """Compile both parts separately.
+        """Compile both parts separately: the encoder, and what is called for each mask and timestep.
 
         The encoder is compiled without CUDA graphs, which would overwrite features still in use, and accepts any number
         of images.
         """
-        self.denoiser.compile(backend=backend, **how)
+        super().compile(backend=backend, **how)
         self.encoder.compile(backend=backend)
 
     def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> BoundDenoiser:
-        """`denoise(x, timesteps)`, as UNetModel.bind; the encoder runs here, once per image."""
+        """`denoise(x, timesteps)`, as UNetModel.bind; what depends on the image alone is computed here, once."""
+        encoded, first = self.encode(image)
+        _, guesses = self.split(encoded)
+        if self.mixture:
+            rho, logit_mu = self.maps(guesses)
+            encoding = Encoding(first, None, rho, self.mixture.bounded(logit_mu))
+        else:
+            guess = F.pixel_shuffle(guesses, self.patch_size) if self.num_guesses else image[:, :0]
+            encoding = Encoding(first, guess, None, None)
+        return BoundDenoiser(self, guesses, rows, encoding if rows is None else encoding.of_rows(rows))
+
+    def encode(self, image: Float[Tensor, "N C H W"]) -> tuple[Encoded, Float[Tensor, "N width h w"]]:
+        """The encoder's output, and the part over its features of the denoiser's first convolution."""
         patches = F.pixel_unshuffle(image, self.patch_size)
         encoded = self.encoder(patches, torch.zeros(1, dtype=torch.long, device=image.device))
-        return BoundDenoiser(self, encoded if rows is None else encoded[rows])
+        features, _ = self.split(encoded)
+        with torch.autocast(image.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            return encoded, cast(SplitConvolution, self.denoiser.input_blocks[0]).of_features(features)
 
     def split(self, encoded: Encoded) -> tuple[Float[Tensor, "B features h w"], Float[Tensor, "B guesses h w"]]:
         """Split the encoder's output into features and guesses."""
@@ -153,23 +220,24 @@ class SharedEncoderUNet(nn.Module):
         return features, guess
 
     def maps(self, guesses: Float[Tensor, "B guesses h w"]) -> tuple[Guesses, GuessLogits]:
-        """The arguments (rho, logit_mu) of MaskMixture."""
+        """The log prior weights and the logits of several guesses, see MaskMixture."""
         maps = F.pixel_shuffle(guesses, self.patch_size)
         rho, logit_mu = maps.split([self.num_guesses, maps.shape[1] - self.num_guesses], dim=1)
         return rho, logit_mu
 
-    def forward(self, x: Masks, timesteps: Real[Tensor, "#B"], encoded: Encoded, valid: Valid = None) -> Output:
+    def forward(self, x: Masks, timesteps: Real[Tensor, "#B"], encoding: Encoding, valid: Valid = None) -> Output:
         """The raw output, in float32.
 
-        encoded  the encoder's output for each mask's image
-        valid    as in BoundDenoiser
+        encoding  of each mask's image
+        valid     as in BoundDenoiser
         """
-        features, guess = self.split(encoded)
-        if self.mixture:
-            guess = F.pixel_unshuffle(self.mixture(*self.maps(guess), x, timesteps, valid), self.patch_size)
-        output = self.denoiser(torch.cat([features, guess, F.pixel_unshuffle(x, self.patch_size)], dim=1), timesteps)
-        output = output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # not to variance channels
-        return F.pixel_shuffle(output, self.patch_size)
+        guess = encoding.guess
+        if guess is None:
+            assert self.mixture is not None and encoding.rho is not None and encoding.mu is not None
+            guess = self.mixture(encoding.rho, encoding.mu, x, timesteps, valid)
+        seen = F.pixel_unshuffle(torch.cat([guess, x], dim=1), self.patch_size)
+        output = F.pixel_shuffle(self.denoiser(seen, timesteps, first=encoding.first), self.patch_size)
+        return output + F.pad(guess, (0, 0, 0, 0, 0, output.shape[1] - guess.shape[1]))  # not to variance channels
 
 
 def check_architecture(unet: UNetConfig, config: ArchitectureConfig, multipliers: Sequence[int]) -> None:

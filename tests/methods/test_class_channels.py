@@ -169,9 +169,10 @@ def test_guesses_of_several_classes_are_weighed_by_bayes(t, mask_low, names):
     expected = np.einsum("m,mkp->kp", softmax(rho + logsumexp(terms, axis=1)), p)
 
     as_maps = torch.tensor(logits).reshape(1, 4, 1, 2)
-    guess = MaskMixture(config, mask_low, classes).double()(
+    mixture = MaskMixture(config, mask_low, classes).double()
+    guess = mixture(
         torch.tensor(rho)[None, :, None, None].expand(1, 2, 1, 2),
-        as_maps,
+        mixture.bounded(as_maps),
         torch.tensor(x)[None, :, None],
         torch.tensor([t]),
     )
@@ -181,7 +182,7 @@ def test_guesses_of_several_classes_are_weighed_by_bayes(t, mask_low, names):
 def test_without_x_t_the_guesses_are_weighed_by_the_image_alone():
     mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0, parse_classes(["a", "b", "c"]))
     rho, logits = torch.randn(2, 3, 4, 4), torch.randn(2, 9, 4, 4)
-    guess = mixture(rho, logits, torch.randn(2, 3, 4, 4), torch.tensor([999]))
+    guess = mixture(rho, mixture.bounded(logits), torch.randn(2, 3, 4, 4), torch.tensor([999]))
     torch.testing.assert_close(guess, mixture.before(rho, logits), atol=0.01, rtol=0)
     p = torch.cat([torch.zeros(2, 3, 1, 4, 4), logits.unflatten(1, (3, 3))], dim=2).softmax(2)[:, :, 1:]
     expected = 2 * (rho.softmax(1)[:, :, None] * p).sum(1) - 1
@@ -192,7 +193,7 @@ def test_a_sure_guess_of_several_classes_survives_what_contradicts_it():
     mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0, parse_classes(["a", "b"]))
     sure = torch.tensor([1e4, -1e4, 1e4, -1e4])[None, :, None, None].expand(1, 4, 8, 8).clone().requires_grad_()
     x = torch.stack([-torch.ones(8, 8), torch.ones(8, 8)])[None]
-    guess = mixture(torch.zeros(1, 2, 8, 8), sure, x, torch.tensor([0]))
+    guess = mixture(torch.zeros(1, 2, 8, 8), mixture.bounded(sure), x, torch.tensor([0]))
     guess.sum().backward()
     assert guess.isfinite().all() and sure.grad.isfinite().all()
 

@@ -69,13 +69,13 @@ def test_the_prediction_at_ignored_pixels_has_no_gradient(method):
 def test_the_mixture_is_weighed_by_the_pixels_that_count():
     """As by an image that has only those."""
     mixture = MaskMixture(DiffusionConfig(diffusion_steps=40, noise_schedule="cosine"), -1.0)
-    rho, logits, x = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4), torch.randn(1, 1, 4, 4)
+    rho, mu, x = torch.randn(1, 3, 4, 4), mixture.bounded(torch.randn(1, 3, 4, 4)), torch.randn(1, 1, 4, 4)
     valid = torch.ones(1, 1, 4, 4)
     valid[..., 2:] = 0
-    guess = mixture(rho, logits, x, torch.tensor([10]), valid)
-    part = mixture(rho[..., :2], logits[..., :2], x[..., :2], torch.tensor([10]))
+    guess = mixture(rho, mu, x, torch.tensor([10]), valid)
+    part = mixture(rho[..., :2], mu[..., :2], x[..., :2], torch.tensor([10]))
     torch.testing.assert_close(guess[..., :2], part)
-    assert not torch.allclose(guess, mixture(rho, logits, x, torch.tensor([10])))
+    assert not torch.allclose(guess, mixture(rho, mu, x, torch.tensor([10])))
 
 
 def test_sums_and_means_are_over_the_pixels_that_count():

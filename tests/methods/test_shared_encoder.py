@@ -89,9 +89,10 @@ def test_several_guesses_are_weighed_by_bayes(t, mask_low):
     weights = softmax(rho + logsumexp(log_likelihood[:, None] + log_mask, axis=0))
 
     rho, mu, x = torch.tensor(rho), torch.tensor(mu), torch.tensor(x)
-    guess = MaskMixture(config, mask_low).double()(
+    mixture = MaskMixture(config, mask_low).double()
+    guess = mixture(
         rho[None, :, None, None].expand(1, 3, 2, 2),
-        mu.logit().reshape(1, 3, 2, 2),
+        mixture.bounded(mu.logit().reshape(1, 3, 2, 2)),
         x.reshape(1, 1, 2, 2),
         torch.tensor([t]),
     )
@@ -103,7 +104,7 @@ def test_several_guesses_are_weighed_by_bayes(t, mask_low):
 def test_the_image_decides_pixel_by_pixel_where_x_t_does_not():
     mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0)
     rho, logit_mu = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    guess = mixture(rho, logit_mu, torch.randn(2, 1, 4, 4), torch.tensor([999]))
+    guess = mixture(rho, mixture.bounded(logit_mu), torch.randn(2, 1, 4, 4), torch.tensor([999]))
     torch.testing.assert_close(
         guess, 2 * (rho.softmax(1) * logit_mu.sigmoid()).sum(1, keepdim=True) - 1, atol=0.01, rtol=0
     )
@@ -111,7 +112,8 @@ def test_the_image_decides_pixel_by_pixel_where_x_t_does_not():
 
 def test_a_guess_that_is_sure_of_every_pixel_survives_what_contradicts_it():
     mixture = MaskMixture(DiffusionConfig(noise_schedule="cosine"), -1.0)
-    guess = mixture(torch.zeros(1, 2, 8, 8), torch.full((1, 2, 8, 8), 1e4), -torch.ones(1, 1, 8, 8), torch.tensor([0]))
+    mu = mixture.bounded(torch.full((1, 2, 8, 8), 1e4))
+    guess = mixture(torch.zeros(1, 2, 8, 8), mu, -torch.ones(1, 1, 8, 8), torch.tensor([0]))
     assert guess.isfinite().all()
 
 
@@ -124,7 +126,8 @@ def test_the_mixture_knows_rescaled_timesteps():
             torch.tensor([17, 33]),
         )
         timesteps = create_gaussian_diffusion(config).network_timesteps(t)
-        guesses.append(MaskMixture(config, -1.0)(rho, logit_mu, x, timesteps))
+        mixture = MaskMixture(config, -1.0)
+        guesses.append(mixture(rho, mixture.bounded(logit_mu), x, timesteps))
     assert torch.equal(*guesses)
 
 
@@ -132,15 +135,23 @@ def test_the_mixture_knows_rescaled_timesteps():
 def test_the_denoiser_sees_what_the_mixture_answers_and_adds_to_it(learn_sigma):
     segmenter = build(encoder_guesses=3, prediction="x0", learn_sigma=learn_sigma)
     image, x, t = torch.rand(2, 1, 16, 16), torch.randn(2, 1, 16, 16), torch.tensor([30])
-    seen = []
-    hook = segmenter.model.denoiser.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    denoiser, seen = segmenter.model.denoiser, []
+    hook = denoiser.register_forward_pre_hook(
+        lambda module, inputs, named: seen.append((inputs[0], named["first"])), with_kwargs=True
+    )
     output = segmenter.denoiser(image)(x, t)
     hook.remove()
-    guesses = F.pixel_shuffle(segmenter.model.encoder(F.pixel_unshuffle(image, 2), torch.tensor([0]))[:, 4:], 2)
-    expected = segmenter.model.mixture(guesses[:, :3], guesses[:, 3:], x, t)
-    torch.testing.assert_close(F.pixel_shuffle(seen[0][:, 4:8], 2), expected)
+    features, guesses = segmenter.model.encoder(F.pixel_unshuffle(image, 2), torch.tensor([0])).split([4, 24], dim=1)
+    maps = F.pixel_shuffle(guesses, 2)
+    mixture = segmenter.model.mixture
+    expected = mixture(maps[:, :3], mixture.bounded(maps[:, 3:]), x, t)
+    (shown, first), convolution = seen[0], denoiser.input_blocks[0][0]
+    torch.testing.assert_close(F.pixel_shuffle(shown[:, :4], 2), expected)
+    torch.testing.assert_close(
+        denoiser.input_blocks[0](shown, torch.zeros(1, 1)) + first, convolution(torch.cat([features, shown], dim=1))
+    )
     with torch.no_grad():
-        added = F.pixel_shuffle(segmenter.model.denoiser(seen[0], t), 2)
+        added = F.pixel_shuffle(denoiser(shown, t, first=first), 2)
     torch.testing.assert_close(output[:, :1] - added[:, :1], expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(output[:, 1:], added[:, 1:])  # the variance has no guess
 
@@ -217,8 +228,8 @@ def test_both_parts_are_compiled(unchecked):
     segmenter.model.compile(backend=backend, dynamic=False)
     output = segmenter.denoiser(image, rows)(x, t)
     assert any((2, 4) in seen for seen in widths) and any(
-        (4, 16) in seen for seen in widths
-    )  # patches; patches, features and guess
+        {(4, 1), (4, 2), (4, 32)} <= seen for seen in widths
+    )  # images in patches; masks, guesses and the features' part of the first convolution
     torch.testing.assert_close(output, build().denoiser(image, rows)(x, t), atol=1e-5, rtol=1e-4)
 
 

@@ -159,6 +159,30 @@ def test_sharded_and_whole_runs_continue_each_other_bit_for_bit(ranks, cases, tm
         assert all(torch.equal(a[key], b[key]) for key in a) and type(a["exp_avg"]) is torch.Tensor
 
 
+def test_a_sharded_shared_encoder_learns_the_same(ranks, cases, tmp_path):
+    """The denoiser's first convolution is called twice in a step: for the images and for the masks."""
+    network = {**LEAST, "architecture": "shared-encoder", "feature_channels": 4, "denoiser_mult": "1", "lr": 0.01}
+    logged = []
+    for shard in (False, True):
+        done = ranks.run_script(
+            tmp_path,
+            "segmentation_train",
+            f"--data_dir={cases}",
+            f"--log_dir={tmp_path / str(shard)}",
+            f"--shard={shard}",
+            "--batch_size=4",
+            "--raters_per_image=2",
+            "--iterations=6",
+            "--log_interval=1",
+            *as_arguments(network),
+        )
+        assert done.returncode == 0 and "UserWarning" not in done.stderr, done.stderr
+        with open(tmp_path / str(shard) / "progress.csv", newline="") as file:
+            logged.append([(float(row["loss"]), float(row["grad_norm"])) for row in csv.DictReader(file)])
+    assert len(set(logged[0])) == 6
+    torch.testing.assert_close(*map(torch.tensor, logged), rtol=1e-3, atol=0)
+
+
 def test_another_number_of_processes_resumes_and_reports_the_difference(ranks, cases, tmp_path):
     flags = [f"--data_dir={cases}", f"--log_dir={tmp_path}", "--batch_size=2", *as_arguments(LEAST)]
     done = ranks.run_script(tmp_path, "segmentation_train", *flags, "--iterations=2")
