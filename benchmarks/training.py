@@ -30,6 +30,7 @@ from torch.distributions import kl_divergence
 from torch.utils.checkpoint import checkpoint
 
 from guided_diffusion import script_util
+from guided_diffusion.attention import AttentionBlock
 from guided_diffusion.data.stream import EndlessSampler, collate, endless_batches
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.flags import command_line
@@ -41,7 +42,6 @@ from guided_diffusion.prepare.phantoms import phantom
 from guided_diffusion.system.device import ComputeConfig, peak_memory, reset_peak_memory
 from guided_diffusion.train_util import Trainer
 from guided_diffusion.training.config import TrainConfig
-from guided_diffusion.unet import AttentionBlock
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "scripts" / "segmentation_train.py"
 LOADED = 500  # cases that the loader reads

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
+from .attention import AttentionBlock
 from .errors import ConfigError
 from .flags.fields import Flag, config, nonempty
 from .flags.sizes import PIXELS, Size, as_size, show_size
-from .nn import Denoise, Downsample, Upsample, checkpoint, normalization, pointwise, timestep_embedding, zero_module
+from .nn import Denoise, Downsample, Upsample, checkpoint, norm_silu, normalization, timestep_embedding, zero_module
 
 Resample = type[Upsample] | type[Downsample]
 Maps = Float[Tensor, "B _ H W"]  # with any number of channels
@@ -133,47 +133,14 @@ class ResBlock(nn.Module):
         return checkpoint(self._forward, x, emb, flag=self.use_checkpoint)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm, activation, conv = self.in_layers
-        h = conv(self.h_upd(activation(norm(x))))
-        emb = self.emb_layers(emb).type(h.dtype)[:, :, None, None]
+        h = self.in_layers[2](self.h_upd(norm_silu(self.in_layers[0], x)))
+        emb, norm = self.emb_layers(emb).type(h.dtype), self.out_layers[0]
         if self.use_scale_shift_norm:
-            scale, shift = emb.chunk(2, dim=1)
-            h = self.out_layers[0](h) * (1 + scale) + shift
-            h = self.out_layers[1:](h)
+            h = norm_silu(norm, h, *emb.chunk(2, dim=1))
         else:
-            h = self.out_layers(h + emb)
+            h = norm_silu(norm, h + emb[:, :, None, None])
+        h = self.out_layers[2:](h)
         return self.skip_connection(self.x_upd(x)) + h
-
-
-class AttentionBlock(nn.Module):
-    """Residual self-attention over all pixels."""
-
-    def __init__(self, channels: int, num_heads: int, config: UNetConfig) -> None:
-        super().__init__()
-        self.num_heads = count_heads(channels, num_heads, config)
-        self.use_checkpoint = config.use_checkpoint
-        self.new_order = config.use_new_attention_order
-        self.norm = normalization(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zero_module(nn.Conv1d(channels, channels, 1))
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Attend over all pixels and add the result to `x`."""
-        return checkpoint(self._forward, x, flag=self.use_checkpoint)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        # Channels last throughout: fused attention kernels require q, k and v with contiguous channels.
-        h = self.norm(x.reshape(B, C, H * W)).transpose(1, 2)  # [B, H W, C]
-        qkv = pointwise(self.qkv, h)  # [B, H W, 3 C]
-        if self.new_order:
-            q, k, v = qkv.reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        else:
-            q, k, v = qkv.reshape(B, H * W, self.num_heads, 3, -1).permute(3, 0, 2, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v)  # [B, heads, H W, C / heads]
-
-        h = pointwise(self.proj_out, h.transpose(1, 2).reshape(B, H * W, C))
-        return x + h.transpose(1, 2).reshape(B, C, H, W)
 
 
 class UNetModel(nn.Module):
@@ -199,7 +166,7 @@ class UNetModel(nn.Module):
         self.input_blocks, skips = build_input_blocks(in_channels or config.channels + 1, config)
         ch, heads = skips[-1], config.num_heads
         self.middle_block = TimestepEmbedSequential(
-            ResBlock(ch, ch, config), AttentionBlock(ch, heads, config), ResBlock(ch, ch, config)
+            ResBlock(ch, ch, config), attention_block(ch, heads, config), ResBlock(ch, ch, config)
         )
         self.output_blocks = build_output_blocks(skips, config)
         ch = skips[0]
@@ -234,7 +201,7 @@ class UNetModel(nn.Module):
             h = self.middle_block(skips[-1], emb)
             for module in self.output_blocks:
                 h = module(torch.cat([h, skips.pop()], dim=1), emb)
-            return self.out(h).float()
+            return self.out[2](norm_silu(self.out[0], h)).float()
 
 
 def build_input_blocks(in_channels: int, config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
@@ -270,8 +237,14 @@ def residual_block(in_channels: int, width: int, level: int, heads: int, config:
     """A residual block, followed by attention if the level's resolution has it."""
     block = TimestepEmbedSequential(ResBlock(in_channels, width, config))
     if 2**level in {max(config.size) // resolution for resolution in config.attention_resolutions}:
-        block.append(AttentionBlock(width, heads, config))
+        block.append(attention_block(width, heads, config))
     return block
+
+
+def attention_block(channels: int, num_heads: int, config: UNetConfig) -> AttentionBlock:
+    """Self-attention over `channels`."""
+    heads = count_heads(channels, num_heads, config)
+    return AttentionBlock(channels, heads, config.use_new_attention_order, config.use_checkpoint)
 
 
 def resampling_layer(kind: Resample, channels: int, config: UNetConfig) -> nn.Module:

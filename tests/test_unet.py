@@ -6,9 +6,11 @@ import pytest
 import torch
 from helpers import TINY
 
+from guided_diffusion.attention import AttentionBlock
 from guided_diffusion.errors import ConfigError
+from guided_diffusion.nn import norm_silu, normalization
 from guided_diffusion.script_util import create_model_and_diffusion
-from guided_diffusion.unet import AttentionBlock, UNetConfig, UNetModel
+from guided_diffusion.unet import UNetConfig, UNetModel
 
 
 def unet(**flags):
@@ -53,7 +55,7 @@ def test_attention_is_the_published_formula(new_order):
     """Written out with einsum, head by head, with the order of q, k, v that the flag says."""
     torch.manual_seed(0)
     C, heads, L = 32, 4, 16
-    block = AttentionBlock(C, heads, UNetConfig(use_new_attention_order=new_order))
+    block = AttentionBlock(C, heads, new_order)
     torch.nn.init.normal_(block.proj_out.weight)
     x = torch.randn(2, C, 4, 4)
 
@@ -180,3 +182,38 @@ def test_resolutions_with_attention_are_those_of_the_longer_side(size):
 def test_what_cannot_be_built_is_refused_by_name(flags, word):
     with pytest.raises(ConfigError, match=f"--{word}"):
         create_model_and_diffusion(**{**TINY, **flags})
+
+
+@pytest.mark.parametrize("flags", [{}, {"use_scale_shift_norm": False}, {"resblock_updown": True}])
+def test_sampling_in_the_channels_last_layout_gives_the_same_numbers(flags):
+    """There, eager sampling on a CPU has a norm of its own; at timesteps of each row and at a common one."""
+    model = unet(**flags, num_channels=64).eval()
+    x, offset = torch.randn(3, 2, 16, 16), torch.tensor([0.0, 100.0])[:, None, None]
+    for timesteps in (torch.tensor([0, 3, 20]), torch.tensor([3])):
+        plain = model(x + offset, timesteps)
+        with torch.inference_mode():
+            fast = model.to(memory_format=torch.channels_last)(x + offset, timesteps)
+        torch.testing.assert_close(fast, plain.detach(), rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+        model.to(memory_format=torch.contiguous_format)
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_norm_of_sampling_is_the_formula_in_double_precision(rows, mean):
+    """With groups of two channels, and values far from 0."""
+    norm = normalization(64)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (mean + torch.randn(2, 64, 5, 7)).to(memory_format=torch.channels_last)
+    scale, shift = torch.randn(rows, 64), torch.randn(rows, 64)
+    with torch.no_grad():
+        fast = norm_silu(norm, x, scale, shift)
+        plain = norm_silu(norm, x)
+    groups = x.double().reshape(2, 32, -1)
+    z = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, correction=0, keepdim=True) + 1e-5).sqrt()
+    z = z.reshape(x.shape) * norm.weight[:, None, None] + norm.bias[:, None, None]
+    assert fast.is_contiguous(memory_format=torch.channels_last)
+    tolerance = {"rtol": 0, "atol": 3e-6 if mean == 0 else 2e-3}  # values near 300 have 2e-5 of rounding
+    torch.testing.assert_close(plain.double(), torch.nn.functional.silu(z), **tolerance)
+    z = z * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+    torch.testing.assert_close(fast.double(), torch.nn.functional.silu(z), **tolerance)

@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()
         threads.share_cores(processes.local_size)
+        device.keep_freed_memory(processes.device)
         chosen = range(len(dataset))[: config.num_samples]
         mine = chosen[processes.rank :: processes.world_size]
         scored, lines = scored_cases(dataset, chosen) if config.evaluate else ([], [])

@@ -28,7 +28,7 @@ from ..lidcloader import LIDCDataset
 from ..methods.registry import MODEL_CONFIGS, PRESETS
 from ..sampling.samplers import SamplerConfig
 from ..system import folders, storage
-from ..system.device import ComputeConfig, check_compiler, out_of_memory_as_error
+from ..system.device import ComputeConfig, check_compiler, keep_freed_memory, out_of_memory_as_error
 from ..train_util import Trainer
 from ..training.config import TrainConfig, check_log_dir, check_num_cases, check_processes
 from ..training.run_log import open_logger, run_header
@@ -176,6 +176,7 @@ def train(configs: Configs) -> None:
     configs = with_stated(configs)
     processes = Processes()
     check_processes(config, processes.world_size)
+    keep_freed_memory(processes.device)
     lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)
     lock.take()  # before reading an existing folder
     start = find_checkpoint(configs, processes.world_size)

@@ -1,5 +1,6 @@
 """Precision, memory layout, compilation and batch size: everything that affects the speed of the network."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from ..flags.fields import Flag, config
 # Larger batches of masks are hardly faster, and delay the first case
 MOST_IN_FLIGHT = {"cpu": 8, "cuda": 128}
 SHARE_OF_MEMORY = 0.8  # share of the free memory that `fitting_batch_size` uses
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 # Messages of PyTorch, CUDA and its libraries, which report out of memory by exceptions of several types
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|_ALLOC(ATION)?_FAILED")
 
@@ -128,6 +130,20 @@ def check_compiler() -> None:
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def keep_freed_memory(device: torch.device | str) -> None:
+    """Let this process keep the main memory that tensors free, for later ones; for commands that compute on a CPU.
+
+    By default, glibc returns the memory of large tensors to the system, which clears every page before its next use.
+    That can take longer than the computation. Has no effect with another C library or allocator.
+    """
+    if torch.device(device).type != "cpu" or os.name != "posix":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)  # no tensor has a mapping of its own, which would end with it
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @torch.inference_mode()

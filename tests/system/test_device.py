@@ -1,11 +1,15 @@
 """Precision, attention kernels and compilation: what can be seen of them without a GPU."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, nonzero, segmenter_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guided_diffusion.attention import AttentionBlock
 from guided_diffusion.data.config import DataConfig
 from guided_diffusion.dist_util import Processes
 from guided_diffusion.errors import ConfigError
@@ -16,7 +20,6 @@ from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.script_util import MODEL_CONFIGS, LoadedModel
 from guided_diffusion.system.device import ComputeConfig, allow_tf32, prepare
 from guided_diffusion.training.validation import ValidationConfig, Validator
-from guided_diffusion.unet import AttentionBlock, UNetConfig
 
 
 class CountingBackend:
@@ -40,7 +43,7 @@ def tiny_segmenter(**flags):
 @pytest.mark.parametrize("heads", [1, 4])
 def test_a_fused_kernel_takes_the_attention(new_order, heads):
     """Fused kernels refuse queries whose channels are not adjacent; the answer is that of the plain products."""
-    block = AttentionBlock(64, heads, UNetConfig(use_new_attention_order=new_order))
+    block = AttentionBlock(64, heads, new_order)
     torch.nn.init.normal_(block.proj_out.weight)
     x = torch.randn(3, 64, 8, 8).to(memory_format=torch.channels_last)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where that kernel cannot be used
@@ -119,3 +122,27 @@ def test_a_compiled_predictor_is_compiled_once(cases):
             compiled.sample(image, 3, steps=2, batch_size=batch_size).samples, eager.samples, atol=1e-5
         )
     assert backend.graphs == 1
+
+
+def test_the_commands_keep_freed_memory(tmp_path):
+    """A large tensor, freed and allocated again, has its pages already: no page faults."""
+    code = """
+import resource, sys, torch
+from guided_diffusion.system.device import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory("cpu")
+torch.set_num_threads(1)
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**25)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "default")
+    }
+    if faults["default"] < 1000:
+        pytest.skip("the system maps large pages, or the allocator is another one")
+    assert faults["keep"] < 100

@@ -9,11 +9,11 @@ from sampling import build
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from guided_diffusion.attention import AttentionBlock
 from guided_diffusion.flags.presets import FAST
 from guided_diffusion.nn import GroupNorm32, seeded_generator, stack_randn, to_device
 from guided_diffusion.sampling.samplers import SamplerConfig
 from guided_diffusion.system.device import ComputeConfig, prepare
-from guided_diffusion.unet import AttentionBlock
 
 from ..compare import equal_pixels, relative_error
 from ..golden import SAMPLES, check_golden
