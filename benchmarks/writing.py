@@ -58,6 +58,9 @@ class StandIn(torch.nn.Module):
         masks = np.clip(edges + 0.02 * rng.standard_normal(edges.shape), 0, 1)
         self.masks = torch.tensor(masks[:, None], dtype=torch.float32)
 
+    def encode(self, image, sampler):
+        return ()
+
     def sample_masks(self, image, generators, sampler, on_step, rows):
         return self.masks[: len(generators)]
 

@@ -172,8 +172,18 @@ class UNetModel(nn.Module):
         ch = skips[0]
         self.out = nn.Sequential(normalization(ch), nn.SiLU(), zero_module(nn.Conv2d(ch, out_channels, 3, padding=1)))
 
-    def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> Denoise:
-        """`denoise(x, timesteps)` for these images; `rows` is the image index of each mask, None: one mask each."""
+    def encode(self, image: Float[Tensor, "N C H W"]) -> tuple[Tensor, ...]:
+        """What can be computed of images without masks: nothing."""
+        return ()
+
+    def bind(
+        self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None, known: Sequence[Tensor] = ()
+    ) -> Denoise:
+        """`denoise(x, timesteps)` for these images.
+
+        rows   index of each mask's image; None: one mask per image
+        known  encode(image), if it was called already
+        """
         image = image if rows is None else image[rows]
         return lambda x, timesteps: self(torch.cat([image, x], dim=1), timesteps)
 

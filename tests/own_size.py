@@ -28,7 +28,7 @@ def write_model(path, **flags):
 def draws_raters(monkeypatch):
     """Replace the network: the k-th sample of a case is the k-th rater's mask at network size."""
 
-    def masks(segmenter, cases, batch, seed, sampler, on_step):
+    def masks(segmenter, cases, batch, seed, sampler, on_step, encoded):
         drawn = torch.stack([cases[index].raters[k % len(cases[index].raters)] for index, k in batch])
         for k in range(segmenter.num_timesteps if on_step else 0):
             on_step(k, drawn[:, None])
@@ -40,7 +40,7 @@ def draws_raters(monkeypatch):
 def draws_nothing(monkeypatch):
     """Make any drawing fail."""
 
-    def fail(*arguments):
+    def fail(*arguments, **named):
         raise AssertionError("masks were drawn")
 
     monkeypatch.setattr("guided_diffusion.sampling.draw.draw_batch", fail)

@@ -19,7 +19,7 @@ from ..flags.words import split_kind
 from ..gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Masks, Output, Steps, Valid
 from ..nn import Denoise, mean_flat, stack_randn, to_device
 from ..respace import create_gaussian_diffusion, spread_timesteps
-from ..sampling.protocol import OnStep, Segmenter, without_ignored
+from ..sampling.protocol import Encoded, OnStep, Segmenter, without_ignored
 from ..sampling.samplers import SamplerConfig, sample_loop
 from ..unet import UNetConfig, UNetModel
 from .mask_mixture import MaskMixture
@@ -138,9 +138,8 @@ class AmbiguousSegmenter(Segmenter):
         parts = []
         for unet in [part for part in self.model.modules() if isinstance(part, UNetModel)]:
             parts += [*unet.input_blocks, unet.middle_block, *unet.output_blocks, unet]
-        if isinstance(self.model, SharedEncoderUNet):
-            parts.append(self.model)
-        return [*parts, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
+        outer = [self.model] if isinstance(self.model, SharedEncoderUNet) else []
+        return [*parts, *outer, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
 
     def to_x(self, mask: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """Map a mask from [0, 1] to the diffusion's scale, [mask_low, 1]."""
@@ -150,9 +149,13 @@ class AmbiguousSegmenter(Segmenter):
         """The inverse of `to_x`."""
         return (x - self.config.mask_low) / (1 - self.config.mask_low)
 
-    def denoiser(self, image: Images, rows: Rows | None = None, valid: Valid = None) -> Denoise:
-        """`denoise(x, timesteps)` with the images bound; see UNetModel.bind. `valid` as in BoundDenoiser."""
-        bound = self.model.bind(image, rows)
+    def denoiser(self, image: Images, rows: Rows | None = None, valid: Valid = None, encoded: Encoded = ()) -> Denoise:
+        """`denoise(x, timesteps)` with the images bound; see UNetModel.bind.
+
+        valid    as in BoundDenoiser
+        encoded  model.encode(image), if it is known already
+        """
+        bound = self.model.bind(image, rows, encoded)
         return replace(bound, valid=valid) if isinstance(bound, BoundDenoiser) else bound
 
     def forward(
@@ -200,8 +203,7 @@ class AmbiguousSegmenter(Segmenter):
         """The weighted KL of the posterior, which sees the mask, to the prior, which sees the prediction; in nats."""
         assert self.prior is not None and self.posterior is not None
         seen = image[:, : self.prior.input_channels]  # --encoder_channels
-        prior = self.prior(seen, predicted)
-        return self.config.kl_weight * kl_divergence(self.posterior(seen, mask), prior)
+        return self.config.kl_weight * kl_divergence(self.posterior(seen, mask), self.prior(seen, predicted))
 
     def controlling_input(self, output: Output, x_t: Masks, t: Steps) -> Masks:
         """The ambiguity controlling network's input, computed from the U-Net's output."""
@@ -209,7 +211,14 @@ class AmbiguousSegmenter(Segmenter):
             return self.to_mask(self.diffusion.predict_xstart(output, x_t, t).clamp(-1, 1))  # as samplers clip
         return output[:, : self.classes.count]
 
-    def sampling_denoiser(self, image: Images, rows: Rows | None = None, tta: str = "none") -> Denoise:
+    def encode(self, image: Images, config: SamplerConfig = SamplerConfig()) -> Encoded:
+        """The two tensors of a shared encoder for each symmetry of `tta`; a plain U-Net has none."""
+        turned = [turn_and_mirror(image, g) for g in symmetries(split_kind(config.tta))]
+        return tuple(part for one in turned for part in self.model.encode(one))
+
+    def sampling_denoiser(
+        self, image: Images, rows: Rows | None = None, tta: str = "none", encoded: Encoded = ()
+    ) -> Denoise:
         """`denoiser` for batches with a single timestep, whose embedding is computed for one row only.
 
         Outputs are copied, because a compiled network may overwrite its last output.
@@ -218,7 +227,10 @@ class AmbiguousSegmenter(Segmenter):
              time mirroring (Isensee et al. 2021). If the distribution of images and masks is invariant under g, the
              optimal D is equivariant, and the squared error of the mean is at most the mean squared error of its parts.
         """
-        bound = [(g, self.denoiser(turn_and_mirror(image, g), rows)) for g in symmetries(split_kind(tta))]
+        bound = [
+            (g, self.denoiser(turn_and_mirror(image, g), rows, encoded=encoded[2 * k : 2 * k + 2]))
+            for k, g in enumerate(symmetries(split_kind(tta)))
+        ]
 
         def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
             outputs = [turn_back(part(turn_and_mirror(x, g), timesteps[:1]).clone(), g) for g, part in bound]
@@ -239,6 +251,7 @@ class AmbiguousSegmenter(Segmenter):
         config: SamplerConfig = SamplerConfig(),
         on_step: OnStep | None = None,
         rows: Rows | None = None,
+        encoded: Encoded = (),
     ) -> Masks:
         """Sample one soft mask per generator (B in total), on a scale where background is 0 and foreground 1.
 
@@ -246,6 +259,7 @@ class AmbiguousSegmenter(Segmenter):
         config      steps and spacing are ignored here: call `spaced` first
         on_step     called after each step
         rows        None: N = B, one mask per image
+        encoded     encode(image, config), if it is known already
         """
         shape = self.noise_shape((image.shape[2], image.shape[3]))
 
@@ -254,7 +268,7 @@ class AmbiguousSegmenter(Segmenter):
 
         x = draw()
         chain = sample_loop(
-            self.sampling_denoiser(image, rows, config.tta),
+            self.sampling_denoiser(image, rows, config.tta, encoded),
             self.diffusion,
             x,
             config.sampler,

@@ -194,9 +194,14 @@ class SharedEncoderUNet(nn.Module):
         super().compile(backend=backend, **how)
         self.encoder.compile(backend=backend)
 
-    def bind(self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None) -> BoundDenoiser:
-        """`denoise(x, timesteps)`, as UNetModel.bind; what depends on the image alone is computed here, once."""
-        encoded, first = self.encode(image)
+    def bind(
+        self, image: Float[Tensor, "N C H W"], rows: Int[Tensor, "B"] | None = None, known: Sequence[Tensor] = ()
+    ) -> BoundDenoiser:
+        """`denoise(x, timesteps)`, as UNetModel.bind; what depends on the image alone is computed here, once.
+
+        known  encode(image), if it is known already
+        """
+        encoded, first = known or self.encode(image)
         _, guesses = self.split(encoded)
         if self.mixture:
             rho, logit_mu = self.maps(guesses)

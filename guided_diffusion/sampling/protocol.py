@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from ..flags.classes import Classes
 from .samplers import SamplerConfig
 
 OnStep = Callable[[int, Float[Tensor, "B K H W"]], None]  # (k, masks after the k-th step)
+Encoded = tuple[Shaped[Tensor, "N ..."], ...]  # what a segmenter computes of images alone, a row for each
 
 
 class Segmenter(nn.Module, ABC):
@@ -67,6 +68,13 @@ class Segmenter(nn.Module, ABC):
     def spaced(self, config: SamplerConfig) -> "Segmenter":
         """A segmenter with the same weights on the timesteps given by the steps and spacing of `config`."""
 
+    def encode(self, image: Float[Tensor, "N C H W"], config: SamplerConfig = SamplerConfig()) -> Encoded:
+        """What sampling with `config` computes of the images alone, to be kept for all batches of their masks.
+
+        Empty, as by default: nothing is kept.
+        """
+        return ()
+
     @abstractmethod
     def sample_masks(
         self,
@@ -75,6 +83,7 @@ class Segmenter(nn.Module, ABC):
         config: SamplerConfig = SamplerConfig(),
         on_step: OnStep | None = None,
         rows: Int[Tensor, "B"] | None = None,
+        encoded: Encoded = (),
     ) -> Float[Tensor, "B K H W"]:
         """Sample one soft mask per generator (B in total), on a scale where background is 0 and foreground 1.
 
@@ -83,6 +92,7 @@ class Segmenter(nn.Module, ABC):
         image       in [0, 1]
         generators  on the CPU; row b's noise comes from generators[b] only
         on_step     called after each step
+        encoded     encode(image, config), if it is known already and not empty
         """
 
     @abstractmethod

@@ -138,12 +138,15 @@ def keep_freed_memory(device: torch.device | str) -> None:
     By default, glibc returns the memory of large tensors to the system, which clears every page before its next use.
     That can take longer than the computation. Has no effect with another C library or allocator.
     """
-    if torch.device(device).type != "cpu" or os.name != "posix":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)  # no tensor has a mapping of its own, which would end with it
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if torch.device(device).type == "cpu":
+        _call_glibc("mallopt", M_MMAP_MAX, 0)  # no tensor has a mapping of its own, which would end with it
+        _call_glibc("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _call_glibc(name: str, *arguments: int) -> None:
+    """Call a function of the C library; has no effect if the library does not have it."""
+    if os.name == "posix" and hasattr(library := ctypes.CDLL(None), name):
+        getattr(library, name)(*arguments)
 
 
 @torch.inference_mode()
@@ -201,10 +204,11 @@ def running_batch_size(
 
 
 def reset_peak_memory(device: torch.device | str) -> None:
-    """Reset `peak_memory`; for CPUs, this is supported on Linux only."""
+    """Reset `peak_memory`; for CPUs, this is supported on Linux only. Freed memory goes back to the system."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.path.exists("/proc/self/clear_refs"):
+        _call_glibc("malloc_trim", 0)
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
 

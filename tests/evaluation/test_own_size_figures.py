@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 def draws_soft(monkeypatch):
     """Replace the network: smooth samples around 0.5, of their own for each case and number."""
 
-    def masks(segmenter, cases, batch, *more):
+    def masks(segmenter, cases, batch, *more, **named):
         shape = next(iter(cases.values())).image.shape[1:]
         rows = np.linspace(-1, 1, shape[0])[:, None]
         waves = [np.sin((index + 2) * rows + k) + np.cos(np.linspace(0, 4 + k, shape[1])) for index, k in batch]

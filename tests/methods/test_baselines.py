@@ -137,7 +137,7 @@ def test_prob_unet_samples_vary_with_the_latent_only():
     model = build("prob-unet").eval()
     image = torch.rand(1, 1, 16, 16)
     rows, z = torch.zeros(4, dtype=torch.long), torch.randn(2, 2)
-    logits = model.draw_logits(image, z[[0, 0, 1, 1]], rows)
+    logits = model.draw_logits(model.encode(image), z[[0, 0, 1, 1]], rows)
     torch.testing.assert_close(logits[0], logits[1])
     torch.testing.assert_close(logits[2], logits[3])
     assert (logits[0] - logits[2]).abs().max() > 1e-3

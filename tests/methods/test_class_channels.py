@@ -17,6 +17,7 @@ from guided_diffusion.lidcloader import Case
 from guided_diffusion.losses import class_cross_entropy, class_probabilities
 from guided_diffusion.methods.mask_mixture import MaskMixture
 from guided_diffusion.methods.registry import MODEL_CONFIGS
+from guided_diffusion.methods.shared_encoder import SharedEncoderUNet
 from guided_diffusion.nn import seeded_generator
 from guided_diffusion.sampling.config import SampleConfig
 from guided_diffusion.sampling.draw import draw_ensembles
@@ -287,3 +288,44 @@ def test_ensembles_have_an_axis_of_classes_only_for_several(names, shape):
     for one, four in zip(*drawn, strict=True):
         assert one.shape == shape and one.dtype == np.float32
         np.testing.assert_allclose(one, four, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", ["", "a,b,c"])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_depends_on_an_image_alone_is_computed_once(method, names, monkeypatch):
+    """Over all batches of its masks, which are the same as without it."""
+    model = nonzero(build(METHODS[method], names)).eval()
+    raters = torch.zeros(1, 16, 16) if model.classes.count == 1 else torch.zeros(1, model.classes.count, 16, 16)
+    cases, read, encoded = [Case(f"case{k}", torch.rand(1, 16, 16), raters) for k in range(3)], [], []
+
+    class Cases:
+        def __getitem__(self, index):
+            read.append(index)
+            return cases[index]
+
+    config, sampler = SampleConfig(num_ensemble=5, batch_size=2), SamplerConfig(steps=2, tta="mirror")
+    model = model.spaced(sampler)
+    draws = draw_ensembles(model, Cases(), [0, 1, 2], config, sampler)
+    kept = [samples for _, samples in draws]
+    assert read == [0, 1, 2]
+    encode = model.encode
+
+    def forgets(image, how=None):  # baselines call it themselves, without `how`
+        encoded.append(len(image) if how else 0)
+        return () if how else encode(image)
+
+    monkeypatch.setattr(model, "encode", forgets)
+    anew = [samples for _, samples in draw_ensembles(model, cases, [0, 1, 2], config, sampler)]
+    assert sum(encoded) == 3
+    np.testing.assert_allclose(kept, anew, atol=1e-4)
+    calls, image = [], torch.stack([case.image for case in cases])
+    monkeypatch.undo()
+    with torch.inference_mode():
+        known = model.encode(image, sampler)
+        assert all(len(rows) == 3 for rows in known)
+        network = model.model.encoder if isinstance(model.model, SharedEncoderUNet) else model.model
+        network.register_forward_pre_hook(lambda *_: calls.append(1))
+        generators = [seeded_generator(k) for k in range(3)]
+        model.sample_masks(image, generators, sampler, None, torch.arange(3), known)
+    calls_of_each_mask = {"cimd": 4, "cimd-x0": 4, "implicit-ensemble": 4, "mc-dropout": 1}
+    assert len(calls) == calls_of_each_mask.get(method, 0)

@@ -29,7 +29,8 @@ def identity(monkeypatch):
 
 def draws(monkeypatch, samples):
     """Replace the network by a function count -> soft samples."""
-    monkeypatch.setattr("guided_diffusion.sampling.draw.draw_batch", lambda s, cases, batch, *_: samples(len(batch)))
+    draw = "guided_diffusion.sampling.draw.draw_batch"
+    monkeypatch.setattr(draw, lambda segmenter, cases, batch, *more, **named: samples(len(batch)))
 
 
 def put_labels(folder, masks):

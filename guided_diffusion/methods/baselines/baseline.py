@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...gaussian_diffusion import Masks
 from ...losses import class_probabilities
 from ...nn import seeded_generator, stack_randn, to_device
-from ...sampling.protocol import OnStep, Segmenter
+from ...sampling.protocol import Encoded, OnStep, Segmenter
 from ...sampling.samplers import SamplerConfig
 from .plain_unet import PlainUNet
 
@@ -27,7 +27,7 @@ class Baseline(Segmenter):
     """A segmenter without a chain of timesteps: one network call and one draw per mask.
 
     A subclass defines `model`; `terms`, the names of its loss terms; `forward`, which ignores t; `noise_shape`; and
-    `draw_logits`.
+    `draw_logits`; and `encode`, if something depends on the image alone.
     """
 
     model: PlainUNet
@@ -51,11 +51,16 @@ class Baseline(Segmenter):
         """Shape of one mask's noise in `draw_logits`, for masks of `size` (H, W)."""
         return self.noise_shape(size)
 
+    def encode(self, image: Images, config: SamplerConfig | None = None) -> Encoded:
+        """The tensors that `draw_logits` needs, with a row for each image: by default the images themselves."""
+        return (image,)
+
     @abstractmethod
-    def draw_logits(self, image: Images, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
+    def draw_logits(self, encoded: Encoded, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
         """Draw the logits of K classes, without one of the background.
 
-        noise  standard normal, of shape sampling_noise_shape((H, W)) per mask
+        encoded  from `encode`
+        noise    standard normal, of shape sampling_noise_shape((H, W)) per mask
         """
 
     def sample_masks(
@@ -65,12 +70,13 @@ class Baseline(Segmenter):
         config: SamplerConfig | None = None,
         on_step: OnStep | None = None,
         rows: Rows | None = None,
+        encoded: Encoded = (),
     ) -> Masks:
         """Sample one mask per generator, as probabilities of the K classes; config is not used."""
         rows = torch.arange(len(image), device=image.device) if rows is None else rows
         shape = self.sampling_noise_shape((image.shape[2], image.shape[3]))
         noise = to_device(stack_randn(generators, shape), image.device)
-        masks = class_probabilities(self.draw_logits(image, noise, rows), self.classes)
+        masks = class_probabilities(self.draw_logits(encoded or self.encode(image), noise, rows), self.classes)
         if on_step:
             on_step(0, masks)
         return masks

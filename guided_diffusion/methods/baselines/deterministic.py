@@ -9,7 +9,8 @@ from ...flags.classes import Classes
 from ...gaussian_diffusion import Masks
 from ...losses import class_cross_entropy
 from ...nn import mean_flat
-from ...sampling.protocol import without_ignored
+from ...sampling.protocol import Encoded, without_ignored
+from ...sampling.samplers import SamplerConfig
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
@@ -50,9 +51,13 @@ class DeterministicUNet(Baseline):
         bce = mean_flat(class_cross_entropy(logits, mask, self.classes), counted)
         return {"bce": bce, "loss": bce}
 
-    def draw_logits(self, image: Images, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
+    def encode(self, image: Images, config: SamplerConfig | None = None) -> Encoded:
+        """The logits."""
+        return (self.head(self.model(image)),)
+
+    def draw_logits(self, encoded: Encoded, noise: Float[Tensor, "B ..."], rows: Rows) -> Masks:
         """The image's logits; noise is not used."""
-        return self.head(self.model(image))[rows]
+        return encoded[0][rows]
 
 
 class MonteCarloDropout(DeterministicUNet):
@@ -67,6 +72,10 @@ class MonteCarloDropout(DeterministicUNet):
         """One number per channel that may be dropped."""
         return (sum(self.model.dropped),)
 
-    def draw_logits(self, image: Images, noise: Float[Tensor, "B dropped"], rows: Rows) -> Masks:
+    def encode(self, image: Images, config: SamplerConfig | None = None) -> Encoded:
+        """The image: its features differ between the masks."""
+        return (image,)
+
+    def draw_logits(self, encoded: Encoded, noise: Float[Tensor, "B dropped"], rows: Rows) -> Masks:
         """The logits; the noise decides which channels are dropped."""
-        return self.head(self.model(image[rows], noise))
+        return self.head(self.model(encoded[0][rows], noise))

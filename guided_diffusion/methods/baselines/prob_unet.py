@@ -12,7 +12,8 @@ from ...flags.classes import Classes
 from ...gaussian_diffusion import Masks
 from ...losses import class_cross_entropy
 from ...nn import sum_flat
-from ...sampling.protocol import without_ignored
+from ...sampling.protocol import Encoded, without_ignored
+from ...sampling.samplers import SamplerConfig
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
@@ -111,8 +112,12 @@ class ProbabilisticUNet(Baseline):
         parts = (self.prior, self.posterior, self.combiner.hidden)
         return sum((p.norm() for part in parts for p in part.parameters()), start=torch.zeros(()))
 
-    def draw_logits(self, image: Images, noise: Float[Tensor, "B latent"], rows: Rows) -> Masks:
+    def encode(self, image: Images, config: SamplerConfig | None = None) -> Encoded:
+        """Features, and mean and standard deviation of the prior."""
+        prior = self.prior.of(image)
+        return self.model(image), prior.mean, prior.stddev
+
+    def draw_logits(self, encoded: Encoded, noise: Float[Tensor, "B latent"], rows: Rows) -> Masks:
         """The logits of each mask, with z drawn from the prior."""
-        prior = self.prior_of(image, rows)
-        z = prior.mean + prior.stddev * noise
-        return self.combiner(self.model(image)[rows], z)
+        features, mean, stddev = (x[rows] for x in encoded)
+        return self.combiner(features, mean + stddev * noise)

@@ -11,7 +11,8 @@ from ...distribution import EncoderConfig
 from ...flags.classes import Classes
 from ...gaussian_diffusion import Masks
 from ...losses import class_cross_entropy
-from ...sampling.protocol import without_ignored
+from ...sampling.protocol import Encoded, without_ignored
+from ...sampling.samplers import SamplerConfig
 from ...unet import UNetConfig
 from .baseline import Baseline, Images, Losses, Rows, per_mask
 from .plain_unet import PlainUNet, check_plain_unet
@@ -92,6 +93,12 @@ class StochasticSegmentationNetwork(Baseline):
         nll = math.log(MC_SAMPLES) - torch.logsumexp(log_likelihoods, dim=1)
         return {"nll": nll, "loss": nll}
 
-    def draw_logits(self, image: Images, noise: Float[Tensor, "B 1 rank_and_P"], rows: Rows) -> Masks:
+    def encode(self, image: Images, config: SamplerConfig | None = None) -> Encoded:
+        """The distribution of each image's logits, and the image, which has their size."""
+        return *self.gaussian(image), image
+
+    def draw_logits(self, encoded: Encoded, noise: Float[Tensor, "B 1 rank_and_P"], rows: Rows) -> Masks:
         """The logits of one draw per mask."""
-        return self.draw(self.gaussian(image), noise, rows).view(len(rows), self.classes.count, *image.shape[2:])
+        *gaussian, image = encoded
+        draws = self.draw(LowRankGaussian(*gaussian), noise, rows)
+        return draws.view(len(rows), self.classes.count, *image.shape[2:])
