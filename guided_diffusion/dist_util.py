@@ -20,6 +20,8 @@ from .system.threads import wait_until_idle
 MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
 # While rank 0 saves, hashes and uploads a checkpoint of any size, the other processes wait
 LONGEST_WAIT = timedelta(hours=3)
+# Gradients are averaged in pieces of this size, where a compiled network is split too
+BUCKET_MB = 100
 
 
 class Processes:
@@ -130,7 +132,11 @@ class Processes:
         if self.world_size == 1:
             return module
         return torch.nn.parallel.DistributedDataParallel(
-            module, device_ids=[self.device] if self.device.type == "cuda" else None, gradient_as_bucket_view=True
+            module,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are constants
+            bucket_cap_mb=BUCKET_MB,
+            gradient_as_bucket_view=True,
         )
 
     def shard(self, modules: Iterable[nn.Module]) -> None:

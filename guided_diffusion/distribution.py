@@ -125,6 +125,16 @@ class AxisAlignedConvGaussian(nn.Module):
         return Independent(Normal(mu, log_sigma.exp(), validate_args=False), 1, validate_args=False)
 
 
+def kl_divergence(p: Independent, q: Independent) -> Float[Tensor, "B"]:
+    """KL(p || q) of axis-aligned Gaussians over the latent, in nats.
+
+    The formula of torch.distributions, whose search for it would split a compiled loss.
+    """
+    of_means = ((p.mean - q.mean) / q.stddev) ** 2
+    ratio = (p.stddev / q.stddev) ** 2
+    return (0.5 * (ratio + of_means - 1 - ratio.log())).sum(dim=-1)
+
+
 def create_encoders(
     config: EncoderConfig, mask_channels: int = 1
 ) -> tuple[AxisAlignedConvGaussian, AxisAlignedConvGaussian]:

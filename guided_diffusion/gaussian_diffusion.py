@@ -172,6 +172,7 @@ class GaussianDiffusion:
         """The constant `name` at each t, float32, on the device of t."""
         return self._on_device(name, t.device)[t][:, None, None, None]
 
+    @torch.compiler.assume_constant_result  # else the second call, which finds the tables, is compiled anew
     def _on_device(self, name: str, device: torch.device) -> Real[Tensor, "S"]:
         if (name, device) not in self._tables:  # copy to the device once per constant, not once per step
             table = torch.from_numpy(getattr(self, name))

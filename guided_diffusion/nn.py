@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,8 @@ import torch.utils.checkpoint
 from jaxtyping import Float, Real, Shaped
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+DRAWN_IN_PARALLEL = 2**17  # numbers, below which starting threads takes longer than drawing
 
 # A network with its images bound: (x, timesteps as the network receives them) -> raw output
 Denoise = Callable[[Float[Tensor, "B K H W"], Real[Tensor, "#B"]], Float[Tensor, "B outputs H W"]]
@@ -177,9 +180,27 @@ def seeded_generator(*key: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def stack_randn(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Float[Tensor, "B ..."]:
-    """Standard normal noise [B, *shape]; row b is drawn from generators[b], so it does not depend on the batch."""
-    return torch.stack([torch.randn(shape, generator=g) for g in generators])
+def stack_randn(
+    generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device | str = "cpu"
+) -> Float[Tensor, "B ..."]:
+    """Standard normal noise [B, *shape] on `device`, drawn on the CPU.
+
+    Row b is drawn from generators[b], so it does not depend on the batch.
+    """
+    noise = torch.empty(len(generators), *shape, pin_memory=torch.device(device).type == "cuda")
+
+    def draw(row: int) -> None:
+        with torch.inference_mode():  # a state of each thread
+            torch.randn(shape, generator=generators[row], out=noise[row])
+
+    threads = torch.get_num_threads() if noise.numel() >= DRAWN_IN_PARALLEL else 1
+    if threads == 1:
+        for row in range(len(generators)):
+            draw(row)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(draw, range(len(generators))))
+    return to_device(noise, device)
 
 
 def to_device(tensor: Shaped[Tensor, "*S"], device: torch.device | str) -> Shaped[Tensor, "*S"]:

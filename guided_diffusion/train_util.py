@@ -156,8 +156,9 @@ class Trainer:
         flags = self.processes.sum(flags)
 
         self.grad_norm = self.state.unscale()
-        flags[0] += ~torch.isfinite(self.grad_norm)
-        self.state.move(self.config.learning_rate(self.state.steps_done), bad=flags[0] > 0)
+        overflow = ~torch.isfinite(self.grad_norm)
+        flags[0] += overflow & self.state.has_least_scale()  # else it is expected in float16, and lowers the scale
+        self.state.move(self.config.learning_rate(self.state.steps_done), bad=(flags[0] > 0) | overflow)
         self.reports.post(self.state.steps_done, ids, terms, flags)
 
     def read_reports(self, all_of_them: bool = False) -> None:

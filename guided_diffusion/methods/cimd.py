@@ -7,17 +7,16 @@ from typing import Annotated, Literal, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from ..data.config import classes_of
 from ..data.symmetry import symmetries, turn_and_mirror, turn_back
-from ..distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders
+from ..distribution import AxisAlignedConvGaussian, EncoderConfig, create_encoders, kl_divergence
 from ..flags.classes import Classes
 from ..flags.configs import Configs
 from ..flags.fields import Flag, config
 from ..flags.words import split_kind
 from ..gaussian_diffusion import DiffusionConfig, GaussianDiffusion, Masks, Output, Steps, Valid
-from ..nn import Denoise, mean_flat, stack_randn, to_device
+from ..nn import Denoise, mean_flat, stack_randn
 from ..respace import create_gaussian_diffusion, spread_timesteps
 from ..sampling.protocol import Encoded, OnStep, Segmenter, without_ignored
 from ..sampling.samplers import SamplerConfig, sample_loop
@@ -264,7 +263,7 @@ class AmbiguousSegmenter(Segmenter):
         shape = self.noise_shape((image.shape[2], image.shape[3]))
 
         def draw() -> Tensor:
-            return to_device(stack_randn(generators, shape), image.device)
+            return stack_randn(generators, shape, image.device)
 
         x = draw()
         chain = sample_loop(

@@ -52,6 +52,9 @@ class HasNetwork(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """All parameters."""
 
+    def compile(self, *, dynamic: bool | None) -> object:
+        """Compile the computation of the loss."""
+
 
 AnySegmenter = TypeVar("AnySegmenter", bound=HasNetwork)
 
@@ -63,13 +66,14 @@ def prepare(
 
     channels_last  use the channels-last layout, in which convolutions are fastest
 
-    On a GPU, this enables or disables TF32 for the whole process.
+    On a GPU, this enables or disables TF32 for the whole process, and has cuDNN choose its kernels by timing them.
     ConfigError: TF32 on a CPU.
     """
     device = torch.device(device)
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)  # pinned memory and CUDA graphs use the current device
+        torch.backends.cudnn.benchmark = True  # batches have few sizes
         allow_tf32(config.amp == "tf32")
     elif config.amp == "tf32":
         raise ConfigError("--amp tf32 needs a GPU: on a CPU, use --amp none or bf16")
@@ -101,18 +105,21 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def compile_model(segmenter: AnySegmenter, cuda_graphs: bool = True) -> AnySegmenter:
-    """Compile the U-Net in place, for a single batch size; returns the segmenter.
+def compile_model(segmenter: AnySegmenter, training: bool = False) -> AnySegmenter:
+    """Compile in place, for a single batch size; returns the segmenter.
 
-    cuda_graphs  on a GPU, use CUDA graphs; for sampling only, because they do not support gradients
+    training  compile the whole loss as one graph, instead of the network with CUDA graphs, which have no gradients
 
     ConfigError: no C++ compiler is installed.
     """
     check_compiler()
-    graphs = cuda_graphs and next(segmenter.parameters()).device.type == "cuda"
     # Without a diffusion process the batch is one of images, whose number varies
     dynamic = False if segmenter.num_timesteps > 1 else None
-    segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
+    if training:
+        segmenter.compile(dynamic=dynamic)
+    else:
+        graphs = next(segmenter.parameters()).device.type == "cuda"
+        segmenter.model.compile(mode="reduce-overhead" if graphs else "default", dynamic=dynamic)
     return segmenter
 
 

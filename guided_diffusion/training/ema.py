@@ -30,8 +30,12 @@ class EMA:
         moved = torch.as_tensor(moved, dtype=torch.float32, device=live[0].device)
         for name, weights in self.weights.items():
             averages = list(map(local, weights.values()))
+            share = (1 - min(self.rates[name], (1 + step) / (10 + step))) * moved
+            if share.device.type == "cpu":  # one pass instead of three; on a GPU, `item` would wait
+                torch._foreach_lerp_(averages, live, share.item())
+                continue
             change = torch._foreach_sub(live, averages)
-            torch._foreach_mul_(change, (1 - min(self.rates[name], (1 + step) / (10 + step))) * moved)
+            torch._foreach_mul_(change, share)
             torch._foreach_add_(averages, change)
 
     @contextmanager

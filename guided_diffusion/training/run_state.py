@@ -26,7 +26,7 @@ def place(segmenter: Segmenter, config: TrainConfig, how: ComputeConfig, process
     channels_last = processes.device.type == "cuda" and not config.shard
     prepare(segmenter.train(), how, processes.device, channels_last)
     if how.compile:
-        compile_model(segmenter, cuda_graphs=False)
+        compile_model(segmenter, training=True)
     return segmenter if config.shard else processes.wrap(segmenter)
 
 
@@ -81,6 +81,10 @@ class RunState:
         found = [gradient for gradient in gradients if gradient is not None]
         assert len(found) == len(gradients), "a trained parameter did not contribute to the loss"
         return full(nn.utils.get_total_norm(found))
+
+    def has_least_scale(self) -> torch.Tensor:
+        """Whether the loss is not scaled, so that its gradients are finite if they can be; a bool tensor []."""
+        return self.scaler.scale(torch.ones((), device=self.trained[0].device)) <= 1
 
     def move(self, learning_rate: float, bad: torch.Tensor) -> None:
         """One step of optimizer and averages. If `bad`, a bool tensor [], is true, they do not change."""

@@ -6,6 +6,7 @@ import torch
 
 from guided_diffusion.errors import ConfigError
 from guided_diffusion.gaussian_diffusion import DiffusionConfig
+from guided_diffusion.nn import seeded_generator, stack_randn
 from guided_diffusion.respace import create_gaussian_diffusion, spread_timesteps
 from guided_diffusion.sampling.samplers import sample, sample_loop
 
@@ -335,3 +336,14 @@ def test_unknown_sampler_is_refused():
     diffusion = create_gaussian_diffusion(DiffusionConfig())
     with pytest.raises(ConfigError, match="heun"):
         sample(oracle(diffusion), diffusion, torch.zeros(1, 1, 2, 2), "heun")
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 64, 64), (2, 5, 7)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_row_of_noise_is_its_generators_whatever_the_threads(monkeypatch, shape, threads):
+    monkeypatch.setattr("guided_diffusion.nn.DRAWN_IN_PARALLEL", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    expected = torch.stack([torch.randn(shape, generator=seeded_generator(k)) for k in range(9)])
+    assert torch.equal(stack_randn([seeded_generator(k) for k in range(9)], shape), expected)
+    with torch.inference_mode():
+        assert torch.equal(stack_randn([seeded_generator(k) for k in range(9)], shape), expected)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...gaussian_diffusion import Masks
 from ...losses import class_probabilities
-from ...nn import seeded_generator, stack_randn, to_device
+from ...nn import seeded_generator, stack_randn
 from ...sampling.protocol import Encoded, OnStep, Segmenter
 from ...sampling.samplers import SamplerConfig
 from .plain_unet import PlainUNet
@@ -75,7 +75,7 @@ class Baseline(Segmenter):
         """Sample one mask per generator, as probabilities of the K classes; config is not used."""
         rows = torch.arange(len(image), device=image.device) if rows is None else rows
         shape = self.sampling_noise_shape((image.shape[2], image.shape[3]))
-        noise = to_device(stack_randn(generators, shape), image.device)
+        noise = stack_randn(generators, shape, image.device)
         masks = class_probabilities(self.draw_logits(encoded or self.encode(image), noise, rows), self.classes)
         if on_step:
             on_step(0, masks)

@@ -5,9 +5,9 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, Normal
 
-from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig, initialize
+from ...distribution import HE_NORMAL, AxisAlignedConvGaussian, EncoderConfig, initialize, kl_divergence
 from ...flags.classes import Classes
 from ...gaussian_diffusion import Masks
 from ...losses import class_cross_entropy
