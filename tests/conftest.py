@@ -103,6 +103,14 @@ def checked():
     shape_checks.begin_test()
 
 
+@pytest.fixture(autouse=True)
+def processor(monkeypatch):
+    """A processor without bfloat16, whatever this one has; calling the fixture gives it bfloat16."""
+    found = [False]
+    monkeypatch.setattr("guided_diffusion.system.precision.has_bf16", lambda: found[0])
+    return lambda: found.insert(0, True)
+
+
 @pytest.fixture
 def unchecked():
     """No types and shapes are checked: see shape_checks.py."""

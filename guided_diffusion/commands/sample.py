@@ -41,6 +41,7 @@ from ..sampling.watch import ChainWatch
 from ..sampling.writer_pool import CaseWriter
 from ..system import device, folders, threads
 from ..system.device import ComputeConfig
+from ..system.precision import advise_on_precision
 from ..system.progress import progress_bar
 from ..system.workers import usable_cores
 from ..unet import UNetConfig
@@ -230,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The processes synchronise only to score the samples, which does not need NCCL and its GPU memory.
         processes = Processes(timeout=timedelta(days=7), backend="gloo")
         processes.check_cards()
+        precision = advise_on_precision(flags[ComputeConfig], processes.device)
         threads.share_cores(processes.local_size)
         device.keep_freed_memory(processes.device)
         chosen = range(len(dataset))[: config.num_samples]
@@ -237,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scored, lines = scored_cases(dataset, chosen) if config.evaluate else ([], [])
         folders.check_writable(config.out_dir, "out_dir")
         lines += check_names(config.out_dir, [dataset.ids[index] for index in chosen])
-        lines += lines_on_size(dataset, flags[PostprocessConfig])
+        lines += [*lines_on_size(dataset, flags[PostprocessConfig]), *precision]
         for line in lines if processes.is_main else ():
             tqdm.write(line)
         draw(model, dataset, mine, flags, processes, fingerprint(config.model_path))

@@ -29,6 +29,7 @@ from ..methods.registry import MODEL_CONFIGS, PRESETS
 from ..sampling.samplers import SamplerConfig
 from ..system import folders, storage
 from ..system.device import ComputeConfig, check_compiler, keep_freed_memory, out_of_memory_as_error
+from ..system.precision import advise_on_precision
 from ..train_util import Trainer
 from ..training.config import TrainConfig, check_log_dir, check_num_cases, check_processes
 from ..training.run_log import open_logger, run_header
@@ -176,6 +177,7 @@ def train(configs: Configs) -> None:
     configs = with_stated(configs)
     processes = Processes()
     check_processes(config, processes.world_size)
+    precision = advise_on_precision(how, processes.device)
     keep_freed_memory(processes.device)
     lock = storage.FolderLock(config.log_dir, enabled=processes.is_main)
     lock.take()  # before reading an existing folder
@@ -200,7 +202,7 @@ def train(configs: Configs) -> None:
         windows = open_windows(configs[VisdomConfig], processes.is_main, lambda line: logger.info(line))
         header = run_header(configs, processes.device)
         logger = open_logger(segmenter, config, processes, start, validator, header)
-        for line in (*lines, *warnings_of(start, dataset), *notes_of(eval_dataset)):
+        for line in (*lines, *precision, *warnings_of(start, dataset), *notes_of(eval_dataset)):
             logger.info(line)
         parts = (segmenter, dataset, config, processes, flags, start)
         trainer = Trainer(*parts, validator=validator, how=how, logger=logger, windows=windows)

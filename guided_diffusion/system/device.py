@@ -32,7 +32,11 @@ class ComputeConfig:
         Flag("precision of the U-Net: float32, TF32 matrix products (GPU), or bfloat16 where that is safe"),
     ] = "none"
     compile: Annotated[
-        bool, Flag("compile the U-Net, with CUDA graphs for sampling on a GPU: faster after minutes of compilation")
+        bool,
+        Flag(
+            "compile the training loss, or the U-Net for sampling, with CUDA graphs on a GPU: faster after minutes of "
+            "compilation"
+        ),
     ] = False
 
 

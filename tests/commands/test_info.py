@@ -208,7 +208,8 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("given", DRAWN.values(), ids=DRAWN)
-def test_the_command_of_samples_draws_them_again(given, trained, cases, tmp_path):
+def test_the_command_of_samples_draws_them_again(given, trained, cases, tmp_path, processor):
+    processor()
     flags = [f"--data_dir={cases}", f"--model_path={trained / 'savedmodel.pt'}", f"--out_dir={tmp_path}"]
     draw(*flags, "--num_samples=1", *given)
     path = tmp_path / "phantom0000_samples.npz"

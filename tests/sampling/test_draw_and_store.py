@@ -181,7 +181,8 @@ def test_the_papers_command_names_fast_and_what_it_saves(cases, tmp_path):
 # -- one mask, one noise ----------------------------------------------------------------------------------------------
 
 
-def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path):
+def test_precision_is_part_of_what_a_sample_is(cases, model, tmp_path, processor):
+    processor()
     assert sample(cases, model, tmp_path, "--num_samples=1", "--steps=4").returncode == 0
     plain = stored_samples(tmp_path)[0]
     assert_refused(

@@ -330,7 +330,8 @@ def test_augmentation_is_drawn_from_the_seed_and_changes_what_is_learnt(train, t
     assert same(learnt(turned), learnt(train("parts", augment="flip+rotate")))
 
 
-def test_bfloat16_trains_close_to_float32(cases, tmp_path):
+def test_bfloat16_trains_close_to_float32(cases, tmp_path, processor):
+    processor()
     rows = []
     for amp in ("none", "bf16"):
         done = call_script(
