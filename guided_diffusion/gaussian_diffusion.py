@@ -166,18 +166,18 @@ class GaussianDiffusion:
         # The upper bound of a learned variance, and the fixed variance that is used if none is learned
         self.log_betas = np.log(betas)
         self.fixed_log_variance = np.log(np.append(floored[0], betas[1:]))
-        self._tables: dict[tuple[str, torch.device], Tensor] = {}
+        self._tables: dict[torch.device, dict[str, Tensor]] = {}
 
     def at(self, name: str, t: Steps) -> Float[Tensor, "B 1 1 1"]:
         """The constant `name` at each t, float32, on the device of t."""
         return self._on_device(name, t.device)[t][:, None, None, None]
 
-    @torch.compiler.assume_constant_result  # else the second call, which finds the tables, is compiled anew
     def _on_device(self, name: str, device: torch.device) -> Real[Tensor, "S"]:
-        if (name, device) not in self._tables:  # copy to the device once per constant, not once per step
-            table = torch.from_numpy(getattr(self, name))
-            self._tables[name, device] = (table.float() if table.is_floating_point() else table).to(device)
-        return self._tables[name, device]
+        if device not in self._tables:  # copy to the device once, not once per step
+            arrays = {key: torch.from_numpy(x) for key, x in vars(self).items() if isinstance(x, np.ndarray)}
+            tables = {key: x.float() if x.is_floating_point() else x for key, x in arrays.items()}
+            self._tables[device] = {key: x.to(device) for key, x in tables.items()}
+        return self._tables[device][name]
 
     def network_timesteps(self, t: Steps) -> Real[Tensor, "B"]:
         """The network's timestep input for t: the original timestep, times 1000 / T with rescale_timesteps."""

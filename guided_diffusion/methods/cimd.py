@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -140,6 +140,11 @@ class AmbiguousSegmenter(Segmenter):
         outer = [self.model] if isinstance(self.model, SharedEncoderUNet) else []
         return [*parts, *outer, *(part for encoder in self.encoders for part in (encoder.encoder, encoder.conv_layer))]
 
+    def compile(self, *arguments: Any, **how: Any) -> None:
+        """As nn.Module.compile. Tables that the first call copies to the device would make the second compile anew."""
+        self.diffusion.at("betas", torch.zeros(1, dtype=torch.long, device=next(self.parameters()).device))
+        super().compile(*arguments, **how)
+
     def to_x(self, mask: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
         """Map a mask from [0, 1] to the diffusion's scale, [mask_low, 1]."""
         return self.config.mask_low + (1 - self.config.mask_low) * mask
@@ -149,11 +154,7 @@ class AmbiguousSegmenter(Segmenter):
         return (x - self.config.mask_low) / (1 - self.config.mask_low)
 
     def denoiser(self, image: Images, rows: Rows | None = None, valid: Valid = None, encoded: Encoded = ()) -> Denoise:
-        """`denoise(x, timesteps)` with the images bound; see UNetModel.bind.
-
-        valid    as in BoundDenoiser
-        encoded  model.encode(image), if it is known already
-        """
+        """`denoise(x, timesteps)` with the images bound: see UNetModel.bind, and BoundDenoiser for `valid`."""
         bound = self.model.bind(image, rows, encoded)
         return replace(bound, valid=valid) if isinstance(bound, BoundDenoiser) else bound
 

@@ -43,19 +43,16 @@ def draw_ensembles(
     """
     jobs = [(index, member) for index in indices for member in range(config.num_ensemble)]
     members: list[np.ndarray] = []
-    encoder = _Encoder(segmenter, dataset, sampler)
-    size = int(config.batch_size)
+    encoder, size = _Encoder(segmenter, dataset, sampler), int(config.batch_size)
     for start in range(0, len(jobs), size):
         batch = jobs[start : start + size]
         cases = encoder.read(dict.fromkeys(index for index, _ in batch))
         on_step = watch.step if watch and watch.needs_steps else None
         if watch:
             watch.begin([(cases[index], member) for index, member in batch])
-        more = batch[-1:] * (size - len(batch)) if even else []
-        encoded = encoder.encoded
-        samples = draw_batch(segmenter, cases, batch + more, config.seed, sampler, on_step, encoded=encoded)
+        full = batch + batch[-1:] * (size - len(batch)) if even else batch
+        samples = draw_batch(segmenter, cases, full, config.seed, sampler, on_step, encoded=encoder.encoded)
         on_mask(len(batch))
-
         for (index, _), sample in zip(batch, samples, strict=False):  # without the padding
             members.append(sample)
             if watch:
