@@ -9,16 +9,13 @@ mask, from the difference of two lengths; memory is the largest resident set, wi
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from typing import Annotated
 
 from machine import machine_name
-from running import ROOT, run, write_json
+from running import measure, run, write_json
 
 from guided_diffusion.compare.method_run import as_arguments
-from guided_diffusion.errors import DataError
 from guided_diffusion.flags import command_line
 from guided_diffusion.flags.fields import Flag, config
 
@@ -37,18 +34,6 @@ class ClassesConfig:
     out: Annotated[str, Flag("JSON file for the results")] = ""
 
 
-def measure(script, *arguments):
-    """(processor seconds, peak memory in MB) of a script on one core. DataError: it failed."""
-    command = [sys.executable, os.path.join(ROOT, "scripts", f"{script}.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise DataError(f"{script} failed with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 def of_classes(count, folder):
     """The times and memory of a number of classes; one class is the first of two."""
     cases, run_dir = os.path.join(folder, "cases"), os.path.join(folder, "run")
@@ -57,8 +42,9 @@ def of_classes(count, folder):
     labels = ["--structure=1"] if count == 1 else []
     trained = []
     for steps in STEPS:
-        values = {**FLAGS, "log_dir": f"{run_dir}{steps}", "data_dir": cases, "iterations": steps}
-        trained.append(measure("segmentation_train", *as_arguments({**values, "lr_anneal_steps": steps}), *labels))
+        values = {**FLAGS, "log_dir": f"{run_dir}{steps}", "data_dir": cases}
+        values |= {"iterations": steps, "lr_anneal_steps": steps}
+        trained.append(measure("segmentation_train", *as_arguments(values), *labels))
     model = os.path.join(f"{run_dir}{STEPS[0]}", "savedmodel.pt")
     drawn = []
     for number in CASES:

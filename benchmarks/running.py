@@ -24,6 +24,18 @@ def run(script, *arguments, threads=None, processes=1):
         raise DataError((done.stderr.strip() or f"{script} failed with status {done.returncode}").splitlines()[-1])
 
 
+def measure(script, *arguments):
+    """(processor seconds, peak memory in MB) of a script on one core. DataError: it failed."""
+    command = [sys.executable, os.path.join(ROOT, "scripts", f"{script}.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise DataError(f"{script} failed with status {process.returncode}")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
 def write_json(path, content):
     """Write results to a JSON file; an empty path: do nothing."""
     if path:

@@ -77,7 +77,10 @@ def norm_silu(
 
 
 def _is_slow(x: Tensor) -> bool:
-    """Whether PyTorch's group norm of `x` is slow: in eager sampling on a CPU, in the channels-last layout."""
+    """Whether PyTorch's group norm of `x` is slow: in eager sampling on a CPU, in the channels-last layout.
+
+    There it is also inexact: it subtracts the squared mean from the mean square.
+    """
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     return x.is_contiguous(memory_format=torch.channels_last)

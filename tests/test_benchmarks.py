@@ -12,6 +12,7 @@ from guided_diffusion.lidcloader import LIDCDataset
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import gpu_tuned  # noqa: E402
+import growth  # noqa: E402
 import sampling  # noqa: E402
 import training  # noqa: E402
 
@@ -120,3 +121,8 @@ def test_a_chain_is_timed_whole_on_a_gpu(monkeypatch):
         with pytest.raises(SystemExit):
             sampling.main()
     assert seen == [("cuda", 20), ("cpu", 2)]
+
+
+def test_the_exponent_of_growth_is_that_of_what_is_added_to_the_start():
+    assert growth.exponent([(1, 5.0, 1), (10, 5 + 2 * 10**1.5, 1), (100, 5 + 2 * 100**1.5, 1)]) == pytest.approx(1.5)
+    assert growth.exponent([(1, 5.0), (2, 6.0)]) is None and growth.exponent([(1, 5.0), (2, 3.0), (4, 2.0)]) is None

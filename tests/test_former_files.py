@@ -100,7 +100,9 @@ def test_a_model_samples_as_it_did(former, tmp_path):
     sample(former, tmp_path / "samples")
     for path in sorted((former / "samples").glob("*_samples.npz")):
         with np.load(path) as stored, np.load(tmp_path / "samples" / path.name) as drawn:
-            np.testing.assert_allclose(drawn["samples"], stored["samples"], atol=1e-5)
+            # Within the tolerance of the golden samples: the stored ones were drawn with PyTorch's group norm for
+            # channels-last tensors, which rounds more than that of NCHW tensors.
+            np.testing.assert_allclose(drawn["samples"], stored["samples"], atol=2e-5)
             assert made_by(drawn) == made_by(stored)
 
 

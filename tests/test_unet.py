@@ -200,7 +200,7 @@ def test_sampling_in_the_channels_last_layout_gives_the_same_numbers(flags):
 @pytest.mark.parametrize("mean", [0.0, 300.0])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_norm_of_sampling_is_the_formula_in_double_precision(rows, mean):
-    """With groups of two channels, and values far from 0."""
+    """With groups of two channels, and values far from 0, for which PyTorch's norm in that layout is off by 0.1."""
     norm = normalization(64)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
