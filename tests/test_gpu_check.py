@@ -33,7 +33,7 @@ PARTS = {
         "resumed": "weights",
         "not_finite": "unchanged",
         "validated": "weights",
-        "bf16": "loss",
+        "use_fp16": "loss",
         "microbatch": "weights",
     },
     "processes": {

@@ -158,13 +158,9 @@ def run(record, settings):
         }
         compare(add, runs.train("validated", **few), reference, SAME)
         add(scored=os.path.exists(settings.folder("runs", "validated", BEST)))
-    others = {
-        "bf16": {"amp": "bf16"},
-        "use_fp16": {"use_fp16": True},
-        "microbatch": {"microbatch": 1 if settings.dry_run else 4},
-    }
+    others = {"use_fp16": {"use_fp16": True}, "microbatch": {"microbatch": 1 if settings.dry_run else 4}}
     if is_cuda(settings.device):
-        others["tf32"] = {"amp": "tf32"}
+        others |= {"bf16": {"amp": "bf16"}, "tf32": {"amp": "tf32"}}
     for name, flags in others.items():
         with record.part(name) as add:
             state = runs.train(name, **flags)
