@@ -153,9 +153,9 @@ class AmbiguousSegmenter(Segmenter):
         """The inverse of `to_x`."""
         return (x - self.config.mask_low) / (1 - self.config.mask_low)
 
-    def denoiser(self, image: Images, rows: Rows | None = None, valid: Valid = None, encoded: Encoded = ()) -> Denoise:
+    def denoiser(self, image: Images, rows: Rows | None = None, valid: Valid = None, known: Encoded = ()) -> Denoise:
         """`denoise(x, timesteps)` with the images bound: see UNetModel.bind, and BoundDenoiser for `valid`."""
-        bound = self.model.bind(image, rows, encoded)
+        bound = self.model.bind(image, rows, known)
         return replace(bound, valid=valid) if isinstance(bound, BoundDenoiser) else bound
 
     def forward(
@@ -228,7 +228,7 @@ class AmbiguousSegmenter(Segmenter):
              optimal D is equivariant, and the squared error of the mean is at most the mean squared error of its parts.
         """
         bound = [
-            (g, self.denoiser(turn_and_mirror(image, g), rows, encoded=encoded[2 * k : 2 * k + 2]))
+            (g, self.denoiser(turn_and_mirror(image, g), rows, known=encoded[2 * k : 2 * k + 2]))
             for k, g in enumerate(symmetries(split_kind(tta)))
         ]
 

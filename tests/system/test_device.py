@@ -152,7 +152,7 @@ def test_a_compiled_predictor_is_compiled_once(cases):
     assert backend.graphs == 1
 
 
-def test_the_commands_keep_freed_memory(tmp_path):
+def test_kept_memory_is_used_again():
     """A large tensor, freed and allocated again, has its pages already: no page faults."""
     code = """
 import resource, sys, torch
